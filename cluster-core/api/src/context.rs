@@ -1,0 +1,100 @@
+//! What the API sees of the rest.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesonet_marathon::{Command, Event, MarathonView, Rejection, Reply};
+use mesonet_model::{AgentId, ClusterView, Plane, PlaneReport, Revision, TaskKey};
+use thiserror::Error;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// Everything that answers are made from.
+#[derive(Clone)]
+pub struct Context {
+    /// The newest committed state; `None` until the control plane has started.
+    pub state: watch::Receiver<Option<Arc<State>>>,
+    /// Where commands go.
+    pub requests: mpsc::Sender<Request>,
+    /// Marathon's events; each subscriber to the event stream gets a receiver of its own.
+    pub events: broadcast::Sender<Arc<Event>>,
+    /// What `/metrics` shows.
+    pub metrics: prometheus::Registry,
+    /// Files of tasks.
+    pub sandboxes: Arc<dyn SandboxReader>,
+    /// Where this API is reached, as `/v2/leader` and `/v2/info` say it.
+    pub address: SocketAddr,
+}
+
+/// The committed state of the control plane.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// The cluster.
+    pub cluster: ClusterView,
+    /// Marathon.
+    pub marathon: MarathonView,
+    /// The latest report of each plane of each node.
+    pub planes: BTreeMap<(AgentId, Plane), PlaneReport>,
+}
+
+/// A command on its way to Marathon.
+#[derive(Debug)]
+pub struct Request {
+    /// The command.
+    pub command: Command,
+    /// Where the answer goes, after the change is committed and visible in [`Context::state`].
+    pub answer: oneshot::Sender<Result<Answer, Rejection>>,
+}
+
+/// The answer to a command that was carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// Marathon's answer.
+    pub reply: Reply,
+    /// The revision at which the change is committed.
+    pub revision: Revision,
+}
+
+/// Reads files in the sandboxes of tasks.
+pub trait SandboxReader: Send + Sync {
+    /// Reads up to `length` bytes from `offset` on; without an offset, only tells the file's size.
+    fn read(
+        &self,
+        task: &TaskKey,
+        file: &str,
+        offset: Option<u64>,
+        length: Option<u64>,
+    ) -> Result<SandboxChunk, SandboxError>;
+}
+
+/// A piece of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxChunk {
+    /// Where it begins; the file's size if no offset was asked for.
+    pub offset: u64,
+    /// The bytes.
+    pub data: Vec<u8>,
+}
+
+/// A sandbox file cannot be read.
+#[derive(Debug, Error)]
+pub enum SandboxError {
+    /// There is no such task or file.
+    #[error("task '{task}' has no file '{file}'")]
+    NotFound {
+        /// The task.
+        task: String,
+        /// The file.
+        file: String,
+    },
+    /// Reading failed.
+    #[error("cannot read file '{file}' of task '{task}'")]
+    Io {
+        /// The task.
+        task: String,
+        /// The file.
+        file: String,
+        /// Why.
+        source: std::io::Error,
+    },
+}

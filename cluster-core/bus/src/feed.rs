@@ -1,0 +1,72 @@
+//! The two ends of the bus on the control plane's side.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesonet_model::{AgentId, ClusterView, Plane, PlaneReport};
+use tokio::sync::{mpsc, watch};
+
+use crate::Subscriber;
+use crate::commit_log::CommitLog;
+
+/// Reports under way to the control plane. When the queue is full, planes wait before they report, which only delays
+/// acknowledgements.
+pub const REPORTS_MAX: usize = 1024;
+
+/// A plane's report, and how long each revision that it newly covers took from commit to applied.
+#[derive(Debug)]
+pub struct Report {
+    /// What is in effect.
+    pub report: PlaneReport,
+    /// One value per revision that is newly in effect.
+    pub latencies: Vec<Duration>,
+}
+
+/// Where the control plane puts each new view.
+#[derive(Debug)]
+pub struct Publisher {
+    views: watch::Sender<Option<Arc<ClusterView>>>,
+    commits: Arc<CommitLog>,
+}
+
+/// Where planes subscribe.
+#[derive(Debug, Clone)]
+pub struct Feed {
+    pub(crate) views: watch::Receiver<Option<Arc<ClusterView>>>,
+    pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) commits: Arc<CommitLog>,
+}
+
+/// A bus within this process: its two ends, and the planes' reports.
+pub fn channel() -> (Publisher, Feed, mpsc::Receiver<Report>) {
+    let (views_in, views) = watch::channel(None);
+    let (reports, reports_out) = mpsc::channel(REPORTS_MAX);
+    let commits = Arc::new(CommitLog::default());
+    (Publisher { views: views_in, commits: commits.clone() }, Feed { views, reports, commits }, reports_out)
+}
+
+impl Publisher {
+    /// Makes a view the newest one. Views with the revision of the newest one are ignored.
+    pub fn publish(&self, view: ClusterView) {
+        self.views.send_if_modified(|newest| {
+            if newest.as_ref().is_some_and(|newest| newest.revision >= view.revision) {
+                return false;
+            }
+            self.commits.record(view.revision, Instant::now());
+            *newest = Some(Arc::new(view));
+            true
+        });
+    }
+}
+
+impl Feed {
+    /// Follows the cluster on behalf of a plane.
+    pub fn subscribe(&self, node: AgentId, plane: Plane) -> Subscriber {
+        Subscriber::new(self.clone(), node, plane)
+    }
+
+    /// The newest view, if there is one yet.
+    pub fn newest(&self) -> Option<Arc<ClusterView>> {
+        self.views.borrow().clone()
+    }
+}

@@ -1,0 +1,19 @@
+//! Apps and deployments as a pure framework scheduler: Marathon's decisions without its I/O.
+//!
+//! [`Marathon::handle`] takes one [`Input`] and the time and returns [`Effect`]s; readers get a [`MarathonView`].
+//! Marathon knows the master only through the scheduler calls and events of the model, like any other framework.
+
+#![forbid(unsafe_code)]
+
+mod command;
+mod event;
+mod machine;
+mod view;
+
+pub use command::{AppBase, AppPut, Command, Rejection, Reply};
+pub use event::{Event, EventKind};
+pub use machine::{Config, Effect, Input, Marathon, Recovered};
+pub use view::{
+    ActionKind, AppView, Deployment, DeploymentAction, DeploymentStep, InstanceCounts, InstanceView,
+    MarathonView, NoMatchReason, QueueEntry, RejectSummary, TaskFailure, UnusedOffer,
+};

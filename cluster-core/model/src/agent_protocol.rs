@@ -1,0 +1,64 @@
+//! What master and agents say to each other.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{AgentId, AgentInfo, TaskKey, TaskSpec, TaskStatus};
+
+/// What the master says to an agent. Every command may arrive twice and then does nothing more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentCommand {
+    /// The registration is accepted under this id, to be kept.
+    Registered {
+        /// The agent's id.
+        agent: AgentId,
+    },
+    /// Start a task.
+    Launch(Box<TaskSpec>),
+    /// End a task: SIGTERM, and SIGKILL after the grace. An unknown task is answered by `TASK_GONE`.
+    Kill {
+        /// The task.
+        task: TaskKey,
+        /// From SIGTERM to SIGKILL; the launch's own grace if absent.
+        grace: Option<Duration>,
+    },
+    /// A status has arrived and need not be repeated.
+    Acknowledge {
+        /// The task.
+        task: TaskKey,
+        /// The status' id.
+        uuid: Uuid,
+    },
+}
+
+/// What an agent says to the master.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AgentReport {
+    /// The agent is there, with the tasks that it still runs.
+    Register {
+        /// The id it was given before, if any.
+        agent: Option<AgentId>,
+        /// What it has.
+        info: AgentInfo,
+        /// Tasks that have not ended, or whose end is not acknowledged.
+        tasks: Vec<RunningTask>,
+    },
+    /// A task's status.
+    Status(Box<TaskStatus>),
+    /// The agent's connection is lost. Said by the bus, not by the agent.
+    Disconnected {
+        /// The agent.
+        agent: AgentId,
+    },
+}
+
+/// A task that an agent has.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunningTask {
+    /// What was launched.
+    pub spec: TaskSpec,
+    /// Its latest status.
+    pub status: TaskStatus,
+}

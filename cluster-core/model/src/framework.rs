@@ -1,0 +1,41 @@
+//! Frameworks and masters, as names and clients see them.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{FrameworkId, MasterId, Timestamp};
+
+/// A framework that has subscribed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Framework {
+    /// Identity.
+    pub id: FrameworkId,
+    /// Name; part of its tasks' DNS names.
+    pub name: String,
+    /// User that its tasks run as by default.
+    pub user: String,
+    /// Resource role.
+    pub role: String,
+    /// Where its scheduler runs.
+    pub hostname: String,
+    /// The address of its scheduler or web page, if known.
+    pub address: Option<SocketAddr>,
+    /// Its web page.
+    pub webui_url: Option<String>,
+    /// Whether it is subscribed.
+    pub active: bool,
+    /// When it first subscribed.
+    pub registered_at: Timestamp,
+}
+
+/// A master of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Master {
+    /// Identity.
+    pub id: MasterId,
+    /// Where its HTTP endpoints are.
+    pub address: SocketAddr,
+    /// Whether it leads.
+    pub leading: bool,
+}

@@ -1,0 +1,65 @@
+//! The vocabulary of a cluster.
+//!
+//! Everything that master, planes and APIs say to each other is a value of a type defined here: ids, resources,
+//! tasks with the Mesos states, agents, services and their endpoints, and the immutable [`ClusterView`] that holds
+//! them at one [`Revision`]. A [`Delta`] is the change between two views.
+//!
+//! The crate is pure: no clock, no randomness, no environment, no I/O. Time is the [`Timestamp`] that callers pass in.
+//!
+//! Main types: [`ClusterView`], [`Delta`], [`Task`], [`Agent`], [`Service`], [`Endpoint`], [`AppDefinition`].
+
+#![forbid(unsafe_code)]
+
+mod agent;
+mod agent_protocol;
+mod app;
+mod constraint;
+mod delta;
+mod discovery;
+mod framework;
+mod id;
+mod launch;
+pub mod name;
+mod plane;
+mod port_ranges;
+mod record;
+mod resources;
+mod revision;
+mod scalar;
+mod scheduler;
+mod service;
+mod task;
+mod task_status;
+mod text_key;
+mod time;
+mod uuid_source;
+mod view;
+mod vip;
+
+pub use agent::{Agent, AgentInfo, AgentState, Attribute};
+pub use agent_protocol::{AgentCommand, AgentReport, RunningTask};
+pub use app::{
+    AppDefinition, AppPort, Backoff, Container, ContainerKind, EnvironmentValue, KillSelection, Network,
+    NetworkMode, PortDefinition, PortMapping, UnreachableStrategy, UpgradeStrategy, VersionInfo,
+};
+pub use constraint::{Constraint, ConstraintOperator};
+pub use delta::{Changes, Delta, DeltaMismatch};
+pub use discovery::{Discovery, DiscoveryPort, ServicePort, Visibility};
+pub use framework::{Framework, Master};
+pub use id::{AgentId, AppId, AppIdError, ClusterId, DeploymentId, FrameworkId, MasterId, OfferId, TaskId};
+pub use launch::{Command, TaskSpec};
+pub use plane::{Plane, PlaneReport};
+pub use port_ranges::{PortRanges, PortRangesError};
+pub use record::{Table, Write};
+pub use resources::Resources;
+pub use revision::Revision;
+pub use scalar::Scalar;
+pub use scheduler::{Offer, SchedulerCall, SchedulerEvent};
+pub use service::{Endpoint, EndpointKey, EndpointState, Service};
+pub use task::{Serving, Task, TaskKey, TaskState};
+pub use task_status::{StatusReason, StatusSource, TaskStatus};
+pub use text_key::TextKeyError;
+pub use time::{Timestamp, TimestampError};
+pub use uuid_source::UuidSource;
+pub use view::ClusterView;
+pub use vip::{Protocol, ServiceKey, Vip, VipLabel, VipLabelError};

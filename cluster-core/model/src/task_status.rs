@@ -1,0 +1,73 @@
+//! Reports on tasks, as they travel from agents to frameworks.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::{AgentId, TaskKey, TaskState, Timestamp};
+
+/// One report on a task (Mesos `TaskStatus`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskStatus {
+    /// The task.
+    pub task: TaskKey,
+    /// Its agent, if it was ever given to one.
+    pub agent: Option<AgentId>,
+    /// The state that the task is in.
+    pub state: TaskState,
+    /// Who says so.
+    pub source: StatusSource,
+    /// Why, for states that need a reason.
+    pub reason: Option<StatusReason>,
+    /// For people.
+    pub message: String,
+    /// When it became so.
+    pub timestamp: Timestamp,
+    /// The result of the task's health check, if it has one and there is a result.
+    pub healthy: Option<bool>,
+    /// Addresses of the task's own; empty on the host's network.
+    pub addresses: Vec<IpAddr>,
+    /// Present if the sender repeats the report until it is acknowledged with this id.
+    pub uuid: Option<Uuid>,
+}
+
+/// Mesos `TaskStatus.Source`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StatusSource {
+    /// The master.
+    SourceMaster,
+    /// The agent.
+    SourceAgent,
+    /// The task's executor or supervisor.
+    SourceExecutor,
+}
+
+/// Mesos `TaskStatus.Reason`, those that mesonet gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum StatusReason {
+    /// The process ended with a failure.
+    ReasonCommandExecutorFailed,
+    /// The agent could not start the process.
+    ReasonContainerLaunchFailed,
+    /// The process used more memory than it asked for.
+    ReasonContainerLimitationMemory,
+    /// The task's description is not one that the agent can run.
+    ReasonTaskInvalid,
+    /// The offer was gone when it was accepted.
+    ReasonInvalidOffers,
+    /// The agent's connection is lost.
+    ReasonAgentDisconnected,
+    /// The agent is gone for good.
+    ReasonAgentRemoved,
+    /// The agent came back without the task.
+    ReasonAgentReregistered,
+    /// An answer to a framework that asked.
+    ReasonReconciliation,
+    /// The task is not known.
+    ReasonTaskUnknown,
+    /// A health check's result changed.
+    ReasonTaskHealthCheckStatusUpdated,
+}

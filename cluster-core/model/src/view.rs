@@ -1,0 +1,74 @@
+//! The immutable picture of a cluster that every plane works from.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Agent, AgentId, ClusterId, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId, Revision,
+    Service, ServiceKey, Task, TaskKey,
+};
+
+/// Snapshot of everything that names, addresses and routes follow from, at one revision.
+///
+/// The maps share structure between snapshots, so a clone costs a few pointer copies whatever the cluster's size.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterView {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The newest change that it contains.
+    pub revision: Revision,
+    /// Masters.
+    pub masters: OrdMap<MasterId, Arc<Master>>,
+    /// Frameworks, subscribed or not.
+    pub frameworks: OrdMap<FrameworkId, Arc<Framework>>,
+    /// Agents.
+    pub agents: OrdMap<AgentId, Arc<Agent>>,
+    /// Tasks that have not ended.
+    pub tasks: OrdMap<TaskKey, Arc<Task>>,
+    /// Services, also those that have no endpoint at the moment.
+    pub services: OrdMap<ServiceKey, Arc<Service>>,
+    /// Endpoints, those of one service side by side.
+    pub endpoints: OrdMap<EndpointKey, Arc<Endpoint>>,
+}
+
+impl ClusterView {
+    /// A cluster in which nothing has happened.
+    pub fn empty(cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            revision: Revision::ZERO,
+            masters: OrdMap::new(),
+            frameworks: OrdMap::new(),
+            agents: OrdMap::new(),
+            tasks: OrdMap::new(),
+            services: OrdMap::new(),
+            endpoints: OrdMap::new(),
+        }
+    }
+
+    /// The endpoints of a service, in the order of their keys.
+    pub fn endpoints_of<'view>(
+        &'view self,
+        service: &ServiceKey,
+    ) -> impl Iterator<Item = (&'view EndpointKey, &'view Arc<Endpoint>)> {
+        let first = EndpointKey::first_of(service);
+        let service = service.clone();
+        self.endpoints
+            .range((Bound::Included(first), Bound::Unbounded))
+            .take_while(move |(key, _)| key.service == service)
+    }
+}
+
+impl EndpointKey {
+    /// A key that sorts before every endpoint of the service and after those of the services before it.
+    fn first_of(service: &ServiceKey) -> Self {
+        Self {
+            service: service.clone(),
+            task: TaskKey::new(FrameworkId::new(""), crate::TaskId::new("")),
+            address: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The `mesonet` program.
+
+fn main() {}

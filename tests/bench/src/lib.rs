@@ -1,0 +1,1 @@
+//! Benchmarks of mesonet beside real peers.
