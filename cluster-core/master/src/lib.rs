@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use mesonet_model::{
     AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Framework, FrameworkId, MasterId, Plane,
-    PlaneReport, SchedulerCall, SchedulerEvent, Table, Timestamp, Write,
+    PlaneReport, Revision, SchedulerCall, SchedulerEvent, Table, TaskKey, Timestamp, Write,
 };
+use thiserror::Error;
 
 /// The master's settings.
 #[derive(Debug, Clone)]
@@ -78,10 +79,33 @@ pub enum Effect {
         /// What.
         event: SchedulerEvent,
     },
+    /// Tell an operator that part of a task's description has no effect. Said once per task and cause.
+    Warn {
+        /// The task.
+        task: TaskKey,
+        /// What is wrong with it, for people.
+        message: String,
+    },
 }
 
 /// Records from the store, to begin from.
 pub type Recovered = Vec<(Table, String, Vec<u8>)>;
+
+/// The store's records do not make a master.
+#[derive(Debug, Error)]
+pub enum RecoverError {
+    /// A record is not in the form that this version writes.
+    #[error("cannot read record '{key}' of table {table}")]
+    Record {
+        /// The record's table.
+        table: Table,
+        /// The record's key.
+        key: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+}
 
 /// The master.
 #[derive(Debug)]
@@ -90,13 +114,15 @@ pub struct Master {
 }
 
 impl Master {
-    /// A master that begins from the store's records; a new cluster if there are none.
+    /// A master that begins from the store's records; a new cluster if there are none. `revision` is the last one
+    /// committed; the view's is greater.
     pub fn recover(
         _config: Config,
         cluster: ClusterId,
+        revision: Revision,
         _records: &Recovered,
-    ) -> Result<Self, serde_json::Error> {
-        Ok(Self { view: ClusterView::empty(cluster) })
+    ) -> Result<Self, RecoverError> {
+        Ok(Self { view: ClusterView { revision: revision.next(), ..ClusterView::empty(cluster) } })
     }
 
     /// Reacts to one input. If anything changed, the view has a new revision afterwards.
