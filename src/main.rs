@@ -1,3 +1,5 @@
 //! The `mesonet` program.
 
+#![forbid(unsafe_code)]
+
 fn main() {}
