@@ -1,29 +1,18 @@
 //! Runs tasks as supervised processes and recovers them.
 
-use std::net::IpAddr;
-use std::path::PathBuf;
+mod config;
+mod layout;
+mod sandbox_file;
+mod supervise;
 
-use mesonet_model::{AgentCommand, AgentReport, Attribute, Resources};
+use mesonet_model::{AgentCommand, AgentReport};
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-/// The agent's settings.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Work directory: checkpoints and sandboxes.
-    pub dir: PathBuf,
-    /// Host name to register.
-    pub hostname: String,
-    /// Address at which host ports are reached.
-    pub address: IpAddr,
-    /// What to offer.
-    pub resources: Resources,
-    /// For placement constraints.
-    pub attributes: Vec<Attribute>,
-    /// Program and first arguments of the supervisor process; the task's directory is appended.
-    pub supervisor: Vec<String>,
-}
+pub use config::{CgroupMode, Config, LogLimits};
+pub use sandbox_file::{READ_BYTES_MAX, ReadSandboxError, SandboxPiece, read_sandbox};
+pub use supervise::supervise;
 
 /// The agent cannot start.
 #[derive(Debug, Error)]
