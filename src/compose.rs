@@ -1,11 +1,239 @@
-//! Composes the roles of the binary from the capabilities.
+//! Composes a local cluster from the capabilities. The order of its start is the way that state takes:
+//! store → master and Marathon → bus → agent → planes (names, services) → API.
+//!
+//! Tasks of the runtime: the driver, which ends by its own after a commit under way; and the way of commands to the
+//! agent, the agent, one per plane and the HTTP server, which hold nothing that a sudden end would damage.
 
-use crate::config::DevOptions;
+use std::io::{self, IsTerminal};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use mesonet_api::Context;
+use mesonet_bus::Feed;
+use mesonet_dns_server::Server;
+use mesonet_lb_dataplane::LoadBalancer;
+use mesonet_model::{AgentCommand, AgentId, Plane, Resources};
+use mesonet_store::RedbStore;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+use crate::config::{Datapath, DevOptions, Switch};
+use crate::driver::{AGENT_COMMANDS_MAX, Ending};
+use crate::greeting::Greeting;
+use crate::master_role::{AgentLink, MasterRole, MasterSettings};
+use crate::sandboxes::LocalSandboxes;
+use crate::signals::Signals;
+use crate::state_dir::StateDir;
+use crate::{machine, planes};
+
+/// The one node's address: its tasks' host ports are on loopback as far as clients of a local cluster are concerned.
+/// It is the host name as well, since it needs no resolver and is the same for every client.
+const NODE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// How long the agent may take to register: it looks at every task that it had before.
+const REGISTRATION_MAX: Duration = Duration::from_secs(30);
 
 /// Runs master, agent and network daemon in this process until it is told to end by SIGINT or SIGTERM.
 ///
 /// # Errors
 /// When it cannot start: an address is taken, the directory is in use or was written by a newer version.
-pub fn run_dev(_options: DevOptions) -> anyhow::Result<()> {
+pub fn run_dev(options: DevOptions) -> anyhow::Result<()> {
+    let program = std::env::current_exe().context("cannot find the program's own file")?;
+    let supervisor = vec![program.display().to_string(), "supervise".to_owned()];
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let mut signals = Signals::listen()?;
+        let cluster = LocalCluster::start(&options, supervisor).await?;
+        let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+        print!("{}", Greeting { cluster: &cluster, options: &options, coloured });
+        tracing::info!(signal = signals.received().await, "Told to end");
+        cluster.end().await;
+        Ok(())
+    })
+}
+
+/// A cluster of one node, all of it in this process.
+#[derive(Debug)]
+pub struct LocalCluster {
+    dir: StateDir,
+    http: SocketAddr,
+    dns: SocketAddr,
+    resources: Resources,
+    master: MasterRole,
+    others: JoinSet<()>,
+}
+
+impl LocalCluster {
+    /// Starts everything in its order. `supervisor` is the program that runs a task's process, with its arguments.
+    ///
+    /// # Errors
+    /// As [`run_dev`].
+    pub async fn start(options: &DevOptions, supervisor: Vec<String>) -> anyhow::Result<Self> {
+        refuse_what_is_missing(options)?;
+        let dir = StateDir::open(options.dir.as_deref())?;
+        let (store, contents) = RedbStore::open(dir.path())?;
+        let listener = listen_http(options.http).await?;
+        let http = listener.local_addr().context("cannot tell the API's address")?;
+        let metrics = Registry::new();
+        let dns_server = start_dns(options.dns, &metrics).await?;
+        let dns = dns_server.addresses().first().copied().unwrap_or(options.dns);
+
+        let settings = MasterSettings {
+            address: reachable(http),
+            vip_range: options.vip_range,
+            service_ports: options.service_ports,
+            drain_grace: options.drain_grace,
+        };
+        let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
+        let mut others = JoinSet::new();
+        let resources = machine::offered(options, dir.path());
+        let agent = agent_config(&dir, resources.clone(), supervisor);
+        let node = start_agent(agent, link, &mut others).await?;
+        others.spawn(planes::follow_with_dns(dns_server, master.feed.subscribe(node.clone(), Plane::Dns)));
+        start_lb(options.datapath, &master.feed, &node, &metrics, &mut others);
+        let context = Context {
+            state: master.state.clone(),
+            requests: master.requests.clone(),
+            events: master.events.clone(),
+            metrics,
+            sandboxes: std::sync::Arc::new(LocalSandboxes { agent_dir: dir.agent() }),
+            address: reachable(http),
+        };
+        others.spawn(serve(listener, context));
+        Ok(Self { dir, http, dns, resources, master, others })
+    }
+
+    /// Ends everything. Tasks run on if the directory is kept, since the next start takes them up again.
+    pub async fn end(mut self) {
+        let ending = if self.dir.is_kept() { Ending::LeaveTasks } else { Ending::EndTasks };
+        self.master.end(ending).await;
+        self.others.shutdown().await;
+    }
+
+    /// Where the API listens.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where names are served.
+    pub fn dns(&self) -> SocketAddr {
+        self.dns
+    }
+
+    /// Where state, checkpoints and sandboxes are.
+    pub fn dir(&self) -> &StateDir {
+        &self.dir
+    }
+
+    /// What the node offers.
+    pub fn resources(&self) -> &Resources {
+        &self.resources
+    }
+}
+
+fn refuse_what_is_missing(options: &DevOptions) -> anyhow::Result<()> {
+    if options.datapath == Datapath::Ebpf {
+        bail!("data path ebpf is not part of this version: use --datapath proxy");
+    }
+    if options.overlay == Switch::On {
+        bail!("the overlay is not part of this version: use --overlay off");
+    }
     Ok(())
+}
+
+async fn listen_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} for the API (choose another with --http)"))
+}
+
+async fn start_dns(address: SocketAddr, metrics: &Registry) -> anyhow::Result<Server> {
+    let zone = mesonet_dns_zone::Config { domain: "mesos".to_owned(), ttl: 60 };
+    let config = mesonet_dns_server::Config { listen: vec![address], zone };
+    Server::start(config, metrics)
+        .await
+        .with_context(|| format!("cannot serve names on {address} (choose another address with --dns)"))
+}
+
+/// The address that others are told: an unspecified one cannot be connected to.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() { SocketAddr::new(NODE_ADDRESS, address.port()) } else { address }
+}
+
+fn agent_config(dir: &StateDir, resources: Resources, supervisor: Vec<String>) -> mesonet_agent::Config {
+    mesonet_agent::Config {
+        dir: dir.agent(),
+        hostname: NODE_ADDRESS.to_string(),
+        address: NODE_ADDRESS,
+        resources,
+        attributes: Vec::new(),
+        supervisor,
+        logs: mesonet_agent::LogLimits::default(),
+        cgroups: mesonet_agent::CgroupMode::default(),
+    }
+}
+
+/// Starts the agent and waits until it is registered, which gives the node its id.
+async fn start_agent(
+    config: mesonet_agent::Config,
+    link: AgentLink,
+    others: &mut JoinSet<()>,
+) -> anyhow::Result<AgentId> {
+    let (commands, commands_in) = mpsc::channel(AGENT_COMMANDS_MAX);
+    let (registered, node) = oneshot::channel();
+    others.spawn(carry_commands(link.commands, commands, registered));
+    let agent =
+        mesonet_agent::start(config, commands_in, link.reports).await.context("cannot start the agent")?;
+    others.spawn(async move {
+        if let Err(error) = agent.await {
+            tracing::error!(%error, "BUG: the agent has failed");
+        }
+    });
+    tokio::time::timeout(REGISTRATION_MAX, node)
+        .await
+        .ok()
+        .and_then(Result::ok)
+        .context("the agent has not registered with the master in time")
+}
+
+/// Carries what the master tells its only agent.
+async fn carry_commands(
+    mut from: mpsc::Receiver<(AgentId, AgentCommand)>,
+    to: mpsc::Sender<AgentCommand>,
+    registered: oneshot::Sender<AgentId>,
+) {
+    let mut registered = Some(registered);
+    while let Some((_, command)) = from.recv().await {
+        if let AgentCommand::Registered { agent } = &command
+            && let Some(registered) = registered.take()
+        {
+            // Whoever waits may have given up.
+            drop(registered.send(agent.clone()));
+        }
+        if to.send(command).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn start_lb(datapath: Datapath, feed: &Feed, node: &AgentId, metrics: &Registry, others: &mut JoinSet<()>) {
+    match datapath {
+        Datapath::None => {}
+        Datapath::Proxy | Datapath::Auto | Datapath::Ebpf => {
+            let subscriber = feed.subscribe(node.clone(), Plane::Lb);
+            others.spawn(planes::follow_with_lb(LoadBalancer::proxy(metrics), subscriber));
+        }
+    }
+}
+
+async fn serve(listener: TcpListener, context: Context) {
+    if let Err(error) = axum::serve(listener, mesonet_api::router(context)).await {
+        tracing::error!(%error, "The API has failed");
+    }
 }

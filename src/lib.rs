@@ -5,7 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 mod compose;
 pub mod config;
+mod control_plane;
+mod driver;
+mod greeting;
+mod machine;
+mod master_role;
+mod metrics;
+mod planes;
+mod sandboxes;
+mod signals;
+mod state_dir;
+pub mod telemetry;
 
-pub use compose::run_dev;
+pub use compose::{LocalCluster, run_dev};
+pub use mesonet_agent::supervise;

@@ -1,0 +1,324 @@
+//! Drives the control plane: gives it what happens and the time, and carries out what it decides.
+//!
+//! One task, one loop. Each turn takes what is queued, up to a bound, steps the control plane, commits, makes the new
+//! state visible, and only then tells agents, users and listeners. What arrives during a commit makes up the next
+//! turn, so the disk's speed decides how much is grouped, and nobody waits for more than two commits.
+//!
+//! When a commit fails, the turn's batch is kept and tried again until it succeeds: the control plane has already
+//! gone on, and nothing of the batch has been said to anybody. Until then state is served as it was last committed,
+//! users are refused, and agents and planes wait in their bounded queues.
+
+mod ending;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesonet_api::{Answer, Request, State};
+use mesonet_bus::{Publisher, Report};
+use mesonet_marathon::{Event, Rejection, Reply};
+use mesonet_model::{AgentCommand, AgentId, AgentReport, Revision};
+use mesonet_store::{CommitError, Store};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::clock::WallClock;
+use crate::control_plane::{Batch, Commit, ControlPlane, Input, Release};
+use crate::metrics::DriverMetrics;
+
+/// Reports under way from agents. When the queue is full, agents wait with what they have to say.
+pub const AGENT_REPORTS_MAX: usize = 1024;
+
+/// Commands under way to agents. When the queue is full, further ones stay in the driver's outbox.
+pub const AGENT_COMMANDS_MAX: usize = 1024;
+
+/// Users' commands that wait for their turn. When the queue is full, the API answers 503. A turn takes some
+/// milliseconds for a commit, so this is about a second's worth of users who all wait for their answers.
+pub const REQUESTS_MAX: usize = 256;
+
+/// Events that a listener may lag behind before it loses some. A deployment of a thousand instances makes about
+/// four thousand events.
+pub const EVENTS_MAX: usize = 8192;
+
+/// Inputs of one turn, so that a flood of one kind delays the others by one bounded turn only.
+const INPUTS_MAX: usize = 1024;
+
+/// Above this many undelivered agent commands users' commands are left in their queue, which refuses when it is full.
+/// Agents' reports are always taken: an agent that waits to report reads no commands.
+const OUTBOX_MAX: usize = 65_536;
+
+/// Between attempts to commit, at first: a full disk is not emptied faster than people act.
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+
+/// Between attempts to commit, at most: that long after space is made, things go on at the latest.
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// The least wait before a deadline is looked at again, so that a deadline in the past cannot make the loop spin.
+const WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// The wait when nothing is due.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// Where inputs come from.
+#[derive(Debug)]
+pub struct Inlets {
+    /// Agents.
+    pub agents: mpsc::Receiver<AgentReport>,
+    /// Planes.
+    pub planes: mpsc::Receiver<Report>,
+    /// Users.
+    pub requests: mpsc::Receiver<Request>,
+}
+
+/// Where decisions go.
+#[derive(Debug)]
+pub struct Outlets {
+    /// To agents.
+    pub agents: mpsc::Sender<(AgentId, AgentCommand)>,
+    /// To planes.
+    pub views: Publisher,
+    /// To readers.
+    pub state: watch::Sender<Option<Arc<State>>>,
+    /// To listeners.
+    pub events: broadcast::Sender<Arc<Event>>,
+}
+
+/// What becomes of the tasks when the driver ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Ending {
+    /// They run on; whoever opens the store next finds them.
+    #[default]
+    LeaveTasks,
+    /// They are ended.
+    EndTasks,
+}
+
+/// The loop and all that it holds.
+#[derive(Debug)]
+pub struct Driver<S> {
+    control_plane: ControlPlane,
+    /// `None` while a commit has it.
+    store: Option<S>,
+    clock: WallClock,
+    inlets: Inlets,
+    outlets: Outlets,
+    metrics: DriverMetrics,
+    outbox: VecDeque<(AgentId, AgentCommand)>,
+    waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Rejection>>>,
+    requests_seen: u64,
+}
+
+impl<S: Store + 'static> Driver<S> {
+    /// A driver with everything that it needs.
+    pub fn new(
+        control_plane: ControlPlane,
+        store: S,
+        clock: WallClock,
+        inlets: Inlets,
+        outlets: Outlets,
+        metrics: DriverMetrics,
+    ) -> Self {
+        Self {
+            control_plane,
+            store: Some(store),
+            clock,
+            inlets,
+            outlets,
+            metrics,
+            outbox: VecDeque::new(),
+            waiting: BTreeMap::new(),
+            requests_seen: 0,
+        }
+    }
+
+    /// Carries out the control plane's first batch and whatever follows, until it is told how to end.
+    pub async fn run(mut self, first: Batch, mut end: oneshot::Receiver<Ending>) {
+        let Err(ending) = self.run_until(first, &mut end).await;
+        match ending {
+            Ending::LeaveTasks => {}
+            Ending::EndTasks => self.end_tasks().await,
+        }
+    }
+
+    /// Only returns when it is told how to end.
+    async fn run_until(
+        &mut self,
+        first: Batch,
+        end: &mut oneshot::Receiver<Ending>,
+    ) -> Result<Infallible, Ending> {
+        let mut batch = first;
+        loop {
+            self.carry_out(batch, end).await?;
+            let inputs = tokio::select! {
+                biased;
+                ending = &mut *end => return Err(ending.unwrap_or_default()),
+                inputs = self.collect() => inputs,
+            };
+            batch = self.control_plane.step(inputs, self.clock.now());
+        }
+    }
+
+    /// Waits until something happens or is due, and takes what is there.
+    async fn collect(&mut self) -> Vec<Input> {
+        let due = tokio::time::sleep(self.wait());
+        tokio::pin!(due);
+        loop {
+            let has_mail = !self.outbox.is_empty();
+            let takes_requests = self.outbox.len() < OUTBOX_MAX;
+            let input = tokio::select! {
+                biased;
+                () = send_one(&mut self.outbox, &self.outlets.agents), if has_mail => continue,
+                Some(report) = self.inlets.agents.recv() => Input::Agent(report),
+                Some(report) = self.inlets.planes.recv() => self.plane_input(report),
+                Some(request) = self.inlets.requests.recv(), if takes_requests => self.command_input(request),
+                () = &mut due => return Vec::new(),
+            };
+            return self.collect_queued(input);
+        }
+    }
+
+    fn collect_queued(&mut self, first: Input) -> Vec<Input> {
+        let mut inputs = vec![first];
+        while inputs.len() < INPUTS_MAX {
+            if let Ok(report) = self.inlets.agents.try_recv() {
+                inputs.push(Input::Agent(report));
+            } else if let Ok(report) = self.inlets.planes.try_recv() {
+                inputs.push(self.plane_input(report));
+            } else if self.outbox.len() < OUTBOX_MAX
+                && let Ok(request) = self.inlets.requests.try_recv()
+            {
+                inputs.push(self.command_input(request));
+            } else {
+                break;
+            }
+        }
+        inputs
+    }
+
+    fn plane_input(&self, report: Report) -> Input {
+        self.metrics.observe_applied(report.report.plane, &report.latencies);
+        Input::Plane(report.report)
+    }
+
+    fn command_input(&mut self, request: Request) -> Input {
+        self.requests_seen += 1;
+        self.waiting.insert(self.requests_seen, request.answer);
+        Input::Command { number: self.requests_seen, command: request.command }
+    }
+
+    fn wait(&mut self) -> Duration {
+        match self.control_plane.deadline() {
+            Some((at, reason)) => {
+                let wait = at.since(self.clock.now());
+                tracing::trace!(reason, ?wait, "Waiting for the next deadline");
+                wait.clamp(WAIT_MIN, WAIT_MAX)
+            }
+            None => WAIT_MAX,
+        }
+    }
+
+    async fn carry_out(&mut self, batch: Batch, end: &mut oneshot::Receiver<Ending>) -> Result<(), Ending> {
+        if let Some(commit) = batch.commit {
+            self.commit(commit, end).await?;
+        }
+        let state = Arc::new(self.control_plane.state());
+        let revision = state.cluster.revision;
+        self.outlets.views.publish(state.cluster.clone());
+        self.outlets.state.send_replace(Some(state));
+        for release in batch.releases {
+            self.release(release, revision);
+        }
+        Ok(())
+    }
+
+    /// Commits, however long it takes.
+    async fn commit(&mut self, commit: Commit, end: &mut oneshot::Receiver<Ending>) -> Result<(), Ending> {
+        let mut commit = commit;
+        let mut wait = RETRY_FIRST;
+        let mut attempts_failed = 0_u64;
+        loop {
+            let (returned, result) = self.try_commit(commit).await;
+            let Err(error) = result else {
+                if attempts_failed > 0 {
+                    tracing::info!(attempts_failed, "The state is stored again");
+                }
+                return Ok(());
+            };
+            commit = returned;
+            attempts_failed += 1;
+            self.metrics.commit_failures.inc();
+            let error = anyhow::Error::new(error);
+            tracing::error!(error = format!("{error:#}"), ?wait, "Cannot store the state, trying again");
+            self.refuse_users(wait, end).await?;
+            wait = (wait * 2).min(RETRY_LAST);
+        }
+    }
+
+    async fn try_commit(&mut self, commit: Commit) -> (Commit, Result<(), CommitError>) {
+        let mut store = self.store.take().expect("BUG: the store is missing between commits");
+        let timer = self.metrics.commit_seconds.start_timer();
+        let committing = tokio::task::spawn_blocking(move || {
+            let result = store.commit(commit.revision, &commit.writes);
+            (store, commit, result)
+        });
+        let (store, commit, result) = match committing.await {
+            Ok(done) => done,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        timer.observe_duration();
+        self.store = Some(store);
+        (commit, result)
+    }
+
+    /// For a while, lets users know that nothing can be stored: who drops the way to answer refuses.
+    async fn refuse_users(
+        &mut self,
+        wait: Duration,
+        end: &mut oneshot::Receiver<Ending>,
+    ) -> Result<(), Ending> {
+        self.waiting.clear();
+        let until = Instant::now() + wait;
+        loop {
+            tokio::select! {
+                biased;
+                ending = &mut *end => return Err(ending.unwrap_or_default()),
+                () = tokio::time::sleep_until(until) => return Ok(()),
+                Some(request) = self.inlets.requests.recv() => drop(request),
+            }
+        }
+    }
+
+    fn release(&mut self, release: Release, revision: Revision) {
+        match release {
+            Release::Agent { agent, command } => self.outbox.push_back((agent, command)),
+            Release::Answer { number, answer } => self.answer(number, answer, revision),
+            // Nobody listens; that is all right.
+            Release::Event(event) => drop(self.outlets.events.send(Arc::new(event))),
+            Release::Warn { task, message } => tracing::warn!(%task, message, "Task is only partly served"),
+        }
+    }
+
+    fn answer(&mut self, number: u64, answer: Result<Reply, Rejection>, revision: Revision) {
+        if let Some(waiting) = self.waiting.remove(&number) {
+            // Whoever asked may have gone away.
+            drop(waiting.send(answer.map(|reply| Answer { reply, revision })));
+        }
+    }
+}
+
+/// Sends the first command as soon as there is room. Cancel-safe: the command is taken once there is.
+async fn send_one(
+    outbox: &mut VecDeque<(AgentId, AgentCommand)>,
+    agents: &mpsc::Sender<(AgentId, AgentCommand)>,
+) {
+    match agents.reserve().await {
+        Ok(permit) => {
+            if let Some(command) = outbox.pop_front() {
+                permit.send(command);
+            }
+        }
+        // Without agents there is nobody to tell.
+        Err(_) => outbox.clear(),
+    }
+}

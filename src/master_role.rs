@@ -1,0 +1,167 @@
+//! The master's role: the control plane with its store, its bus and the driver between them.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use mesonet_api::{Request, State};
+use mesonet_bus::Feed;
+use mesonet_marathon::{Event, Marathon};
+use mesonet_master::Master;
+use mesonet_model::{
+    AgentCommand, AgentId, AgentReport, ClusterId, Framework, FrameworkId, MasterId, Timestamp, UuidSource,
+};
+use mesonet_store::{Contents, Store};
+use prometheus::Registry;
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+use crate::clock::WallClock;
+use crate::config::{PortSpan, VipRange};
+use crate::control_plane::ControlPlane;
+use crate::driver::{self, Driver, Ending, Inlets, Outlets};
+use crate::metrics::{self, DriverMetrics};
+
+/// First and last address of named VIPs in IPv6, those of DC/OS (spec/dcos-networking.md §2.3.2).
+const VIP_RANGE_V6: (Ipv6Addr, Ipv6Addr) = (
+    Ipv6Addr::new(0xfd01, 0xc, 0, 0, 0, 0, 0, 0),
+    Ipv6Addr::new(0xfd01, 0xc, 0, 0, 0xffff, 0xffff, 0xffff, 0xffff),
+);
+
+/// The most versions kept of an app, Marathon's default.
+const VERSIONS_MAX: usize = 50;
+
+/// Marathon's name as a framework; part of its tasks' DNS names.
+const MARATHON_NAME: &str = "marathon";
+
+/// The role's settings.
+#[derive(Debug, Clone)]
+pub struct MasterSettings {
+    /// Where the API is reached.
+    pub address: SocketAddr,
+    /// Addresses of named VIPs.
+    pub vip_range: VipRange,
+    /// Ports that Marathon gives to services.
+    pub service_ports: PortSpan,
+    /// The longest wait for open connections before a task is killed.
+    pub drain_grace: Duration,
+}
+
+/// A running control plane.
+#[derive(Debug)]
+pub struct MasterRole {
+    /// The newest committed state; `None` until the first commit.
+    pub state: watch::Receiver<Option<Arc<State>>>,
+    /// Where users' commands go.
+    pub requests: mpsc::Sender<Request>,
+    /// Marathon's events.
+    pub events: broadcast::Sender<Arc<Event>>,
+    /// Where planes subscribe.
+    pub feed: Feed,
+    driver: JoinHandle<()>,
+    end: oneshot::Sender<Ending>,
+}
+
+/// The control plane's way to its agents and back.
+#[derive(Debug)]
+pub struct AgentLink {
+    /// Where agents report.
+    pub reports: mpsc::Sender<AgentReport>,
+    /// What agents are told.
+    pub commands: mpsc::Receiver<(AgentId, AgentCommand)>,
+}
+
+impl MasterRole {
+    /// Recovers master and Marathon from what the store held, and starts to drive them.
+    ///
+    /// # Errors
+    /// When a record cannot be read, or a metric is registered already.
+    pub fn start(
+        store: impl Store + 'static,
+        contents: &Contents,
+        settings: &MasterSettings,
+        registry: &Registry,
+    ) -> anyhow::Result<(Self, AgentLink)> {
+        let mut clock = WallClock::default();
+        let (control_plane, first) = ControlPlane::start(
+            recover_master(settings, contents)?,
+            recover_marathon(settings, contents)?,
+            marathon_as_framework(settings.address, clock.now()),
+            contents.revision,
+            clock.now(),
+        );
+        let (views, feed, planes) = mesonet_bus::channel();
+        let (reports, agents) = mpsc::channel(driver::AGENT_REPORTS_MAX);
+        let (agent_commands, commands) = mpsc::channel(driver::AGENT_COMMANDS_MAX);
+        let (requests, requests_in) = mpsc::channel(driver::REQUESTS_MAX);
+        let (events, _) = broadcast::channel(driver::EVENTS_MAX);
+        let (state_in, state) = watch::channel(None);
+        let (end, ended) = oneshot::channel();
+        let metrics = DriverMetrics::register(registry).context("cannot register metrics")?;
+        metrics::register_state(registry, state.clone()).context("cannot register metrics")?;
+        let inlets = Inlets { agents, planes, requests: requests_in };
+        let outlets = Outlets { agents: agent_commands, views, state: state_in, events: events.clone() };
+        let driver = Driver::new(control_plane, store, clock, inlets, outlets, metrics);
+        let driver = tokio::spawn(driver.run(first, ended));
+        Ok((Self { state, requests, events, feed, driver, end }, AgentLink { reports, commands }))
+    }
+
+    /// Ends the driver, after a commit under way.
+    pub async fn end(self, ending: Ending) {
+        // If the driver is gone already, there is nothing to end.
+        let _ = self.end.send(ending);
+        if let Err(error) = self.driver.await {
+            tracing::error!(%error, "BUG: the driver has failed");
+        }
+    }
+}
+
+fn recover_master(settings: &MasterSettings, contents: &Contents) -> anyhow::Result<Master> {
+    let mut ids = UuidSource::from_seed(seed()?);
+    let config = mesonet_master::Config {
+        master: MasterId::new(ids.next_uuid().to_string()),
+        address: settings.address,
+        vip_range_v4: (settings.vip_range.first, settings.vip_range.last),
+        vip_range_v6: VIP_RANGE_V6,
+        drain_grace: settings.drain_grace,
+        seed: seed()?,
+    };
+    let cluster = ClusterId::new(ids.next_uuid().to_string());
+    Master::recover(config, cluster, contents.revision, &contents.records)
+        .context("cannot recover the master's state")
+}
+
+fn recover_marathon(settings: &MasterSettings, contents: &Contents) -> anyhow::Result<Marathon> {
+    let config = mesonet_marathon::Config {
+        service_ports: (settings.service_ports.first, settings.service_ports.last),
+        seed: seed()?,
+        versions_max: VERSIONS_MAX,
+    };
+    Marathon::recover(config, &contents.records).context("cannot recover Marathon's state")
+}
+
+fn marathon_as_framework(address: SocketAddr, now: Timestamp) -> Framework {
+    Framework {
+        id: FrameworkId::new(""),
+        name: MARATHON_NAME.to_owned(),
+        user: std::env::var("USER").unwrap_or_else(|_| "nobody".to_owned()),
+        role: "*".to_owned(),
+        hostname: address.ip().to_string(),
+        address: Some(address),
+        webui_url: Some(format!("http://{address}")),
+        active: true,
+        registered_at: now,
+    }
+}
+
+/// A number that nobody can guess and that does not repeat.
+fn seed() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    File::open("/dev/urandom")
+        .and_then(|mut source| source.read_exact(&mut bytes))
+        .context("cannot read randomness from /dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
