@@ -2,4 +2,24 @@
 
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod cli;
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match supervised_dir() {
+        Some(dir) => mesonet_agent::supervise(&dir),
+        None => cli::run(),
+    }
+}
+
+/// The directory in `mesonet supervise DIR`, which the agent starts for every task. It is looked for before anything
+/// else is set up, because a supervisor lives as long as its task and must stay small.
+fn supervised_dir() -> Option<PathBuf> {
+    let mut arguments = std::env::args_os().skip(1);
+    let command = arguments.next()?;
+    let dir = arguments.next()?;
+    (command == OsStr::new("supervise") && arguments.next().is_none()).then(|| PathBuf::from(dir))
+}

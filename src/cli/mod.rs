@@ -1,0 +1,218 @@
+//! The command line: what the arguments mean, and the client commands that talk to the API of a running cluster.
+
+mod answers;
+mod app;
+mod app_table;
+mod app_update;
+mod client;
+mod converge;
+mod deployment;
+mod dev;
+mod dns;
+mod duration;
+mod error;
+mod node;
+mod output;
+mod service;
+mod table;
+mod task;
+mod task_log;
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use mesonet_model::{AppId, Timestamp};
+use serde_json::Value;
+use ureq::http::Method;
+
+use self::client::{ApiError, Client};
+use self::error::CommandError;
+use self::output::Output;
+
+/// Service discovery and networking with its own compact cluster core
+#[derive(Debug, Parser)]
+#[command(name = "mesonet", version, propagate_version = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: GlobalArguments,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every client command takes.
+#[derive(Debug, clap::Args)]
+struct GlobalArguments {
+    /// The cluster's API
+    #[arg(
+        long,
+        global = true,
+        env = "MESONET_API",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:8080"
+    )]
+    api: String,
+    /// Print JSON instead of tables
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a local cluster: master, agent and network daemon in one process
+    Dev(dev::DevArguments),
+    /// Apps: add, list, show, update, scale, restart, remove
+    #[command(subcommand)]
+    App(app::AppCommand),
+    /// Tasks: list, log, kill
+    #[command(subcommand)]
+    Task(task::TaskCommand),
+    /// Deployments: changes of apps that are under way
+    #[command(subcommand)]
+    Deployment(deployment::DeploymentCommand),
+    /// Services: virtual addresses and what is behind them
+    #[command(subcommand)]
+    Service(service::ServiceCommand),
+    /// Names of the cluster
+    #[command(subcommand)]
+    Dns(dns::DnsCommand),
+    /// Nodes that run tasks
+    #[command(subcommand)]
+    Node(node::NodeCommand),
+    /// Wait until every node has applied a revision
+    Converge(converge::ConvergeArguments),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// What a client command works with.
+struct Session {
+    client: Client,
+    output: Output,
+    /// When the command was given.
+    now: Timestamp,
+}
+
+/// Reads the arguments and does what they say.
+pub fn run() -> ExitCode {
+    let Arguments { global, command } = Arguments::parse();
+    let session = Session { client: Client::new(&global.api), output: Output::new(global.json), now: now() };
+    let result = match command {
+        Command::Dev(arguments) => return run_dev(arguments),
+        Command::App(command) => app::run(command, &session),
+        Command::Task(command) => task::run(command, &session),
+        Command::Deployment(command) => deployment::run(&command, &session),
+        Command::Service(command) => service::run(&command, &session),
+        Command::Dns(command) => dns::run(command, &session),
+        Command::Node(command) => node::run(&command, &session),
+        Command::Converge(arguments) => converge::run(&arguments, &session),
+        Command::Completions { shell } => session.output.bytes(&completions(shell)),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(CommandError::OutputClosed) => CommandError::OutputClosed.exit_code(),
+        Err(error) => {
+            output::warn(&format!("error: {}", error.message()));
+            error.exit_code()
+        }
+    }
+}
+
+fn run_dev(arguments: dev::DevArguments) -> ExitCode {
+    match dev::run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::warn(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn completions(shell: Shell) -> Vec<u8> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "mesonet", &mut script);
+    script
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
+/// The time between two points, for people.
+fn age(now: Timestamp, then: Timestamp) -> String {
+    duration::short(now.since(then))
+}
+
+impl Session {
+    /// Sends a change and passes on what the API warns of.
+    fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, CommandError> {
+        let answer = self.client.send(method, path, body)?;
+        for warning in answer.warnings {
+            output::warn(&format!("warning: {warning}"));
+        }
+        Ok(answer.body)
+    }
+
+    /// Whether there is such an app.
+    fn exists(&self, app: &AppId) -> Result<bool, ApiError> {
+        match self.client.get::<Value>(&format!("/v2/apps{app}")) {
+            Ok(_) => Ok(true),
+            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// How long ago something was; nothing if it has not happened.
+    fn age(&self, then: Option<Timestamp>) -> String {
+        then.map(|then| age(self.now, then)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_are_taken_after_the_command() {
+        let arguments =
+            Arguments::try_parse_from(["mesonet", "app", "list", "--json", "--api", "http://[::1]:1"]);
+        let Arguments { global, .. } = arguments.expect("valid");
+        assert!(global.json);
+        assert_eq!(global.api, "http://[::1]:1");
+    }
+
+    #[test]
+    fn bad_arguments_are_bad_usage() {
+        for arguments in [
+            &["app", "scale", "web", "many"][..],
+            &["app", "show", "/Web"],
+            &["app", "update", "web", "=3"],
+            &["app", "update", "web"],
+            &["converge", "--timeout", "soon"],
+            &["dns", "query", "a", "XYZ"],
+            &["nonsense"],
+        ] {
+            let error =
+                Arguments::try_parse_from(["mesonet"].iter().chain(arguments)).expect_err("bad usage");
+            assert_eq!(error.exit_code(), 2, "{arguments:?}");
+        }
+    }
+
+    #[test]
+    fn every_shell_gets_a_script_with_the_commands() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let script = String::from_utf8(completions(shell)).expect("text");
+            assert!(script.contains("converge"), "{shell}");
+        }
+    }
+}
