@@ -280,3 +280,193 @@ impl Records {
         self.0.into_iter().map(|((table, key), value)| Write { table, key, value }).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use mesonet_model::{AppId, EndpointState, TaskState};
+
+    use super::*;
+    use crate::config::{SERVICE_PORTS_DEFAULT, VIP_RANGE_DEFAULT};
+    use crate::master_role::{MasterSettings, marathon_as_framework, recover_marathon, recover_master};
+    use crate::{memory_agents, sample_app};
+    use mesonet_store::Contents;
+
+    /// A control plane with one agent, on virtual time.
+    struct Cluster {
+        control_plane: ControlPlane,
+        now: Timestamp,
+        commits: Vec<Commit>,
+        answers: BTreeMap<u64, Result<Reply, Rejection>>,
+        events: Vec<Event>,
+    }
+
+    impl Cluster {
+        fn start(contents: &Contents) -> Self {
+            let settings = MasterSettings {
+                address: ([127, 0, 0, 1], 8080).into(),
+                vip_range: VIP_RANGE_DEFAULT,
+                service_ports: SERVICE_PORTS_DEFAULT,
+                drain_grace: Duration::from_secs(10),
+            };
+            let now = Timestamp::from_millis(1_000_000);
+            let (control_plane, first) = ControlPlane::start(
+                recover_master(&settings, contents, 1).expect("master"),
+                recover_marathon(&settings, contents, 2).expect("marathon"),
+                marathon_as_framework(settings.address, now),
+                contents.revision,
+                now,
+            );
+            let mut cluster = Self {
+                control_plane,
+                now,
+                commits: Vec::new(),
+                answers: BTreeMap::new(),
+                events: Vec::new(),
+            };
+            cluster.settle(first);
+            cluster
+        }
+
+        fn step(&mut self, inputs: Vec<Input>) {
+            let batch = self.control_plane.step(inputs, self.now);
+            self.settle(batch);
+        }
+
+        /// Carries out a batch and all that follows without time passing. The agent reacts at once.
+        fn settle(&mut self, first: Batch) {
+            let mut batch = first;
+            loop {
+                self.commits.extend(batch.commit);
+                let mut inputs = Vec::new();
+                for release in batch.releases {
+                    match release {
+                        Release::Agent { agent, command } => {
+                            inputs.extend(memory_agents::react(&agent, &command, self.now).map(Input::Agent));
+                        }
+                        Release::Answer { number, answer } => {
+                            assert_eq!(self.answers.insert(number, answer), None, "one answer per command");
+                        }
+                        Release::Event(event) => self.events.push(event),
+                        Release::Warn { task, message } => panic!("{task}: {message}"),
+                    }
+                }
+                if inputs.is_empty() {
+                    return;
+                }
+                batch = self.control_plane.step(inputs, self.now);
+            }
+        }
+
+        /// Lets time pass from deadline to deadline until something is so.
+        fn wait_until(&mut self, what: &str, is_so: impl Fn(&State) -> bool) {
+            let until = self.now.plus(Duration::from_secs(600));
+            while !is_so(&self.control_plane.state()) {
+                let (at, _) = self.control_plane.deadline().unwrap_or_else(|| panic!("never: {what}"));
+                self.now = at.max(self.now.plus(Duration::from_millis(1)));
+                assert!(self.now < until, "not in ten minutes: {what}");
+                self.step(Vec::new());
+            }
+        }
+
+        fn register_agent(&mut self) {
+            let info = memory_agents::info(1);
+            self.step(vec![Input::Agent(AgentReport::Register { agent: None, info, tasks: Vec::new() })]);
+        }
+
+        fn put(&mut self, number: u64, instances: u32) {
+            let command = sample_app::put(&web(), instances);
+            self.step(vec![Input::Command { number, command }]);
+        }
+
+        /// What a store would hold.
+        fn contents(&self) -> Contents {
+            let mut records = Records::default();
+            for write in self.commits.iter().flat_map(|commit| &commit.writes) {
+                records.keep(write.clone());
+            }
+            let present =
+                |((table, key), value): ((Table, String), Option<Vec<u8>>)| Some((table, key, value?));
+            Contents {
+                revision: self.commits.last().map_or(Revision::ZERO, |commit| commit.revision),
+                records: records.0.into_iter().filter_map(present).collect(),
+            }
+        }
+    }
+
+    fn web() -> AppId {
+        AppId::parse("/web").expect("valid")
+    }
+
+    fn ready_endpoints(state: &State) -> usize {
+        state.cluster.endpoints.values().filter(|endpoint| endpoint.state == EndpointState::Ready).count()
+    }
+
+    #[test]
+    fn a_posted_app_runs_and_has_endpoints() {
+        let mut cluster = Cluster::start(&Contents::default());
+        cluster.register_agent();
+        cluster.put(7, 3);
+        assert!(cluster.answers[&7].is_ok(), "{:?}", cluster.answers);
+        cluster.wait_until("three endpoints are ready", |state| ready_endpoints(state) == 3);
+        cluster.wait_until("the deployment is done", |state| state.marathon.deployments.is_empty());
+        let state = cluster.control_plane.state();
+        assert!(state.cluster.tasks.values().all(|task| task.state == TaskState::Running));
+        assert_eq!(state.marathon.apps[&web()].counts().running, 3);
+        assert_eq!(state.marathon.revision, state.cluster.revision);
+        assert!(!cluster.events.is_empty());
+    }
+
+    #[test]
+    fn an_app_that_fits_nowhere_is_stored_at_a_revision_of_its_own() {
+        let mut cluster = Cluster::start(&Contents::default());
+        let before = cluster.commits.last().map(|commit| commit.revision);
+        cluster.put(1, 1);
+        let commit = cluster.commits.last().expect("a commit");
+        assert!(Some(commit.revision) > before);
+        assert!(commit.writes.iter().any(|write| write.table == Table::Apps));
+        assert!(cluster.control_plane.state().cluster.tasks.is_empty());
+    }
+
+    #[test]
+    fn revisions_only_grow_and_no_record_is_written_twice_in_a_commit() {
+        let mut cluster = Cluster::start(&Contents::default());
+        cluster.register_agent();
+        cluster.put(1, 20);
+        cluster.wait_until("all run", |state| ready_endpoints(state) == 20);
+        assert!(cluster.commits.is_sorted_by(|a, b| a.revision < b.revision));
+        for commit in &cluster.commits {
+            let keys: std::collections::BTreeSet<_> =
+                commit.writes.iter().map(|write| (write.table, &write.key)).collect();
+            assert_eq!(keys.len(), commit.writes.len());
+        }
+    }
+
+    #[test]
+    fn what_was_committed_is_there_after_a_restart() {
+        let mut cluster = Cluster::start(&Contents::default());
+        cluster.register_agent();
+        cluster.put(1, 2);
+        cluster.wait_until("both run", |state| ready_endpoints(state) == 2);
+        let before = cluster.control_plane.state();
+        let after = Cluster::start(&cluster.contents()).control_plane.state();
+        assert!(after.cluster.revision > before.cluster.revision, "revisions are never reused");
+        assert_eq!(after.cluster.cluster, before.cluster.cluster);
+        assert!(after.cluster.tasks.keys().eq(before.cluster.tasks.keys()));
+        assert_eq!(after.cluster.services, before.cluster.services, "VIPs keep their addresses");
+        assert!(
+            after.marathon.apps[&web()].instances.keys().eq(before.marathon.apps[&web()].instances.keys())
+        );
+    }
+
+    #[test]
+    fn a_refused_command_is_answered_without_a_commit() {
+        let mut cluster = Cluster::start(&Contents::default());
+        cluster.put(1, 1);
+        let commits = cluster.commits.len();
+        cluster.put(2, 1);
+        assert_eq!(cluster.answers[&2], Err(Rejection::AppExists(web())));
+        assert_eq!(cluster.commits.len(), commits);
+    }
+}

@@ -322,3 +322,140 @@ async fn send_one(
         Err(_) => outbox.clear(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use mesonet_marathon::Command;
+    use mesonet_model::{AppId, TaskKey, TaskState, Write};
+    use mesonet_store::Contents;
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::config::{SERVICE_PORTS_DEFAULT, VIP_RANGE_DEFAULT};
+    use crate::master_role::{AgentLink, MasterRole, MasterSettings};
+    use crate::{memory_agents, sample_app};
+
+    /// What a store in memory has been asked to do.
+    #[derive(Debug, Default)]
+    struct Journal {
+        committed: Vec<Revision>,
+        failures_left: u32,
+    }
+
+    /// A store that fails when its journal says so.
+    #[derive(Debug, Clone, Default)]
+    struct FlakyStore(Arc<Mutex<Journal>>);
+
+    impl FlakyStore {
+        fn fail(&self, times: u32) {
+            self.0.lock().expect("journal").failures_left = times;
+        }
+
+        fn last(&self) -> Option<Revision> {
+            self.0.lock().expect("journal").committed.last().copied()
+        }
+    }
+
+    impl Store for FlakyStore {
+        fn commit(&mut self, revision: Revision, _writes: &[Write]) -> Result<(), CommitError> {
+            let mut journal = self.0.lock().expect("journal");
+            if journal.failures_left > 0 {
+                journal.failures_left -= 1;
+                let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
+                return Err(CommitError::Full { revision, path: "memory".into(), source });
+            }
+            journal.committed.push(revision);
+            Ok(())
+        }
+    }
+
+    fn start(store: FlakyStore) -> (MasterRole, AgentLink) {
+        let settings = MasterSettings {
+            address: ([127, 0, 0, 1], 8080).into(),
+            vip_range: VIP_RANGE_DEFAULT,
+            service_ports: SERVICE_PORTS_DEFAULT,
+            drain_grace: Duration::from_secs(10),
+        };
+        MasterRole::start(store, &Contents::default(), &settings, &Registry::new()).expect("started")
+    }
+
+    fn web() -> AppId {
+        AppId::parse("/web").expect("valid")
+    }
+
+    async fn command(role: &MasterRole, command: Command) -> Option<Answer> {
+        let (answer, answered) = oneshot::channel();
+        role.requests.send(Request { command, answer }).await.expect("the driver takes commands");
+        answered.await.ok().map(|answer| answer.expect("accepted"))
+    }
+
+    async fn wait_until(role: &MasterRole, is_so: impl Fn(&State) -> bool) -> Arc<State> {
+        let mut state = role.state.clone();
+        let waiting = state.wait_for(|state| state.as_ref().is_some_and(|state| is_so(state)));
+        let state = tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("in time");
+        state.expect("the driver runs").clone().expect("a state")
+    }
+
+    #[tokio::test]
+    async fn an_answer_comes_after_its_change_is_durable_and_visible() {
+        let store = FlakyStore::default();
+        let (role, _link) = start(store.clone());
+        let answer = command(&role, sample_app::put(&web(), 1)).await.expect("answered");
+        assert!(store.last() >= Some(answer.revision));
+        let state = role.state.borrow().clone().expect("a state");
+        assert!(state.cluster.revision >= answer.revision);
+        assert!(state.marathon.apps.contains_key(&web()));
+        role.end(Ending::LeaveTasks).await;
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_stored_is_refused_unseen_and_stored_later() {
+        let store = FlakyStore::default();
+        let (role, _link) = start(store.clone());
+        wait_until(&role, |_| true).await;
+        let before = role.feed.newest().expect("a view").revision;
+        store.fail(2);
+        assert_eq!(command(&role, sample_app::put(&web(), 1)).await, None, "refused");
+        assert_eq!(role.feed.newest().expect("a view").revision, before);
+        let state = wait_until(&role, |state| state.marathon.apps.contains_key(&web())).await;
+        assert_eq!(store.last(), Some(state.cluster.revision));
+        let retried = command(&role, Command::Restart { app: web(), force: true }).await;
+        assert!(retried.is_some(), "users are served again");
+        role.end(Ending::LeaveTasks).await;
+    }
+
+    /// Answers for an agent like `memory_agents::run`, and gives the tasks that it has killed.
+    async fn run_agent(mut link: AgentLink) -> BTreeSet<TaskKey> {
+        let report = AgentReport::Register { agent: None, info: memory_agents::info(1), tasks: Vec::new() };
+        link.reports.send(report).await.expect("the driver runs");
+        let mut killed = BTreeSet::new();
+        while let Some((agent, command)) = link.commands.recv().await {
+            if let AgentCommand::Kill { task, .. } = &command {
+                killed.insert(task.clone());
+            }
+            if let Some(report) = memory_agents::react(&agent, &command, WallClock::default().now()) {
+                link.reports.send(report).await.expect("the driver waits for the tasks' ends");
+            }
+        }
+        killed
+    }
+
+    #[tokio::test]
+    async fn a_cluster_that_ends_kills_its_tasks_and_waits_for_them() {
+        let (role, link) = start(FlakyStore::default());
+        let agent = tokio::spawn(run_agent(link));
+        command(&role, sample_app::put(&web(), 3)).await.expect("answered");
+        let is_running = |state: &State| {
+            let mut tasks = state.cluster.tasks.values();
+            state.cluster.tasks.len() == 3 && tasks.all(|task| task.state == TaskState::Running)
+        };
+        let state = wait_until(&role, is_running).await;
+        role.end(Ending::EndTasks).await;
+        let killed = agent.await.expect("the agent ends with the driver");
+        assert!(killed.iter().eq(state.cluster.tasks.keys()));
+    }
+}

@@ -87,8 +87,8 @@ impl MasterRole {
     ) -> anyhow::Result<(Self, AgentLink)> {
         let mut clock = WallClock::default();
         let (control_plane, first) = ControlPlane::start(
-            recover_master(settings, contents)?,
-            recover_marathon(settings, contents)?,
+            recover_master(settings, contents, seed()?)?,
+            recover_marathon(settings, contents, seed()?)?,
             marathon_as_framework(settings.address, clock.now()),
             contents.revision,
             clock.now(),
@@ -119,31 +119,39 @@ impl MasterRole {
     }
 }
 
-fn recover_master(settings: &MasterSettings, contents: &Contents) -> anyhow::Result<Master> {
-    let mut ids = UuidSource::from_seed(seed()?);
+pub(crate) fn recover_master(
+    settings: &MasterSettings,
+    contents: &Contents,
+    seed: u64,
+) -> anyhow::Result<Master> {
+    let mut ids = UuidSource::from_seed(seed);
     let config = mesonet_master::Config {
         master: MasterId::new(ids.next_uuid().to_string()),
         address: settings.address,
         vip_range_v4: (settings.vip_range.first, settings.vip_range.last),
         vip_range_v6: VIP_RANGE_V6,
         drain_grace: settings.drain_grace,
-        seed: seed()?,
+        seed: seed.wrapping_add(1),
     };
     let cluster = ClusterId::new(ids.next_uuid().to_string());
     Master::recover(config, cluster, contents.revision, &contents.records)
         .context("cannot recover the master's state")
 }
 
-fn recover_marathon(settings: &MasterSettings, contents: &Contents) -> anyhow::Result<Marathon> {
+pub(crate) fn recover_marathon(
+    settings: &MasterSettings,
+    contents: &Contents,
+    seed: u64,
+) -> anyhow::Result<Marathon> {
     let config = mesonet_marathon::Config {
         service_ports: (settings.service_ports.first, settings.service_ports.last),
-        seed: seed()?,
+        seed,
         versions_max: VERSIONS_MAX,
     };
     Marathon::recover(config, &contents.records).context("cannot recover Marathon's state")
 }
 
-fn marathon_as_framework(address: SocketAddr, now: Timestamp) -> Framework {
+pub(crate) fn marathon_as_framework(address: SocketAddr, now: Timestamp) -> Framework {
     Framework {
         id: FrameworkId::new(""),
         name: MARATHON_NAME.to_owned(),
