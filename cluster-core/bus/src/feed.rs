@@ -18,7 +18,7 @@ pub const REPORTS_MAX: usize = 1024;
 pub struct Report {
     /// What is in effect.
     pub report: PlaneReport,
-    /// One value per revision that is newly in effect.
+    /// One value per revision that is newly in effect and was committed after the plane had subscribed.
     pub latencies: Vec<Duration>,
 }
 

@@ -28,7 +28,9 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub(crate) fn new(feed: Feed, node: AgentId, plane: Plane) -> Self {
-        Self { feed, node, plane, seen: None, applied: Revision::ZERO }
+        // What was committed before somebody followed has not waited for this plane.
+        let applied = feed.newest().map_or(Revision::ZERO, |view| view.revision);
+        Self { feed, node, plane, seen: None, applied }
     }
 
     /// Waits for a view newer than the last one returned; `None` when the control plane is gone.
@@ -100,6 +102,16 @@ mod tests {
         let report = reports.recv().await.expect("report");
         assert_eq!(report.report.applied, Revision(3));
         assert_eq!(report.latencies.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_late_subscriber_is_not_charged_for_what_came_before_it() {
+        let (publisher, feed, mut reports) = crate::channel();
+        publisher.publish(view(1));
+        let mut subscriber = feed.subscribe(AgentId::new("n"), Plane::Dns);
+        assert_eq!(subscriber.next().await.expect("snapshot").delta.from, Revision::ZERO);
+        subscriber.report(Revision(1), BTreeSet::new(), BTreeMap::new()).await;
+        assert_eq!(reports.recv().await.expect("report").latencies, []);
     }
 
     #[tokio::test]
