@@ -1,0 +1,6 @@
+//! The zone, from views to answers.
+
+mod answers;
+mod cluster;
+mod incremental;
+mod records;
