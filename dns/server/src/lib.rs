@@ -1,38 +1,18 @@
 //! Serves the zone over UDP and TCP.
+//!
+//! [`Server`] owns the sockets and the zone that is served. Each query is answered from an immutable snapshot that
+//! [`Server::apply`] swaps, so that queries and changes never wait for each other. Which records a name has is
+//! decided by `mesonet-dns-zone`; here is what goes over the wire: message ids, EDNS, truncation, connections.
+//!
+//! Tasks: per address one UDP loop for each core and one TCP accept loop, and one task for each TCP connection. All
+//! end when the [`Server`] is dropped; a query that is being answered is answered first.
 
-use std::net::SocketAddr;
+mod listener;
+mod metrics;
+mod responder;
+mod server;
+mod tcp;
+mod udp;
+mod wire;
 
-use mesonet_model::{ClusterView, Delta};
-use thiserror::Error;
-
-/// The server's settings.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where to listen, UDP and TCP.
-    pub listen: Vec<SocketAddr>,
-    /// The zone.
-    pub zone: mesonet_dns_zone::Config,
-}
-
-/// The server cannot start.
-#[derive(Debug, Error)]
-pub enum StartError {}
-
-/// A running server.
-#[derive(Debug)]
-pub struct Server {}
-
-impl Server {
-    /// Binds all sockets and starts to answer: SERVFAIL until the first view is applied.
-    pub async fn start(_config: Config, _metrics: &prometheus::Registry) -> Result<Self, StartError> {
-        Ok(Self {})
-    }
-
-    /// The addresses that are served, with the ports that were chosen for port 0.
-    pub fn addresses(&self) -> &[SocketAddr] {
-        &[]
-    }
-
-    /// Serves a view from now on. `delta` leads to it from the view applied before (from an empty one the first time).
-    pub fn apply(&mut self, _view: &ClusterView, _delta: &Delta) {}
-}
+pub use server::{Config, Server, StartError};

@@ -1,0 +1,204 @@
+//! One message in, one message out.
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode as WireCode};
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::rr::{DNSClass, RecordType};
+use mesonet_dns_zone::{Answer, ExtendedError, Name, Question, QuestionType, ResponseCode, Zone};
+
+use crate::metrics::{CodeLabel, KindLabel, Transport};
+use crate::wire;
+
+/// The largest UDP message that is sent, and the size that is advertised: fits into any path's MTU, so that answers
+/// are never fragmented (DNS flag day 2020).
+const UDP_PAYLOAD_MAX: u16 = 1232;
+
+/// The size that every client can receive (RFC 1035 §4.2.1).
+const UDP_PAYLOAD_MIN: u16 = 512;
+
+/// Octets of the smallest record: a compressed name, type, class, time to live, length and an IPv4 address.
+const RECORD_LENGTH_MIN: usize = 16;
+
+/// Octets of a message's header.
+const HEADER_LENGTH: usize = 12;
+
+/// What to do about a message.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// Answer it.
+    Answer {
+        /// The answer as it goes over the wire.
+        message: Vec<u8>,
+        /// For the metrics.
+        kind: KindLabel,
+        /// For the metrics.
+        code: CodeLabel,
+    },
+    /// It cannot be read. If at least its header can, this says so.
+    Malformed(Option<Vec<u8>>),
+    /// It is no query: an answer to it could go back and forth for ever.
+    Ignore,
+}
+
+/// Answers a message from the zone.
+pub(crate) fn respond(zone: &Zone, packet: &[u8], transport: Transport) -> Outcome {
+    let Some(header) = Header::read(packet) else {
+        return Outcome::Malformed(None);
+    };
+    if header.is_response() {
+        return Outcome::Ignore;
+    }
+    if header.opcode() != u8::from(OpCode::Query) {
+        return Outcome::Answer {
+            message: header.reply(WireCode::NotImp),
+            kind: KindLabel::Other,
+            code: CodeLabel::NotImp,
+        };
+    }
+    match Message::from_vec(packet) {
+        Ok(request) => match request.queries.as_slice() {
+            [query] => answer(zone, &request, query, transport)
+                .unwrap_or_else(|| header.failed(kind_label(query.query_type))),
+            _ => Outcome::Malformed(Some(header.reply(WireCode::FormErr))),
+        },
+        Err(_) => Outcome::Malformed(Some(header.reply(WireCode::FormErr))),
+    }
+}
+
+/// Nothing if the answer cannot be encoded.
+fn answer(zone: &Zone, request: &Message, query: &Query, transport: Transport) -> Option<Outcome> {
+    let mut response = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
+    response.metadata.recursion_desired = request.metadata.recursion_desired;
+    response.metadata.checking_disabled = request.metadata.checking_disabled;
+    response.add_query(query.clone());
+    response.edns = request.edns.as_ref().map(|_| {
+        let mut edns = Edns::new();
+        edns.set_max_payload(UDP_PAYLOAD_MAX);
+        edns
+    });
+    let limit = size_limit(request, transport);
+    let code = if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+        response.metadata.response_code = WireCode::BADVERS;
+        CodeLabel::BadVers
+    } else {
+        match question(query) {
+            Some(question) => {
+                let records_max = usize::from(limit) / RECORD_LENGTH_MIN;
+                fill(&mut response, query, zone.answer(&question, request.metadata.id, records_max))?
+            }
+            None => {
+                response.metadata.response_code = WireCode::Refused;
+                CodeLabel::Refused
+            }
+        }
+    };
+    let message = wire::encode_within(&mut response, limit)?;
+    Some(Outcome::Answer { message, kind: kind_label(query.query_type), code })
+}
+
+/// How many octets an answer may have.
+fn size_limit(request: &Message, transport: Transport) -> u16 {
+    match (transport, &request.edns) {
+        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Udp, Some(edns)) => edns.max_payload().clamp(UDP_PAYLOAD_MIN, UDP_PAYLOAD_MAX),
+        (Transport::Udp, None) => UDP_PAYLOAD_MIN,
+    }
+}
+
+/// What the zone is asked. Nothing for classes other than IN and for zone transfers, which are refused.
+fn question(query: &Query) -> Option<Question> {
+    if query.query_class != DNSClass::IN {
+        return None;
+    }
+    let kind = match query.query_type {
+        RecordType::A => QuestionType::A,
+        RecordType::AAAA => QuestionType::Aaaa,
+        RecordType::SRV => QuestionType::Srv,
+        RecordType::SOA => QuestionType::Soa,
+        RecordType::NS => QuestionType::Ns,
+        RecordType::ANY => QuestionType::Any,
+        RecordType::AXFR | RecordType::IXFR => return None,
+        _ => QuestionType::Other,
+    };
+    let name = Name::from_labels(query.name.iter()).ok()?;
+    Some(Question { name, kind })
+}
+
+/// Puts the zone's answer into the message. Nothing if a name cannot be encoded.
+fn fill(response: &mut Message, query: &Query, answer: Answer) -> Option<CodeLabel> {
+    response.metadata.authoritative = answer.authoritative;
+    response.metadata.truncation = answer.truncated;
+    // The client's spelling of the name comes back, as clients that check it expect (0x20).
+    for record in &answer.answers {
+        response.answers.push(wire::record(query.name.clone(), record)?);
+    }
+    for record in &answer.authority {
+        response.authorities.push(wire::record(wire::name(&record.owner)?, record)?);
+    }
+    for record in &answer.additional {
+        response.additionals.push(wire::record(wire::name(&record.owner)?, record)?);
+    }
+    if let (Some(edns), Some(reason)) = (&mut response.edns, answer.reason) {
+        edns.options_mut().insert(extended_error(reason));
+    }
+    let (wire_code, label) = match answer.code {
+        ResponseCode::NoError => (WireCode::NoError, CodeLabel::NoError),
+        ResponseCode::ServerFailure => (WireCode::ServFail, CodeLabel::ServFail),
+        ResponseCode::NameError => (WireCode::NXDomain, CodeLabel::NxDomain),
+        ResponseCode::Refused => (WireCode::Refused, CodeLabel::Refused),
+    };
+    response.metadata.response_code = wire_code;
+    Some(label)
+}
+
+/// The EDNS option of an extended error, without text (RFC 8914 §2).
+fn extended_error(reason: ExtendedError) -> EdnsOption {
+    const EXTENDED_ERROR: u16 = 15;
+    debug_assert_eq!(EdnsCode::from(EXTENDED_ERROR), EdnsCode::Unknown(EXTENDED_ERROR));
+    EdnsOption::Unknown(EXTENDED_ERROR, reason.code().to_be_bytes().to_vec())
+}
+
+fn kind_label(kind: RecordType) -> KindLabel {
+    match kind {
+        RecordType::A => KindLabel::A,
+        RecordType::AAAA => KindLabel::Aaaa,
+        RecordType::SRV => KindLabel::Srv,
+        RecordType::SOA => KindLabel::Soa,
+        RecordType::NS => KindLabel::Ns,
+        RecordType::PTR => KindLabel::Ptr,
+        RecordType::ANY => KindLabel::Any,
+        _ => KindLabel::Other,
+    }
+}
+
+/// A message's header as it is: what can be answered even if the rest cannot be read.
+#[derive(Debug, Clone, Copy)]
+struct Header([u8; HEADER_LENGTH]);
+
+impl Header {
+    fn read(packet: &[u8]) -> Option<Self> {
+        packet.first_chunk().copied().map(Self)
+    }
+
+    fn is_response(self) -> bool {
+        self.0[2] & 0x80 != 0
+    }
+
+    fn opcode(self) -> u8 {
+        self.0[2] >> 3 & 0x0f
+    }
+
+    /// An answer without any section: id, opcode and the wish for recursion come back.
+    fn reply(self, code: WireCode) -> Vec<u8> {
+        let [id_high, id_low, flags, ..] = self.0;
+        let mut reply = vec![0; HEADER_LENGTH];
+        reply[0] = id_high;
+        reply[1] = id_low;
+        reply[2] = 0x80 | (flags & 0x79);
+        reply[3] = code.low();
+        reply
+    }
+
+    fn failed(self, kind: KindLabel) -> Outcome {
+        Outcome::Answer { message: self.reply(WireCode::ServFail), kind, code: CodeLabel::ServFail }
+    }
+}

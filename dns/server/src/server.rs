@@ -1,0 +1,120 @@
+//! The running server.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use mesonet_dns_zone::{ConfigError, Zone, ZoneFollower};
+use mesonet_model::{ClusterView, Delta};
+use thiserror::Error;
+use tokio::sync::watch;
+use tracing::{debug, info};
+
+use crate::listener::Listener;
+use crate::metrics::Metrics;
+use crate::{tcp, udp};
+
+/// Most UDP sockets per address. More than there are cores do not help, and each has its receive buffer.
+const UDP_WORKERS_MAX: usize = 16;
+
+/// The server's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen, UDP and TCP. With port 0 the system chooses one that is free for both.
+    pub listen: Vec<SocketAddr>,
+    /// The zone.
+    pub zone: mesonet_dns_zone::Config,
+}
+
+/// The server cannot start. Nothing is left bound.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// There is no address to listen on.
+    #[error("no address to listen on is configured")]
+    NoAddress,
+    /// The zone's settings are wrong.
+    #[error("the zone's settings are wrong")]
+    Zone(#[source] ConfigError),
+    /// A socket cannot be bound.
+    #[error("cannot listen on {address} ({protocol})")]
+    Bind {
+        /// The address as configured, or with the port that was tried for port 0.
+        address: SocketAddr,
+        /// `UDP` or `TCP`.
+        protocol: &'static str,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// The registry has metrics of these names already.
+    #[error("cannot register the DNS metrics")]
+    Metrics(#[source] prometheus::Error),
+}
+
+/// A running server. Stops when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    follower: ZoneFollower,
+    shared: Arc<Shared>,
+    /// Every task watches it and ends when it is gone.
+    _running: watch::Sender<()>,
+}
+
+/// What all tasks read.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) zone: ArcSwap<Zone>,
+    pub(crate) metrics: Metrics,
+}
+
+impl Server {
+    /// Binds all sockets and starts to answer: SERVFAIL until the first view is applied.
+    pub async fn start(config: Config, metrics: &prometheus::Registry) -> Result<Self, StartError> {
+        if config.listen.is_empty() {
+            return Err(StartError::NoAddress);
+        }
+        let own: Vec<IpAddr> = config.listen.iter().map(SocketAddr::ip).collect();
+        let own: Vec<IpAddr> = own.into_iter().filter(|address| !address.is_unspecified()).collect();
+        let follower = ZoneFollower::new(&config.zone, &own).map_err(StartError::Zone)?;
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let listeners = config
+            .listen
+            .iter()
+            .map(|address| Listener::bind(*address, cores.min(UDP_WORKERS_MAX)))
+            .collect::<Result<Vec<Listener>, StartError>>()?;
+        let metrics = Metrics::register(metrics).map_err(StartError::Metrics)?;
+        let shared = Arc::new(Shared { zone: ArcSwap::from_pointee(follower.zone()), metrics });
+        let (running, stop) = watch::channel(());
+        let addresses = listeners.iter().map(|listener| listener.address).collect();
+        for listener in listeners {
+            info!(address = %listener.address, workers = listener.udp.len(), "DNS is served");
+            for socket in listener.udp {
+                tokio::spawn(udp::serve(socket, shared.clone(), stop.clone()));
+            }
+            tokio::spawn(tcp::serve(listener.tcp, shared.clone(), stop.clone()));
+        }
+        Ok(Self { addresses, follower, shared, _running: running })
+    }
+
+    /// The addresses that are served, with the ports that were chosen for port 0.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Serves a view from now on. `delta` leads to it from the view applied before (from an empty one the first time).
+    ///
+    /// Costs as much as what the delta changes. Queries are answered meanwhile.
+    pub fn apply(&mut self, view: &ClusterView, delta: &Delta) {
+        let started = Instant::now();
+        self.follower.apply(view, delta);
+        let zone = self.follower.zone();
+        let records = zone.record_count();
+        self.shared.zone.store(Arc::new(zone));
+        let metrics = &self.shared.metrics;
+        metrics.applied(started.elapsed(), records);
+        for (reason, count) in self.follower.skipped() {
+            debug!(%reason, count, "Some names would not be valid and are left out");
+        }
+    }
+}
