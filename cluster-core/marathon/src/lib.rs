@@ -5,14 +5,35 @@
 
 #![forbid(unsafe_code)]
 
+mod app;
+mod census;
 mod command;
+mod commands;
+mod constraints;
+mod dependencies;
+mod environment;
 mod event;
+mod host_ports;
+mod instance;
+mod launch;
 mod machine;
+mod matching;
+mod offers;
+mod plan;
+mod progress;
+mod queue;
+mod recover;
+mod rolling;
+mod service_ports;
+mod settle;
+mod statuses;
+mod timers;
 mod view;
 
 pub use command::{AppBase, AppPut, Command, Rejection, Reply};
 pub use event::{Event, EventKind};
-pub use machine::{Config, Effect, Input, Marathon, Recovered};
+pub use machine::{Config, Effect, Input, Marathon};
+pub use recover::{RecoverError, Recovered};
 pub use view::{
     ActionKind, AppView, Deployment, DeploymentAction, DeploymentStep, InstanceCounts, InstanceView,
     MarathonView, NoMatchReason, QueueEntry, RejectSummary, TaskFailure, UnusedOffer,

@@ -40,7 +40,7 @@ pub struct AppView {
 }
 
 /// An instance of an app.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceView {
     /// Its task.
     pub task: TaskId,
@@ -56,7 +56,7 @@ pub struct InstanceView {
     pub host_address: IpAddr,
     /// The state last reported.
     pub state: TaskState,
-    /// Host ports, one per port of the app, in their order.
+    /// Host ports, one per port of the app, in their order; 0 for a port that has none.
     pub ports: Vec<u16>,
     /// Service ports, in the same order.
     pub service_ports: Vec<u16>,

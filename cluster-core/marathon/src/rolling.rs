@@ -1,0 +1,114 @@
+//! How many instances of an app to kill and to launch.
+
+use mesonet_model::{AppDefinition, UpgradeStrategy};
+use serde::{Deserialize, Serialize};
+
+use crate::census::Census;
+
+/// The label that forbids a second instance at any time.
+const SINGLE_INSTANCE_LABEL: &str = "MARATHON_SINGLE_INSTANCE_APP";
+
+/// What an app is to become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Goal {
+    /// So many instances, of whatever configuration.
+    Scale {
+        /// How many.
+        instances: u32,
+    },
+    /// So many instances of the configuration in force and none of others, within the bounds of the upgrade strategy.
+    Replace {
+        /// How many.
+        instances: u32,
+    },
+    /// No instance; then the app is forgotten.
+    Stop,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Decision {
+    /// So many of older configurations are killed.
+    pub(crate) kill_old: usize,
+    /// So many of any configuration are killed.
+    pub(crate) kill_any: usize,
+    /// So many are launched.
+    pub(crate) launch: u32,
+}
+
+/// The next step towards a goal.
+pub(crate) fn decide(goal: Goal, census: &Census, definition: &AppDefinition) -> Decision {
+    match goal {
+        Goal::Stop => Decision { kill_any: census.wanted(), ..Decision::default() },
+        Goal::Scale { instances } => {
+            let wanted = count(census.wanted());
+            let is_blocked = is_single(definition) && census.live() > 0;
+            Decision {
+                kill_old: 0,
+                kill_any: usize::try_from(wanted.saturating_sub(u64::from(instances))).unwrap_or(usize::MAX),
+                launch: if is_blocked { 0 } else { saturate(u64::from(instances).saturating_sub(wanted)) },
+            }
+        }
+        Goal::Replace { instances } => replace(instances, census, &definition.upgrade_strategy),
+    }
+}
+
+/// Whether a goal is reached.
+pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {
+    let reached = |instances: u32, wanted: usize, serving: usize| {
+        count(wanted) == u64::from(instances) && wanted == serving && census.doomed() == 0
+    };
+    match goal {
+        Goal::Stop => census.live() == 0,
+        Goal::Scale { instances } => reached(instances, census.wanted(), census.serving()),
+        Goal::Replace { instances } => {
+            census.old().wanted() == 0
+                && reached(instances, census.current().wanted(), census.current().serving())
+        }
+    }
+}
+
+/// One step of a rolling restart (Marathon's `TaskReplaceActor`). Running instances count as healthy, because health
+/// checks are not acted upon.
+fn replace(instances: u32, census: &Census, strategy: &UpgradeStrategy) -> Decision {
+    let serving = count(census.serving());
+    let (healthy_min, mut capacity_max) = bounds(instances, strategy);
+    if healthy_min == capacity_max && capacity_max <= serving {
+        capacity_max = capacity_max.saturating_add(1);
+    }
+    let old = census.old();
+    let idle = old.wanted() - old.serving();
+    let spare = usize::try_from(serving.saturating_sub(healthy_min)).unwrap_or(usize::MAX);
+    let kill_old = idle + old.serving().min(spare);
+    let current = count(census.current().wanted());
+    let surplus = if kill_old == old.wanted() { current.saturating_sub(u64::from(instances)) } else { 0 };
+    let missing = u64::from(instances).saturating_sub(current);
+    Decision {
+        kill_old,
+        kill_any: if old.wanted() == 0 { usize::try_from(surplus).unwrap_or(usize::MAX) } else { 0 },
+        launch: saturate(missing.min(capacity_max.saturating_sub(count(census.live())))),
+    }
+}
+
+/// The least number of healthy instances and the greatest number of instances during a rolling restart.
+pub(crate) fn bounds(instances: u32, strategy: &UpgradeStrategy) -> (u64, u64) {
+    let share = |share: f64| if share.is_nan() { 1.0 } else { share.clamp(0.0, 1.0) };
+    let total = f64::from(instances);
+    let healthy_min = (total * share(strategy.minimum_health_capacity)).ceil();
+    let capacity_max = (total * (1.0 + share(strategy.maximum_over_capacity))).floor();
+    // Both are whole, at least 0 and below 2^33, so the conversion is exact.
+    (healthy_min as u64, capacity_max as u64)
+}
+
+fn is_single(definition: &AppDefinition) -> bool {
+    definition.labels.get(SINGLE_INSTANCE_LABEL).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+fn count(number: usize) -> u64 {
+    u64::try_from(number).unwrap_or(u64::MAX)
+}
+
+fn saturate(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
