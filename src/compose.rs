@@ -27,7 +27,7 @@ use crate::master_role::{AgentLink, MasterRole, MasterSettings};
 use crate::sandboxes::LocalSandboxes;
 use crate::signals::Signals;
 use crate::state_dir::StateDir;
-use crate::{machine, planes};
+use crate::{machine, planes, telemetry};
 
 /// The one node's address: its tasks' host ports are on loopback as far as clients of a local cluster are concerned.
 /// It is the host name as well, since it needs no resolver and is the same for every client.
@@ -41,6 +41,7 @@ const REGISTRATION_MAX: Duration = Duration::from_secs(30);
 /// # Errors
 /// When it cannot start: an address is taken, the directory is in use or was written by a newer version.
 pub fn run_dev(options: DevOptions) -> anyhow::Result<()> {
+    telemetry::start(&options.log, options.log_format)?;
     let program = std::env::current_exe().context("cannot find the program's own file")?;
     let supervisor = vec![program.display().to_string(), "supervise".to_owned()];
     let runtime = tokio::runtime::Builder::new_multi_thread()

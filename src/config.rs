@@ -14,7 +14,7 @@ use std::time::Duration;
 use mesonet_model::Scalar;
 
 pub use file::{ConfigError, ConfigProblem};
-pub use values::{Amount, Datapath, Grace, PortSpan, Switch, ValueError, VipRange};
+pub use values::{Amount, Datapath, Grace, LogFormat, PortSpan, Switch, ValueError, VipRange};
 
 /// What was said about a local cluster; `None` where nothing was said.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,6 +43,10 @@ pub struct DevSettings {
     pub service_ports: Option<PortSpan>,
     /// The longest wait for open connections before a task is killed.
     pub drain_grace: Option<Grace>,
+    /// What is logged.
+    pub log: Option<String>,
+    /// The form of log lines.
+    pub log_format: Option<LogFormat>,
 }
 
 /// The settings of a local cluster, complete.
@@ -72,6 +76,10 @@ pub struct DevOptions {
     pub service_ports: PortSpan,
     /// The longest wait for open connections before a task is killed.
     pub drain_grace: Duration,
+    /// What is logged, such as `info,mesonet_agent=debug`.
+    pub log: String,
+    /// The form of log lines.
+    pub log_format: LogFormat,
 }
 
 impl DevOptions {
@@ -108,6 +116,8 @@ impl DevSettings {
             host_ports: self.host_ports.or(others.host_ports),
             service_ports: self.service_ports.or(others.service_ports),
             drain_grace: self.drain_grace.or(others.drain_grace),
+            log: self.log.or(others.log),
+            log_format: self.log_format.or(others.log_format),
         }
     }
 
@@ -126,6 +136,8 @@ impl DevSettings {
             host_ports: self.host_ports.unwrap_or(HOST_PORTS_DEFAULT),
             service_ports: self.service_ports.unwrap_or(SERVICE_PORTS_DEFAULT),
             drain_grace: self.drain_grace.map_or(DRAIN_GRACE_DEFAULT, |Grace(duration)| duration),
+            log: self.log.unwrap_or_else(|| LOG_DEFAULT.to_owned()),
+            log_format: self.log_format.unwrap_or_default(),
         }
     }
 }
@@ -148,6 +160,9 @@ pub const SERVICE_PORTS_DEFAULT: PortSpan = PortSpan { first: 10_000, last: 20_0
 
 /// Long enough for ordinary requests to end, short enough for a person to wait for.
 pub const DRAIN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
+
+/// State changes that an operator could notice, and everything worse.
+pub const LOG_DEFAULT: &str = "info";
 
 #[cfg(test)]
 mod tests {

@@ -22,7 +22,7 @@ mod sample_app;
 mod sandboxes;
 mod signals;
 mod state_dir;
-pub mod telemetry;
+mod telemetry;
 
 pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};

@@ -5,28 +5,16 @@ use std::io::{self, IsTerminal};
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
-/// The form of log lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people; in colours on a terminal.
-    #[default]
-    Text,
-    /// For programs: one JSON object per line.
-    Json,
-}
-
-/// What is logged unless `filter` says otherwise: what an operator should know of.
-const FILTER_DEFAULT: &str = "info";
+use crate::config::LogFormat;
 
 /// Starts to log to standard error what a filter such as `info,mesonet_agent=debug` lets through.
 ///
 /// # Errors
 /// When the filter is none, or logging was started before.
-pub fn start(format: LogFormat, filter: Option<&str>) -> anyhow::Result<()> {
-    let filter = filter.unwrap_or(FILTER_DEFAULT);
-    let filter = EnvFilter::builder()
-        .parse(filter)
-        .with_context(|| format!("'{filter}' is no log filter, such as info or info,mesonet_agent=debug"))?;
+pub fn start(filter: &str, format: LogFormat) -> anyhow::Result<()> {
+    let filter = EnvFilter::builder().parse(filter).with_context(|| {
+        format!("'{filter}' is no log filter, such as info or info,mesonet_agent=debug (--log)")
+    })?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let started = match format {
         LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),

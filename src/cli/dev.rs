@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Args;
-use mesonet::config::{Amount, Datapath, DevOptions, DevSettings, Grace, PortSpan, Switch, VipRange};
+use mesonet::config::{
+    Amount, Datapath, DevOptions, DevSettings, Grace, LogFormat, PortSpan, Switch, VipRange,
+};
 
 /// A flag wins over its environment variable, which wins over the configuration file.
 #[derive(Debug, Clone, Default, Args)]
@@ -48,6 +50,12 @@ pub struct DevArguments {
     /// The longest wait for open connections before a task is killed [default: 10s]
     #[arg(long, env = "MESONET_DRAIN_GRACE", value_name = "TIME")]
     drain_grace: Option<Grace>,
+    /// What is logged, such as info,mesonet_agent=debug [default: info]
+    #[arg(long, env = "MESONET_LOG", value_name = "FILTER")]
+    log: Option<String>,
+    /// The form of log lines: text or json [default: text]
+    #[arg(long, env = "MESONET_LOG_FORMAT", value_name = "FORM")]
+    log_format: Option<LogFormat>,
 }
 
 /// Runs a local cluster until SIGINT or SIGTERM.
@@ -65,6 +73,8 @@ pub fn run(arguments: DevArguments) -> anyhow::Result<()> {
         host_ports: arguments.host_ports,
         service_ports: arguments.service_ports,
         drain_grace: arguments.drain_grace,
+        log: arguments.log,
+        log_format: arguments.log_format,
     };
     mesonet::run_dev(DevOptions::resolve(settings, arguments.config.as_deref())?)
 }

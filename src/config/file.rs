@@ -92,6 +92,8 @@ fn settings(table: Table) -> Result<DevSettings, Vec<ConfigProblem>> {
         host_ports: keys.take("host-ports"),
         service_ports: keys.take("service-ports"),
         drain_grace: keys.take("drain-grace"),
+        log: keys.take("log"),
+        log_format: keys.take("log-format"),
     };
     keys.finish()?;
     Ok(settings)

@@ -70,6 +70,16 @@ pub struct VipRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grace(pub Duration);
 
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people; in colours on a terminal.
+    #[default]
+    Text,
+    /// For programs: one JSON object per line.
+    Json,
+}
+
 // === impl Datapath ===
 
 impl Datapath {
@@ -210,6 +220,20 @@ impl FromStr for Grace {
             .and_then(|(number, millis)| number.checked_mul(millis))
             .map(|millis| Self(Duration::from_millis(millis)))
             .ok_or_else(|| error(text, "duration", "a number with ms, s or m, such as 10s"))
+    }
+}
+
+// === impl LogFormat ===
+
+impl FromStr for LogFormat {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "text" => Ok(Self::Text),
+            "json" => Ok(Self::Json),
+            _ => Err(error(text, "log format", "text or json")),
+        }
     }
 }
 
