@@ -1,0 +1,122 @@
+//! Agents: registration, reconciliation of what they run, and loss of their connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use mesonet_model::{
+    Agent, AgentCommand, AgentId, AgentInfo, AgentReport, AgentState, Resources, RunningTask, Scalar,
+    StatusReason, TaskKey, TaskState, TaskStatus, Timestamp,
+};
+
+use crate::machine::Master;
+
+impl Master {
+    pub(crate) fn agent_report(&mut self, report: AgentReport, now: Timestamp) {
+        match report {
+            AgentReport::Register { agent, info, tasks } => self.register(agent, info, tasks, now),
+            AgentReport::Status(status) => self.status(*status, now),
+            AgentReport::Disconnected { agent } => self.disconnected(&agent),
+        }
+    }
+
+    /// An agent is there, for the first time or again. An id that the master did not give is replaced.
+    fn register(
+        &mut self,
+        given: Option<AgentId>,
+        mut info: AgentInfo,
+        running: Vec<RunningTask>,
+        now: Timestamp,
+    ) {
+        clear_negative(&mut info.resources);
+        let known = given.as_ref().and_then(|id| self.view.agents.get(id)).cloned();
+        let (id, registered_at) = match &known {
+            Some(agent) => (agent.id.clone(), agent.registered_at),
+            None => (self.next_agent_id(), now),
+        };
+        let has_moved = known.is_some_and(|agent| agent.info.address != info.address);
+        self.set_agent(Agent { id: id.clone(), info, state: AgentState::Active, registered_at });
+        self.out.command(&id, AgentCommand::Registered { agent: id.clone() });
+        self.reconcile_agent(&id, running, now);
+        if has_moved {
+            self.move_endpoints(&id, now);
+        }
+    }
+
+    fn disconnected(&mut self, id: &AgentId) {
+        if let Some(agent) = self.view.agents.get(id) {
+            let agent = agent.as_ref().clone();
+            self.set_agent(Agent { state: AgentState::Disconnected, ..agent });
+        }
+    }
+
+    fn next_agent_id(&mut self) -> AgentId {
+        let id = AgentId::new(format!("{}-S{}", self.view.cluster, self.counters.agents));
+        self.counters.agents += 1;
+        self.out.dirty.counters = true;
+        id
+    }
+
+    /// Whatever it is, the agent begins without offers.
+    fn set_agent(&mut self, agent: Agent) {
+        let is_active = agent.state == AgentState::Active;
+        for (framework, offer) in self.allocator.set_agent(&agent.id, &agent.info.resources, is_active) {
+            self.out.rescind(&framework, offer);
+        }
+        if self.view.agents.get(&agent.id).map(Arc::as_ref) != Some(&agent) {
+            self.out.view_changed = true;
+            self.out.dirty.agents.insert(agent.id.clone());
+            self.view.agents.insert(agent.id.clone(), Arc::new(agent));
+        }
+    }
+
+    /// Makes the master's and the agent's picture of the agent's tasks the same.
+    fn reconcile_agent(&mut self, agent: &AgentId, running: Vec<RunningTask>, now: Timestamp) {
+        let running: BTreeMap<TaskKey, RunningTask> =
+            running.into_iter().map(|task| (task.spec.key.clone(), task)).collect();
+        let expected = self.agent_tasks.get(agent).cloned().unwrap_or_default();
+        for key in expected.iter().filter(|key| !running.contains_key(key)) {
+            self.reconcile_missing(key, now);
+        }
+        for (key, task) in running {
+            // The id may be one that the agent had before it got this one.
+            let status = TaskStatus { agent: Some(agent.clone()), ..task.status };
+            self.status(status, now);
+            if expected.contains(&key) && self.drains.is_killed(&key) {
+                self.send_kill(&key);
+            }
+        }
+    }
+
+    /// The agent does not have a task. One that it never reported on may not have reached it, so it is sent again.
+    fn reconcile_missing(&mut self, key: &TaskKey, now: Timestamp) {
+        let (Some(task), Some(entry)) = (self.view.tasks.get(key), self.tasks.get(key)) else { return };
+        let state = match (task.state, task.draining) {
+            (TaskState::Staging, false) => {
+                self.out.command(&task.agent, AgentCommand::Launch(Box::new(entry.spec.clone())));
+                return;
+            }
+            (TaskState::Staging, true) => TaskState::Killed,
+            (_, _) => TaskState::Gone,
+        };
+        let message = "the agent came back without the task".to_owned();
+        self.remove_task(key, now);
+        self.tell(key.clone(), state, StatusReason::ReasonAgentReregistered, message, now);
+    }
+
+    /// Costs as much as the agent has tasks.
+    fn move_endpoints(&mut self, agent: &AgentId, now: Timestamp) {
+        for key in self.agent_tasks.get(agent).into_iter().flatten() {
+            if let Some(task) = self.view.tasks.get(key).cloned() {
+                self.services.update(&mut self.view, &mut self.out, &task, now);
+            }
+        }
+    }
+}
+
+/// An agent cannot have less than nothing.
+fn clear_negative(resources: &mut Resources) {
+    let Resources { cpus, mem, disk, gpus, ports: _ } = resources;
+    for amount in [cpus, mem, disk, gpus] {
+        *amount = (*amount).max(Scalar::ZERO);
+    }
+}

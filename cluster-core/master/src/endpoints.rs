@@ -1,0 +1,52 @@
+//! The endpoints that follow from a task: the only place where labels become endpoints.
+//!
+//! Source: spec/dcos-networking.md §2.3.3.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use mesonet_model::{Endpoint, EndpointKey, EndpointState, ServicePort, Serving, Task, Vip};
+
+/// The endpoints of a task at an agent's address. Labels that are no VIP give none.
+pub(crate) fn endpoints_of(
+    task: &Task,
+    agent: IpAddr,
+    framework_name: &str,
+) -> BTreeMap<EndpointKey, Arc<Endpoint>> {
+    let (state, weight) = match task.serving() {
+        Serving::Ready => (EndpointState::Ready, 1),
+        Serving::NotReady => (EndpointState::Ready, 0),
+        Serving::Draining => (EndpointState::Draining, 0),
+        Serving::Down => return BTreeMap::new(),
+    };
+    let endpoint = Arc::new(Endpoint { agent: task.agent.clone(), state, weight });
+    let mut endpoints = BTreeMap::new();
+    for port in task.service_ports() {
+        let addresses = addresses_of(&port, task, agent);
+        for label in port.vips.into_iter().flatten() {
+            let service = label.service_key(port.protocol, framework_name);
+            for address in addresses.iter().filter(|address| is_reachable(&service.vip, address)) {
+                let key = EndpointKey { service: service.clone(), task: task.key.clone(), address: *address };
+                endpoints.insert(key, Arc::clone(&endpoint));
+            }
+        }
+    }
+    endpoints
+}
+
+fn addresses_of(port: &ServicePort, task: &Task, agent: IpAddr) -> Vec<SocketAddr> {
+    match (port.host_port, port.port) {
+        (Some(host_port), _) => vec![SocketAddr::new(agent, host_port)],
+        (None, Some(port)) => task.addresses.iter().map(|address| SocketAddr::new(*address, port)).collect(),
+        (None, None) => Vec::new(),
+    }
+}
+
+/// A static VIP has one family, and so have its endpoints.
+fn is_reachable(vip: &Vip, address: &SocketAddr) -> bool {
+    match vip {
+        Vip::Named { .. } => true,
+        Vip::Static(vip) => vip.is_ipv4() == address.is_ipv4(),
+    }
+}

@@ -1,0 +1,209 @@
+//! The master itself: its parts, and how an input goes through them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesonet_model::{
+    AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Framework, FrameworkId, MasterId, Plane,
+    PlaneReport, Revision, SchedulerCall, SchedulerEvent, TaskKey, Timestamp, Write,
+};
+
+use crate::drain::Drains;
+use crate::offers::Allocator;
+use crate::outbox::Outbox;
+use crate::recover::Counters;
+use crate::services::Services;
+use crate::tasks::TaskEntry;
+use crate::vips::Vips;
+
+/// The master's settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This master.
+    pub master: MasterId,
+    /// Where its HTTP endpoints are.
+    pub address: SocketAddr,
+    /// First and last address of named VIPs, IPv4.
+    pub vip_range_v4: (Ipv4Addr, Ipv4Addr),
+    /// First and last address of named VIPs, IPv6.
+    pub vip_range_v6: (Ipv6Addr, Ipv6Addr),
+    /// How long a task to be killed may keep its connections after its endpoints are withdrawn.
+    pub drain_grace: Duration,
+    /// Seed of the ids that it makes; another one at every start.
+    pub seed: u64,
+}
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// A framework subscribes, for the first time or again (found by name).
+    Subscribe(Framework),
+    /// A framework calls.
+    Call {
+        /// Which.
+        framework: FrameworkId,
+        /// What.
+        call: SchedulerCall,
+    },
+    /// An agent reports.
+    Agent(AgentReport),
+    /// A plane reports.
+    Plane(PlaneReport),
+    /// A plane's connection is lost: its acknowledgements are not waited for until it reports again.
+    PlaneGone {
+        /// The node.
+        node: AgentId,
+        /// The plane.
+        plane: Plane,
+    },
+    /// Something outside the view was committed and wants a revision of its own.
+    Touch,
+    /// Time has passed.
+    Tick,
+}
+
+/// One thing to be done. Writes are to be committed before any other effect of the same call is released.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Keep a record.
+    Store(Write),
+    /// Tell an agent.
+    Agent {
+        /// Which.
+        agent: AgentId,
+        /// What.
+        command: AgentCommand,
+    },
+    /// Tell a framework.
+    Framework {
+        /// Which.
+        framework: FrameworkId,
+        /// What.
+        event: SchedulerEvent,
+    },
+    /// Tell an operator that part of a task's description has no effect. Said once per task and cause.
+    Warn {
+        /// The task.
+        task: TaskKey,
+        /// What is wrong with it, for people.
+        message: String,
+    },
+}
+
+/// The master of a cluster.
+#[derive(Debug)]
+pub struct Master {
+    pub(crate) config: Config,
+    pub(crate) view: ClusterView,
+    pub(crate) counters: Counters,
+    pub(crate) framework_names: BTreeMap<String, FrameworkId>,
+    /// What is not in the view of the tasks that are.
+    pub(crate) tasks: BTreeMap<TaskKey, TaskEntry>,
+    pub(crate) agent_tasks: BTreeMap<AgentId, BTreeSet<TaskKey>>,
+    pub(crate) allocator: Allocator,
+    pub(crate) services: Services,
+    pub(crate) drains: Drains,
+    /// Tasks that drained when the master before this one ended.
+    pub(crate) drains_to_resume: BTreeSet<TaskKey>,
+    pub(crate) out: Outbox,
+}
+
+impl Master {
+    pub(crate) fn new(config: Config, cluster: ClusterId, revision: Revision) -> Self {
+        let mut view = ClusterView { revision, ..ClusterView::empty(cluster.clone()) };
+        let this =
+            mesonet_model::Master { id: config.master.clone(), address: config.address, leading: true };
+        view.masters.insert(config.master.clone(), Arc::new(this));
+        Self {
+            view,
+            counters: Counters::default(),
+            framework_names: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            agent_tasks: BTreeMap::new(),
+            allocator: Allocator::new(cluster, config.seed),
+            services: Services::new(Vips::new(&config)),
+            drains: Drains::default(),
+            drains_to_resume: BTreeSet::new(),
+            out: Outbox::default(),
+            config,
+        }
+    }
+
+    /// Reacts to one input. If anything changed, the view has a new revision afterwards.
+    pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
+        self.resume_drains(now);
+        match input {
+            Input::Subscribe(framework) => self.subscribe(framework, now),
+            Input::Call { framework, call } => self.call(framework, call, now),
+            Input::Agent(report) => self.agent_report(report, now),
+            Input::Plane(report) => self.drains.report(report, now),
+            Input::PlaneGone { node, plane } => self.drains.plane_gone(node, plane, now),
+            Input::Touch => self.out.view_changed = true,
+            Input::Tick => {}
+        }
+        self.pass_time(now);
+        self.offer();
+        self.finish()
+    }
+
+    /// The cluster as everybody sees it. Cheap to clone.
+    pub fn view(&self) -> &ClusterView {
+        &self.view
+    }
+
+    /// When to call `handle` with [`Input::Tick`] at the latest, and why.
+    pub fn deadline(&self) -> Option<(Timestamp, &'static str)> {
+        if !self.drains_to_resume.is_empty() {
+            return Some((Timestamp::default(), "drains to be resumed"));
+        }
+        let drain = self.drains.deadline().map(|at| (at, "drain"));
+        let filter = self.allocator.deadline().map(|at| (at, "offer filter"));
+        drain.into_iter().chain(filter).chain(self.services.deadline()).min()
+    }
+
+    /// Does what is due.
+    fn pass_time(&mut self, now: Timestamp) {
+        for task in self.drains.take_due(now) {
+            self.send_kill(&task);
+        }
+        self.services.expire(&mut self.view, &mut self.out, now);
+        self.allocator.expire(now);
+    }
+
+    fn offer(&mut self) {
+        for (framework, offers) in self.allocator.make_offers(&self.view.agents) {
+            self.out.offers(&framework, offers);
+        }
+    }
+
+    /// Counts the change, and puts the writes before everything that is said.
+    fn finish(&mut self) -> Vec<Effect> {
+        let mut out = std::mem::take(&mut self.out);
+        if out.view_changed {
+            self.view.revision = self.view.revision.next();
+        }
+        let writes = self.writes(std::mem::take(&mut out.dirty));
+        writes.into_iter().map(Effect::Store).chain(out.take_effects()).collect()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn config() -> Config {
+        Config {
+            master: MasterId::new("m"),
+            address: ([127, 0, 0, 1], 5050).into(),
+            vip_range_v4: ([11, 0, 0, 0].into(), [11, 255, 255, 255].into()),
+            vip_range_v6: (
+                "fd01:c::".parse().expect("address"),
+                "fd01:c::ffff:ffff:ffff:ffff".parse().expect("address"),
+            ),
+            drain_grace: Duration::from_secs(10),
+            seed: 1,
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! A master from what the store holds.
+
+use std::sync::Arc;
+
+use mesonet_model::{
+    Agent, AgentState, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, TaskState, Timestamp,
+    Write,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::machine::{Config, Master};
+use crate::outbox::Dirty;
+use crate::tasks::TaskEntry;
+use crate::vips::Allocation;
+
+/// Records from the store, to begin from.
+pub type Recovered = Vec<(Table, String, Vec<u8>)>;
+
+/// The key of the counters in [`Table::Cluster`].
+const COUNTERS_KEY: &str = "master_counters";
+
+/// The store's records do not make a master.
+#[derive(Debug, Error)]
+pub enum RecoverError {
+    /// A record is not in the form that this version writes.
+    #[error("cannot read record '{key}' of table {table}")]
+    Record {
+        /// The record's table.
+        table: Table,
+        /// The record's key.
+        key: String,
+        /// What is wrong with it.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A task's agent or framework is not in the store.
+    #[error("record '{key}' of table {table} is of {owner}, which is not in the store")]
+    Orphan {
+        /// The record's table.
+        table: Table,
+        /// The record's key.
+        key: String,
+        /// The agent or framework.
+        owner: String,
+    },
+}
+
+/// The numbers of the next ids.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Counters {
+    pub(crate) agents: u64,
+    pub(crate) frameworks: u64,
+}
+
+#[derive(Serialize)]
+struct TaskRecord<'a> {
+    spec: &'a TaskSpec,
+    task: &'a Task,
+}
+
+#[derive(Deserialize)]
+struct OwnedTaskRecord {
+    spec: TaskSpec,
+    task: Task,
+}
+
+impl Master {
+    /// A master that begins from the store's records; a new cluster if there are none. `revision` is the last one
+    /// committed; the view's is greater, since agents count as disconnected until they register.
+    ///
+    /// Records of other parts of the control plane are not looked at.
+    pub fn recover(
+        config: Config,
+        cluster: ClusterId,
+        revision: Revision,
+        records: &Recovered,
+    ) -> Result<Self, RecoverError> {
+        let mut master = Self::new(config, cluster, revision.next());
+        for (_, key, value) in of_table(records, Table::Cluster).filter(|(_, key, _)| key == COUNTERS_KEY) {
+            master.counters = read(Table::Cluster, key, value)?;
+        }
+        for (table, key, value) in of_table(records, Table::Frameworks) {
+            master.restore_framework(read(*table, key, value)?);
+        }
+        for (table, key, value) in of_table(records, Table::Agents) {
+            master.restore_agent(read(*table, key, value)?);
+        }
+        for (table, key, value) in of_table(records, Table::Vips) {
+            master.services.restore_vip(key.clone(), read::<Allocation>(*table, key, value)?);
+        }
+        for (table, key, value) in of_table(records, Table::Services) {
+            let service: Service = read(*table, key, value)?;
+            master.services.restore(&service);
+            master.view.services.insert(service.key.clone(), Arc::new(service));
+        }
+        for (table, key, value) in of_table(records, Table::Tasks) {
+            master.restore_task(key, read(*table, key, value)?)?;
+        }
+        Ok(master)
+    }
+
+    /// The writes that bring the store to the present state.
+    pub(crate) fn writes(&self, dirty: Dirty) -> Vec<Write> {
+        let mut writes = Vec::new();
+        if dirty.counters {
+            writes.push(Write::put(Table::Cluster, COUNTERS_KEY, &self.counters));
+        }
+        for key in dirty.frameworks {
+            writes.push(write(Table::Frameworks, &key, self.view.frameworks.get(&key).map(Arc::as_ref)));
+        }
+        for key in dirty.agents {
+            writes.push(write(Table::Agents, &key, self.view.agents.get(&key).map(Arc::as_ref)));
+        }
+        for key in dirty.tasks {
+            let task = self.view.tasks.get(&key).zip(self.tasks.get(&key));
+            let record = task.map(|(task, entry)| TaskRecord { spec: &entry.spec, task });
+            writes.push(write(Table::Tasks, &key, record.as_ref()));
+        }
+        for key in dirty.vips {
+            writes.push(write(Table::Vips, &key, self.services.vips().allocation(&key)));
+        }
+        for key in dirty.services {
+            writes.push(write(Table::Services, &key, self.view.services.get(&key).map(Arc::as_ref)));
+        }
+        writes
+    }
+
+    /// Starts again the drains that a crash has cut short: their deadlines begin anew.
+    pub(crate) fn resume_drains(&mut self, now: Timestamp) {
+        for key in std::mem::take(&mut self.drains_to_resume) {
+            let Some(task) = self.view.tasks.get(&key) else { continue };
+            if task.state == TaskState::Running {
+                self.drains.resume(key, self.view.revision, now, self.config.drain_grace);
+            } else {
+                self.drains.kill_at_once(key);
+            }
+        }
+    }
+
+    fn restore_framework(&mut self, framework: Framework) {
+        self.framework_names.insert(framework.name.clone(), framework.id.clone());
+        self.view.frameworks.insert(framework.id.clone(), Arc::new(framework));
+    }
+
+    fn restore_agent(&mut self, agent: Agent) {
+        let agent = Agent { state: AgentState::Disconnected, ..agent };
+        self.allocator.set_agent(&agent.id, &agent.info.resources, false);
+        self.view.agents.insert(agent.id.clone(), Arc::new(agent));
+    }
+
+    fn restore_task(&mut self, record: &str, stored: OwnedTaskRecord) -> Result<(), RecoverError> {
+        let OwnedTaskRecord { spec, task } = stored;
+        let orphan = |owner: &dyn std::fmt::Display| RecoverError::Orphan {
+            table: Table::Tasks,
+            key: record.to_owned(),
+            owner: owner.to_string(),
+        };
+        if !self.view.agents.contains_key(&task.agent) {
+            return Err(orphan(&task.agent));
+        }
+        if !self.view.frameworks.contains_key(&task.key.framework) {
+            return Err(orphan(&task.key.framework));
+        }
+        self.allocator.use_resources(&task.agent, &task.key.framework, &task.resources);
+        self.agent_tasks.entry(task.agent.clone()).or_default().insert(task.key.clone());
+        if task.draining {
+            self.drains_to_resume.insert(task.key.clone());
+        }
+        let entry = TaskEntry { spec, reported_at: task.updated_at, last_uuid: None, is_acknowledged: false };
+        self.tasks.insert(task.key.clone(), entry);
+        self.services.restore_endpoints(&mut self.view, &task);
+        self.view.tasks.insert(task.key.clone(), Arc::new(task));
+        Ok(())
+    }
+}
+
+fn of_table(records: &Recovered, table: Table) -> impl Iterator<Item = &(Table, String, Vec<u8>)> {
+    records.iter().filter(move |(of, _, _)| *of == table)
+}
+
+fn read<T: DeserializeOwned>(table: Table, key: &str, value: &[u8]) -> Result<T, RecoverError> {
+    let error = |source| RecoverError::Record { table, key: key.to_owned(), source };
+    serde_json::from_slice(value).map_err(error)
+}
+
+fn write<T: Serialize>(table: Table, key: &impl std::fmt::Display, value: Option<&T>) -> Write {
+    match value {
+        Some(value) => Write::put(table, key, value),
+        None => Write::delete(table, key),
+    }
+}

@@ -1,0 +1,266 @@
+//! Services and their endpoints, kept up to date task by task.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesonet_model::{ClusterView, Endpoint, EndpointKey, Service, ServiceKey, Task, TaskKey, Timestamp, Vip};
+
+use crate::endpoints::endpoints_of;
+use crate::outbox::Outbox;
+use crate::vips::{Allocation, Exhausted, Vips};
+
+/// How long a service without endpoints stays, so that its name does not come and go while an app is suspended or
+/// restarted.
+const SERVICE_LINGER: Duration = Duration::from_secs(600);
+
+/// Which endpoints belong to which task, and which services have none.
+#[derive(Debug)]
+pub(crate) struct Services {
+    vips: Vips,
+    endpoints: BTreeMap<TaskKey, BTreeSet<EndpointKey>>,
+    /// How many services each name has.
+    names: BTreeMap<String, usize>,
+    /// Services without endpoints by the time since.
+    empty: BTreeSet<(Timestamp, ServiceKey)>,
+    /// Services for which no address was free, so that it is said once.
+    unaddressed: BTreeSet<ServiceKey>,
+}
+
+impl Services {
+    pub(crate) fn new(vips: Vips) -> Self {
+        Self {
+            vips,
+            endpoints: BTreeMap::new(),
+            names: BTreeMap::new(),
+            empty: BTreeSet::new(),
+            unaddressed: BTreeSet::new(),
+        }
+    }
+
+    pub(crate) fn vips(&self) -> &Vips {
+        &self.vips
+    }
+
+    /// Takes over the addresses of a name from the store.
+    pub(crate) fn restore_vip(&mut self, name: String, allocation: Allocation) {
+        self.vips.restore(name, allocation);
+    }
+
+    /// Takes over a service from the store.
+    pub(crate) fn restore(&mut self, service: &Service) {
+        self.hold_address(&service.key);
+        if let Some(since) = service.empty_since {
+            self.empty.insert((since, service.key.clone()));
+        }
+    }
+
+    /// Takes over the endpoints of a task from the store; its services are restored on their own.
+    pub(crate) fn restore_endpoints(&mut self, view: &mut ClusterView, task: &Task) {
+        let endpoints = wanted_endpoints(view, task);
+        if !endpoints.is_empty() {
+            self.endpoints.insert(task.key.clone(), endpoints.keys().cloned().collect());
+            view.endpoints.extend(endpoints);
+        }
+    }
+
+    /// Makes the endpoints of a task those that follow from it. Costs as much as the task has endpoints.
+    pub(crate) fn update(&mut self, view: &mut ClusterView, out: &mut Outbox, task: &Task, now: Timestamp) {
+        let wanted = wanted_endpoints(view, task);
+        self.replace(view, out, &task.key, wanted, now);
+    }
+
+    /// Removes the endpoints of a task that has ended.
+    pub(crate) fn remove(
+        &mut self,
+        view: &mut ClusterView,
+        out: &mut Outbox,
+        task: &TaskKey,
+        now: Timestamp,
+    ) {
+        self.replace(view, out, task, BTreeMap::new(), now);
+    }
+
+    /// Removes what has had no endpoint for long enough, and ends reservations.
+    pub(crate) fn expire(&mut self, view: &mut ClusterView, out: &mut Outbox, now: Timestamp) {
+        while let Some((since, key)) = self.empty.first().cloned() {
+            if since.plus(SERVICE_LINGER) > now {
+                break;
+            }
+            self.empty.remove(&(since, key.clone()));
+            self.unaddressed.remove(&key);
+            view.services.remove(&key);
+            out.view_changed = true;
+            self.release_address(&key, out, now);
+            out.dirty.services.insert(key);
+        }
+        while let Some(name) = self.vips.expire(now) {
+            out.dirty.vips.insert(name);
+        }
+    }
+
+    /// When [`Services::expire`] has something to do, and what.
+    pub(crate) fn deadline(&self) -> Option<(Timestamp, &'static str)> {
+        let linger = self.empty.first().map(|(since, _)| (since.plus(SERVICE_LINGER), "service linger"));
+        let reservation = self.vips.deadline().map(|at| (at, "VIP reservation"));
+        linger.into_iter().chain(reservation).min()
+    }
+
+    fn replace(
+        &mut self,
+        view: &mut ClusterView,
+        out: &mut Outbox,
+        task: &TaskKey,
+        wanted: BTreeMap<EndpointKey, Arc<Endpoint>>,
+        now: Timestamp,
+    ) {
+        let old = self.endpoints.remove(task).unwrap_or_default();
+        let mut services = BTreeSet::new();
+        for key in old.iter().filter(|key| !wanted.contains_key(key)) {
+            view.endpoints.remove(key);
+            services.insert(&key.service);
+            out.view_changed = true;
+        }
+        for (key, endpoint) in &wanted {
+            services.insert(&key.service);
+            if view.endpoints.get(key) != Some(endpoint) {
+                view.endpoints.insert(key.clone(), Arc::clone(endpoint));
+                out.view_changed = true;
+            }
+        }
+        for service in services {
+            let of_service = || wanted.keys().filter(|key| key.service == *service);
+            let needs = Families {
+                ipv4: of_service().any(|key| key.address.is_ipv4()),
+                ipv6: of_service().any(|key| key.address.is_ipv6()),
+            };
+            self.settle(view, out, service, needs, task, now);
+        }
+        if !wanted.is_empty() {
+            self.endpoints.insert(task.clone(), wanted.into_keys().collect());
+        }
+    }
+
+    /// Makes a service's record that of its endpoints.
+    fn settle(
+        &mut self,
+        view: &mut ClusterView,
+        out: &mut Outbox,
+        key: &ServiceKey,
+        needs: Families,
+        task: &TaskKey,
+        now: Timestamp,
+    ) {
+        let old = view.services.get(key).cloned();
+        let mut service = old.as_deref().cloned().unwrap_or_else(|| Service {
+            key: key.clone(),
+            ipv4: None,
+            ipv6: None,
+            empty_since: None,
+        });
+        if old.is_none() && self.hold_address(key) {
+            out.dirty.vips.extend(key.vip.allocation_name());
+        }
+        if let Err(exhausted) = self.give_addresses(&mut service, needs, out)
+            && self.unaddressed.insert(key.clone())
+        {
+            out.warn(task, format!("service {key} has no address: {exhausted}"));
+        }
+        let is_empty = view.endpoints_of(key).next().is_none();
+        if let Some(since) = service.empty_since {
+            self.empty.remove(&(since, key.clone()));
+        }
+        service.empty_since = is_empty.then(|| service.empty_since.unwrap_or(now));
+        if let Some(since) = service.empty_since {
+            self.empty.insert((since, key.clone()));
+        }
+        if old.as_deref() != Some(&service) {
+            view.services.insert(key.clone(), Arc::new(service));
+            out.dirty.services.insert(key.clone());
+            out.view_changed = true;
+        }
+    }
+
+    /// Gives the service an address of each family that it needs. One that it has stays.
+    fn give_addresses(
+        &mut self,
+        service: &mut Service,
+        needs: Families,
+        out: &mut Outbox,
+    ) -> Result<(), Exhausted> {
+        let name = match &service.key.vip {
+            Vip::Static(IpAddr::V4(address)) => {
+                service.ipv4 = Some(*address);
+                return Ok(());
+            }
+            Vip::Static(IpAddr::V6(address)) => {
+                service.ipv6 = Some(*address);
+                return Ok(());
+            }
+            named @ Vip::Named { .. } => named.allocation_name().unwrap_or_default(),
+        };
+        let mut result = Ok(());
+        if needs.ipv4 && service.ipv4.is_none() {
+            match self.vips.ipv4(&name) {
+                Ok(address) => service.ipv4 = Some(address),
+                Err(exhausted) => result = Err(exhausted),
+            }
+            out.dirty.vips.insert(name.clone());
+        }
+        if needs.ipv6 && service.ipv6.is_none() {
+            match self.vips.ipv6(&name) {
+                Ok(address) => service.ipv6 = Some(address),
+                Err(exhausted) => result = Err(exhausted),
+            }
+            out.dirty.vips.insert(name);
+        }
+        result
+    }
+
+    /// Counts a service in for its name or address. Whether the reservation of its name ended by that.
+    fn hold_address(&mut self, key: &ServiceKey) -> bool {
+        match &key.vip {
+            Vip::Static(address) => {
+                self.vips.take_static(*address);
+                false
+            }
+            named @ Vip::Named { .. } => {
+                let name = named.allocation_name().unwrap_or_default();
+                *self.names.entry(name.clone()).or_default() += 1;
+                self.vips.hold(&name)
+            }
+        }
+    }
+
+    fn release_address(&mut self, key: &ServiceKey, out: &mut Outbox, now: Timestamp) {
+        let name = match &key.vip {
+            Vip::Static(address) => return self.vips.free_static(*address),
+            named @ Vip::Named { .. } => named.allocation_name().unwrap_or_default(),
+        };
+        let Some(count) = self.names.get_mut(&name) else { return };
+        *count -= 1;
+        if *count > 0 {
+            return;
+        }
+        self.names.remove(&name);
+        if self.vips.release(&name, now) {
+            out.dirty.vips.insert(name);
+        }
+    }
+}
+
+/// The address families that a service has endpoints of.
+#[derive(Debug, Clone, Copy)]
+struct Families {
+    ipv4: bool,
+    ipv6: bool,
+}
+
+/// What follows from a task whose agent and framework are in the view; nothing otherwise.
+fn wanted_endpoints(view: &ClusterView, task: &Task) -> BTreeMap<EndpointKey, Arc<Endpoint>> {
+    match (view.agents.get(&task.agent), view.frameworks.get(&task.key.framework)) {
+        (Some(agent), Some(framework)) => endpoints_of(task, agent.info.address, &framework.name),
+        _ => BTreeMap::new(),
+    }
+}

@@ -1,0 +1,8 @@
+//! Scenarios of a whole master on virtual time.
+
+mod cluster;
+mod drains;
+mod lifecycle;
+mod offers;
+mod recovery;
+mod vips;

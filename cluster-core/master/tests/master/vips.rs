@@ -1,0 +1,133 @@
+//! Services, their endpoints and addresses.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use mesonet_master::Config;
+use mesonet_model::{AgentId, DiscoveryPort, ServiceKey, Table, TaskState};
+
+use crate::cluster::{Cluster, agent_info, config, host_port};
+
+const WEB: &str = "tcp/web@marathon:80";
+const LINGER: Duration = Duration::from_secs(600);
+const RESERVATION: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn cluster_with_agent() -> (Cluster, AgentId) {
+    let mut cluster = Cluster::new();
+    let agent = cluster.register(None, agent_info(1, 8), Vec::new());
+    (cluster, agent)
+}
+
+fn address(cluster: &Cluster, service: &str) -> Option<String> {
+    let key: ServiceKey = service.parse().expect("service key");
+    let service = cluster.view().services.get(&key)?;
+    service.ipv4.map(|address| address.to_string())
+}
+
+#[test]
+fn a_named_vip_has_the_address_of_its_hash() {
+    let (mut cluster, agent) = cluster_with_agent();
+    cluster.run(&agent, "a", 31000, "/web:80");
+    assert_eq!(address(&cluster, WEB).as_deref(), Some("11.225.36.193"));
+    cluster.run(&agent, "b", 31001, "web:443");
+    assert_eq!(address(&cluster, "tcp/web@marathon:443").as_deref(), Some("11.225.36.193"));
+}
+
+#[test]
+fn names_that_collide_get_different_addresses_that_stay() {
+    let narrow = Config { vip_range_v4: ([11, 0, 0, 1].into(), [11, 0, 0, 2].into()), ..config() };
+    let mut cluster = Cluster::without_framework(narrow);
+    cluster.framework = cluster.subscribe("marathon");
+    let agent = cluster.register(None, agent_info(1, 8), Vec::new());
+    cluster.run(&agent, "a", 31000, "/a:80");
+    cluster.run(&agent, "b", 31001, "/b:80");
+    assert_eq!(cluster.warnings(), Vec::<String>::new());
+    cluster.run(&agent, "c", 31002, "/c:80");
+    cluster.report("c", TaskState::Killing);
+    assert_eq!(
+        cluster.warnings(),
+        ["service tcp/c@marathon:80 has no address: all 2 addresses from 11.0.0.1 to 11.0.0.2 are taken"]
+    );
+    assert_eq!(address(&cluster, "tcp/a@marathon:80").as_deref(), Some("11.0.0.1"));
+    assert_eq!(address(&cluster, "tcp/b@marathon:80").as_deref(), Some("11.0.0.2"));
+    assert_eq!(address(&cluster, "tcp/c@marathon:80"), None);
+    assert_eq!(cluster.endpoints("tcp/c@marathon:80").len(), 1);
+}
+
+#[test]
+fn a_dead_task_has_no_endpoint_and_its_service_lingers() {
+    let (mut cluster, agent) = cluster_with_agent();
+    cluster.run(&agent, "a", 31000, "/web:80");
+    cluster.report("a", TaskState::Failed);
+    assert_eq!(cluster.endpoint_texts(WEB), Vec::<String>::new());
+    let service = cluster.view().services[&WEB.parse::<ServiceKey>().expect("service key")].clone();
+    assert_eq!(service.empty_since, Some(cluster.now));
+    cluster.pass(LINGER - Duration::from_millis(1));
+    assert!(address(&cluster, WEB).is_some());
+    cluster.pass(Duration::from_millis(1));
+    assert!(cluster.view().services.is_empty());
+    assert!(cluster.records.contains_key(&(Table::Vips, "web.marathon".to_owned())));
+    cluster.pass(RESERVATION);
+    assert!(!cluster.records.contains_key(&(Table::Vips, "web.marathon".to_owned())));
+    assert_eq!(cluster.records.keys().filter(|(table, _)| *table == Table::Services).count(), 0);
+}
+
+#[test]
+fn a_service_that_comes_back_in_time_is_as_it_was() {
+    let (mut cluster, agent) = cluster_with_agent();
+    cluster.run(&agent, "a", 31000, "/web:80");
+    let before = cluster.view().services.clone();
+    cluster.report("a", TaskState::Failed);
+    cluster.pass(LINGER / 2);
+    cluster.run(&agent, "b", 31001, "/web:80");
+    assert_eq!(cluster.view().services, before);
+    cluster.pass(LINGER * 2);
+    assert_eq!(cluster.view().services, before);
+}
+
+#[test]
+fn bad_labels_are_told_once_and_touch_nothing_else() {
+    let (mut cluster, agent) = cluster_with_agent();
+    let mut port = host_port(31000, "/web:80");
+    port.labels.insert("VIP_1".to_owned(), "no-port".to_owned());
+    port.labels.insert("VIP_2".to_owned(), "/:80".to_owned());
+    let spec = cluster.spec(&agent, "a", vec![port, host_port(31001, "/api:81")]);
+    cluster.launch(spec);
+    cluster.report("a", TaskState::Running);
+    assert_eq!(
+        cluster.warnings(),
+        [
+            "VIP label 'no-port' has no port: expected NAME:PORT or ADDRESS:PORT",
+            "VIP label '/:80' has no name: expected letters or digits before the port",
+        ]
+    );
+    let services: Vec<String> = cluster.view().services.keys().map(ToString::to_string).collect();
+    assert_eq!(services, ["tcp/api@marathon:81", "tcp/web@marathon:80"]);
+}
+
+#[test]
+fn a_task_with_addresses_of_its_own_is_reached_there_by_family() {
+    let (mut cluster, agent) = cluster_with_agent();
+    let port = DiscoveryPort {
+        number: 8080,
+        name: None,
+        protocol: "tcp".to_owned(),
+        labels: BTreeMap::from([
+            ("VIP_0".to_owned(), "/web:80".to_owned()),
+            ("VIP_1".to_owned(), "1.2.3.4:80".to_owned()),
+            ("VIP_2".to_owned(), "fd01:c::1:80".to_owned()),
+        ]),
+    };
+    let mut spec = cluster.spec(&agent, "a", vec![port]);
+    spec.resources.ports = mesonet_model::PortRanges::empty();
+    cluster.launch(spec);
+    let mut status = cluster.status(&agent, "a", TaskState::Running);
+    status.addresses = vec!["9.0.1.5".parse().expect("address"), "fd01:b::5".parse().expect("address")];
+    cluster.handle(mesonet_master::Input::Agent(mesonet_model::AgentReport::Status(Box::new(status))));
+    assert_eq!(cluster.endpoint_texts(WEB), ["9.0.1.5:8080 ready 1", "[fd01:b::5]:8080 ready 1"]);
+    assert_eq!(cluster.endpoint_texts("tcp/1.2.3.4:80"), ["9.0.1.5:8080 ready 1"]);
+    assert_eq!(cluster.endpoint_texts("tcp/[fd01:c::1]:80"), ["[fd01:b::5]:8080 ready 1"]);
+    let service = &cluster.view().services[&WEB.parse::<ServiceKey>().expect("service key")];
+    assert!(service.ipv4.is_some() && service.ipv6.is_some());
+    assert_eq!(address(&cluster, "tcp/1.2.3.4:80").as_deref(), Some("1.2.3.4"));
+}
