@@ -18,6 +18,7 @@ mod measure;
 mod memory_agents;
 mod metrics;
 mod planes;
+mod process_metrics;
 mod sample_app;
 mod sandboxes;
 mod signals;

@@ -68,7 +68,7 @@ impl DriverMetrics {
     }
 }
 
-/// Registers what is counted from the state whenever somebody looks.
+/// Registers what is read from the state and from the system whenever somebody looks.
 pub fn register_state(
     registry: &Registry,
     state: watch::Receiver<Option<Arc<State>>>,
@@ -77,6 +77,7 @@ pub fn register_state(
         IntGaugeVec::new(Opts::new("mesonet_build_info", "The version that runs; always 1."), &["version"])?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     registry.register(Box::new(build))?;
+    crate::process_metrics::register(registry)?;
     registry.register(Box::new(StateCollector::new(state)?))
 }
 
