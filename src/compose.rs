@@ -155,7 +155,7 @@ async fn listen_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 async fn start_dns(address: SocketAddr, metrics: &Registry) -> anyhow::Result<Server> {
-    let zone = mesonet_dns_zone::Config { domain: "mesos".to_owned(), ttl: 60 };
+    let zone = mesonet_dns_zone::Config::default();
     let config = mesonet_dns_server::Config { listen: vec![address], zone };
     Server::start(config, metrics)
         .await

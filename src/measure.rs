@@ -84,7 +84,7 @@ impl MeasuredCluster {
             service_ports: SERVICE_PORTS_DEFAULT,
             drain_grace: DRAIN_GRACE_DEFAULT,
         };
-        let zone = mesonet_dns_zone::Config { domain: "mesos".to_owned(), ttl: 60 };
+        let zone = mesonet_dns_zone::Config::default();
         let dns = mesonet_dns_server::Config { listen: vec![anywhere], zone };
         let dns = Server::start(dns, &metrics).await?;
         let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
@@ -192,4 +192,19 @@ fn is_complete(state: &State, app: &AppId) -> bool {
         let running = app.instances.values().filter(|instance| instance.state == TaskState::Running).count();
         running == app.instances.len() && running == app.definition.instances as usize
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kill_makes_revisions_that_both_planes_apply() {
+        let measured = measure_applied(30, 6).expect("measured");
+        assert_eq!(measured.iter().map(|applied| applied.plane).collect::<Vec<_>>(), [Plane::Dns, Plane::Lb]);
+        for applied in measured {
+            assert!(applied.revisions >= 6, "{applied:?}");
+            assert!(applied.p50 <= applied.p99, "{applied:?}");
+        }
+    }
 }
