@@ -1,1 +1,19 @@
 //! View to services and endpoints, and the operations that make a data plane match.
+//!
+//! [`desired`] reads from a view what a service should be, [`touched`] says which services a delta may have changed,
+//! [`plan`] turns the difference between a desired and an actual [`RouteTable`] into ordered [`Op`]s, and [`choose`]
+//! picks the endpoint of a new connection. Executors make no decision of their own.
+//!
+//! The crate is pure: no clock, no randomness, no I/O. Randomness is a number that callers pass in.
+
+#![forbid(unsafe_code)]
+
+mod choice;
+mod desired;
+mod plan;
+mod route_table;
+
+pub use choice::choose;
+pub use desired::{desired, touched};
+pub use plan::{Op, plan};
+pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};

@@ -1,0 +1,100 @@
+//! What a view wants a service to be.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+
+use mesonet_model::{ClusterView, Delta, EndpointState, ServiceKey};
+
+use crate::{EndpointId, EndpointSpec, RouteState, ServiceSpec};
+
+/// What a service should be; empty if the view does not have it.
+///
+/// A service without endpoints keeps its listeners for as long as the view has it, so that no other process takes the
+/// address while the service restarts and nothing that waits in a listener's queue is lost; executors reset what
+/// they accept for it at once. An endpoint that is down is left out, which is what makes executors reset its
+/// connections.
+pub fn desired(view: &ClusterView, key: &ServiceKey) -> ServiceSpec {
+    let Some(service) = view.services.get(key) else { return ServiceSpec::default() };
+    let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
+    let listeners = addresses.map(|address| SocketAddr::new(address, key.port)).collect();
+    let endpoints = view.endpoints_of(key).filter_map(|(id, endpoint)| {
+        let state = match endpoint.state {
+            EndpointState::Ready => RouteState::Ready,
+            EndpointState::Draining => RouteState::Draining,
+            EndpointState::Down => return None,
+        };
+        let id = EndpointId { task: id.task.clone(), address: id.address };
+        Some((id, EndpointSpec { state, weight: endpoint.weight }))
+    });
+    ServiceSpec { listeners, endpoints: endpoints.collect() }
+}
+
+/// The services that a delta may have changed; no other needs to be planned again.
+pub fn touched(delta: &Delta) -> BTreeSet<ServiceKey> {
+    let services = delta.services.0.keys().cloned();
+    services.chain(delta.endpoints.0.keys().map(|key| key.service.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesonet_model::{
+        AgentId, ClusterId, Endpoint, EndpointKey, FrameworkId, Revision, Service, TaskId, TaskKey,
+    };
+
+    use super::*;
+
+    fn view() -> ClusterView {
+        let mut view = ClusterView::empty(ClusterId::new("c"));
+        for (text, ipv6) in [("tcp/web@marathon:80", Some("fd01:c::1")), ("tcp/1.2.3.4:5000", None)] {
+            let key: ServiceKey = text.parse().expect(text);
+            let ipv6 = ipv6.map(|text| text.parse().expect(text));
+            let service =
+                Service { key: key.clone(), ipv4: Some([127, 11, 0, 1].into()), ipv6, empty_since: None };
+            view.services.insert(key, Arc::new(service));
+        }
+        for (task, state) in
+            [("a", EndpointState::Ready), ("b", EndpointState::Draining), ("c", EndpointState::Down)]
+        {
+            put_endpoint(&mut view, task, state);
+        }
+        view
+    }
+
+    fn put_endpoint(view: &mut ClusterView, task: &str, state: EndpointState) {
+        let key = EndpointKey {
+            service: "tcp/web@marathon:80".parse().expect("key"),
+            task: TaskKey::new(FrameworkId::new("f"), TaskId::new(task)),
+            address: "127.0.0.1:31000".parse().expect("address"),
+        };
+        view.endpoints.insert(key, Arc::new(Endpoint { agent: AgentId::new("s"), state, weight: 1 }));
+    }
+
+    #[test]
+    fn a_service_listens_on_each_address_and_has_no_dead_endpoint() {
+        let spec = desired(&view(), &"tcp/web@marathon:80".parse().expect("key"));
+        let listeners: Vec<String> = spec.listeners.iter().map(SocketAddr::to_string).collect();
+        assert_eq!(listeners, ["127.11.0.1:80", "[fd01:c::1]:80"]);
+        let states: Vec<_> =
+            spec.endpoints.iter().map(|(id, spec)| (id.task.task.as_str(), spec.state)).collect();
+        assert_eq!(states, [("a", RouteState::Ready), ("b", RouteState::Draining)]);
+    }
+
+    #[test]
+    fn a_service_without_endpoints_listens_and_an_unknown_one_is_empty() {
+        let view = view();
+        assert_eq!(desired(&view, &"tcp/1.2.3.4:5000".parse().expect("key")).listeners.len(), 1);
+        assert!(desired(&view, &"tcp/1.2.3.4:5001".parse().expect("key")).is_empty());
+    }
+
+    #[test]
+    fn only_services_of_the_delta_are_touched() {
+        let old = view();
+        let mut new = old.clone();
+        new.revision = Revision(1);
+        put_endpoint(&mut new, "d", EndpointState::Ready);
+        let touched = touched(&Delta::between(&old, &new));
+        assert_eq!(touched.iter().map(ToString::to_string).collect::<Vec<_>>(), ["tcp/web@marathon:80"]);
+    }
+}

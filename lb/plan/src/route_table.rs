@@ -1,0 +1,125 @@
+//! What a data plane holds: services, where they listen, and the endpoints behind them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+
+use mesonet_model::{ServiceKey, TaskKey};
+
+use crate::Op;
+
+/// Services by key. A service with neither a listener nor an endpoint is not in the table.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RouteTable {
+    services: BTreeMap<ServiceKey, ServiceSpec>,
+}
+
+/// One service: where clients reach it and where they are sent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceSpec {
+    /// Virtual addresses with the service's port.
+    pub listeners: BTreeSet<SocketAddr>,
+    /// Where clients are sent.
+    pub endpoints: BTreeMap<EndpointId, EndpointSpec>,
+}
+
+/// Identity of an endpoint within its service.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointId {
+    /// The task.
+    pub task: TaskKey,
+    /// Where the task is reached.
+    pub address: SocketAddr,
+}
+
+/// How an endpoint takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointSpec {
+    /// Whether it gets new connections.
+    pub state: RouteState,
+    /// Its share of new connections.
+    pub weight: u32,
+}
+
+/// Whether an endpoint of a table gets new connections. A dead endpoint is not in the table at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RouteState {
+    /// By weight.
+    Ready,
+    /// None; what is connected stays.
+    Draining,
+}
+
+impl RouteState {
+    /// Every state.
+    pub const ALL: [Self; 2] = [Self::Ready, Self::Draining];
+
+    /// The lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl ServiceSpec {
+    /// Whether there is nothing to route from and nothing to route to.
+    pub fn is_empty(&self) -> bool {
+        self.listeners.is_empty() && self.endpoints.is_empty()
+    }
+}
+
+impl fmt::Display for EndpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}|{}", self.task, self.address)
+    }
+}
+
+impl RouteTable {
+    /// The service with a key, if it has a listener or an endpoint.
+    pub fn service(&self, key: &ServiceKey) -> Option<&ServiceSpec> {
+        self.services.get(key)
+    }
+
+    /// Every service, in the order of the keys.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = (&ServiceKey, &ServiceSpec)> {
+        self.services.iter()
+    }
+
+    /// Makes a service what is given; an empty one is removed.
+    pub fn set(&mut self, key: ServiceKey, spec: ServiceSpec) {
+        if spec.is_empty() {
+            self.services.remove(&key);
+        } else {
+            self.services.insert(key, spec);
+        }
+    }
+
+    /// An endpoint of a service.
+    pub fn endpoint(&self, service: &ServiceKey, id: &EndpointId) -> Option<EndpointSpec> {
+        self.services.get(service)?.endpoints.get(id).copied()
+    }
+
+    /// Makes the change that an operation describes. Repeating an operation changes nothing.
+    pub fn apply(&mut self, op: &Op) {
+        let spec = self.services.entry(op.service().clone()).or_default();
+        match op {
+            Op::AddEndpoint { endpoint, spec: new, .. } | Op::SetEndpoint { endpoint, spec: new, .. } => {
+                spec.endpoints.insert(endpoint.clone(), *new);
+            }
+            Op::RemoveEndpoint { endpoint, .. } => {
+                spec.endpoints.remove(endpoint);
+            }
+            Op::OpenListener { address, .. } => {
+                spec.listeners.insert(*address);
+            }
+            Op::CloseListener { address, .. } => {
+                spec.listeners.remove(address);
+            }
+        }
+        if spec.is_empty() {
+            self.services.remove(op.service());
+        }
+    }
+}
