@@ -1,33 +1,23 @@
-//! Data planes that balance VIPs: userspace proxy and memory.
+//! Data planes that balance VIPs.
+//!
+//! [`LoadBalancer`] follows the view: it plans the difference with `mesonet-lb-plan` and has a [`Dataplane`] apply it.
+//! [`Proxy`] is the data plane that needs no rights: it accepts at the virtual addresses and copies bytes.
+//! [`Memory`] only keeps the table.
+//!
+//! What is decided here is only what needs the moment: whether a connection attempt succeeded, and what to do if not.
 
-use std::collections::{BTreeMap, BTreeSet};
+#![forbid(unsafe_code)]
 
-use mesonet_model::{ClusterView, Delta, ServiceKey, TaskKey};
-use tokio::sync::watch;
+mod balancer;
+mod busy;
+mod dataplane;
+mod memory;
+mod metrics;
+mod proxy;
+mod tracked_table;
 
-/// Balances what a view describes, by one of the data planes.
-#[derive(Debug)]
-pub struct LoadBalancer {}
-
-impl LoadBalancer {
-    /// A balancer whose data plane is the userspace proxy.
-    pub fn proxy(_metrics: &prometheus::Registry) -> Self {
-        Self {}
-    }
-
-    /// A balancer whose data plane only keeps the table.
-    pub fn memory(_metrics: &prometheus::Registry) -> Self {
-        Self {}
-    }
-
-    /// Puts a view into effect. `delta` leads to it from the view applied before (from an empty one the first time).
-    /// Returns the services that could not be put into effect, and why.
-    pub async fn apply(&mut self, _view: &ClusterView, _delta: &Delta) -> BTreeMap<ServiceKey, String> {
-        BTreeMap::new()
-    }
-
-    /// The tasks whose endpoints drain and still have open connections; changes as connections end.
-    pub fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
-        watch::channel(BTreeSet::new()).1
-    }
-}
+pub use balancer::{LoadBalancer, RETRY_INTERVAL};
+pub use dataplane::Dataplane;
+pub use memory::Memory;
+pub use metrics::Metrics;
+pub use proxy::Proxy;

@@ -1,0 +1,146 @@
+//! Follows the view with a data plane.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use mesonet_lb_plan::{RouteTable, ServiceSpec, desired, plan, touched};
+use mesonet_model::{ClusterView, Delta, Revision, ServiceKey, TaskKey};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use crate::{Dataplane, Memory, Metrics, Proxy};
+
+/// How often to call [`LoadBalancer::retry`] while services have failed: soon enough that whoever frees the port that
+/// was taken sees the service come up, and seldom enough to cost nothing.
+pub const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Balances what a view describes, by one of the data planes.
+#[derive(Debug)]
+pub struct LoadBalancer {
+    executor: Executor,
+    metrics: Metrics,
+    /// The revision of the view that was applied last; `None` before the first.
+    applied: Option<Revision>,
+    /// What is wanted of the services that are not known to be in effect.
+    unsettled: RouteTable,
+    unsettled_keys: BTreeSet<ServiceKey>,
+    failures: BTreeMap<ServiceKey, String>,
+}
+
+#[derive(Debug)]
+enum Executor {
+    Memory(Memory),
+    Proxy(Proxy),
+}
+
+impl LoadBalancer {
+    /// A balancer whose data plane is the userspace proxy.
+    ///
+    /// # Panics
+    /// When the process cannot start threads or open descriptors.
+    pub fn proxy(registry: &prometheus::Registry) -> Self {
+        let metrics = Metrics::new(registry);
+        let proxy = Proxy::start(&metrics);
+        Self::new(Executor::Proxy(proxy), metrics)
+    }
+
+    /// A balancer whose data plane only keeps the table.
+    pub fn memory(registry: &prometheus::Registry) -> Self {
+        let metrics = Metrics::new(registry);
+        Self::new(Executor::Memory(Memory::new(&metrics)), metrics)
+    }
+
+    fn new(executor: Executor, metrics: Metrics) -> Self {
+        Self {
+            executor,
+            metrics,
+            applied: None,
+            unsettled: RouteTable::default(),
+            unsettled_keys: BTreeSet::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// Puts a view into effect. `delta` leads to it from the view applied before; if it starts elsewhere, every service
+    /// is planned again. Returns the services that could not be put into effect, and why; they are tried again at
+    /// each call, and by [`LoadBalancer::retry`]. If the call is cancelled, the next one completes it.
+    pub async fn apply(&mut self, view: &ClusterView, delta: &Delta) -> BTreeMap<ServiceKey, String> {
+        let keys: BTreeSet<ServiceKey> = if self.applied == Some(delta.from) {
+            touched(delta)
+        } else {
+            let known = self.executor.read().services().map(|(key, _)| key.clone());
+            known.chain(view.services.keys().cloned()).collect()
+        };
+        for key in keys {
+            self.unsettled.set(key.clone(), desired(view, &key));
+            self.unsettled_keys.insert(key);
+        }
+        self.applied = Some(view.revision);
+        self.settle().await
+    }
+
+    /// Tries again what failed. Returns the services that still fail, and why. Call it every [`RETRY_INTERVAL`] for
+    /// as long as the last result was not empty.
+    pub async fn retry(&mut self) -> BTreeMap<ServiceKey, String> {
+        self.settle().await
+    }
+
+    /// The tasks whose endpoints drain and still have open connections; changes as connections end.
+    pub fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
+        self.executor.busy()
+    }
+
+    /// What is in effect.
+    pub fn table(&self) -> &RouteTable {
+        self.executor.read()
+    }
+
+    async fn settle(&mut self) -> BTreeMap<ServiceKey, String> {
+        let timer = self.metrics.time_apply();
+        let ops = plan(&self.unsettled_keys, &self.unsettled, self.executor.read());
+        let failures = match &mut self.executor {
+            Executor::Memory(memory) => memory.apply(&ops).await,
+            Executor::Proxy(proxy) => proxy.apply(&ops).await,
+        };
+        timer.observe_duration();
+        for key in std::mem::take(&mut self.unsettled_keys) {
+            if failures.contains_key(&key) {
+                self.unsettled_keys.insert(key);
+            } else {
+                self.unsettled.set(key, ServiceSpec::default());
+            }
+        }
+        self.log(&failures);
+        self.metrics.set_services(self.executor.read().services().len(), failures.len());
+        self.failures.clone_from(&failures);
+        failures
+    }
+
+    /// Says once per service and reason that it fails, and once that it works again.
+    fn log(&self, failures: &BTreeMap<ServiceKey, String>) {
+        for (service, reason) in failures {
+            if self.failures.get(service) != Some(reason) {
+                warn!(%service, reason, "A service could not be put into effect");
+            }
+        }
+        for service in self.failures.keys().filter(|service| !failures.contains_key(service)) {
+            info!(%service, "A service that failed is in effect");
+        }
+    }
+}
+
+impl Executor {
+    fn read(&self) -> &RouteTable {
+        match self {
+            Self::Memory(memory) => memory.read(),
+            Self::Proxy(proxy) => proxy.read(),
+        }
+    }
+
+    fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
+        match self {
+            Self::Memory(memory) => memory.busy(),
+            Self::Proxy(proxy) => proxy.busy(),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What the load balancer counts. Every data plane records the same instruments.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mesonet_lb_plan::{Op, RouteState, RouteTable};
+use mesonet_model::ServiceKey;
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+/// Distinct values of the `service` label. Further services share the label `other`, so that a cluster that makes
+/// and deletes services forever does not grow the metrics forever.
+pub const SERVICE_LABELS_MAX: usize = 1000;
+
+const OTHER_SERVICES: &str = "other";
+
+/// Seconds; from a table of one service to one of 50,000.
+const APPLY_BUCKETS: [f64; 9] = [0.0001, 0.000_25, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0];
+
+/// The instruments of one load balancer. Cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    connections: IntCounterVec,
+    active: IntGaugeVec,
+    bytes: IntCounterVec,
+    connect_failures: IntCounterVec,
+    failed: IntCounterVec,
+    services: IntGauge,
+    endpoints: IntGaugeVec,
+    failed_services: IntGauge,
+    apply: Histogram,
+    handles: Arc<Mutex<BTreeMap<String, ServiceMetrics>>>,
+}
+
+/// The instruments of one service.
+#[derive(Debug, Clone)]
+pub(crate) struct ServiceMetrics {
+    /// Connections (TCP) and sessions (UDP) given to an endpoint or failed.
+    pub(crate) connections: IntCounter,
+    /// Those open.
+    pub(crate) active: IntGauge,
+    /// Bytes forwarded from clients to endpoints.
+    pub(crate) bytes_up: IntCounter,
+    /// Bytes forwarded from endpoints to clients.
+    pub(crate) bytes_down: IntCounter,
+    /// Attempts that an endpoint refused or did not answer in time.
+    pub(crate) connect_failures: IntCounter,
+    /// Connections reset because no endpoint took them.
+    pub(crate) failed: IntCounter,
+}
+
+impl Metrics {
+    /// Registers the instruments.
+    ///
+    /// # Panics
+    /// When the registry has the instruments of another load balancer.
+    pub fn new(registry: &Registry) -> Self {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+        };
+        let gauges = |name: &str, help: &str, label: &str| {
+            register(registry, IntGaugeVec::new(Opts::new(name, help), &[label]))
+        };
+        let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
+        let apply = HistogramOpts::new("mesonet_lb_apply_seconds", "Time to put one view into effect")
+            .buckets(APPLY_BUCKETS.to_vec());
+        Self {
+            connections: counters(
+                "mesonet_lb_connections_total",
+                "Connections and UDP sessions begun, by service",
+                &["service"],
+            ),
+            active: gauges(
+                "mesonet_lb_active_connections",
+                "Connections and UDP sessions open, by service",
+                "service",
+            ),
+            bytes: counters(
+                "mesonet_lb_bytes_total",
+                "Bytes forwarded, by service and direction (in: from clients)",
+                &["service", "direction"],
+            ),
+            connect_failures: counters(
+                "mesonet_lb_connect_failures_total",
+                "Attempts that an endpoint refused or did not answer in time, by service",
+                &["service"],
+            ),
+            failed: counters(
+                "mesonet_lb_failed_connections_total",
+                "Connections reset because no endpoint took them, by service",
+                &["service"],
+            ),
+            services: gauge("mesonet_lb_services", "Services in effect"),
+            endpoints: gauges("mesonet_lb_endpoints", "Endpoints in effect, by state", "state"),
+            failed_services: gauge(
+                "mesonet_lb_failed_services",
+                "Services that could not be put into effect",
+            ),
+            apply: register(registry, Histogram::with_opts(apply)),
+            handles: Arc::default(),
+        }
+    }
+
+    /// The instruments of a service. The same service has the same ones for as long as the process lives.
+    pub(crate) fn service(&self, key: &ServiceKey) -> ServiceMetrics {
+        let mut handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut label = key.to_string();
+        if handles.len() >= SERVICE_LABELS_MAX && !handles.contains_key(&label) {
+            OTHER_SERVICES.clone_into(&mut label);
+        }
+        handles
+            .entry(label)
+            .or_insert_with_key(|label| ServiceMetrics {
+                connections: self.connections.with_label_values(&[label]),
+                active: self.active.with_label_values(&[label]),
+                bytes_up: self.bytes.with_label_values(&[label.as_str(), "in"]),
+                bytes_down: self.bytes.with_label_values(&[label.as_str(), "out"]),
+                connect_failures: self.connect_failures.with_label_values(&[label]),
+                failed: self.failed.with_label_values(&[label]),
+            })
+            .clone()
+    }
+
+    /// An operation is about to be applied to a table.
+    pub(crate) fn count_op(&self, table: &RouteTable, op: &Op) {
+        let endpoints = |state: RouteState| self.endpoints.with_label_values(&[state.as_str()]);
+        match op {
+            Op::AddEndpoint { service, endpoint, spec } | Op::SetEndpoint { service, endpoint, spec } => {
+                if let Some(old) = table.endpoint(service, endpoint) {
+                    endpoints(old.state).dec();
+                }
+                endpoints(spec.state).inc();
+            }
+            Op::RemoveEndpoint { service, endpoint } => {
+                if let Some(old) = table.endpoint(service, endpoint) {
+                    endpoints(old.state).dec();
+                }
+            }
+            Op::OpenListener { .. } | Op::CloseListener { .. } => {}
+        }
+    }
+
+    /// How many services are in effect, and how many could not be put into effect.
+    pub(crate) fn set_services(&self, in_effect: usize, failed: usize) {
+        self.services.set(i64::try_from(in_effect).unwrap_or(i64::MAX));
+        self.failed_services.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// Times what happens until the timer is dropped.
+    pub(crate) fn time_apply(&self) -> prometheus::HistogramTimer {
+        self.apply.start_timer()
+    }
+}
+
+fn register<C: prometheus::core::Collector + Clone + 'static>(
+    registry: &Registry,
+    collector: prometheus::Result<C>,
+) -> C {
+    let collector = collector.expect("BUG: an instrument is described wrongly");
+    registry.register(Box::new(collector.clone())).expect("BUG: an instrument is registered twice");
+    collector
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_beyond_the_bound_share_one_label() {
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry);
+        for number in 0..SERVICE_LABELS_MAX + 2 {
+            let key = format!("tcp/s{number}@marathon:80").parse().expect("key");
+            metrics.service(&key).connections.inc();
+        }
+        let families = registry.gather();
+        let family = families
+            .iter()
+            .find(|family| family.name() == "mesonet_lb_connections_total")
+            .expect("the family is registered");
+        assert_eq!(family.get_metric().len(), SERVICE_LABELS_MAX + 1);
+        let other = family
+            .get_metric()
+            .iter()
+            .find(|metric| metric.get_label().iter().any(|label| label.value() == OTHER_SERVICES))
+            .expect("there is a shared label");
+        assert_eq!(other.get_counter().get_value(), 2.0);
+    }
+}

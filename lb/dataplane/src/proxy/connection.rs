@@ -1,0 +1,146 @@
+//! One proxied TCP connection: two sockets, a direction each way.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::epoll::EventFlags;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::sockopt::set_socket_linger;
+
+use super::direction::{Direction, Standing, Tools};
+use super::http_close::Exchange;
+use super::pipe_pool::PipePool;
+use super::slots::SlotKey;
+use crate::metrics::ServiceMetrics;
+
+/// ```text
+///   accepted ──► Connecting ──► Open ──► closed when both directions have ended, or reset
+///                 ▲      │
+///                 └──────┘ the endpoint did not take it: another one
+/// ```
+/// Nothing is read from the client before an endpoint has accepted, so that an attempt that fails costs the client
+/// nothing but time.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) client: OwnedFd,
+    pub(super) service: SlotKey,
+    pub(super) metrics: Arc<ServiceMetrics>,
+    /// The endpoint and the socket to it.
+    pub(super) backend: Option<(SlotKey, OwnedFd)>,
+    pub(super) is_open: bool,
+    /// Endpoints that did not take it.
+    pub(super) tried: Vec<SlotKey>,
+    /// It is in the list of connections that have more to do.
+    pub(super) is_queued: bool,
+    up: Direction,
+    down: Direction,
+    exchange: Exchange,
+}
+
+/// What to do with a connection after its turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// It waits for events.
+    Wait,
+    /// It wants another turn.
+    Continue,
+    /// Both sides have ended.
+    Close,
+    /// One side was reset, so the other is.
+    Reset,
+}
+
+impl Connection {
+    pub(super) fn new(client: OwnedFd, service: SlotKey, metrics: Arc<ServiceMetrics>) -> Self {
+        Self {
+            client,
+            service,
+            metrics,
+            backend: None,
+            is_open: false,
+            tried: Vec::new(),
+            is_queued: false,
+            up: Direction::new(),
+            down: Direction::new(),
+            exchange: Exchange::new(),
+        }
+    }
+
+    pub(super) fn note_client_event(&mut self, flags: EventFlags) {
+        note_event(flags, &mut self.up, &mut self.down);
+    }
+
+    pub(super) fn note_backend_event(&mut self, flags: EventFlags) {
+        note_event(flags, &mut self.down, &mut self.up);
+    }
+
+    /// Copies what can be copied. `draining`: the endpoint drains, so the client should come back on a new connection.
+    pub(super) fn drive(&mut self, draining: bool, tools: &mut Tools) -> Outcome {
+        let Some((_, backend)) = self.backend.as_ref().filter(|_| self.is_open) else { return Outcome::Wait };
+        let (client, backend, exchange) = (self.client.as_fd(), backend.as_fd(), &mut self.exchange);
+        // The answer goes first, because the next request makes it the client's turn that has been.
+        let seen = exchange.watches_endpoint();
+        let (bytes, down) =
+            self.down.pump(backend, client, tools, seen, |bytes| exchange.endpoint_speaks(bytes));
+        count(&self.metrics.bytes_down, bytes);
+        let (bytes, up) =
+            self.up.pump(client, backend, tools, draining, |bytes| exchange.client_speaks(bytes, draining));
+        count(&self.metrics.bytes_up, bytes);
+        match (up, down) {
+            (Standing::SourceFailed, _) | (_, Standing::SourceFailed | Standing::SinkFailed) => {
+                Outcome::Reset
+            }
+            (Standing::SinkFailed, _) => {
+                // The endpoint reads no more, but what it has sent is still owed to the client.
+                self.up.abandon(&mut tools.pipes);
+                match down {
+                    Standing::Ended => Outcome::Close,
+                    Standing::Unfinished => Outcome::Continue,
+                    Standing::Waiting | Standing::SourceFailed | Standing::SinkFailed => Outcome::Wait,
+                }
+            }
+            (Standing::Ended, Standing::Ended) => Outcome::Close,
+            (Standing::Unfinished, _) | (_, Standing::Unfinished) => Outcome::Continue,
+            (Standing::Waiting | Standing::Ended, Standing::Waiting)
+            | (Standing::Waiting, Standing::Ended) => Outcome::Wait,
+        }
+    }
+
+    /// Whether the endpoint has ended its side by itself, so that what it sent last is still owed to the client.
+    pub(super) fn has_backend_ended(&self) -> bool {
+        let Some((_, backend)) = &self.backend else { return false };
+        let mut fds = [PollFd::new(backend, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        self.down.has_source_ended() || poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
+    }
+
+    /// Makes both sides see a reset rather than an end when the sockets close.
+    pub(super) fn set_reset(&self) {
+        for socket in
+            [Some(&self.client), self.backend.as_ref().map(|(_, socket)| socket)].into_iter().flatten()
+        {
+            // Fails only if the socket is reset already.
+            let _already_reset = set_socket_linger(socket, Some(Duration::ZERO));
+        }
+    }
+
+    pub(super) fn release_pipes(&mut self, pipes: &mut PipePool) {
+        self.up.release_pipe(pipes);
+        self.down.release_pipe(pipes);
+    }
+}
+
+/// An event of a socket that is the source of one direction and the sink of the other.
+fn note_event(flags: EventFlags, from: &mut Direction, to: &mut Direction) {
+    let failed = flags.intersects(EventFlags::ERR | EventFlags::HUP);
+    from.readable |= failed || flags.contains(EventFlags::IN);
+    from.ending |= flags.contains(EventFlags::RDHUP);
+    to.writable |= failed || flags.contains(EventFlags::OUT);
+}
+
+fn count(counter: &prometheus::IntCounter, bytes: u64) {
+    if bytes > 0 {
+        counter.inc_by(bytes);
+    }
+}

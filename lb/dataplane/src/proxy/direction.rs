@@ -1,0 +1,261 @@
+//! One direction of a connection: from a source to a sink, with at most one buffer or pipe of bytes in between.
+
+use std::os::fd::BorrowedFd;
+
+use rustix::io::{Errno, read, retry_on_intr, write};
+use rustix::net::{Shutdown, shutdown};
+use rustix::pipe::{SpliceFlags, splice};
+
+use super::pipe_pool::{PIPE_BYTES, Pipe, PipePool};
+
+/// Bytes read at once. Shared by all connections of a worker; a connection holds bytes of its own only while its
+/// sink is slower than its source, and reads no more until they are gone.
+pub(super) const SCRATCH_BYTES: usize = 64 * 1024;
+
+/// Rounds of reading and writing before other connections get their turn.
+const ROUNDS_MAX: usize = 16;
+
+/// A source that gives less than this before it runs dry is read rather than spliced: copying is then cheaper than
+/// two more system calls.
+const BULK_BYTES: u64 = 32 * 1024;
+
+/// What a worker's connections share.
+#[derive(Debug)]
+pub(super) struct Tools {
+    pub(super) scratch: Box<[u8]>,
+    pub(super) pipes: PipePool,
+}
+
+#[derive(Debug)]
+pub(super) struct Direction {
+    /// The source may have bytes.
+    pub(super) readable: bool,
+    /// The source has announced its end, which is still to be read.
+    pub(super) ending: bool,
+    /// The sink may have room.
+    pub(super) writable: bool,
+    stage: Stage,
+    /// Read but not yet written, from `written` on.
+    pending: Vec<u8>,
+    written: usize,
+    /// Takes the place of reading for bulk data.
+    pipe: Option<Pipe>,
+    piped: usize,
+    bulk: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Copying.
+    Open,
+    /// The source has ended; what is left must be written.
+    Flushing,
+    /// The sink has been told the end.
+    Ended,
+}
+
+/// Where a direction stands when it returns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// For an event of source or sink.
+    Waiting,
+    /// There is more to do, but others have their turn first.
+    Unfinished,
+    /// All bytes and the end have been passed on.
+    Ended,
+    /// The source was reset.
+    SourceFailed,
+    /// The sink takes no more.
+    SinkFailed,
+}
+
+/// Why a round of copying stopped.
+enum Stop {
+    Standing(Standing),
+    Blocked,
+}
+
+impl Direction {
+    pub(super) fn new() -> Self {
+        Self {
+            readable: false,
+            ending: false,
+            writable: true,
+            stage: Stage::Open,
+            pending: Vec::new(),
+            written: 0,
+            pipe: None,
+            piped: 0,
+            bulk: false,
+        }
+    }
+
+    pub(super) fn has_source_ended(&self) -> bool {
+        self.ending || self.stage != Stage::Open
+    }
+
+    /// Nothing more is passed on; the sink is not told.
+    pub(super) fn abandon(&mut self, pipes: &mut PipePool) {
+        self.release_pipe(pipes);
+        self.pending = Vec::new();
+        self.stage = Stage::Ended;
+    }
+
+    /// Copies what can be copied without waiting. Returns the number of bytes written.
+    ///
+    /// `inspect` sees bytes before they are written and may replace them; bulk data passes unseen unless `seen`.
+    pub(super) fn pump(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        tools: &mut Tools,
+        seen: bool,
+        mut inspect: impl FnMut(&[u8]) -> Option<Vec<u8>>,
+    ) -> (u64, Standing) {
+        let mut moved = 0;
+        for _ in 0..ROUNDS_MAX {
+            if self.stage == Stage::Ended {
+                return (moved, Standing::Ended);
+            }
+            let round = self
+                .flush(sink, &mut moved)
+                .and_then(|()| self.finish(sink))
+                .and_then(|()| self.fill(source, sink, tools, seen, &mut inspect, &mut moved));
+            match round {
+                Ok(()) => {}
+                Err(Stop::Standing(standing)) => return (moved, standing),
+                Err(Stop::Blocked) => {
+                    self.bulk &= moved >= BULK_BYTES || self.piped > 0;
+                    if self.piped == 0 {
+                        self.release_pipe(&mut tools.pipes);
+                    }
+                    return (moved, Standing::Waiting);
+                }
+            }
+        }
+        (moved, Standing::Unfinished)
+    }
+
+    /// Writes what was read before.
+    fn flush(&mut self, sink: BorrowedFd<'_>, moved: &mut u64) -> Result<(), Stop> {
+        while self.written < self.pending.len() {
+            let count = self.sink_result(|this| write(sink, &this.pending[this.written..]))?;
+            self.written += count;
+            *moved += count as u64;
+        }
+        if !self.pending.is_empty() {
+            // A connection that waits holds no memory.
+            self.pending = Vec::new();
+            self.written = 0;
+        }
+        while self.piped > 0 {
+            let count = self.sink_result(|this| {
+                let pipe = this.pipe.as_ref().expect("BUG: bytes in a pipe that is not there");
+                splice(&pipe.read, None, sink, None, this.piped, SPLICE)
+            })?;
+            self.piped -= count;
+            *moved += count as u64;
+        }
+        Ok(())
+    }
+
+    /// Passes on the end once everything before it has been written.
+    fn finish(&mut self, sink: BorrowedFd<'_>) -> Result<(), Stop> {
+        if self.stage != Stage::Flushing {
+            return Ok(());
+        }
+        self.stage = Stage::Ended;
+        match shutdown(sink, Shutdown::Write) {
+            Ok(()) => Err(Stop::Standing(Standing::Ended)),
+            Err(_) => Err(Stop::Standing(Standing::SinkFailed)),
+        }
+    }
+
+    /// Reads, and writes at once as much as the sink takes.
+    fn fill(
+        &mut self,
+        source: BorrowedFd<'_>,
+        sink: BorrowedFd<'_>,
+        tools: &mut Tools,
+        seen: bool,
+        inspect: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>,
+        moved: &mut u64,
+    ) -> Result<(), Stop> {
+        if !self.readable && !self.ending {
+            return Err(Stop::Blocked);
+        }
+        if self.bulk && !seen && self.pipe.is_none() {
+            self.pipe = tools.pipes.take();
+        }
+        if let Some(pipe) = self.pipe.as_ref().filter(|_| !seen) {
+            let result = retry_on_intr(|| splice(source, None, &pipe.write, None, PIPE_BYTES, SPLICE));
+            self.piped = self.source_result(result)?;
+            if self.piped > 0 {
+                inspect(&[]);
+            }
+            return Ok(());
+        }
+        let result = retry_on_intr(|| read(source, &mut tools.scratch[..]));
+        let count = self.source_result(result)?;
+        if count == 0 {
+            return Ok(());
+        }
+        // A short read has emptied the source; the event of its next byte or of its end is yet to come.
+        self.bulk = count == tools.scratch.len();
+        self.readable = self.bulk;
+        let replaced = inspect(&tools.scratch[..count]);
+        let bytes = replaced.as_deref().unwrap_or(&tools.scratch[..count]);
+        let written = match self.sink_result(|_| write(sink, bytes)) {
+            Ok(count) => count,
+            Err(Stop::Blocked) => 0,
+            Err(stop) => return Err(stop),
+        };
+        *moved += written as u64;
+        self.pending.extend_from_slice(&bytes[written..]);
+        Ok(())
+    }
+
+    fn source_result(&mut self, result: Result<usize, Errno>) -> Result<usize, Stop> {
+        match result {
+            Ok(0) => {
+                self.stage = Stage::Flushing;
+                Ok(0)
+            }
+            Ok(count) => Ok(count),
+            Err(Errno::AGAIN) => {
+                self.readable = false;
+                self.ending = false;
+                Err(Stop::Blocked)
+            }
+            Err(_) => Err(Stop::Standing(Standing::SourceFailed)),
+        }
+    }
+
+    fn sink_result(&mut self, write: impl Fn(&Self) -> Result<usize, Errno>) -> Result<usize, Stop> {
+        if !self.writable {
+            return Err(Stop::Blocked);
+        }
+        match retry_on_intr(|| write(self)) {
+            Ok(count) => Ok(count),
+            Err(Errno::AGAIN) => {
+                self.writable = false;
+                Err(Stop::Blocked)
+            }
+            Err(_) => Err(Stop::Standing(Standing::SinkFailed)),
+        }
+    }
+
+    /// Gives the pipe back, or closes it if bytes are left in it.
+    pub(super) fn release_pipe(&mut self, pipes: &mut PipePool) {
+        if let Some(pipe) = self.pipe.take() {
+            if self.piped == 0 {
+                pipes.give_back(pipe)
+            } else {
+                pipes.forget(pipe)
+            }
+            self.piped = 0;
+        }
+    }
+}
+
+const SPLICE: SpliceFlags = SpliceFlags::MOVE.union(SpliceFlags::NONBLOCK);

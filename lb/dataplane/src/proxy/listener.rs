@@ -1,0 +1,83 @@
+//! Sockets at virtual addresses.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesonet_model::ServiceKey;
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+/// Clients that wait to be accepted; the kernel caps it at net.core.somaxconn (4096 by default). When the queue is
+/// full, the kernel drops connection attempts, and clients repeat them.
+const BACKLOG: i32 = 4096;
+
+/// A peer that says nothing for this long is asked whether it is there.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// A peer that does not answer is asked again this often; after four times the connection is given up.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// A socket at a virtual address of a service. All workers share it.
+#[derive(Debug, Clone)]
+pub(super) struct Listener {
+    pub(super) service: ServiceKey,
+    pub(super) address: SocketAddr,
+    pub(super) socket: Arc<ListenerSocket>,
+}
+
+impl Listener {
+    pub(super) fn is_tcp(&self) -> bool {
+        matches!(&*self.socket, ListenerSocket::Tcp(_))
+    }
+}
+
+#[derive(Debug)]
+pub(super) enum ListenerSocket {
+    Tcp(OwnedFd),
+    /// The number of the worker that serves it.
+    Udp(UdpSocket, usize),
+}
+
+impl ListenerSocket {
+    /// Listens. Accepted sockets inherit that they send at once and ask silent peers.
+    pub(super) fn tcp(address: SocketAddr) -> io::Result<Self> {
+        let socket =
+            Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_cloexec(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        // Connections of a listener that was closed do not keep the address from being opened again.
+        socket.set_reuse_address(true)?;
+        socket.set_tcp_nodelay(true)?;
+        socket.set_tcp_keepalive(&keepalive())?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        Ok(Self::Tcp(socket.into()))
+    }
+
+    pub(super) fn udp(address: SocketAddr, worker: usize) -> io::Result<Self> {
+        let socket = UdpSocket::bind(address)?;
+        socket.set_nonblocking(true)?;
+        Ok(Self::Udp(socket, worker))
+    }
+}
+
+fn keepalive() -> TcpKeepalive {
+    TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_PROBES)
+}
+
+impl AsFd for ListenerSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(socket) => socket.as_fd(),
+            Self::Udp(socket, _) => socket.as_fd(),
+        }
+    }
+}

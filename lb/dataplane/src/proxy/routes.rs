@@ -1,0 +1,257 @@
+//! A worker's copy of the table, and what it knows about endpoints from using them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, choose};
+use mesonet_model::ServiceKey;
+
+use super::slots::{SlotKey, Slots};
+use crate::Metrics;
+use crate::busy::Busy;
+use crate::metrics::ServiceMetrics;
+
+/// An endpoint that failed to take a connection gets none for this long, unless all have failed. Long enough that
+/// clients do not pay for attempts in vain, short enough that a task is used soon after it begins to listen.
+const AVOIDANCE: Duration = Duration::from_millis(500);
+
+#[derive(Debug)]
+pub(super) struct Routes {
+    services: BTreeMap<ServiceKey, SlotKey>,
+    slots: Slots<Service>,
+    endpoints: Slots<Endpoint>,
+    random: fastrand::Rng,
+    metrics: Metrics,
+    busy: Busy,
+}
+
+#[derive(Debug)]
+pub(super) struct Service {
+    pub(super) metrics: Arc<ServiceMetrics>,
+    /// The keys of its listeners in the worker.
+    pub(super) listeners: Vec<SlotKey>,
+    endpoints: Vec<SlotKey>,
+}
+
+#[derive(Debug)]
+struct Endpoint {
+    id: EndpointId,
+    spec: EndpointSpec,
+    /// Connections and sessions of this worker that are given to it.
+    active: usize,
+    avoided_until: Option<Instant>,
+}
+
+impl Routes {
+    pub(super) fn new(metrics: Metrics, busy: Busy, seed: u64) -> Self {
+        Self {
+            services: BTreeMap::new(),
+            slots: Slots::new(),
+            endpoints: Slots::new(),
+            random: fastrand::Rng::with_seed(seed),
+            metrics,
+            busy,
+        }
+    }
+
+    // What is commanded.
+
+    /// The service with a key; made if it is new.
+    pub(super) fn make_service(&mut self, key: &ServiceKey) -> SlotKey {
+        if let Some(slot) = self.services.get(key) {
+            return *slot;
+        }
+        let metrics = Arc::new(self.metrics.service(key));
+        let slot = self.slots.insert(Service { metrics, listeners: Vec::new(), endpoints: Vec::new() });
+        self.services.insert(key.clone(), slot);
+        slot
+    }
+
+    pub(super) fn find_service(&self, key: &ServiceKey) -> Option<SlotKey> {
+        self.services.get(key).copied()
+    }
+
+    /// Forgets a service that has neither listener nor endpoint.
+    pub(super) fn prune_service(&mut self, key: &ServiceKey) {
+        let Some(slot) = self.find_service(key) else { return };
+        if self
+            .slots
+            .get(slot)
+            .is_some_and(|service| service.listeners.is_empty() && service.endpoints.is_empty())
+        {
+            self.slots.remove(slot);
+            self.services.remove(key);
+        }
+    }
+
+    /// Adds an endpoint or changes how it takes part.
+    pub(super) fn set_endpoint(&mut self, key: &ServiceKey, id: &EndpointId, spec: EndpointSpec) {
+        let Some(slot) = self.find_endpoint(key, id) else {
+            let service = self.make_service(key);
+            let endpoint = Endpoint { id: id.clone(), spec, active: 0, avoided_until: None };
+            let slot = self.endpoints.insert(endpoint);
+            self.slots.get_mut(service).expect("BUG: the service was just made").endpoints.push(slot);
+            return;
+        };
+        let endpoint = self.endpoints.get_mut(slot).expect("BUG: a service has an endpoint that is gone");
+        match (endpoint.spec.state, spec.state) {
+            (RouteState::Ready, RouteState::Draining) => self.busy.add(&id.task, endpoint.active),
+            (RouteState::Draining, RouteState::Ready) => self.busy.remove(&id.task, endpoint.active),
+            (RouteState::Ready, RouteState::Ready) | (RouteState::Draining, RouteState::Draining) => {}
+        }
+        endpoint.spec = spec;
+    }
+
+    /// Forgets an endpoint; its connections count no more. Returns its key, so that they can be found.
+    pub(super) fn remove_endpoint(&mut self, key: &ServiceKey, id: &EndpointId) -> Option<SlotKey> {
+        let slot = self.find_endpoint(key, id)?;
+        let service = self.find_service(key).and_then(|slot| self.slots.get_mut(slot))?;
+        service.endpoints.retain(|other| *other != slot);
+        let endpoint = self.endpoints.remove(slot)?;
+        if endpoint.spec.state == RouteState::Draining {
+            self.busy.remove(&id.task, endpoint.active);
+        }
+        Some(slot)
+    }
+
+    fn find_endpoint(&self, key: &ServiceKey, id: &EndpointId) -> Option<SlotKey> {
+        let service = self.slots.get(self.find_service(key)?)?;
+        service
+            .endpoints
+            .iter()
+            .copied()
+            .find(|slot| self.endpoints.get(*slot).is_some_and(|endpoint| endpoint.id == *id))
+    }
+
+    pub(super) fn service(&self, slot: SlotKey) -> Option<&Service> {
+        self.slots.get(slot)
+    }
+
+    pub(super) fn service_mut(&mut self, slot: SlotKey) -> Option<&mut Service> {
+        self.slots.get_mut(slot)
+    }
+
+    // What connections need.
+
+    /// The endpoint for a new connection of a service, none of those that were tried for it, and where it is.
+    pub(super) fn choose(
+        &mut self,
+        service: SlotKey,
+        tried: &[SlotKey],
+        now: Instant,
+    ) -> Option<(SlotKey, SocketAddr)> {
+        let random = self.random.u64(..);
+        let slots = &self.slots.get(service)?.endpoints;
+        let candidate = |slot: &SlotKey| {
+            self.endpoints
+                .get(*slot)
+                .filter(|endpoint| endpoint.spec.state == RouteState::Ready && !tried.contains(slot))
+        };
+        let trusted = slots.iter().map(|slot| {
+            let endpoint = candidate(slot)?;
+            endpoint.avoided_until.is_none_or(|until| until <= now).then_some(endpoint.spec.weight)
+        });
+        let any = slots.iter().map(|slot| Some(candidate(slot)?.spec.weight));
+        let chosen = slots[choose(trusted, random).or_else(|| choose(any, random))?];
+        Some((chosen, self.endpoints.get(chosen)?.id.address))
+    }
+
+    /// A connection or session is given to an endpoint.
+    pub(super) fn begin(&mut self, endpoint: SlotKey) {
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.active += 1;
+        }
+    }
+
+    /// A connection or session of an endpoint has ended.
+    pub(super) fn end(&mut self, endpoint: SlotKey) {
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.active -= 1;
+            if endpoint.spec.state == RouteState::Draining {
+                self.busy.remove(&endpoint.id.task, 1);
+            }
+        }
+    }
+
+    /// An endpoint did not take a connection.
+    pub(super) fn note_failure(&mut self, endpoint: SlotKey, now: Instant) {
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.avoided_until = Some(now + AVOIDANCE);
+        }
+    }
+
+    pub(super) fn is_draining(&self, endpoint: SlotKey) -> bool {
+        self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.spec.state == RouteState::Draining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesonet_model::{FrameworkId, TaskId, TaskKey};
+
+    use super::*;
+
+    const READY: EndpointSpec = EndpointSpec { state: RouteState::Ready, weight: 1 };
+
+    fn endpoint(port: u16) -> EndpointId {
+        let task = TaskKey::new(FrameworkId::new("f"), TaskId::new(format!("t{port}")));
+        EndpointId { task, address: SocketAddr::from(([127, 0, 0, 1], port)) }
+    }
+
+    fn routes(ports: &[u16]) -> (Routes, ServiceKey, SlotKey) {
+        let mut routes = Routes::new(Metrics::new(&prometheus::Registry::new()), Busy::new(), 1);
+        let key: ServiceKey = "tcp/web@marathon:80".parse().expect("key");
+        for port in ports {
+            routes.set_endpoint(&key, &endpoint(*port), READY);
+        }
+        let service = routes.find_service(&key).expect("the service is there");
+        (routes, key, service)
+    }
+
+    fn chosen(routes: &mut Routes, service: SlotKey, tried: &[SlotKey], now: Instant) -> Vec<u16> {
+        let mut ports: Vec<u16> =
+            (0..100).filter_map(|_| Some(routes.choose(service, tried, now)?.1.port())).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        ports
+    }
+
+    #[test]
+    fn an_endpoint_that_failed_is_avoided_for_a_while_but_never_all() {
+        let (mut routes, key, service) = routes(&[1, 2]);
+        let now = Instant::now();
+        let first = routes.find_endpoint(&key, &endpoint(1)).expect("endpoint");
+        let second = routes.find_endpoint(&key, &endpoint(2)).expect("endpoint");
+        routes.note_failure(first, now);
+        assert_eq!(chosen(&mut routes, service, &[], now), [2]);
+        assert_eq!(chosen(&mut routes, service, &[second], now), [1]);
+        assert_eq!(chosen(&mut routes, service, &[], now + AVOIDANCE), [1, 2]);
+        routes.note_failure(second, now);
+        assert_eq!(chosen(&mut routes, service, &[], now), [1, 2]);
+    }
+
+    #[test]
+    fn tasks_are_busy_exactly_while_draining_endpoints_have_connections() {
+        let (mut routes, key, _) = routes(&[1]);
+        let busy = routes.busy.watch();
+        let draining = EndpointSpec { state: RouteState::Draining, weight: 1 };
+        let slot = routes.find_endpoint(&key, &endpoint(1)).expect("endpoint");
+        routes.begin(slot);
+        routes.begin(slot);
+        assert_eq!(busy.borrow().len(), 0);
+        routes.set_endpoint(&key, &endpoint(1), draining);
+        assert_eq!(busy.borrow().len(), 1);
+        routes.end(slot);
+        assert_eq!(busy.borrow().len(), 1);
+        routes.set_endpoint(&key, &endpoint(1), READY);
+        assert_eq!(busy.borrow().len(), 0);
+        routes.set_endpoint(&key, &endpoint(1), draining);
+        assert_eq!(busy.borrow().len(), 1);
+        routes.remove_endpoint(&key, &endpoint(1));
+        assert_eq!(busy.borrow().len(), 0);
+        routes.end(slot);
+        assert_eq!(busy.borrow().len(), 0);
+    }
+}

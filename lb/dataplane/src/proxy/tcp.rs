@@ -1,0 +1,253 @@
+//! What a worker does for TCP: accept, find an endpoint that takes the connection, copy, close.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use mesonet_model::ServiceKey;
+use rustix::event::epoll::{self, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, connect, socket_with, sockopt};
+use tracing::{debug, warn};
+
+use super::connection::{Connection, Outcome};
+use super::slots::SlotKey;
+use super::token::Token;
+use super::worker::Worker;
+
+/// An endpoint on the same network answers within milliseconds; one that does not in a second is as good as dead, and
+/// the client still waits for less than its first retransmission would take.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Endpoints that are tried for one connection, so that a client hears within seconds that a service is dead.
+pub(super) const ATTEMPTS_MAX: usize = 4;
+
+/// Clients accepted from one listener before other connections get their turn.
+const ACCEPTS_PER_ROUND: usize = 8;
+
+/// For how long no client is accepted after the bound on connections was reached or the system ran out of
+/// descriptors; clients wait in the listeners' queues.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+const SOCKET_EVENTS: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Both sides have said their last.
+    Graceful,
+    /// The sides must see that something went wrong.
+    Reset,
+}
+
+impl Worker {
+    pub(super) fn accept(&mut self, listener: SlotKey) {
+        for _ in 0..ACCEPTS_PER_ROUND {
+            if self.connections.len() >= self.budget.connections {
+                self.pause_accepting("The bound on open connections is reached; clients wait");
+                return;
+            }
+            let Some(listener) = self.listeners.get(listener) else { return };
+            match accept_with(&*listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+                Ok(client) => {
+                    let service = listener.service.clone();
+                    self.serve(client, &service);
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.pause_accepting("The system gives no more sockets; clients wait");
+                    return;
+                }
+                // The client is gone already.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn pause_accepting(&mut self, reason: &'static str) {
+        if self.accepts_again_at.is_none() && !self.has_warned_of_pause {
+            self.has_warned_of_pause = true;
+            warn!(connections = self.connections.len(), reason, "No client is accepted for a moment");
+        }
+        for (_, listener) in self.listeners.iter().filter(|(_, listener)| listener.is_tcp()) {
+            // Fails only if it is paused already.
+            let _already_paused = epoll::delete(&self.epoll, &*listener.socket);
+        }
+        self.accepts_again_at = Some(self.now + ACCEPT_PAUSE);
+    }
+
+    pub(super) fn resume_accepting(&mut self) {
+        if self.accepts_again_at.is_some_and(|at| at <= self.now) {
+            self.accepts_again_at = None;
+            let keys: Vec<SlotKey> =
+                self.listeners.iter().filter(|(_, listener)| listener.is_tcp()).map(|(key, _)| key).collect();
+            keys.into_iter().for_each(|key| self.watch_listener(key));
+        }
+    }
+
+    fn serve(&mut self, client: OwnedFd, service: &ServiceKey) {
+        let Some(service) = self.routes.find_service(service) else { return };
+        let Some(metrics) = self.routes.service(service).map(|service| service.metrics.clone()) else {
+            return;
+        };
+        metrics.connections.inc();
+        metrics.active.inc();
+        let key = self.connections.insert(Connection::new(client, service, metrics));
+        let connection = self.connections.get(key).expect("BUG: the connection was just put there");
+        if epoll::add(&self.epoll, &connection.client, Token::Client(key).pack(), SOCKET_EVENTS).is_err() {
+            self.close(key, Ending::Reset);
+            return;
+        }
+        self.connect_next(key);
+    }
+
+    /// Connects to an endpoint that was not tried before, or resets the client if there is none.
+    fn connect_next(&mut self, key: SlotKey) {
+        while let Some(connection) = self.connections.get_mut(key) {
+            let next = if connection.tried.len() < ATTEMPTS_MAX {
+                self.routes.choose(connection.service, &connection.tried, self.now)
+            } else {
+                None
+            };
+            let Some((endpoint, address)) = next else {
+                connection.metrics.failed.inc();
+                self.close(key, Ending::Reset);
+                return;
+            };
+            let dialled = dial(address).and_then(|socket| {
+                epoll::add(&self.epoll, &socket, Token::Backend(key).pack(), SOCKET_EVENTS)?;
+                Ok(socket)
+            });
+            match dialled {
+                Ok(socket) => {
+                    connection.backend = Some((endpoint, socket));
+                    self.routes.begin(endpoint);
+                    self.dials.push_back((self.now + CONNECT_TIMEOUT, key, connection.tried.len()));
+                    return;
+                }
+                Err(error) => {
+                    debug!(%address, %error, "An endpoint cannot be dialled");
+                    connection.metrics.connect_failures.inc();
+                    connection.tried.push(endpoint);
+                    self.routes.note_failure(endpoint, self.now);
+                }
+            }
+        }
+    }
+
+    /// The endpoint did not take the connection, so another one should.
+    pub(super) fn connect_failed(&mut self, key: SlotKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some((endpoint, socket)) = connection.backend.take() else { return };
+        drop(socket);
+        connection.metrics.connect_failures.inc();
+        connection.tried.push(endpoint);
+        self.routes.end(endpoint);
+        self.routes.note_failure(endpoint, self.now);
+        self.connect_next(key);
+    }
+
+    pub(super) fn expire_dials(&mut self) {
+        while let Some((deadline, key, attempt)) = self.dials.front().copied() {
+            let is_waiting = self
+                .connections
+                .get(key)
+                .is_some_and(|connection| !connection.is_open && connection.tried.len() == attempt);
+            if is_waiting && deadline > self.now {
+                return;
+            }
+            self.dials.pop_front();
+            if is_waiting {
+                self.connect_failed(key);
+            }
+        }
+    }
+
+    pub(super) fn next_dial_deadline(&self) -> Option<Instant> {
+        self.dials.front().map(|(deadline, _, _)| *deadline)
+    }
+
+    pub(super) fn on_client_event(&mut self, key: SlotKey, flags: EventFlags) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !connection.is_open && flags.intersects(EventFlags::ERR | EventFlags::HUP) {
+            self.close(key, Ending::Reset);
+            return;
+        }
+        connection.note_client_event(flags);
+        self.drive(key);
+    }
+
+    pub(super) fn on_backend_event(&mut self, key: SlotKey, flags: EventFlags) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !connection.is_open {
+            if connection.backend.is_none() {
+                return;
+            }
+            if flags.intersects(EventFlags::ERR | EventFlags::HUP) {
+                self.connect_failed(key);
+                return;
+            }
+            connection.is_open = flags.contains(EventFlags::OUT);
+        }
+        connection.note_backend_event(flags);
+        self.drive(key);
+    }
+
+    pub(super) fn drive(&mut self, key: SlotKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let endpoint = connection.backend.as_ref().map(|(endpoint, _)| *endpoint);
+        let draining = endpoint.is_some_and(|endpoint| self.routes.is_draining(endpoint));
+        match connection.drive(draining, &mut self.tools) {
+            Outcome::Wait => {}
+            Outcome::Continue => {
+                if !std::mem::replace(&mut connection.is_queued, true) {
+                    self.unfinished.push(key);
+                }
+            }
+            Outcome::Close => self.close(key, Ending::Graceful),
+            Outcome::Reset => self.close(key, Ending::Reset),
+        }
+    }
+
+    pub(super) fn close(&mut self, key: SlotKey, ending: Ending) {
+        let Some(mut connection) = self.connections.remove(key) else { return };
+        connection.metrics.active.dec();
+        if ending == Ending::Reset {
+            connection.set_reset();
+        }
+        connection.release_pipes(&mut self.tools.pipes);
+        if let Some((endpoint, _)) = &connection.backend {
+            self.routes.end(*endpoint);
+        }
+    }
+
+    /// An endpoint is dead: connections to it are reset, those under way to it go to another one, and those that it
+    /// has ended itself still deliver what it sent.
+    pub(super) fn reset_connections_of(&mut self, endpoint: SlotKey) {
+        let is_to =
+            |connection: &Connection| connection.backend.as_ref().is_some_and(|(to, _)| *to == endpoint);
+        let keys: Vec<SlotKey> =
+            self.connections.iter().filter(|(_, connection)| is_to(connection)).map(|(key, _)| key).collect();
+        for key in keys {
+            match self.connections.get(key) {
+                Some(connection) if !connection.is_open => self.connect_failed(key),
+                Some(connection) if connection.has_backend_ended() => {}
+                Some(_) | None => self.close(key, Ending::Reset),
+            }
+        }
+    }
+}
+
+fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    sockopt::set_socket_keepalive(&socket, true)?;
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Err(error) => Err(error.into()),
+    }
+}

@@ -1,0 +1,245 @@
+//! A thread with an epoll loop that carries the traffic of its connections.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::Instant;
+
+use mesonet_lb_plan::Op;
+use mesonet_model::ServiceKey;
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
+use tokio::sync::oneshot;
+use tracing::warn;
+
+use super::WorkerOp;
+use super::connection::Connection;
+use super::descriptor_budget::DescriptorBudget;
+use super::direction::{SCRATCH_BYTES, Tools};
+use super::listener::{Listener, ListenerSocket};
+use super::pipe_pool::PipePool;
+use super::routes::Routes;
+use super::slots::{SlotKey, Slots};
+use super::token::Token;
+use super::udp::UdpSessions;
+use crate::Metrics;
+use crate::busy::Busy;
+
+/// Events taken from the kernel in one round; more wait for the next.
+const EVENTS_PER_ROUND: usize = 256;
+
+/// Operations to carry out, and whom to tell when that is done.
+#[derive(Debug)]
+pub(super) struct Command {
+    pub(super) ops: Arc<[WorkerOp]>,
+    pub(super) done: oneshot::Sender<()>,
+}
+
+/// What a worker is made with.
+#[derive(Debug)]
+pub(super) struct WorkerSettings {
+    pub(super) metrics: Metrics,
+    pub(super) busy: Busy,
+    pub(super) budget: DescriptorBudget,
+}
+
+/// One round of the loop: events in the order in which the kernel reports them, then connections that had more to do,
+/// then what is due, then commands. Every step is bounded, so that no connection and no command waits for long.
+#[derive(Debug)]
+pub(super) struct Worker {
+    number: usize,
+    wake: Arc<OwnedFd>,
+    commands: Receiver<Command>,
+    pub(super) epoll: OwnedFd,
+    pub(super) budget: DescriptorBudget,
+    pub(super) routes: Routes,
+    pub(super) listeners: Slots<Listener>,
+    pub(super) connections: Slots<Connection>,
+    pub(super) sessions: UdpSessions,
+    /// Connections that had more to do when their turn was over.
+    pub(super) unfinished: Vec<SlotKey>,
+    /// Connection attempts under way, in the order of their deadlines: the connection, and how many were tried before.
+    pub(super) dials: VecDeque<(Instant, SlotKey, usize)>,
+    pub(super) tools: Tools,
+    /// Set while no client is accepted.
+    pub(super) accepts_again_at: Option<Instant>,
+    pub(super) has_warned_of_pause: bool,
+    /// The time at which the round began.
+    pub(super) now: Instant,
+}
+
+impl Worker {
+    pub(super) fn new(
+        number: usize,
+        wake: Arc<OwnedFd>,
+        commands: Receiver<Command>,
+        settings: WorkerSettings,
+    ) -> io::Result<Self> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &*wake, Token::Wake.pack(), EventFlags::IN)?;
+        let budget = settings.budget;
+        let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
+        // The standard library's map seeds are the one source of entropy at hand; which endpoint is chosen is no secret.
+        let seed = RandomState::new().build_hasher().finish();
+        Ok(Self {
+            number,
+            wake,
+            commands,
+            epoll,
+            budget,
+            routes: Routes::new(settings.metrics, settings.busy, seed),
+            listeners: Slots::new(),
+            connections: Slots::new(),
+            sessions: UdpSessions::new(),
+            unfinished: Vec::new(),
+            dials: VecDeque::new(),
+            tools: Tools { scratch, pipes: PipePool::new(budget.pipes) },
+            accepts_again_at: None,
+            has_warned_of_pause: false,
+            now: Instant::now(),
+        })
+    }
+
+    /// Works until the other end of the commands is gone.
+    pub(super) fn run(mut self) {
+        let mut events = Vec::with_capacity(EVENTS_PER_ROUND);
+        loop {
+            events.clear();
+            let timeout = self.timeout();
+            let room = rustix::buffer::spare_capacity(&mut events);
+            if let Err(error) = epoll::wait(&self.epoll, room, timeout.as_ref())
+                && error != rustix::io::Errno::INTR
+            {
+                warn!(%error, "The proxy cannot wait for events");
+            }
+            self.now = Instant::now();
+            let mut woken = false;
+            for event in &events {
+                woken |= self.dispatch(*event);
+            }
+            for key in std::mem::take(&mut self.unfinished) {
+                if let Some(connection) = self.connections.get_mut(key) {
+                    connection.is_queued = false;
+                }
+                self.drive(key);
+            }
+            self.expire_dials();
+            self.expire_sessions();
+            self.resume_accepting();
+            if woken && !self.obey() {
+                return;
+            }
+        }
+    }
+
+    /// Handles one event. Returns whether it says that there are commands.
+    fn dispatch(&mut self, event: Event) -> bool {
+        let flags = event.flags;
+        match Token::unpack(event.data) {
+            Token::Wake => return true,
+            Token::Listener(key) => match self.listeners.get(key).map(Listener::is_tcp) {
+                Some(true) => self.accept(key),
+                Some(false) => self.receive_from_clients(key),
+                None => {}
+            },
+            Token::Client(key) => self.on_client_event(key, flags),
+            Token::Backend(key) => self.on_backend_event(key, flags),
+            Token::Session(key) => self.receive_from_endpoint(key),
+        }
+        false
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        if !self.unfinished.is_empty() {
+            return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+        }
+        let deadlines = [self.next_dial_deadline(), self.accepts_again_at, self.sessions.next_sweep()];
+        let first = deadlines.into_iter().flatten().min()?;
+        let left = first.saturating_duration_since(Instant::now());
+        Some(Timespec { tv_sec: i64::try_from(left.as_secs()).ok()?, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    /// Carries out the commands that wait. Returns whether to go on.
+    fn obey(&mut self) -> bool {
+        let mut counter = [0; 8];
+        // Emptied before the commands are taken, so that one sent meanwhile wakes the worker again.
+        let _was_empty = rustix::io::read(&self.wake, &mut counter[..]);
+        loop {
+            match self.commands.try_recv() {
+                Ok(command) => {
+                    command.ops.iter().for_each(|op| self.carry_out(op));
+                    // Nobody listens if the call was cancelled.
+                    let _cancelled = command.done.send(());
+                }
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
+    }
+
+    fn carry_out(&mut self, op: &WorkerOp) {
+        match op {
+            WorkerOp::Open(listener) => self.open_listener(listener),
+            WorkerOp::Route(Op::AddEndpoint { service, endpoint, spec })
+            | WorkerOp::Route(Op::SetEndpoint { service, endpoint, spec }) => {
+                self.routes.set_endpoint(service, endpoint, *spec);
+            }
+            WorkerOp::Route(Op::RemoveEndpoint { service, endpoint }) => {
+                if let Some(endpoint) = self.routes.remove_endpoint(service, endpoint) {
+                    self.reset_connections_of(endpoint);
+                    self.drop_sessions_of(endpoint);
+                }
+                self.routes.prune_service(service);
+            }
+            WorkerOp::Route(Op::CloseListener { service, address }) => {
+                self.close_listeners(service, |listener| listener.address == *address);
+            }
+            // Sent as `WorkerOp::Open`, with its socket.
+            WorkerOp::Route(Op::OpenListener { .. }) => {}
+        }
+    }
+
+    fn open_listener(&mut self, listener: &Listener) {
+        if matches!(&*listener.socket, ListenerSocket::Udp(_, worker) if *worker != self.number) {
+            return;
+        }
+        let service = self.routes.make_service(&listener.service);
+        let key = self.listeners.insert(listener.clone());
+        if let Some(service) = self.routes.service_mut(service) {
+            service.listeners.push(key);
+        }
+        if !listener.is_tcp() || self.accepts_again_at.is_none() {
+            self.watch_listener(key);
+        }
+    }
+
+    pub(super) fn watch_listener(&mut self, key: SlotKey) {
+        let Some(listener) = self.listeners.get(key) else { return };
+        // One client wakes one worker, not all of them.
+        let events = EventFlags::IN | EventFlags::EXCLUSIVE;
+        if let Err(error) = epoll::add(&self.epoll, &*listener.socket, Token::Listener(key).pack(), events) {
+            warn!(address = %listener.address, %error, "A worker cannot watch a listener");
+        }
+    }
+
+    fn close_listeners(&mut self, service: &ServiceKey, which: impl Fn(&Listener) -> bool) {
+        let Some(slot) = self.routes.find_service(service) else { return };
+        let keys = self.routes.service(slot).map(|service| service.listeners.clone()).unwrap_or_default();
+        for key in keys {
+            if self.listeners.get(key).is_some_and(&which)
+                && let Some(listener) = self.listeners.remove(key)
+            {
+                // Other workers hold the socket, too, so its closing alone does not end the events.
+                let _was_paused = epoll::delete(&self.epoll, &*listener.socket);
+                self.drop_sessions_at(key);
+                if let Some(service) = self.routes.service_mut(slot) {
+                    service.listeners.retain(|other| *other != key);
+                }
+            }
+        }
+        self.routes.prune_service(service);
+    }
+}

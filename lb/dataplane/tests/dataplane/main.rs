@@ -1,0 +1,6 @@
+//! The data planes as their users see them: a view goes in, traffic goes through.
+
+mod fixture;
+mod memory;
+mod tcp;
+mod udp;

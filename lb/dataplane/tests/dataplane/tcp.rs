@@ -1,0 +1,278 @@
+//! The proxy with real TCP sockets.
+
+use std::collections::BTreeSet;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::thread;
+
+use crate::fixture::{
+    Node, ask, connect, dead_address, echoes, eventually, read_name, serve, serve_name, task, vip, vip6,
+};
+use mesonet_model::EndpointState::{Draining, Ready};
+use mesonet_model::ServiceKey;
+
+async fn node_with(endpoints: &[(&str, SocketAddr)]) -> (Node, ServiceKey, SocketAddr) {
+    let mut node = Node::proxy();
+    let address = vip();
+    let service = node.put_service("tcp", "web", address);
+    for (task, endpoint) in endpoints {
+        node.put_endpoint(&service, task, *endpoint, Ready);
+    }
+    assert!(node.apply().await.is_empty());
+    (node, service, address)
+}
+
+#[tokio::test]
+async fn connections_go_to_every_ready_endpoint() {
+    let (node, _, address) =
+        node_with(&[("a", serve_name("a")), ("b", serve_name("b")), ("c", serve_name("c"))]).await;
+    let names: BTreeSet<char> = (0..100).map(|_| ask(address).expect("an answer")).collect();
+    assert_eq!(names, BTreeSet::from(['a', 'b', 'c']));
+    eventually("all are closed", || node.metric("mesonet_lb_active_connections", "") == 0.0);
+    assert_eq!(node.metric("mesonet_lb_connections_total", ""), 100.0);
+    assert_eq!(node.metric("mesonet_lb_bytes_total", "out"), 100.0);
+    assert_eq!(node.metric("mesonet_lb_bytes_total", "in"), 0.0);
+    assert_eq!(node.metric("mesonet_lb_services", ""), 1.0);
+    assert_eq!(node.metric("mesonet_lb_endpoints", "ready"), 3.0);
+}
+
+#[tokio::test]
+async fn services_are_reached_over_ipv6() {
+    let mut node = Node::proxy();
+    let address = vip6();
+    let service = node.put_service("tcp", "web", address);
+    node.put_endpoint(&service, "a", serve_name("a"), Ready);
+    assert!(node.apply().await.is_empty());
+    assert_eq!(ask(address).expect("an answer"), 'a');
+}
+
+#[tokio::test]
+async fn a_client_does_not_notice_that_endpoints_refuse() {
+    let (node, _, address) =
+        node_with(&[("dead", dead_address()), ("deader", dead_address()), ("a", serve_name("a"))]).await;
+    for _ in 0..50 {
+        assert_eq!(ask(address).expect("an answer"), 'a');
+    }
+    assert!(node.metric("mesonet_lb_connect_failures_total", "") > 0.0);
+    assert_eq!(node.metric("mesonet_lb_failed_connections_total", ""), 0.0);
+}
+
+#[tokio::test]
+async fn clients_of_a_service_that_nobody_serves_are_reset_at_once() {
+    let (mut node, service, address) = node_with(&[]).await;
+    let error = read_name(&mut connect(address)).expect_err("nobody is there");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let dead = dead_address();
+    node.put_endpoint(&service, "dead", dead, Ready);
+    node.apply().await;
+    let error = read_name(&mut connect(address)).expect_err("nobody is there");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    eventually("both are counted", || node.metric("mesonet_lb_failed_connections_total", "") == 2.0);
+}
+
+#[tokio::test]
+async fn either_side_may_end_its_half_first() {
+    let counter = serve(|mut stream| {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("the client's half");
+        write!(stream, "{}", bytes.len()).expect("the client still listens");
+    });
+    let (_node, _, address) = node_with(&[("a", counter)]).await;
+    let mut stream = connect(address);
+    stream.write_all(&[0; 12345]).expect("sent");
+    stream.shutdown(Shutdown::Write).expect("half closed");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert_eq!(answer, "12345");
+}
+
+#[tokio::test]
+async fn a_dead_endpoint_s_connections_are_reset_and_others_stay() {
+    let (a, b) = (serve_name("a"), serve_name("b"));
+    let (mut node, service, address) = node_with(&[("a", a), ("b", b)]).await;
+    let mut streams: Vec<(char, TcpStream)> = Vec::new();
+    eventually("there is a connection to each", || {
+        let mut stream = connect(address);
+        let name = read_name(&mut stream).expect("a name");
+        streams.push((name, stream));
+        ['a', 'b'].iter().all(|name| streams.iter().any(|(other, _)| other == name))
+    });
+    node.remove_endpoint(&service, "a", a);
+    node.apply().await;
+    for (name, stream) in &mut streams {
+        if *name == 'a' {
+            let error = read_name(stream).expect_err("the endpoint is dead");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        } else {
+            assert!(echoes(stream));
+        }
+    }
+    assert_eq!(ask(address).expect("an answer"), 'b');
+}
+
+#[tokio::test]
+async fn what_an_endpoint_sent_before_it_died_is_delivered() {
+    const ANSWER: usize = 8 << 20;
+    let (sent, sent_out) = mpsc::channel();
+    let address = serve(move |mut stream| {
+        stream.write_all(&vec![7; ANSWER]).expect("sent");
+        drop(stream);
+        sent.send(()).expect("the test waits");
+    });
+    let (mut node, service, vip) = node_with(&[("a", address)]).await;
+    let mut stream = connect(vip);
+    let reader = thread::spawn(move || {
+        let mut bytes = vec![0; ANSWER / 2];
+        stream.read_exact(&mut bytes).expect("the first half");
+        (stream, bytes)
+    });
+    let (mut stream, mut bytes) = reader.join().expect("read");
+    let rest = thread::spawn(move || {
+        sent_out.recv().expect("all is sent");
+        sent_out
+    });
+    let more = &mut vec![0; ANSWER / 4];
+    stream.read_exact(more).expect("the third quarter");
+    bytes.append(more);
+    rest.join().expect("the server has ended");
+    node.remove_endpoint(&service, "a", address);
+    node.apply().await;
+    stream.read_to_end(&mut bytes).expect("the rest, and a proper end");
+    assert_eq!(bytes.len(), ANSWER);
+}
+
+#[tokio::test]
+async fn a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones() {
+    let (a, b) = (serve_name("a"), serve_name("b"));
+    let (mut node, service, address) = node_with(&[("a", a)]).await;
+    let busy = node.balancer.busy();
+    let mut old = connect(address);
+    assert_eq!(read_name(&mut old).expect("a name"), 'a');
+    assert!(busy.borrow().is_empty());
+
+    node.put_endpoint(&service, "a", a, Draining);
+    node.put_endpoint(&service, "b", b, Ready);
+    node.apply().await;
+    assert_eq!(*busy.borrow(), BTreeSet::from([task("a")]));
+    for _ in 0..20 {
+        assert_eq!(ask(address).expect("an answer"), 'b');
+    }
+    assert!(echoes(&mut old));
+    assert_eq!(*busy.borrow(), BTreeSet::from([task("a")]));
+
+    drop(old);
+    eventually("the last connection's end is noticed", || busy.borrow().is_empty());
+}
+
+#[tokio::test]
+async fn a_client_that_waits_survives_a_change_of_all_endpoints() {
+    let (mut node, service, address) = node_with(&[]).await;
+    let (a, b) = (serve_name("a"), serve_name("b"));
+    node.put_endpoint(&service, "a", a, Ready);
+    node.apply().await;
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let clients: Vec<_> = (0..2)
+        .map(|_| {
+            let stop = stop.clone();
+            thread::spawn(move || {
+                let mut asked = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    ask(address).expect("an answer while endpoints change");
+                    asked += 1;
+                }
+                asked
+            })
+        })
+        .collect();
+    for round in 0..50 {
+        let (new, old) = if round % 2 == 0 { (("b", b), ("a", a)) } else { (("a", a), ("b", b)) };
+        node.put_endpoint(&service, new.0, new.1, Ready);
+        node.put_endpoint(&service, old.0, old.1, Draining);
+        node.apply().await;
+        let mut busy = node.balancer.busy();
+        busy.wait_for(BTreeSet::is_empty).await.expect("the balancer lives");
+        node.remove_endpoint(&service, old.0, old.1);
+        node.apply().await;
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let asked: u32 = clients.into_iter().map(|client| client.join().expect("no client failed")).sum();
+    assert!(asked > 0);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_fails_that_service_alone_until_it_is_free() {
+    let mut node = Node::proxy();
+    let taken = TcpListener::bind(vip()).expect("free");
+    let address = taken.local_addr().expect("bound");
+    let failing = node.put_service("tcp", "taken", address);
+    node.put_endpoint(&failing, "a", serve_name("a"), Ready);
+    let good = vip();
+    let working = node.put_service("tcp", "good", good);
+    node.put_endpoint(&working, "b", serve_name("b"), Ready);
+
+    let failures = node.apply().await;
+    assert_eq!(failures.keys().collect::<Vec<_>>(), [&failing]);
+    assert!(failures[&failing].starts_with(&format!("cannot listen on {address}: Address already in use")));
+    assert_eq!(ask(good).expect("an answer"), 'b');
+    assert_eq!(node.metric("mesonet_lb_failed_services", ""), 1.0);
+    assert_eq!(node.balancer.retry().await.len(), 1);
+
+    drop(taken);
+    assert!(node.balancer.retry().await.is_empty());
+    assert_eq!(ask(address).expect("an answer"), 'a');
+    assert_eq!(node.metric("mesonet_lb_failed_services", ""), 0.0);
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_here_fails_that_service_alone() {
+    let mut node = Node::proxy();
+    let elsewhere = node.put_service("tcp", "elsewhere", "192.0.2.1:80".parse().expect("address"));
+    let failures = node.apply().await;
+    assert!(failures[&elsewhere].contains("Cannot assign requested address"), "{failures:?}");
+}
+
+#[tokio::test]
+async fn an_address_passes_from_one_service_to_another() {
+    let (mut node, service, address) = node_with(&[("a", serve_name("a"))]).await;
+    let endpoints: Vec<_> = node.view.endpoints.keys().cloned().collect();
+    endpoints.iter().for_each(|key| drop(node.view.endpoints.remove(key)));
+    node.view.services.remove(&service);
+    let heir = node.put_service("tcp", "heir", address);
+    node.put_endpoint(&heir, "b", serve_name("b"), Ready);
+    assert!(node.apply().await.is_empty());
+    assert_eq!(ask(address).expect("an answer"), 'b');
+    assert_eq!(node.metric("mesonet_lb_services", ""), 1.0);
+}
+
+#[tokio::test]
+async fn much_data_arrives_unchanged_both_ways_at_once() {
+    const LENGTH: usize = 64 << 20;
+    fn pattern(seed: u64) -> Vec<u8> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut bytes = vec![0; LENGTH];
+        random.fill(&mut bytes);
+        bytes
+    }
+    fn exchange(mut stream: TcpStream, sends: Vec<u8>, expects: &[u8]) -> bool {
+        let mut writer = stream.try_clone().expect("a clone");
+        let writing = thread::spawn(move || {
+            writer.write_all(&sends).expect("sent");
+            writer.shutdown(Shutdown::Write).expect("half closed");
+        });
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("received");
+        writing.join().expect("all is sent");
+        received == expects
+    }
+    let (result, result_out) = mpsc::channel();
+    let server = serve(move |stream| {
+        result.send(exchange(stream, pattern(1), &pattern(2))).expect("the test waits");
+    });
+    let (node, _, address) = node_with(&[("a", server)]).await;
+    assert!(exchange(connect(address), pattern(2), &pattern(1)));
+    assert!(result_out.recv().expect("the server has a result"));
+    eventually("the connection is closed", || node.metric("mesonet_lb_active_connections", "") == 0.0);
+    assert_eq!(node.metric("mesonet_lb_bytes_total", "in"), LENGTH as f64);
+    assert_eq!(node.metric("mesonet_lb_bytes_total", "out"), LENGTH as f64);
+}
