@@ -7,6 +7,7 @@
 //! Tasks: per address one UDP loop for each core and one TCP accept loop, and one task for each TCP connection. All
 //! end when the [`Server`] is dropped; a query that is being answered is answered first.
 
+mod datagram;
 mod listener;
 mod metrics;
 mod responder;

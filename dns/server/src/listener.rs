@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 
 use crate::StartError;
+use crate::datagram::DatagramSocket;
 
 /// How many ports are tried for port 0 until one is free for UDP and TCP.
 const PORT_ATTEMPTS_MAX: usize = 16;
@@ -23,7 +24,7 @@ pub(crate) struct Listener {
     /// The address with the port that was chosen.
     pub(crate) address: SocketAddr,
     /// One for each worker. The system spreads clients over them.
-    pub(crate) udp: Vec<UdpSocket>,
+    pub(crate) udp: Vec<DatagramSocket>,
     pub(crate) tcp: TcpListener,
 }
 
@@ -64,7 +65,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-fn bind_udp(address: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
+fn bind_udp(address: SocketAddr, workers: usize) -> io::Result<Vec<DatagramSocket>> {
     // Sockets that share a port do not notice those of another process that shares it too: it would get some of the
     // queries. One that does not share it fails if anybody else has the port.
     let probe = new_socket(address, Type::DGRAM, Protocol::UDP)?;
@@ -76,7 +77,7 @@ fn bind_udp(address: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
             socket.set_reuse_port(true)?;
             socket.set_recv_buffer_size(UDP_RECEIVE_BUFFER)?;
             socket.bind(&address.into())?;
-            UdpSocket::from_std(socket.into())
+            DatagramSocket::new(socket, address)
         })
         .collect()
 }

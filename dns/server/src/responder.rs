@@ -202,3 +202,151 @@ impl Header {
         Outcome::Answer { message: self.reply(WireCode::ServFail), kind, code: CodeLabel::ServFail }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use mesonet_dns_zone::{Config, ZoneFollower};
+    use mesonet_model::{ClusterId, ClusterView, Delta, Master, MasterId, Revision};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// A zone with so many masters.
+    fn zone(masters: u8) -> Zone {
+        let empty = ClusterView::empty(ClusterId::new("c"));
+        let mut view = empty.clone();
+        for at in 0..masters {
+            let id = MasterId::new(format!("m{at:03}"));
+            let address = ([10, 0, 0, at], 5050).into();
+            view.masters.insert(id.clone(), Arc::new(Master { id, address, leading: true }));
+        }
+        view.revision = Revision(1);
+        let mut follower = ZoneFollower::new(&Config::default(), &[]).expect("default settings");
+        follower.apply(&view, &Delta::between(&empty, &view));
+        follower.zone()
+    }
+
+    fn request(name: &str, kind: RecordType, payload: Option<u16>) -> Vec<u8> {
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(hickory_proto::rr::Name::from_ascii(name).expect(name), kind));
+        message.edns = payload.map(|payload| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(payload);
+            edns
+        });
+        message.to_vec().expect("a query can be encoded")
+    }
+
+    fn reply(zone: &Zone, packet: &[u8], transport: Transport) -> Message {
+        match respond(zone, packet, transport) {
+            Outcome::Answer { message, .. } => Message::from_vec(&message).expect("the answer can be read"),
+            other => panic!("no answer but {other:?}"),
+        }
+    }
+
+    /// Answers and additional records, and whether the message says that it is cut.
+    #[test]
+    fn additional_records_go_first_and_then_answers_from_the_end_on() {
+        for (masters, kind, payload, transport, expected) in [
+            (10, RecordType::A, None, Transport::Udp, (10, 0, false)),
+            (28, RecordType::A, None, Transport::Udp, (28, 0, false)),
+            (30, RecordType::A, None, Transport::Udp, (30, 0, false)),
+            (31, RecordType::A, None, Transport::Udp, (30, 0, true)),
+            (75, RecordType::A, Some(4096), Transport::Udp, (74, 0, true)),
+            (200, RecordType::A, None, Transport::Tcp, (200, 0, false)),
+            // One port, with the addresses of the hosts.
+            (20, RecordType::SRV, None, Transport::Udp, (1, 20, false)),
+            (40, RecordType::SRV, None, Transport::Udp, (1, 0, true)),
+            (40, RecordType::SRV, Some(1232), Transport::Udp, (1, 40, false)),
+            (200, RecordType::SRV, Some(1232), Transport::Udp, (1, 0, true)),
+            (200, RecordType::SRV, None, Transport::Tcp, (1, 200, false)),
+        ] {
+            let name = if kind == RecordType::A { "leader.mesos." } else { "_leader._tcp.mesos." };
+            let message = reply(&zone(masters), &request(name, kind, payload), transport);
+            let found = (message.answers.len(), message.additionals.len(), message.metadata.truncation);
+            assert_eq!(found, expected, "{masters} masters, {kind}, {payload:?}, {transport:?}");
+        }
+    }
+
+    #[test]
+    fn answers_over_tcp_end_at_the_longest_message() {
+        let zone = zone(3);
+        let packet = request("leader.mesos.", RecordType::A, None);
+        let mut message = reply(&zone, &packet, Transport::Tcp);
+        let one = message.answers[0].clone();
+        message.answers = vec![one; 5000];
+        let encoded = wire::encode_within(&mut message, u16::MAX).expect("a part of it fits");
+        let read = Message::from_vec(&encoded).expect("it can be read");
+        assert!(read.metadata.truncation);
+        // Another record would not have fitted, even where names are too far apart to be compressed.
+        assert!(encoded.len() + 30 > usize::from(u16::MAX), "{} octets", encoded.len());
+    }
+
+    /// Whatever comes, there is a readable answer of the allowed size with the same id, or none.
+    fn check_any(packet: &[u8]) -> Result<(), TestCaseError> {
+        for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65_535)] {
+            let message = match respond(&zone(40), packet, transport) {
+                Outcome::Answer { message, .. } | Outcome::Malformed(Some(message)) => message,
+                Outcome::Malformed(None) => {
+                    prop_assert!(packet.len() < HEADER_LENGTH);
+                    continue;
+                }
+                Outcome::Ignore => continue,
+            };
+            prop_assert!(message.len() <= limit);
+            prop_assert_eq!(&message[..2], &packet[..2]);
+            let read = Message::from_vec(&message);
+            prop_assert!(read.is_ok(), "{:?} from {:?}", read, packet);
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn any_octets_get_a_readable_answer_or_none(packet in proptest::collection::vec(any::<u8>(), 0..200)) {
+            check_any(&packet)?;
+        }
+
+        #[test]
+        fn damaged_queries_get_a_readable_answer_or_none(
+            name in prop_oneof![Just("leader.mesos."), Just("_leader._tcp.mesos."), Just("x.y.z.mesos.")],
+            payload in proptest::option::of(any::<u16>()),
+            damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+            cut in proptest::option::weighted(0.3, any::<prop::sample::Index>()),
+            tail in proptest::collection::vec(any::<u8>(), 0..8),
+        ) {
+            let mut packet = request(name, RecordType::SRV, payload);
+            for (at, octet) in damage {
+                let at = at.index(packet.len());
+                packet[at] = octet;
+            }
+            if let Some(cut) = cut {
+                packet.truncate(cut.index(packet.len()));
+            }
+            packet.extend(tail);
+            check_any(&packet)?;
+        }
+
+        #[test]
+        fn questions_with_any_labels_get_an_answer(
+            labels in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..64), 0..4),
+            kind in any::<u16>(),
+        ) {
+            let mut packet = vec![0, 7, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+            for label in &labels {
+                packet.push(label.len() as u8);
+                packet.extend(label);
+            }
+            packet.extend(b"\x05mEsOs\0");
+            packet.extend(kind.to_be_bytes());
+            packet.extend([0, 1]);
+            check_any(&packet)?;
+            let is_answered = matches!(respond(&zone(1), &packet, Transport::Udp), Outcome::Answer { .. });
+            let length: usize = labels.iter().map(|label| label.len() + 1).sum();
+            prop_assert!(is_answered || length + 7 > 255);
+        }
+    }
+}

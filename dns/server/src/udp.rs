@@ -4,10 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+use crate::datagram::DatagramSocket;
 use crate::metrics::Transport;
 use crate::responder::{Outcome, respond};
 use crate::server::Shared;
@@ -20,7 +20,7 @@ const QUERY_LENGTH_MAX: usize = 4096;
 const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 /// Answers queries until the server is gone.
-pub(crate) async fn serve(socket: UdpSocket, shared: Arc<Shared>, mut stop: watch::Receiver<()>) {
+pub(crate) async fn serve(socket: DatagramSocket, shared: Arc<Shared>, mut stop: watch::Receiver<()>) {
     let mut buffer = vec![0; QUERY_LENGTH_MAX];
     loop {
         let served = tokio::select! {
@@ -36,8 +36,8 @@ pub(crate) async fn serve(socket: UdpSocket, shared: Arc<Shared>, mut stop: watc
 
 /// Cancelled between queries only: nothing is awaited from reading a query until its answer is given to the system,
 /// unless the system's send buffer is full.
-async fn serve_one(socket: &UdpSocket, shared: &Shared, buffer: &mut [u8]) -> io::Result<()> {
-    let (length, client) = socket.recv_from(buffer).await?;
+async fn serve_one(socket: &DatagramSocket, shared: &Shared, buffer: &mut [u8]) -> io::Result<()> {
+    let (length, client) = socket.receive(buffer).await?;
     let started = Instant::now();
     let message = match respond(&shared.zone.load(), &buffer[..length], Transport::Udp) {
         Outcome::Answer { message, kind, code } => {
@@ -54,9 +54,9 @@ async fn serve_one(socket: &UdpSocket, shared: &Shared, buffer: &mut [u8]) -> io
         }
         Outcome::Ignore => return Ok(()),
     };
-    if let Err(error) = socket.send_to(&message, client).await {
+    if let Err(error) = socket.send(&message, &client).await {
         // An address that cannot be answered is the client's matter.
-        debug!(%error, %client, "A DNS answer could not be sent");
+        debug!(%error, client = %client.address, "A DNS answer could not be sent");
     }
     Ok(())
 }
