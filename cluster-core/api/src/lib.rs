@@ -1,12 +1,23 @@
-//! HTTP surfaces: Marathon v2, Mesos state, mesonet v1.
+//! HTTP surfaces: Marathon v2, what the dcos command line needs of its front, and mesonet's own v1.
+//!
+//! Answers are made from the committed [`State`] alone; changes go to Marathon as [`Request`]s and are answered once
+//! they are committed and visible. The forms of requests and answers live here and nowhere else.
+//!
+//! Main parts: [`router`], [`Context`].
 
 #![forbid(unsafe_code)]
 
+mod api;
+mod app_input;
+mod call;
 mod context;
+mod embed;
+mod failure;
+mod json_reader;
+mod label_selector;
+mod output;
+mod respond;
+mod routes;
 
+pub use api::router;
 pub use context::{Answer, Context, Request, SandboxChunk, SandboxError, SandboxReader, State};
-
-/// All routes.
-pub fn router(context: Context) -> axum::Router {
-    axum::Router::new().with_state(context)
-}

@@ -1,0 +1,120 @@
+//! The way of a request: taken apart, routed, answered, logged.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::{HeaderValue, Method};
+use axum::response::{IntoResponse, Response};
+use mesonet_marathon::Command;
+use mesonet_model::{AppDefinition, Timestamp};
+use tokio::sync::{broadcast, oneshot};
+
+use crate::call::Call;
+use crate::context::{self, Answer, Context, State};
+use crate::failure::Failure;
+use crate::{respond, routes};
+
+/// How long a command may take until it is committed. The store answers in milliseconds; a client that waits longer
+/// should rather know that something is wrong.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many posts a listener of the event stream may lag behind before it is dropped.
+const POSTS_BUFFERED_MAX: usize = 256;
+
+/// The context and what the API adds to it.
+#[derive(Clone)]
+pub(crate) struct Api {
+    /// The rest of mesonet.
+    pub(crate) context: Context,
+    /// Writes of users, for listeners of the event stream.
+    pub(crate) posts: broadcast::Sender<Arc<Post>>,
+}
+
+/// A user wrote an app (`api_post_event`).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Post {
+    /// When.
+    pub(crate) timestamp: Timestamp,
+    /// Who.
+    pub(crate) client: String,
+    /// The path of the request.
+    pub(crate) uri: String,
+    /// The app as stored.
+    pub(crate) app: Arc<AppDefinition>,
+}
+
+/// All routes. Marathon's are at the root and below `/service/marathon` and `/marathon`.
+///
+/// There is one fallback and no axum route: app ids contain slashes, clients double them and repeat them at the end,
+/// and Marathon's answers to unknown paths and methods are JSON. Routes of other crates can be added beside it.
+pub fn router(context: Context) -> Router {
+    let posts = broadcast::Sender::new(POSTS_BUFFERED_MAX);
+    let api = Api { context, posts };
+    Router::new().fallback(move |request: Request| {
+        let api = api.clone();
+        async move { api.answer(request).await }
+    })
+}
+
+impl Api {
+    /// The newest committed state.
+    pub(crate) fn state(&self) -> Result<Arc<State>, Failure> {
+        let state = self.context.state.borrow().clone();
+        state.ok_or(Failure::Unavailable("The control plane has not started yet"))
+    }
+
+    /// Has Marathon carry out a command; the change is visible in the state when this returns.
+    pub(crate) async fn send(&self, command: Command) -> Result<Answer, Failure> {
+        self.state()?;
+        let (answer, answered) = oneshot::channel();
+        let request = context::Request { command, answer };
+        let gone = Failure::Unavailable("The control plane is stopping");
+        let exchange = async {
+            self.context.requests.send(request).await.map_err(|_| gone.clone())?;
+            Ok(answered.await.map_err(|_| gone)??)
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .unwrap_or(Err(Failure::Unavailable("The control plane does not answer in time")))
+    }
+
+    async fn answer(&self, request: Request) -> Response {
+        let began = Instant::now();
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+        let mut response = match self.routed(request).await {
+            Ok(response) => response,
+            Err(failure) => failure.into_response(),
+        };
+        let leader = HeaderValue::from_str(&format!("http://{}", self.context.address));
+        if let Ok(leader) = leader {
+            response.headers_mut().insert(respond::LEADER, leader);
+        }
+        let elapsed_ms = began.elapsed().as_millis();
+        tracing::debug!(%method, path, status = response.status().as_u16(), elapsed_ms, "Request answered");
+        response
+    }
+
+    async fn routed(&self, request: Request) -> Result<Response, Failure> {
+        let call = Call::read(request).await?;
+        routes::route(self, &call).await
+    }
+}
+
+/// Refuses methods that a path does not have. `allowed` is the `Allow` header's text.
+pub(crate) fn allow(call: &Call, methods: &[Method], allowed: &'static str) -> Result<(), Failure> {
+    if methods.contains(&call.method) { Ok(()) } else { Err(Failure::MethodNotAllowed(allowed)) }
+}
+
+/// Refuses everything but GET and HEAD.
+pub(crate) fn allow_get(call: &Call) -> Result<(), Failure> {
+    allow(call, &[Method::GET], "GET, HEAD")
+}
+
+/// The time.
+pub(crate) fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,206 @@
+//! Rules between the fields of an app.
+
+use std::collections::BTreeSet;
+
+use mesonet_model::{AppDefinition, ContainerKind, EnvironmentValue, NetworkMode, Scalar};
+use serde_json::Value;
+
+use super::SINGLE_INSTANCE_LABEL;
+use crate::json_reader::Findings;
+
+/// Where the rules report.
+struct Report<'check> {
+    path: &'check str,
+    findings: &'check Findings,
+}
+
+impl Report<'_> {
+    fn invalid(&self, key: &str, text: impl Into<String>) {
+        self.findings.invalid(format!("{}/{key}", self.path), text);
+    }
+}
+
+/// Notes every rule that the app breaks; `path` is where it stands in the body.
+pub(super) fn check(app: &AppDefinition, path: &str, findings: &Findings) {
+    let report = Report { path, findings };
+    check_command(app, &report);
+    check_single_instance(app, &report);
+    check_secrets(app, &report);
+    check_roles(app, &report);
+    check_ports(app, &report);
+    check_mappings(app, &report);
+    check_health_checks(app, &report);
+    check_readiness_checks(app, &report);
+    check_container(app, &report);
+    check_migration_labels(app, &report);
+    if app.dependencies.contains(&app.id) {
+        report.invalid("dependencies", "an app must not depend on itself");
+    }
+}
+
+fn check_command(app: &AppDefinition, report: &Report<'_>) {
+    let has_args = !app.args.is_empty();
+    if app.cmd.is_some() == has_args && (has_args || app.image().is_none()) {
+        report.invalid("", "AppDefinition must either contain one of 'cmd' or 'args', and/or a 'container'.");
+    }
+}
+
+fn check_single_instance(app: &AppDefinition, report: &Report<'_>) {
+    if app.labels.get(SINGLE_INSTANCE_LABEL).is_none_or(|value| value != "true") {
+        return;
+    }
+    if app.instances > 1 {
+        report.invalid("instances", "Single instance app may only have one instance");
+    }
+    let strategy = app.upgrade_strategy;
+    for (key, share) in [
+        ("minimumHealthCapacity", strategy.minimum_health_capacity),
+        ("maximumOverCapacity", strategy.maximum_over_capacity),
+    ] {
+        if share > 0.0 {
+            report.invalid(&format!("upgradeStrategy/{key}"), "must be 0 for a single instance app");
+        }
+    }
+}
+
+fn check_secrets(app: &AppDefinition, report: &Report<'_>) {
+    let declared = app.passthrough.get("secrets");
+    for (name, value) in &app.env {
+        if let EnvironmentValue::Secret { secret } = value
+            && declared.and_then(|declared| declared.get(secret)).is_none()
+        {
+            report.invalid(&format!("env({name})"), format!("references an undefined secret '{secret}'"));
+        }
+    }
+    for (key, value) in declared.and_then(Value::as_object).into_iter().flatten() {
+        if key.is_empty() || value.get("source").and_then(Value::as_str).is_none_or(str::is_empty) {
+            report.invalid(&format!("secrets({key})"), "a secret needs a key and a source");
+        }
+    }
+}
+
+fn check_roles(app: &AppDefinition, report: &Report<'_>) {
+    let role = app.role.as_deref().unwrap_or("*");
+    let group = app.id.segments().next().filter(|_| app.id.segments().count() > 1);
+    if role != "*" && Some(role) != group {
+        let group = group.map_or_else(String::new, |group| format!(", {group}"));
+        report.invalid("role", format!("got {role}, expected one of: [*{group}]"));
+    }
+    let Some(accepted) = &app.accepted_resource_roles else { return };
+    if accepted.is_empty() {
+        report.invalid("acceptedResourceRoles", "must not be empty");
+    }
+    if accepted.iter().any(|accepted| accepted != "*" && accepted != role) {
+        report
+            .invalid("acceptedResourceRoles", format!("acceptedResourceRoles can only contain * and {role}"));
+    }
+}
+
+fn check_ports(app: &AppDefinition, report: &Report<'_>) {
+    let names = app.port_definitions.iter().filter_map(|definition| definition.name.as_deref());
+    if has_twice(names) {
+        report.invalid("portDefinitions", "Port names must be unique.");
+    }
+    let ports = app.port_definitions.iter().filter(|definition| definition.port != 0);
+    let each = ports
+        .flat_map(|definition| definition.protocols.iter().map(move |protocol| (definition.port, *protocol)));
+    if has_twice(each) {
+        report.invalid("portDefinitions", "Ports must be unique.");
+    }
+}
+
+fn check_mappings(app: &AppDefinition, report: &Report<'_>) {
+    let Some(container) = &app.container else { return };
+    let mappings = &container.port_mappings;
+    if has_twice(mappings.iter().filter_map(|mapping| mapping.name.as_deref())) {
+        report.invalid("container/portMappings", "Port names must be unique.");
+    }
+    let service_ports = mappings.iter().filter(|mapping| mapping.service_port != 0);
+    if has_twice(service_ports.map(|mapping| mapping.service_port)) {
+        report.invalid("container/portMappings", "Ports must be unique.");
+    }
+    let networks: BTreeSet<&str> =
+        app.networks.iter().filter_map(|network| network.name.as_deref()).collect();
+    for (index, mapping) in mappings.iter().enumerate() {
+        let key = format!("container/portMappings({index})");
+        if mapping.network_names.iter().any(|name| !networks.contains(name.as_str())) {
+            report.invalid(&format!("{key}/networkNames"), "must be names of the app's networks");
+        }
+        if networks.len() > 1 && mapping.host_port.is_some() && mapping.network_names.len() != 1 {
+            report.invalid(&key, "hostPort needs exactly one networkName when there are several networks");
+        }
+    }
+    let is_overlay = |mode: NetworkMode| mode == NetworkMode::Container;
+    let overlays = app.networks.iter().filter(|network| is_overlay(network.mode)).count();
+    if container.kind == ContainerKind::Docker && overlays > 1 {
+        report.invalid("networks", "Docker containers may only join one container network");
+    }
+}
+
+fn check_health_checks(app: &AppDefinition, report: &Report<'_>) {
+    let ports = app.ports().len() as u64;
+    let mut from_mesos = 0;
+    for (index, check) in app.health_checks.iter().enumerate() {
+        let key = format!("healthChecks({index})");
+        let protocol = check.get("protocol").and_then(Value::as_str).unwrap_or_default();
+        from_mesos += usize::from(protocol.starts_with("MESOS_"));
+        if check.get("portIndex").and_then(Value::as_u64).is_some_and(|index| index >= ports) {
+            report.invalid(
+                &key,
+                "Health check port indices must address an element of the ports array or container port mappings.",
+            );
+        }
+        let is_docker =
+            app.container.as_ref().is_some_and(|container| container.kind == ContainerKind::Docker);
+        let is_v6 = check.get("ipProtocol").and_then(Value::as_str) == Some("IPv6");
+        if is_v6 && !(is_docker && protocol.starts_with("MESOS_")) {
+            report.invalid(
+                &format!("{key}/ipProtocol"),
+                "IPv6 health checks need a DOCKER container and a MESOS_* protocol",
+            );
+        }
+    }
+    if from_mesos > 1 {
+        report.invalid("healthChecks", "AppDefinition can contain at most one Mesos health check");
+    }
+}
+
+fn check_readiness_checks(app: &AppDefinition, report: &Report<'_>) {
+    for (index, check) in app.readiness_checks.iter().enumerate() {
+        let name = check.get("portName").and_then(Value::as_str);
+        if !app.ports().iter().any(|port| port.name == name) {
+            report.invalid(
+                &format!("readinessChecks({index})/portName"),
+                "must be the name of one of the app's ports",
+            );
+        }
+    }
+}
+
+fn check_container(app: &AppDefinition, report: &Report<'_>) {
+    let Some(container) = &app.container else { return };
+    if container.kind == ContainerKind::Docker {
+        if app.gpus > Scalar::ZERO {
+            report.invalid("gpus", "GPU resources only work with the Mesos containerizer");
+        }
+        if app.passthrough.contains_key("check") {
+            report.invalid("check", "checks only work with the Mesos containerizer");
+        }
+    }
+}
+
+fn check_migration_labels(app: &AppDefinition, report: &Report<'_>) {
+    let Some(version) = app.labels.get("DCOS_MIGRATION_API_VERSION") else { return };
+    let has = |key: &str| app.labels.get(key).is_some_and(|value| !value.is_empty());
+    if version != "v1" || !has("DCOS_PACKAGE_FRAMEWORK_NAME") || !has("DCOS_MIGRATION_API_PATH") {
+        report.invalid(
+            "labels",
+            "DCOS_MIGRATION_API_VERSION must be v1 and comes with DCOS_PACKAGE_FRAMEWORK_NAME and DCOS_MIGRATION_API_PATH",
+        );
+    }
+}
+
+fn has_twice<T: Ord>(values: impl Iterator<Item = T>) -> bool {
+    let mut seen = BTreeSet::new();
+    !values.into_iter().all(|value| seen.insert(value))
+}

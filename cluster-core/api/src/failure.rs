@@ -1,0 +1,150 @@
+//! Why a request is refused, and how Marathon says so.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use mesonet_marathon::Rejection;
+use serde_json::{Value, json};
+use thiserror::Error;
+
+use crate::json_reader::{Details, Findings};
+use crate::respond;
+
+/// A request is not carried out. Nothing has changed.
+#[derive(Debug, Clone, PartialEq, Error)]
+pub(crate) enum Failure {
+    /// The body is no JSON.
+    #[error("Invalid JSON")]
+    Unparsable(String),
+    /// Values of the body have wrong types.
+    #[error("Invalid JSON")]
+    Malformed(Details),
+    /// Values of the body break rules.
+    #[error("Object is not valid")]
+    Invalid(Details),
+    /// A parameter makes no sense.
+    #[error("{0}")]
+    BadRequest(String),
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// There is no such path.
+    #[error("URI not found")]
+    UnknownUri,
+    /// The path exists but not for this method.
+    #[error("HTTP 405 Method Not Allowed")]
+    MethodNotAllowed(&'static str),
+    /// It contradicts what there is.
+    #[error("{0}")]
+    Conflict(String),
+    /// The body is longer than the bound.
+    #[error("The request body is larger than {0} bytes")]
+    TooLarge(usize),
+    /// A part of Marathon that is not there.
+    #[error("{0}")]
+    NotImplemented(&'static str),
+    /// The control plane does not answer.
+    #[error("{0}")]
+    Unavailable(&'static str),
+    /// A file or a metric cannot be read.
+    #[error("{0}")]
+    Internal(String),
+    /// Marathon refuses.
+    #[error("{0}")]
+    Rejected(#[from] Rejection),
+}
+
+impl Failure {
+    /// The failure that findings amount to, if they hold a fault: malformed values hide broken rules.
+    pub(crate) fn of(findings: Findings) -> Option<Self> {
+        let (malformed, invalid) = findings.into_faults();
+        if !malformed.is_empty() {
+            Some(Self::Malformed(malformed))
+        } else if !invalid.is_empty() {
+            Some(Self::Invalid(invalid))
+        } else {
+            None
+        }
+    }
+
+    /// `App '/x' does not exist`.
+    pub(crate) fn no_app(id: &str) -> Self {
+        Self::NotFound(format!("App '{id}' does not exist"))
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Unparsable(_) | Self::BadRequest(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::NotFound(_) | Self::UnknownUri => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Rejected(rejection) => status_of(rejection),
+        }
+    }
+
+    fn body(&self) -> Value {
+        let message = self.to_string();
+        match self {
+            Self::Unparsable(text) => json!({"message": message, "details": text}),
+            Self::Malformed(details) | Self::Invalid(details) => {
+                json!({"message": message, "details": printed(details)})
+            }
+            Self::Rejected(Rejection::Locked(deployments)) => {
+                let deployments: Vec<Value> = deployments.iter().map(|id| json!({"id": id})).collect();
+                json!({"message": message, "deployments": deployments})
+            }
+            Self::Rejected(Rejection::ServicePortTaken { .. }) => rule_broken("/", &message),
+            Self::Rejected(Rejection::DependencyCycle(_)) => rule_broken("/dependencies", &message),
+            Self::Rejected(_)
+            | Self::BadRequest(_)
+            | Self::NotFound(_)
+            | Self::UnknownUri
+            | Self::MethodNotAllowed(_)
+            | Self::Conflict(_)
+            | Self::TooLarge(_)
+            | Self::NotImplemented(_)
+            | Self::Unavailable(_)
+            | Self::Internal(_) => json!({"message": message}),
+        }
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = respond::json(self.status(), &self.body());
+        if let Self::MethodNotAllowed(allowed) = self {
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        }
+        response
+    }
+}
+
+fn status_of(rejection: &Rejection) -> StatusCode {
+    match rejection {
+        Rejection::AppExists(_)
+        | Rejection::Stale(_)
+        | Rejection::Locked(_)
+        | Rejection::ServicePortsExhausted { .. } => StatusCode::CONFLICT,
+        Rejection::UnknownApp(_)
+        | Rejection::UnknownTask(_)
+        | Rejection::UnknownDeployment(_)
+        | Rejection::NotQueued(_) => StatusCode::NOT_FOUND,
+        Rejection::TooManyDeployments(_) => StatusCode::FORBIDDEN,
+        Rejection::ServicePortTaken { .. } | Rejection::DependencyCycle(_) => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+    }
+}
+
+fn rule_broken(path: &str, message: &str) -> Value {
+    json!({"message": "Object is not valid", "details": [{"path": path, "errors": [message]}]})
+}
+
+fn printed(details: &Details) -> Vec<Value> {
+    let path_of = |path: &str| if path.is_empty() { "/".to_owned() } else { path.to_owned() };
+    details.iter().map(|(path, errors)| json!({"path": path_of(path), "errors": errors})).collect()
+}

@@ -1,0 +1,63 @@
+//! Tasks in Marathon's form.
+
+use mesonet_marathon::{AppView, InstanceView};
+use mesonet_model::TaskState;
+use serde_json::{Value, json};
+
+use crate::output::{address_json, instance_id};
+
+/// An instance's task.
+pub(crate) fn info(instance: &InstanceView) -> Value {
+    let addresses: Vec<Value> = instance.addresses.iter().map(address_json).collect();
+    json!({
+        "id": instance.task,
+        "appId": instance.app,
+        "slaveId": instance.agent,
+        "host": instance.host,
+        "state": instance.state.as_str(),
+        "stagedAt": instance.staged_at,
+        "startedAt": instance.started_at,
+        "version": instance.version,
+        "ports": instance.ports,
+        "servicePorts": instance.service_ports,
+        "ipAddresses": addresses,
+        "healthCheckResults": health_results(instance),
+        "localVolumes": [],
+    })
+}
+
+/// The text form of tasks: per service port a line `app<TAB>service port<TAB>host:port<TAB>…`, without ports
+/// `app<TAB> <TAB>host …`.
+pub(crate) fn endpoints_text<'view>(apps: impl Iterator<Item = &'view AppView>) -> String {
+    let mut text = String::new();
+    for app in apps {
+        let id = app.definition.id.task_id_prefix();
+        let running = || app.instances.values().filter(|instance| instance.state == TaskState::Running);
+        let ports = app.definition.ports();
+        if ports.is_empty() {
+            let hosts: Vec<&str> = running().map(|instance| instance.host.as_str()).collect();
+            text.push_str(&format!("{id}\t \t{}\n", hosts.join(" ")));
+        }
+        for (index, port) in ports.iter().enumerate() {
+            text.push_str(&format!("{id}\t{}\t", port.service_port));
+            for instance in running() {
+                let host_port = instance.ports.get(index).copied().unwrap_or(0);
+                text.push_str(&format!("{}:{host_port}\t", instance.host));
+            }
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn health_results(instance: &InstanceView) -> Value {
+    match instance.healthy {
+        None => json!([]),
+        Some(alive) => json!([{
+            "alive": alive,
+            "consecutiveFailures": i32::from(!alive),
+            "instanceId": instance_id(instance.task.as_str()),
+            "taskId": instance.task,
+        }]),
+    }
+}

@@ -1,0 +1,154 @@
+//! `/v2/events`: Marathon's event stream (server-sent events).
+//!
+//! Each listener has a receiver of its own and is served from the connection's task, as fast as the client reads. One
+//! that lags behind by more than the channel holds is told so by `event_stream_detached` and dropped.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream;
+use mesonet_marathon::Event;
+use serde_json::{Value, json};
+use tokio::sync::{broadcast, watch};
+use tokio::time::{Interval, MissedTickBehavior};
+
+use crate::api::{Api, Post, allow_get, now};
+use crate::call::Call;
+use crate::context::State;
+use crate::failure::Failure;
+use crate::output::{app, event};
+
+/// How often an empty line is sent. marathon-lb gives up below one byte per second over 300 s; Marathon sends one
+/// about every 10 s.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// What a client wants to hear.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Filter {
+    /// Types; all if empty.
+    types: BTreeSet<String>,
+    /// Whether deployments come without the apps before and after.
+    light: bool,
+}
+
+/// A client that listens.
+struct Listener {
+    events: broadcast::Receiver<Arc<Event>>,
+    posts: broadcast::Receiver<Arc<Post>>,
+    state: watch::Receiver<Option<Arc<State>>>,
+    heartbeat: Interval,
+    filter: Filter,
+    client: String,
+    phase: Phase,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The attached event is not yet sent.
+    Attaching,
+    /// Events are sent.
+    Attached,
+    /// The detached event is sent.
+    Detached,
+}
+
+/// Opens the stream.
+pub(crate) fn listen(api: &Api, call: &Call) -> Result<Response, Failure> {
+    allow_get(call)?;
+    if !call.accepts("text/event-stream") {
+        return Err(Failure::MethodNotAllowed("GET"));
+    }
+    api.state()?;
+    let mut heartbeat = tokio::time::interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let listener = Listener {
+        events: api.context.events.subscribe(),
+        posts: api.posts.subscribe(),
+        state: api.context.state.clone(),
+        heartbeat,
+        filter: Filter {
+            types: call.parameters("event_type").map(str::to_owned).collect(),
+            light: call.parameter("plan-format") == Some("light"),
+        },
+        client: call.client_name(),
+        phase: Phase::Attaching,
+    };
+    let frames = stream::unfold(listener, |mut listener| async move {
+        let frame = listener.next().await?;
+        Some((Ok::<Bytes, Infallible>(frame), listener))
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, no-store, must-revalidate"));
+    Ok(response)
+}
+
+impl Listener {
+    /// The next bytes for the client; nothing after the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        match self.phase {
+            Phase::Attaching => {
+                self.phase = Phase::Attached;
+                return Some(self.own_event("event_stream_attached"));
+            }
+            Phase::Detached => return None,
+            Phase::Attached => {}
+        }
+        loop {
+            let next = tokio::select! {
+                event = self.events.recv() => event.map(|event| self.filter.frame_of_event(&event)),
+                post = self.posts.recv() => post.map(|post| self.filter.frame_of_post(&post)),
+                _ = self.heartbeat.tick() => Ok(Some(Bytes::from_static(b"\r\n"))),
+                _ = self.state.wait_for(|_| false) => Err(broadcast::error::RecvError::Closed),
+            };
+            match next {
+                Ok(Some(frame)) => return Some(frame),
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "Event listener dropped");
+                    self.phase = Phase::Detached;
+                    return Some(self.own_event("event_stream_detached"));
+                }
+            }
+        }
+    }
+
+    fn own_event(&self, event_type: &str) -> Bytes {
+        frame(event_type, &event::with_type(event_type, now(), json!({"remoteAddress": self.client})))
+    }
+}
+
+impl Filter {
+    fn wants(&self, event_type: &str) -> bool {
+        self.types.is_empty() || self.types.contains(event_type)
+    }
+
+    fn frame_of_event(&self, each: &Event) -> Option<Bytes> {
+        let event_type = event::type_of(&each.kind);
+        self.wants(event_type).then(|| frame(event_type, &event::data(each, self.light)))
+    }
+
+    fn frame_of_post(&self, post: &Post) -> Option<Bytes> {
+        const TYPE: &str = "api_post_event";
+        self.wants(TYPE).then(|| {
+            let fields = json!({
+                "clientIp": post.client,
+                "uri": post.uri,
+                "appDefinition": app::definition(&post.app),
+            });
+            frame(TYPE, &event::with_type(TYPE, post.timestamp, fields))
+        })
+    }
+}
+
+/// An event as marathon-lb reads it: one line of data after exactly one space.
+fn frame(event_type: &str, data: &Value) -> Bytes {
+    Bytes::from(format!("event: {event_type}\r\ndata: {data}\r\n\r\n"))
+}

@@ -1,0 +1,123 @@
+//! What the dcos command line asks of a cluster's front before it talks to Marathon.
+
+use axum::response::Response;
+use mesonet_model::{Agent, AgentState, TaskState};
+use serde_json::{Map, Value, json};
+
+use crate::api::{Api, allow_get};
+use crate::call::Call;
+use crate::context::State;
+use crate::failure::Failure;
+use crate::respond;
+
+/// Answers the front's paths.
+pub(crate) fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, Failure> {
+    match path {
+        ["pkgpanda", "active.buildinfo.full.json"] => {
+            allow_get(call)?;
+            Ok(respond::ok(&json!({})))
+        }
+        ["metadata"] => {
+            allow_get(call)?;
+            let state = api.state()?;
+            Ok(respond::ok(&json!({"CLUSTER_ID": state.cluster.cluster})))
+        }
+        ["dcos-metadata", "dcos-version.json"] => {
+            allow_get(call)?;
+            Ok(respond::ok(&json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "dcos-image-commit": "",
+                "bootstrap-id": "",
+            })))
+        }
+        ["mesos", "state-summary"] | ["mesos", "master", "state-summary"] => {
+            allow_get(call)?;
+            Ok(respond::ok(&summary(api, &*api.state()?)))
+        }
+        _ => Err(Failure::UnknownUri),
+    }
+}
+
+fn summary(api: &Api, state: &State) -> Value {
+    let cluster = &state.cluster;
+    let slaves: Vec<Value> = cluster.agents.values().map(|agent| slave(state, agent)).collect();
+    let frameworks: Vec<Value> = cluster
+        .frameworks
+        .values()
+        .map(|framework| {
+            let tasks = cluster.tasks.values().filter(|task| task.key.framework == framework.id);
+            let mut printed = json!({
+                "id": framework.id,
+                "name": framework.name,
+                "hostname": framework.hostname,
+                "webui_url": framework.webui_url,
+                "active": framework.active,
+                "connected": framework.active,
+                "recovered": false,
+                "capabilities": [],
+            });
+            extend(&mut printed, counters(tasks.map(|task| task.state)));
+            printed
+        })
+        .collect();
+    json!({
+        "hostname": api.context.address.ip(),
+        "cluster": "mesonet",
+        "slaves": slaves,
+        "frameworks": frameworks,
+    })
+}
+
+fn slave(state: &State, agent: &Agent) -> Value {
+    let tasks = state.cluster.tasks.values().filter(|task| task.agent == agent.id);
+    let resources = &agent.info.resources;
+    let mut printed = json!({
+        "id": agent.id,
+        "hostname": agent.info.hostname,
+        "port": agent.info.port,
+        "pid": format!("slave(1)@{}:{}", agent.info.address, agent.info.port),
+        "attributes": agent
+            .info
+            .attributes
+            .iter()
+            .map(|attribute| (attribute.name.clone(), json!(attribute.value)))
+            .collect::<Map<_, _>>(),
+        "resources": {
+            "cpus": resources.cpus,
+            "mem": resources.mem,
+            "disk": resources.disk,
+            "gpus": resources.gpus,
+            "ports": resources.ports.to_string(),
+        },
+        "registered_time": agent.registered_at.as_seconds(),
+        "active": agent.state == AgentState::Active,
+        "deactivated": false,
+    });
+    extend(&mut printed, counters(tasks.map(|task| task.state)));
+    printed
+}
+
+/// Mesos' task counters.
+fn counters(states: impl Iterator<Item = TaskState>) -> Map<String, Value> {
+    let counted = [
+        TaskState::Staging,
+        TaskState::Starting,
+        TaskState::Running,
+        TaskState::Killing,
+        TaskState::Finished,
+        TaskState::Killed,
+        TaskState::Failed,
+        TaskState::Lost,
+        TaskState::Error,
+        TaskState::Unreachable,
+    ];
+    let states: Vec<TaskState> = states.collect();
+    let count = |wanted: TaskState| states.iter().filter(|state| **state == wanted).count();
+    counted.into_iter().map(|state| (state.as_str().to_owned(), json!(count(state)))).collect()
+}
+
+fn extend(object: &mut Value, fields: Map<String, Value>) {
+    if let Value::Object(object) = object {
+        object.extend(fields);
+    }
+}

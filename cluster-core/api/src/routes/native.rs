@@ -1,0 +1,183 @@
+//! mesonet's own resources below `/v1`.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use axum::response::Response;
+use mesonet_model::{Service, TaskId, TaskKey, Vip};
+use serde_json::{Value, json};
+
+use crate::api::{Api, allow_get};
+use crate::call::Call;
+use crate::context::{SandboxError, State};
+use crate::failure::Failure;
+use crate::respond;
+
+/// The domain of named VIPs (spec/dcos-networking.md §2.3).
+const VIP_DOMAIN: &str = "l4lb.thisdcos.directory";
+
+/// What a read without length returns at most, as in Mesos (16 pages).
+const FILE_CHUNK_DEFAULT: u64 = 16 * 4096;
+
+/// What one read returns at most, whatever is asked for: the answer is held in memory.
+const FILE_CHUNK_MAX: u64 = 1 << 20;
+
+/// Answers what is below `/v1`.
+pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, Failure> {
+    match path {
+        ["health", "live"] => {
+            allow_get(call)?;
+            Ok(respond::ok(&json!({"live": true})))
+        }
+        ["health", "ready"] => {
+            allow_get(call)?;
+            ready(api)
+        }
+        ["view"] => {
+            allow_get(call)?;
+            Ok(respond::ok(&api.state()?.cluster))
+        }
+        ["services"] => {
+            allow_get(call)?;
+            let state = api.state()?;
+            let services: Vec<Value> =
+                state.cluster.services.values().map(|each| service(&state, each)).collect();
+            Ok(respond::ok(&json!({"revision": state.cluster.revision, "services": services})))
+        }
+        ["planes"] => {
+            allow_get(call)?;
+            planes(api)
+        }
+        ["tasks", task, "files", file @ ..] if !file.is_empty() => {
+            allow_get(call)?;
+            read_file(api, call, task, file).await
+        }
+        _ => Err(Failure::UnknownUri),
+    }
+}
+
+fn ready(api: &Api) -> Result<Response, Failure> {
+    let state = api.state()?;
+    if api.context.requests.is_closed() {
+        return Err(Failure::Unavailable("The control plane is stopping"));
+    }
+    let is_registered = state.marathon.framework.is_some();
+    let status = if is_registered { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let message = if is_registered { "Ready" } else { "Marathon is not registered with the master yet" };
+    Ok(respond::json(
+        status,
+        &json!({"ready": is_registered, "message": message, "revision": state.cluster.revision}),
+    ))
+}
+
+fn service(state: &State, service: &Service) -> Value {
+    let key = &service.key;
+    let name = key.vip.allocation_name().map(|name| format!("{name}.{VIP_DOMAIN}"));
+    let mut addresses: Vec<String> = match &key.vip {
+        Vip::Static(address) => vec![address.to_string()],
+        Vip::Named { .. } => Vec::new(),
+    };
+    for address in [service.ipv4.map(|each| each.to_string()), service.ipv6.map(|each| each.to_string())] {
+        addresses.extend(address.filter(|address| !addresses.contains(address)));
+    }
+    let endpoints: Vec<Value> = state
+        .cluster
+        .endpoints_of(key)
+        .map(|(endpoint, each)| {
+            json!({
+                "task": endpoint.task.task,
+                "framework": endpoint.task.framework,
+                "agent": each.agent,
+                "address": endpoint.address,
+                "state": each.state,
+                "weight": each.weight,
+            })
+        })
+        .collect();
+    let failures: Vec<Value> = state
+        .planes
+        .values()
+        .filter_map(|report| {
+            let reason = report.failed.get(key)?;
+            Some(json!({"node": report.node, "plane": report.plane, "reason": reason}))
+        })
+        .collect();
+    json!({
+        "service": key,
+        "name": name,
+        "protocol": key.protocol,
+        "port": key.port,
+        "addresses": addresses,
+        "endpoints": endpoints,
+        "failures": failures,
+    })
+}
+
+/// How far each plane of each node is behind what is committed.
+fn planes(api: &Api) -> Result<Response, Failure> {
+    let state = api.state()?;
+    let revision = state.cluster.revision;
+    let planes: Vec<Value> = state
+        .planes
+        .values()
+        .map(|report| {
+            json!({
+                "node": report.node,
+                "plane": report.plane,
+                "applied": report.applied,
+                "lag": revision.0.saturating_sub(report.applied.0),
+            })
+        })
+        .collect();
+    Ok(respond::ok(&json!({"revision": revision, "planes": planes})))
+}
+
+async fn read_file(api: &Api, call: &Call, task: &str, file: &[&str]) -> Result<Response, Failure> {
+    if file.iter().any(|segment| matches!(*segment, "." | "..") || segment.contains('\0')) {
+        return Err(Failure::BadRequest("A file's path must lead downwards from the sandbox".to_owned()));
+    }
+    let offset = number(call, "offset")?;
+    let length = number(call, "length")?.unwrap_or(FILE_CHUNK_DEFAULT).min(FILE_CHUNK_MAX);
+    let key = task_key(&*api.state()?, call, task)?;
+    let file = file.join("/");
+    let sandboxes = Arc::clone(&api.context.sandboxes);
+    let read = tokio::task::spawn_blocking(move || sandboxes.read(&key, &file, offset, Some(length)));
+    let chunk = match read.await {
+        Ok(Ok(chunk)) => chunk,
+        Ok(Err(error @ SandboxError::NotFound { .. })) => {
+            return Err(Failure::NotFound(error.to_string()));
+        }
+        Ok(Err(SandboxError::Io { task, file, source })) => {
+            tracing::warn!(task, file, error = %source, "Cannot read a sandbox file");
+            return Err(Failure::Internal(format!("cannot read file '{file}' of task '{task}': {source}")));
+        }
+        Err(_) => return Err(Failure::Internal("reading the sandbox was interrupted".to_owned())),
+    };
+    let data =
+        if offset.is_none() { String::new() } else { String::from_utf8_lossy(&chunk.data).into_owned() };
+    Ok(respond::ok(&json!({"offset": chunk.offset, "data": data})))
+}
+
+/// A parameter as a number; absent and -1 mean none.
+fn number(call: &Call, name: &str) -> Result<Option<u64>, Failure> {
+    match call.parameter(name) {
+        None | Some("-1") => Ok(None),
+        Some(text) => text.parse().map(Some).map_err(|_| {
+            Failure::BadRequest(format!("parameter '{name}' must be a number from -1 on, not '{text}'"))
+        }),
+    }
+}
+
+/// The task of this id: that of the framework asked for, else any that runs, else one of Marathon's that has ended.
+fn task_key(state: &State, call: &Call, task: &str) -> Result<TaskKey, Failure> {
+    let task = TaskId::new(task);
+    if let Some(framework) = call.parameter("framework") {
+        return Ok(TaskKey::new(mesonet_model::FrameworkId::new(framework), task));
+    }
+    let of_marathon = state.marathon.framework.clone().map(|framework| TaskKey::new(framework, task.clone()));
+    if let Some(key) = of_marathon.as_ref().filter(|key| state.cluster.tasks.contains_key(*key)) {
+        return Ok(key.clone());
+    }
+    let running = state.cluster.tasks.keys().find(|key| key.task == task).cloned();
+    running.or(of_marathon).ok_or_else(|| Failure::NotFound(format!("Task '{task}' does not exist")))
+}
