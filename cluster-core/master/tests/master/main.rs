@@ -4,5 +4,6 @@ mod cluster;
 mod drains;
 mod lifecycle;
 mod offers;
+mod random_script;
 mod recovery;
 mod vips;

@@ -2,14 +2,22 @@
 
 use std::time::Duration;
 
+use mesonet_master::Input;
 use mesonet_model::{
-    Offer, OfferId, PortRanges, Scalar, SchedulerCall, StatusReason, StatusSource, TaskId, TaskState,
+    FrameworkId, Offer, OfferId, PortRanges, Scalar, SchedulerCall, StatusReason, StatusSource, TaskId,
+    TaskState,
 };
 
 use crate::cluster::{Cluster, agent_info, resources};
 
 fn decline(cluster: &mut Cluster, offer: &Offer, refuse: Duration) {
-    cluster.call(SchedulerCall::Decline { offer: offer.id.clone(), refuse });
+    let framework = cluster.framework.clone();
+    decline_as(cluster, &framework, offer, refuse);
+}
+
+fn decline_as(cluster: &mut Cluster, framework: &FrameworkId, offer: &Offer, refuse: Duration) {
+    let call = SchedulerCall::Decline { offer: offer.id.clone(), refuse };
+    cluster.handle(Input::Call { framework: framework.clone(), call });
 }
 
 fn offers(cluster: &mut Cluster) -> Vec<Offer> {
@@ -57,6 +65,23 @@ fn what_a_task_frees_is_offered_at_once_despite_a_filter() {
     let made = offers(&mut cluster);
     assert_eq!(made.len(), 1);
     assert_eq!(made[0].resources, agent_info(1, 4).resources);
+}
+
+#[test]
+fn resources_that_come_back_are_offered_to_those_who_refused_them_before() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.register(None, agent_info(1, 4), Vec::new());
+    let offer = offers(&mut cluster).remove(0);
+    let other = cluster.subscribe("other");
+    let marathon = std::mem::replace(&mut cluster.framework, other);
+    decline_as(&mut cluster, &marathon, &offer, Duration::from_secs(1000));
+    let spec = cluster.spec(&agent, "a", Vec::new());
+    cluster.launch(spec);
+    let rest = offers(&mut cluster).remove(0);
+    decline(&mut cluster, &rest, Duration::from_secs(1000));
+    assert_eq!(cluster.take_offers(&marathon), []);
+    cluster.report("a", TaskState::Finished);
+    assert_eq!(cluster.take_offers(&marathon).len(), 1);
 }
 
 #[test]

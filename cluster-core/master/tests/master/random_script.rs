@@ -1,0 +1,452 @@
+//! Anything in any order: what must hold after each step of a random script.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesonet_master::{Effect, Input, Master, Recovered};
+use mesonet_model::{
+    Agent, AgentId, AgentReport, AgentState, ClusterId, ClusterView, Endpoint, EndpointKey, EndpointState,
+    FrameworkId, Offer, OfferId, Plane, Resources, Revision, RunningTask, Scalar, SchedulerCall,
+    SchedulerEvent, TaskId, TaskSpec, TaskState, Timestamp, Vip, VipLabel,
+};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::cluster::{Cluster, agent_info, config, host_port};
+
+const AGENTS: u8 = 3;
+const FRAMEWORKS: [&str; 2] = ["marathon", "other"];
+/// Few, so that ids are used twice.
+const TASKS: u8 = 6;
+
+#[derive(Debug, Clone)]
+enum Step {
+    Accept { offer: Index, tasks: Vec<Launch>, refuse: u64 },
+    Decline { offer: Index, refuse: u64 },
+    AcceptUnknown { agent: u8, task: Launch },
+    Kill { framework: usize, task: u8 },
+    SetServing { framework: usize, task: u8, healthy: Option<bool>, ready: Option<bool> },
+    Revive { framework: usize },
+    Suppress { framework: usize },
+    Reconcile { framework: usize },
+    Subscribe { framework: usize },
+    Register { agent: u8, cpus: i64, address: u8, keeps: Vec<Index>, state: TaskState },
+    Disconnect { agent: u8 },
+    Report { agent: u8, framework: usize, task: u8, state: TaskState, age: i64, addresses: bool },
+    Plane { node: u8, plane: Plane, behind: u64, busy: Vec<u8> },
+    PlaneGone { node: u8, plane: Plane },
+    Pass { seconds: u64 },
+    Touch,
+    Restart,
+}
+
+#[derive(Debug, Clone)]
+struct Launch {
+    task: u8,
+    cpus: i64,
+    port: u16,
+    label: &'static str,
+    on_host: bool,
+    health_checked: bool,
+}
+
+fn launch() -> impl Strategy<Value = Launch> {
+    let label = prop::sample::select(vec!["/web:80", "web:443", "/api.v1:80", "11.225.36.193:80", "bad"]);
+    (0..TASKS, 0..4_i64, 31000..31004_u16, label, any::<bool>(), any::<bool>()).prop_map(
+        |(task, cpus, port, label, on_host, health_checked)| Launch {
+            task,
+            cpus,
+            port,
+            label,
+            on_host,
+            health_checked,
+        },
+    )
+}
+
+fn state() -> impl Strategy<Value = TaskState> {
+    use TaskState::{Failed, Finished, Killed, Killing, Running, Staging, Starting};
+    prop::sample::select(vec![
+        Staging, Starting, Running, Running, Running, Killing, Finished, Failed, Killed,
+    ])
+}
+
+fn plane() -> impl Strategy<Value = Plane> {
+    prop::sample::select(vec![Plane::Dns, Plane::Lb])
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let framework = || 0..FRAMEWORKS.len();
+    let agent = || 0..AGENTS;
+    let refuse = || prop::sample::select(vec![0_u64, 5, 3600]);
+    let calls = prop_oneof![
+        6 => (any::<Index>(), prop::collection::vec(launch(), 0..3), refuse())
+            .prop_map(|(offer, tasks, refuse)| Step::Accept { offer, tasks, refuse }),
+        2 => (any::<Index>(), refuse()).prop_map(|(offer, refuse)| Step::Decline { offer, refuse }),
+        1 => (agent(), launch()).prop_map(|(agent, task)| Step::AcceptUnknown { agent, task }),
+        2 => (framework(), 0..TASKS).prop_map(|(framework, task)| Step::Kill { framework, task }),
+        2 => (framework(), 0..TASKS, any::<Option<bool>>(), any::<Option<bool>>())
+            .prop_map(|(framework, task, healthy, ready)| Step::SetServing { framework, task, healthy, ready }),
+        1 => framework().prop_map(|framework| Step::Revive { framework }),
+        1 => framework().prop_map(|framework| Step::Suppress { framework }),
+        1 => framework().prop_map(|framework| Step::Reconcile { framework }),
+        1 => framework().prop_map(|framework| Step::Subscribe { framework }),
+    ];
+    let nodes = prop_oneof![
+        3 => (agent(), 1..5_i64, 1..9_u8, prop::collection::vec(any::<Index>(), 0..4), state())
+            .prop_map(|(agent, cpus, address, keeps, state)| Step::Register { agent, cpus, address, keeps, state }),
+        1 => agent().prop_map(|agent| Step::Disconnect { agent }),
+        8 => (agent(), framework(), 0..TASKS, state(), 0..3_i64, any::<bool>()).prop_map(
+            |(agent, framework, task, state, age, addresses)| {
+                Step::Report { agent, framework, task, state, age, addresses }
+            }
+        ),
+        2 => (agent(), plane(), 0..3_u64, prop::collection::vec(0..TASKS, 0..2))
+            .prop_map(|(node, plane, behind, busy)| Step::Plane { node, plane, behind, busy }),
+        1 => (agent(), plane()).prop_map(|(node, plane)| Step::PlaneGone { node, plane }),
+    ];
+    let rest = prop_oneof![
+        4 => prop::sample::select(vec![1_u64, 7, 700, 90_000]).prop_map(|seconds| Step::Pass { seconds }),
+        1 => Just(Step::Touch),
+        1 => Just(Step::Restart),
+    ];
+    prop_oneof![4 => calls, 4 => nodes, 1 => rest]
+}
+
+struct Script {
+    cluster: Cluster,
+    agents: BTreeMap<u8, AgentId>,
+    frameworks: Vec<FrameworkId>,
+    offers: BTreeMap<OfferId, (FrameworkId, Offer)>,
+}
+
+impl Script {
+    fn new() -> Self {
+        let mut cluster = Cluster::without_framework(config());
+        let frameworks = FRAMEWORKS.map(|name| cluster.subscribe(name)).to_vec();
+        Self { cluster, agents: BTreeMap::new(), frameworks, offers: BTreeMap::new() }
+    }
+
+    fn run(&mut self, step: Step) {
+        match step {
+            Step::Accept { offer, tasks, refuse } => {
+                let Some((framework, offer)) = self.take_offer(offer) else { return };
+                let specs = tasks.iter().map(|task| self.spec(&framework, &offer.agent, task)).collect();
+                let refuse = Duration::from_secs(refuse);
+                self.call(framework, SchedulerCall::Accept { offer: offer.id, tasks: specs, refuse });
+            }
+            Step::Decline { offer, refuse } => {
+                let Some((framework, offer)) = self.take_offer(offer) else { return };
+                let refuse = Duration::from_secs(refuse);
+                self.call(framework, SchedulerCall::Decline { offer: offer.id, refuse });
+            }
+            Step::AcceptUnknown { agent, task } => {
+                let framework = self.frameworks[0].clone();
+                let spec = self.spec(&framework, &self.agent(agent), &task);
+                let (offer, refuse) = (OfferId::new("none"), Duration::ZERO);
+                self.call(framework, SchedulerCall::Accept { offer, tasks: vec![spec], refuse });
+            }
+            Step::Kill { framework, task } => {
+                self.call(self.frameworks[framework].clone(), SchedulerCall::Kill { task: task_id(task) });
+            }
+            Step::SetServing { framework, task, healthy, ready } => {
+                let call = SchedulerCall::SetServing { task: task_id(task), healthy, ready };
+                self.call(self.frameworks[framework].clone(), call);
+            }
+            Step::Revive { framework } => {
+                let framework = self.frameworks[framework].clone();
+                self.call(framework.clone(), SchedulerCall::Revive);
+                self.collect();
+                self.check_nothing_is_kept_from(&framework);
+            }
+            Step::Suppress { framework } => {
+                self.call(self.frameworks[framework].clone(), SchedulerCall::Suppress);
+            }
+            Step::Reconcile { framework } => {
+                let call = SchedulerCall::Reconcile { tasks: Vec::new() };
+                self.call(self.frameworks[framework].clone(), call);
+            }
+            Step::Subscribe { framework } => {
+                let id = &self.frameworks[framework];
+                self.offers.retain(|_, (of, _)| of != id);
+                assert_eq!(self.cluster.subscribe(FRAMEWORKS[framework]), *id);
+            }
+            Step::Pass { seconds } => self.cluster.pass(Duration::from_secs(seconds)),
+            Step::Touch => self.cluster.handle(Input::Touch),
+            Step::Restart => {
+                self.cluster.restart();
+                self.offers.clear();
+                for name in FRAMEWORKS {
+                    self.cluster.subscribe(name);
+                }
+            }
+            Step::Register { .. }
+            | Step::Disconnect { .. }
+            | Step::Report { .. }
+            | Step::Plane { .. }
+            | Step::PlaneGone { .. } => self.run_node(step),
+        }
+    }
+
+    fn run_node(&mut self, step: Step) {
+        match step {
+            Step::Register { agent, cpus, address, keeps, state } => {
+                self.register(agent, cpus, address, &keeps, state)
+            }
+            Step::Disconnect { agent } => self.cluster.disconnect(&self.agent(agent)),
+            Step::Report { agent, framework, task, state, age, addresses } => {
+                self.cluster.framework = self.frameworks[framework].clone();
+                let task = task_id(task);
+                let mut status = self.cluster.status(&self.agent(agent), task.as_str(), state);
+                status.timestamp = Timestamp::from_millis(status.timestamp.as_millis() - age * 1000);
+                if addresses {
+                    status.addresses = vec![[9, 0, 0, 1].into(), "fd01:b::1".parse().expect("address")];
+                }
+                self.cluster.handle(Input::Agent(AgentReport::Status(Box::new(status))));
+            }
+            Step::Plane { node, plane, behind, busy } => {
+                let applied = Revision(self.cluster.view().revision.0.saturating_sub(behind));
+                let busy: Vec<TaskId> = busy.into_iter().map(task_id).collect();
+                let busy: Vec<&str> = busy.iter().map(TaskId::as_str).collect();
+                self.cluster.plane(&self.agent(node), plane, applied, &busy);
+            }
+            Step::PlaneGone { node, plane } => self.cluster.plane_gone(&self.agent(node), plane),
+            _ => unreachable!("handled by run"),
+        }
+    }
+
+    /// The agent comes back with some of the tasks that the master believes to be anywhere, and maybe a stranger.
+    fn register(&mut self, agent: u8, cpus: i64, address: u8, keeps: &[Index], state: TaskState) {
+        let id = self.agents.get(&agent).cloned();
+        let known: Vec<TaskSpec> = self
+            .cluster
+            .view()
+            .tasks
+            .values()
+            .map(|task| {
+                let stranger = Launch {
+                    task: 0,
+                    cpus: 1,
+                    port: 31000,
+                    label: "bad",
+                    on_host: true,
+                    health_checked: false,
+                };
+                let spec = self.spec(&task.key.framework, &task.agent, &stranger);
+                TaskSpec { key: task.key.clone(), ..spec }
+            })
+            .collect();
+        let mut tasks = Vec::new();
+        for spec in keeps.iter().filter(|_| !known.is_empty()).map(|keep| keep.get(&known)) {
+            self.cluster.framework = spec.key.framework.clone();
+            let status = self.cluster.status(&spec.agent, spec.key.task.as_str(), state);
+            tasks.push(RunningTask { spec: spec.clone(), status });
+        }
+        let given = self.cluster.register(id.as_ref(), agent_info(address, cpus), tasks);
+        assert!(id.is_none_or(|id| id == given), "an agent keeps its id");
+        self.agents.insert(agent, given);
+    }
+
+    fn call(&mut self, framework: FrameworkId, call: SchedulerCall) {
+        self.cluster.handle(Input::Call { framework, call });
+    }
+
+    fn agent(&self, agent: u8) -> AgentId {
+        self.agents.get(&agent).cloned().unwrap_or_else(|| AgentId::new("c-S99"))
+    }
+
+    fn take_offer(&mut self, index: Index) -> Option<(FrameworkId, Offer)> {
+        if self.offers.is_empty() {
+            return None;
+        }
+        let id = self.offers.keys().nth(index.index(self.offers.len()))?.clone();
+        self.offers.remove(&id)
+    }
+
+    fn spec(&self, framework: &FrameworkId, agent: &AgentId, launch: &Launch) -> TaskSpec {
+        let mut port = host_port(launch.port, launch.label);
+        if !launch.on_host {
+            port.labels.remove("network-scope");
+        }
+        let mut spec = self.cluster.spec(agent, task_id(launch.task).as_str(), vec![port]);
+        spec.key.framework = framework.clone();
+        spec.resources.cpus = Scalar::from_units(launch.cpus);
+        spec.health_checked = launch.health_checked;
+        spec
+    }
+
+    /// Notes what was offered.
+    fn collect(&mut self) {
+        for effect in std::mem::take(&mut self.cluster.said) {
+            match effect {
+                Effect::Framework { framework, event: SchedulerEvent::Offers(offers) } => {
+                    self.offers.extend(
+                        offers.into_iter().map(|offer| (offer.id.clone(), (framework.clone(), offer))),
+                    );
+                }
+                Effect::Framework { event: SchedulerEvent::Rescind(offer), .. } => {
+                    self.offers.remove(&offer).expect("an offer that is held");
+                }
+                Effect::Store(_) | Effect::Agent { .. } | Effect::Framework { .. } | Effect::Warn { .. } => {}
+            }
+        }
+    }
+
+    /// Everything that an active agent has left is offered, to this framework or to another one.
+    fn check_nothing_is_kept_from(&self, framework: &FrameworkId) {
+        for agent in self.cluster.view().agents.values().filter(|agent| agent.state == AgentState::Active) {
+            let holds = self.offers.values().any(|(of, offer)| of == framework && offer.agent == agent.id);
+            let left = self.left(agent);
+            assert!(holds || left.cpus <= Scalar::ZERO, "{} has {left:?} that nobody is offered", agent.id);
+        }
+    }
+
+    /// What neither tasks nor offers take of an agent.
+    fn left(&self, agent: &Agent) -> Resources {
+        let mut left = agent.info.resources.clone();
+        let tasks = self.cluster.view().tasks.values().filter(|task| task.agent == agent.id);
+        let offers = self.offers.values().filter(|(_, offer)| offer.agent == agent.id);
+        let all = tasks.map(|task| &task.resources).chain(offers.map(|(_, offer)| &offer.resources));
+        for resources in all {
+            left.subtract(resources);
+        }
+        left
+    }
+
+    fn check(&mut self) {
+        self.collect();
+        self.check_resources();
+        let view = self.cluster.view();
+        let endpoints: BTreeMap<EndpointKey, Endpoint> =
+            view.endpoints.iter().map(|(key, endpoint)| (key.clone(), endpoint.as_ref().clone())).collect();
+        assert_eq!(endpoints, endpoints_from_scratch(view));
+        check_services(view);
+        self.check_recovery();
+    }
+
+    /// Nothing is given twice, unless an agent came back with less than its tasks use.
+    fn check_resources(&self) {
+        let view = self.cluster.view();
+        let mut holders = BTreeSet::new();
+        for (framework, offer) in self.offers.values() {
+            assert!(holders.insert((framework, &offer.agent)), "two offers of one agent to one framework");
+            assert_eq!(view.agents[&offer.agent].state, AgentState::Active);
+            assert!(offer.resources.cpus >= Scalar::ZERO && offer.resources.mem >= Scalar::ZERO);
+        }
+        for agent in view.agents.values() {
+            let used: Scalar = view
+                .tasks
+                .values()
+                .filter(|task| task.agent == agent.id)
+                .map(|task| task.resources.cpus)
+                .sum();
+            let left = self.left(agent);
+            assert!(
+                left.cpus >= Scalar::ZERO || used > agent.info.resources.cpus,
+                "{} is overbooked by offers",
+                agent.id
+            );
+            let mut ports = BTreeSet::new();
+            let of_tasks =
+                view.tasks.values().filter(|task| task.agent == agent.id).map(|task| &task.resources);
+            let of_offers = self
+                .offers
+                .values()
+                .filter(|(_, offer)| offer.agent == agent.id)
+                .map(|(_, offer)| &offer.resources);
+            for port in of_tasks.chain(of_offers).flat_map(|resources| resources.ports.iter()) {
+                assert!(ports.insert(port), "port {port} of {} is given twice", agent.id);
+            }
+        }
+    }
+
+    /// A master that begins from what was written so far sees the same cluster.
+    fn check_recovery(&self) {
+        let records: Recovered = self
+            .cluster
+            .records
+            .iter()
+            .map(|((table, key), value)| (*table, key.clone(), value.clone()))
+            .collect();
+        let view = self.cluster.view();
+        let recovered =
+            Master::recover(config(), ClusterId::new("c"), view.revision, &records).expect("own records");
+        let mut agents = view.agents.clone();
+        for (id, agent) in &view.agents {
+            let agent = Agent { state: AgentState::Disconnected, ..agent.as_ref().clone() };
+            agents.insert(id.clone(), Arc::new(agent));
+        }
+        let expected = ClusterView { agents, revision: view.revision.next(), ..view.clone() };
+        assert_eq!(*recovered.view(), expected);
+    }
+}
+
+fn task_id(task: u8) -> TaskId {
+    TaskId::new(format!("t{task}"))
+}
+
+/// The endpoints by the rules of spec/dcos-networking.md §2.3.3, from the tasks alone.
+fn endpoints_from_scratch(view: &ClusterView) -> BTreeMap<EndpointKey, Endpoint> {
+    let mut endpoints = BTreeMap::new();
+    for task in view.tasks.values() {
+        let (state, weight) = match (task.state, task.draining) {
+            (TaskState::Running, false) if task.healthy == Some(false) || !task.ready => {
+                (EndpointState::Ready, 0)
+            }
+            (TaskState::Running, false) => (EndpointState::Ready, 1),
+            (TaskState::Running, true) | (TaskState::Killing, _) => (EndpointState::Draining, 0),
+            _ => continue,
+        };
+        let port = &task.discovery.as_ref().expect("set by the script").ports[0];
+        let Ok(label) = VipLabel::parse(&port.labels["VIP_0"]) else { continue };
+        let service =
+            label.service_key(mesonet_model::Protocol::Tcp, &view.frameworks[&task.key.framework].name);
+        let on_host = port.labels.contains_key("network-scope") || task.addresses.is_empty();
+        let host = [view.agents[&task.agent].info.address];
+        let addresses: &[IpAddr] = if on_host { &host } else { &task.addresses };
+        for address in addresses {
+            if matches!(service.vip, Vip::Static(vip) if vip.is_ipv4() != address.is_ipv4()) {
+                continue;
+            }
+            let address = SocketAddr::new(*address, port.number);
+            let key = EndpointKey { service: service.clone(), task: task.key.clone(), address };
+            endpoints.insert(key, Endpoint { agent: task.agent.clone(), state, weight });
+        }
+    }
+    endpoints
+}
+
+fn check_services(view: &ClusterView) {
+    let used: BTreeSet<_> = view.endpoints.keys().map(|key| &key.service).collect();
+    assert!(used.iter().all(|service| view.services.contains_key(*service)), "an endpoint without service");
+    let mut owners = BTreeMap::new();
+    for (key, service) in &view.services {
+        assert_eq!(service.empty_since.is_none(), used.contains(key), "{key}");
+        let families = [service.ipv4.map(IpAddr::V4), service.ipv6.map(IpAddr::V6)];
+        for address in families.into_iter().flatten().filter(|_| key.vip.allocation_name().is_some()) {
+            let owner = owners.entry(address).or_insert(&key.vip);
+            assert_eq!(*owner, &key.vip, "one address, two names");
+        }
+    }
+    for key in view.endpoints.keys() {
+        let service = &view.services[&key.service];
+        let has_address = if key.address.is_ipv4() { service.ipv4.is_some() } else { service.ipv6.is_some() };
+        assert!(has_address, "{key} has no virtual address");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn whatever_happens_the_cluster_is_consistent(steps in prop::collection::vec(step(), 1..80)) {
+        let mut script = Script::new();
+        script.check();
+        for step in steps {
+            script.run(step);
+            script.check();
+        }
+    }
+}
