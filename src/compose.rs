@@ -50,7 +50,10 @@ pub fn run_dev(options: DevOptions) -> anyhow::Result<()> {
         .context("cannot start the runtime")?;
     runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        let cluster = LocalCluster::start(&options, supervisor).await?;
+        let cluster = tokio::select! {
+            cluster = LocalCluster::start(&options, supervisor) => cluster?,
+            signal = signals.received() => bail!("told to end by {signal} before everything had started"),
+        };
         let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         print!("{}", Greeting { cluster: &cluster, options: &options, coloured });
         tracing::info!(signal = signals.received().await, "Told to end");
