@@ -74,9 +74,12 @@ impl Proxy {
     /// # Panics
     /// When the process cannot start threads or open descriptors.
     pub fn start(metrics: &Metrics) -> Self {
-        let busy = Busy::new();
         let count = thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
-        let budget = DescriptorBudget::of_process().per_worker(count);
+        Self::start_workers(metrics, count, DescriptorBudget::of_process().per_worker(count))
+    }
+
+    fn start_workers(metrics: &Metrics, count: usize, budget: DescriptorBudget) -> Self {
+        let busy = Busy::new();
         let start = |number| {
             let settings = WorkerSettings { metrics: metrics.clone(), busy: busy.clone(), budget };
             WorkerHandle::start(number, settings).expect("the proxy's workers can start")
@@ -194,3 +197,6 @@ impl Drop for WorkerHandle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,7 @@
 //! The data planes as their users see them: a view goes in, traffic goes through.
 
 mod fixture;
+mod http;
 mod memory;
 mod tcp;
 mod udp;
