@@ -87,6 +87,10 @@ impl Connection {
         let (bytes, up) =
             self.up.pump(client, backend, tools, draining, |bytes| exchange.client_speaks(bytes, draining));
         count(&self.metrics.bytes_up, bytes);
+        if up != Standing::Ended || down != Standing::Ended {
+            self.down.pass_on_end(client);
+            self.up.pass_on_end(backend);
+        }
         match (up, down) {
             (Standing::SourceFailed, _) | (_, Standing::SourceFailed | Standing::SinkFailed) => {
                 Outcome::Reset
@@ -136,6 +140,7 @@ fn note_event(flags: EventFlags, from: &mut Direction, to: &mut Direction) {
     let failed = flags.intersects(EventFlags::ERR | EventFlags::HUP);
     from.readable |= failed || flags.contains(EventFlags::IN);
     from.ending |= flags.contains(EventFlags::RDHUP);
+    from.has_urgent_data |= flags.contains(EventFlags::PRI);
     to.writable |= failed || flags.contains(EventFlags::OUT);
 }
 

@@ -34,7 +34,10 @@ pub(super) struct Direction {
     pub(super) ending: bool,
     /// The sink may have room.
     pub(super) writable: bool,
+    /// The source has sent urgent data, before which every read stops short.
+    pub(super) has_urgent_data: bool,
     stage: Stage,
+    is_end_told: bool,
     /// Read but not yet written, from `written` on.
     pending: Vec<u8>,
     written: usize,
@@ -50,7 +53,7 @@ enum Stage {
     Open,
     /// The source has ended; what is left must be written.
     Flushing,
-    /// The sink has been told the end.
+    /// All is written.
     Ended,
 }
 
@@ -61,7 +64,7 @@ pub(super) enum Standing {
     Waiting,
     /// There is more to do, but others have their turn first.
     Unfinished,
-    /// All bytes and the end have been passed on.
+    /// All bytes have been passed on.
     Ended,
     /// The source was reset.
     SourceFailed,
@@ -81,7 +84,9 @@ impl Direction {
             readable: false,
             ending: false,
             writable: true,
+            has_urgent_data: false,
             stage: Stage::Open,
+            is_end_told: false,
             pending: Vec::new(),
             written: 0,
             pipe: None,
@@ -99,6 +104,7 @@ impl Direction {
         self.release_pipe(pipes);
         self.pending = Vec::new();
         self.stage = Stage::Ended;
+        self.is_end_told = true;
     }
 
     /// Copies what can be copied without waiting. Returns the number of bytes written.
@@ -119,7 +125,7 @@ impl Direction {
             }
             let round = self
                 .flush(sink, &mut moved)
-                .and_then(|()| self.finish(sink))
+                .and_then(|()| self.finish())
                 .and_then(|()| self.fill(source, sink, tools, seen, &mut inspect, &mut moved));
             match round {
                 Ok(()) => {}
@@ -159,15 +165,20 @@ impl Direction {
         Ok(())
     }
 
-    /// Passes on the end once everything before it has been written.
-    fn finish(&mut self, sink: BorrowedFd<'_>) -> Result<(), Stop> {
+    /// Everything before the source's end has been written.
+    fn finish(&mut self) -> Result<(), Stop> {
         if self.stage != Stage::Flushing {
             return Ok(());
         }
         self.stage = Stage::Ended;
-        match shutdown(sink, Shutdown::Write) {
-            Ok(()) => Err(Stop::Standing(Standing::Ended)),
-            Err(_) => Err(Stop::Standing(Standing::SinkFailed)),
+        Err(Stop::Standing(Standing::Ended))
+    }
+
+    /// Tells the sink the end, once, if it has been reached. Not needed where the sink is closed anyway.
+    pub(super) fn pass_on_end(&mut self, sink: BorrowedFd<'_>) {
+        if self.stage == Stage::Ended && !std::mem::replace(&mut self.is_end_told, true) {
+            // Fails only if the sink has been reset, which its own event says.
+            let _was_reset = shutdown(sink, Shutdown::Write);
         }
     }
 
@@ -181,6 +192,9 @@ impl Direction {
         inspect: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>,
         moved: &mut u64,
     ) -> Result<(), Stop> {
+        if self.stage != Stage::Open {
+            return Ok(());
+        }
         if !self.readable && !self.ending {
             return Err(Stop::Blocked);
         }
@@ -200,9 +214,15 @@ impl Direction {
         if count == 0 {
             return Ok(());
         }
-        // A short read has emptied the source; the event of its next byte or of its end is yet to come.
         self.bulk = count == tools.scratch.len();
-        self.readable = self.bulk;
+        if !self.bulk && !self.has_urgent_data {
+            // A short read has emptied the source. Either its end had arrived before and is reached, or the event of
+            // its next byte is yet to come.
+            self.readable = false;
+            if self.ending {
+                self.stage = Stage::Flushing;
+            }
+        }
         let replaced = inspect(&tools.scratch[..count]);
         let bytes = replaced.as_deref().unwrap_or(&tools.scratch[..count]);
         let written = match self.sink_result(|_| write(sink, bytes)) {

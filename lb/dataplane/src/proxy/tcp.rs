@@ -30,8 +30,11 @@ const ACCEPTS_PER_ROUND: usize = 8;
 /// descriptors; clients wait in the listeners' queues.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-const SOCKET_EVENTS: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const SOCKET_EVENTS: EventFlags = EventFlags::IN
+    .union(EventFlags::PRI)
+    .union(EventFlags::OUT)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::ET);
 
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -245,7 +248,10 @@ fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
-    sockopt::set_socket_keepalive(&socket, true)?;
+    if !address.ip().is_loopback() {
+        // On this node the kernel tells when the other side is gone.
+        sockopt::set_socket_keepalive(&socket, true)?;
+    }
     match connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),
