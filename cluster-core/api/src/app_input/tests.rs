@@ -50,18 +50,23 @@ fn defaults_are_marathons() {
     );
 }
 
+/// Checks what is printed at a pointer into an app with these fields, and that it reads as it is printed.
+fn assert_prints<const N: usize>(cases: [(Value, &str, Value); N]) {
+    for (fields, pointer, expected) in cases {
+        let printed = printed(fields.clone());
+        assert_eq!(printed.pointer(pointer), Some(&expected), "{fields}");
+        let again = read(&printed).expect("what is printed can be read");
+        assert_eq!(Value::Object(definition(&again)), printed, "{fields}");
+    }
+}
+
 #[test]
-fn fields_are_normalised() {
-    let check = json!({
-        "protocol": "HTTP", "gracePeriodSeconds": 300, "intervalSeconds": 60, "timeoutSeconds": 20,
-        "maxConsecutiveFailures": 3, "delaySeconds": 15, "ignoreHttp1xx": false, "path": "/", "portIndex": 0,
-    });
+fn ports_and_networks_are_normalised() {
     let mapping =
         json!({"containerPort": 80, "hostPort": 0, "servicePort": 0, "protocol": "tcp", "labels": {}});
-    let none = json!([]);
-    for (fields, pointer, expected) in [
+    assert_prints([
         (json!({"ports": [80, 0]}), "/portDefinitions/0/port", json!(80)),
-        (json!({"portDefinitions": []}), "/portDefinitions", none.clone()),
+        (json!({"portDefinitions": []}), "/portDefinitions", json!([])),
         (
             json!({"portDefinitions": [{"protocol": "udp,tcp"}]}),
             "/portDefinitions/0/protocol",
@@ -100,6 +105,16 @@ fn fields_are_normalised() {
             "/container/portMappings/0/containerPort",
             json!(80),
         ),
+    ]);
+}
+
+#[test]
+fn other_fields_are_normalised() {
+    let check = json!({
+        "protocol": "HTTP", "gracePeriodSeconds": 300, "intervalSeconds": 60, "timeoutSeconds": 20,
+        "maxConsecutiveFailures": 3, "delaySeconds": 15, "ignoreHttp1xx": false, "path": "/", "portIndex": 0,
+    });
+    assert_prints([
         (json!({"requirePorts": true, "networks": [{"name": "n"}]}), "/requirePorts", json!(false)),
         (json!({"healthChecks": [{}]}), "/healthChecks/0", check),
         (
@@ -136,12 +151,7 @@ fn fields_are_normalised() {
             "/env",
             json!({"A": "1", "S": {"secret": "k"}}),
         ),
-    ] {
-        let printed = printed(fields.clone());
-        assert_eq!(printed.pointer(pointer), Some(&expected), "{fields}");
-        let again = read(&printed).expect("what is printed can be read");
-        assert_eq!(Value::Object(definition(&again)), printed, "{fields}");
-    }
+    ]);
 }
 
 #[test]
@@ -215,11 +225,20 @@ fn malformed_values_are_named_by_path_and_code() {
     }
 }
 
+/// Checks that an app with these fields breaks a rule at the path, with a text that contains this one.
+fn assert_breaks<const N: usize>(cases: [(Value, &str, &str); N]) {
+    for (fields, path, text) in cases {
+        let (malformed, invalid) = read(&with(fields.clone())).expect_err(&fields.to_string());
+        assert!(malformed.is_empty(), "{fields} {malformed:?}");
+        let found = invalid.get(path).is_some_and(|texts| texts.iter().any(|each| each.contains(text)));
+        assert!(found, "{fields} {invalid:?}");
+    }
+}
+
 #[test]
-fn broken_rules_are_named_by_path() {
+fn broken_rules_of_commands_and_constraints_are_named_by_path() {
     let single = json!({"MARATHON_SINGLE_INSTANCE_APP": "true"});
-    let docker = json!({"type": "DOCKER", "docker": {"image": "i"}});
-    for (fields, path, text) in [
+    assert_breaks([
         (json!({"id": "/A"}), "/id", "must fully match"),
         (json!({"id": "/a/tasks"}), "/id", "reserved"),
         (json!({"id": "/"}), "/id", "must not be empty"),
@@ -246,6 +265,12 @@ fn broken_rules_are_named_by_path() {
         (json!({"constraints": [["a", "MAX_PER"]]}), "/constraints(0)", "number"),
         (json!({"constraints": [["a", "GROUP_BY", "x"]]}), "/constraints(0)", "number"),
         (json!({"constraints": [["a", "IS", "x y"]]}), "/constraints(0)", "IS only supports"),
+    ]);
+}
+
+#[test]
+fn broken_rules_of_ports_and_networks_are_named_by_path() {
+    assert_breaks([
         (
             json!({"portDefinitions": [{"name": "a"}, {"name": "a"}]}),
             "/portDefinitions",
@@ -280,6 +305,13 @@ fn broken_rules_are_named_by_path() {
             "/networks",
             "must not specify both networks and ipAddress",
         ),
+    ]);
+}
+
+#[test]
+fn broken_rules_of_checks_and_lifecycle_are_named_by_path() {
+    let docker = json!({"type": "DOCKER", "docker": {"image": "i"}});
+    assert_breaks([
         (
             json!({"healthChecks": [{"portIndex": 1}]}),
             "/healthChecks(0)",
@@ -333,12 +365,7 @@ fn broken_rules_are_named_by_path() {
             "/container/volumes(0)",
             "must be one of",
         ),
-    ] {
-        let (malformed, invalid) = read(&with(fields.clone())).expect_err(&fields.to_string());
-        assert!(malformed.is_empty(), "{fields} {malformed:?}");
-        let found = invalid.get(path).is_some_and(|texts| texts.iter().any(|each| each.contains(text)));
-        assert!(found, "{fields} {invalid:?}");
-    }
+    ]);
 }
 
 #[test]

@@ -12,7 +12,11 @@ mod native;
 mod tasks;
 
 #[cfg(test)]
+mod event_tests;
+#[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod state_tests;
 #[cfg(test)]
 mod tests;
 

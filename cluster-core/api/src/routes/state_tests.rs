@@ -1,0 +1,352 @@
+//! What is shown of deployments, the queue, groups, services and planes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use mesonet_marathon::{
+    ActionKind, Deployment, DeploymentAction, DeploymentStep, NoMatchReason, QueueEntry, RejectSummary,
+    TaskFailure, UnusedOffer,
+};
+use mesonet_model::{
+    Agent, AgentId, AgentInfo, AgentState, AppId, DeploymentId, Endpoint, EndpointKey, EndpointState,
+    FrameworkId, Plane, PlaneReport, Resources, Revision, Scalar, Service, TaskId, TaskKey, TaskState,
+    Timestamp,
+};
+use serde_json::json;
+
+use super::fixture::{Fixture, app, instance, run};
+
+const TIME: Timestamp = Timestamp::from_millis(1_795_208_400_000);
+
+/// A deployment of an app in its second step.
+pub(super) fn deployment(id: &str) -> Deployment {
+    let app = AppId::parse(id).expect("id");
+    let step = |kind| DeploymentStep { actions: vec![DeploymentAction { kind, app: app.clone() }] };
+    Deployment {
+        id: DeploymentId::new("d1"),
+        version: TIME,
+        affected_apps: vec![app.clone()],
+        steps: vec![step(ActionKind::StartApplication), step(ActionKind::ScaleApplication)],
+        current: 1,
+        original: Vec::new(),
+        target: Vec::new(),
+    }
+}
+
+#[tokio::test]
+async fn deployments_are_listed_and_cancelled() {
+    let fixture = Fixture::with_apps(&[json!({"id": "/web", "cmd": "a"})]).await;
+    assert_eq!(fixture.get("/v2/deployments").await.json(), json!([]));
+    let add = || {
+        fixture.change(|state| {
+            let id = DeploymentId::new("d1");
+            state.marathon.deployments.insert(id.clone(), Arc::new(deployment("/web")));
+            app(state, "/web").deployments = vec![id];
+        });
+    };
+    add();
+    let start = json!({"actions": [{"action": "StartApplication", "app": "/web"}]});
+    let scale = json!({"actions": [{"action": "ScaleApplication", "app": "/web"}]});
+    assert_eq!(
+        fixture.get("/v2/deployments/").await.json(),
+        json!([{
+            "id": "d1", "version": "2026-11-20T21:00:00.000Z", "affectedApps": ["/web"], "affectedPods": [],
+            "steps": [start, scale], "currentStep": 2, "totalSteps": 2,
+            "currentActions": [{"action": "ScaleApplication", "app": "/web", "readinessCheckResults": []}],
+        }])
+    );
+    assert_eq!(fixture.get("/v2/apps/web").await.json()["app"]["deployments"], json!([{"id": "d1"}]));
+    let forced = fixture.send("DELETE", "/v2/deployments/d1?force=True", "").await;
+    assert_eq!((forced.status, forced.text.as_str()), (StatusCode::ACCEPTED, ""));
+    add();
+    let rolled_back = fixture.send("DELETE", "/v2/deployments/d1", "").await;
+    assert_eq!(rolled_back.status, StatusCode::OK);
+    assert!(rolled_back.json()["deploymentId"].is_string());
+    let unknown = fixture.send("DELETE", "/v2/deployments/d1", "").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert_eq!(unknown.json(), json!({"message": "DeploymentPlan d1 does not exist"}));
+}
+
+fn queued() -> QueueEntry {
+    let summary =
+        |declined| RejectSummary { reason: NoMatchReason::InsufficientCpus, declined, processed: 3 };
+    QueueEntry {
+        count: 2,
+        since: TIME,
+        backoff_until: None,
+        processed_offers: 7,
+        unused_offers: 6,
+        last_unused_offer_at: Some(TIME),
+        last_used_offer_at: None,
+        last_offers: vec![summary(1)],
+        all_offers: vec![summary(3)],
+        unused: vec![UnusedOffer {
+            agent: AgentId::new("c-S0"),
+            host: "127.0.0.1".to_owned(),
+            cpus: Scalar::from_units(1),
+            mem: Scalar::from_units(64),
+            reasons: vec![NoMatchReason::InsufficientCpus],
+            timestamp: TIME,
+        }],
+    }
+}
+
+#[tokio::test]
+async fn the_queue_says_why_apps_wait() {
+    let fixture = Fixture::with_apps(&[
+        json!({"id": "/web", "cmd": "a", "cpus": 64}),
+        json!({"id": "/calm", "cmd": "a"}),
+    ])
+    .await;
+    fixture.change(|state| app(state, "/web").queue = Some(Arc::new(queued())));
+    let queue = fixture.get("/v2/queue").await.json()["queue"].clone();
+    assert_eq!(queue.as_array().map(Vec::len), Some(1));
+    assert_eq!(queue[0]["app"]["id"], "/web");
+    assert_eq!((&queue[0]["count"], &queue[0]["since"]), (&json!(2), &json!("2026-11-20T21:00:00.000Z")));
+    assert_eq!(queue[0]["delay"], json!({"timeLeftSeconds": 0, "overdue": true}));
+    assert_eq!(
+        queue[0]["processedOffersSummary"],
+        json!({
+            "processedOffersCount": 7, "unusedOffersCount": 6, "lastUnusedOfferAt": "2026-11-20T21:00:00.000Z",
+            "rejectSummaryLastOffers": [{"reason": "InsufficientCpus", "declined": 1, "processed": 3}],
+            "rejectSummaryLaunchAttempt": [{"reason": "InsufficientCpus", "declined": 3, "processed": 3}],
+        })
+    );
+    assert!(queue[0].get("lastUnusedOffers").is_none());
+    let offers = fixture.get("/v2/queue?embed=lastUnusedOffers").await.json();
+    let unused = &offers["queue"][0]["lastUnusedOffers"][0];
+    assert_eq!(unused["offer"]["hostname"], "127.0.0.1");
+    assert_eq!(unused["reason"], json!(["InsufficientCpus"]));
+    fixture.change(|state| {
+        let mut entry = queued();
+        entry.backoff_until = Some(Timestamp::from_millis(i64::MAX));
+        app(state, "/web").queue = Some(Arc::new(entry));
+    });
+    assert_eq!(fixture.get("/v2/queue").await.json()["queue"][0]["delay"]["overdue"], json!(false));
+    let reset = fixture.send("DELETE", "/v2/queue//web/delay", "").await;
+    assert_eq!((reset.status, reset.text.as_str()), (StatusCode::NO_CONTENT, ""));
+    let calm = fixture.send("DELETE", "/v2/queue/calm/delay", "").await;
+    assert_eq!(calm.status, StatusCode::NOT_FOUND);
+    assert_eq!(calm.json(), json!({"message": "Application /calm not found in tasks queue."}));
+}
+
+#[tokio::test]
+async fn counts_health_and_the_last_failure_are_shown() {
+    let fixture = Fixture::with_apps(&[json!({"id": "/web", "cmd": "a"})]).await;
+    fixture.change(|state| {
+        let id = AppId::parse("/web").expect("id");
+        let app = app(state, "/web");
+        for (number, task_state, healthy) in [
+            (1, TaskState::Running, Some(true)),
+            (2, TaskState::Running, Some(false)),
+            (3, TaskState::Staging, None),
+        ] {
+            let mut each = instance(app, number, task_state);
+            each.healthy = healthy;
+            app.instances.insert(each.task.clone(), Arc::new(each));
+        }
+        app.last_failure = Some(Arc::new(TaskFailure {
+            app: id,
+            task: TaskId::new("web.instance-0._app.1"),
+            agent: AgentId::new("c-S0"),
+            host: "127.0.0.1".to_owned(),
+            state: TaskState::Failed,
+            message: "exit 1".to_owned(),
+            version: TIME,
+            timestamp: TIME,
+        }));
+    });
+    let app = fixture.get("/v2/apps/web?embed=app.taskStats").await.json()["app"].clone();
+    for (key, expected) in
+        [("tasksStaged", 1), ("tasksRunning", 2), ("tasksHealthy", 1), ("tasksUnhealthy", 1)]
+    {
+        assert_eq!(app[key], json!(expected), "{key}");
+    }
+    assert_eq!(app["lastTaskFailure"]["message"], "exit 1");
+    assert_eq!(app["lastTaskFailure"]["state"], "TASK_FAILED");
+    assert_eq!(app["tasks"][1]["healthCheckResults"][0]["alive"], json!(false));
+    assert_eq!(app["tasks"][2]["startedAt"], json!(null));
+    assert_eq!(app["taskStats"]["totalSummary"]["stats"]["counts"]["running"], json!(2));
+    let listed = fixture.get("/v2/apps").await.json()["apps"][0].clone();
+    assert!(listed.get("lastTaskFailure").is_none());
+    let listed = fixture.get("/v2/apps?embed=apps.lastTaskFailure").await.json()["apps"][0].clone();
+    assert_eq!(listed["lastTaskFailure"]["host"], "127.0.0.1");
+}
+
+#[tokio::test]
+async fn groups_are_a_tree_that_can_only_be_read() {
+    let fixture = Fixture::with_apps(&[
+        json!({"id": "/web", "cmd": "a"}),
+        json!({"id": "/a/b/c", "cmd": "a"}),
+        json!({"id": "/a/d", "cmd": "a"}),
+    ])
+    .await;
+    let root = fixture.get("/v2/groups").await.json();
+    assert_eq!(root["id"], "/");
+    assert_eq!(root["apps"][0]["id"], "/web");
+    assert_eq!(root["groups"][0]["id"], "/a");
+    assert_eq!(root["groups"][0]["apps"][0]["id"], "/a/d");
+    assert_eq!(root["groups"][0]["groups"][0]["apps"][0]["id"], "/a/b/c");
+    assert_eq!(fixture.get("/v2/groups//a/b").await.json()["id"], "/a/b");
+    let only_groups = fixture.get("/v2/groups?embed=group.groups").await.json();
+    assert_eq!((&only_groups["apps"], &only_groups["groups"][0]["id"]), (&json!([]), &json!("/a")));
+    assert_eq!(fixture.get("/v2/groups/a/apps").await.json()["apps"].as_array().map(Vec::len), Some(2));
+    assert_eq!(fixture.get("/v2/groups/a/versions").await.json(), json!(["2026-11-20T21:00:00.004Z"]));
+    let missing = fixture.get("/v2/groups/web").await;
+    assert_eq!(missing.json(), json!({"message": "Group '/web' does not exist"}));
+    for method in ["POST", "PUT", "DELETE"] {
+        let answer = fixture.send(method, "/v2/groups/a", "{}").await;
+        assert_eq!(answer.status, StatusCode::NOT_IMPLEMENTED);
+        assert!(answer.json()["message"].as_str().is_some_and(|text| text.contains("Groups follow")));
+    }
+    assert_eq!(Fixture::new().get("/v2/groups").await.json()["apps"], json!([]));
+}
+
+#[tokio::test]
+async fn marathon_says_who_leads_and_cannot_abdicate() {
+    let fixture = Fixture::new();
+    let info = fixture.get("/v2/info").await.json();
+    for key in ["marathon_config", "zookeeper_config", "http_config"] {
+        assert!(info[key].is_object(), "{key}");
+    }
+    assert_eq!((&info["leader"], &info["frameworkId"]), (&json!("127.0.0.1:8080"), &json!("c-0000")));
+    assert_eq!(fixture.get("/v2/leader").await.json(), json!({"leader": "127.0.0.1:8080"}));
+    let abdicated = fixture.send("DELETE", "/v2/leader", "").await;
+    assert_eq!(abdicated.status, StatusCode::CONFLICT);
+    assert!(abdicated.json()["message"].is_string());
+    assert_eq!(fixture.get("/v2/plugins").await.json(), json!({"plugins": []}));
+}
+
+#[tokio::test]
+async fn the_front_satisfies_the_dcos_command_line() {
+    let fixture = Fixture::new();
+    let head = fixture.send("HEAD", "/pkgpanda/active.buildinfo.full.json", "").await;
+    assert_eq!(head.status, StatusCode::OK);
+    let id = fixture.get("/metadata").await.json()["CLUSTER_ID"].clone();
+    assert_eq!(id, "6f6e7a3e-2f1f-4b0e-8d3b-1d0f6a4c9b11");
+    assert!(fixture.get("/dcos-metadata/dcos-version.json").await.json()["version"].is_string());
+    fixture.change(add_agent);
+    for path in ["/mesos/state-summary", "/mesos/master/state-summary"] {
+        let summary = fixture.get(path).await.json();
+        assert_eq!(summary["slaves"][0]["pid"], "slave(1)@127.0.0.1:5051");
+        assert_eq!(summary["slaves"][0]["resources"]["ports"], "[31000-31009]");
+        assert_eq!(summary["slaves"][0]["TASK_RUNNING"], json!(0));
+    }
+}
+
+fn add_agent(state: &mut crate::State) {
+    let id = AgentId::new("c-S0");
+    let resources = Resources {
+        ports: mesonet_model::PortRanges::span(31000, 31009),
+        cpus: Scalar::from_units(4),
+        ..Resources::default()
+    };
+    let info = AgentInfo {
+        hostname: "127.0.0.1".to_owned(),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 5051,
+        resources,
+        attributes: Vec::new(),
+    };
+    let agent = Agent { id: id.clone(), info, state: AgentState::Active, registered_at: TIME };
+    state.cluster.agents.insert(id, Arc::new(agent));
+}
+
+/// Two services, one of them with an endpoint, the other one refused by a node.
+fn add_services(state: &mut crate::State) {
+    let named = "tcp/web@marathon:80".parse().expect("key");
+    let fixed = "udp/10.0.0.1:53".parse().expect("key");
+    for (key, ipv4) in [(&named, [127, 11, 0, 1]), (&fixed, [10, 0, 0, 1])] {
+        let service =
+            Service { key: Clone::clone(key), ipv4: Some(ipv4.into()), ipv6: None, empty_since: None };
+        state.cluster.services.insert(service.key.clone(), Arc::new(service));
+    }
+    let endpoint = EndpointKey {
+        service: named,
+        task: TaskKey::new(FrameworkId::new("c-0000"), TaskId::new("web.1")),
+        address: SocketAddr::from(([127, 0, 0, 1], 31000)),
+    };
+    let agent = AgentId::new("c-S0");
+    let each = Endpoint { agent: agent.clone(), state: EndpointState::Ready, weight: 1 };
+    state.cluster.endpoints.insert(endpoint, Arc::new(each));
+    let report = PlaneReport {
+        node: agent.clone(),
+        plane: Plane::Lb,
+        applied: Revision(1),
+        busy: BTreeSet::new(),
+        failed: BTreeMap::from([(fixed, "address in use".to_owned())]),
+    };
+    state.planes.insert((agent, Plane::Lb), report);
+}
+
+#[tokio::test]
+async fn services_planes_and_view_are_shown() {
+    let fixture = Fixture::new();
+    fixture.change(add_services);
+    assert_eq!(
+        fixture.get("/v1/services").await.json(),
+        json!({"revision": 2, "services": [
+            {
+                "service": "tcp/web@marathon:80", "name": "web.marathon.l4lb.thisdcos.directory",
+                "protocol": "tcp", "port": 80, "addresses": ["127.11.0.1"],
+                "endpoints": [{
+                    "task": "web.1", "framework": "c-0000", "agent": "c-S0", "address": "127.0.0.1:31000",
+                    "state": "ready", "weight": 1,
+                }],
+                "failures": [],
+            },
+            {
+                "service": "udp/10.0.0.1:53", "name": null, "protocol": "udp", "port": 53,
+                "addresses": ["10.0.0.1"], "endpoints": [],
+                "failures": [{"node": "c-S0", "plane": "lb", "reason": "address in use"}],
+            },
+        ]})
+    );
+    assert_eq!(
+        fixture.get("/v1/planes").await.json(),
+        json!({"revision": 2, "planes": [{"node": "c-S0", "plane": "lb", "applied": 1, "lag": 1}]})
+    );
+    let view: mesonet_model::ClusterView =
+        serde_json::from_str(&fixture.get("/v1/view").await.text).expect("view");
+    assert_eq!((view.revision, view.services.len()), (Revision(2), 2));
+    let ready = fixture.get("/v1/health/ready").await;
+    assert_eq!((ready.status, &ready.json()["ready"]), (StatusCode::OK, &json!(true)));
+    fixture.change(|state| state.marathon.framework = None);
+    assert_eq!(fixture.get("/v1/health/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn sandbox_files_are_read_as_in_mesos() {
+    let fixture = Fixture::with_apps(&[json!({"id": "/web", "cmd": "a"})]).await;
+    fixture.change(|state| run(state, "/web", 1));
+    let base = "/v1/tasks/web.instance-1._app.1/files";
+    for (query, status, body) in [
+        ("/stdout", 200, json!({"offset": 14, "data": ""})),
+        ("/stdout?offset=-1&length=0", 200, json!({"offset": 14, "data": ""})),
+        ("/stdout?offset=6", 200, json!({"offset": 6, "data": "sandbox\n"})),
+        ("/stdout?offset=0&length=5", 200, json!({"offset": 0, "data": "hello"})),
+        ("/stdout?offset=99&length=-1", 200, json!({"offset": 99, "data": ""})),
+        ("/other", 404, json!({"message": "task 'web.instance-1._app.1' has no file 'other'"})),
+        ("/../stdout", 400, json!({"message": "A file's path must lead downwards from the sandbox"})),
+        (
+            "/stdout?offset=x",
+            400,
+            json!({"message": "parameter 'offset' must be a number from -1 on, not 'x'"}),
+        ),
+    ] {
+        let answer = fixture.get(&format!("{base}{query}")).await;
+        assert_eq!((answer.status.as_u16(), answer.json()), (status, body), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_text_or_json() {
+    let fixture = Fixture::not_started();
+    let text = fixture.get("/metrics").await;
+    assert!(text.header("content-type").starts_with("text/plain; version=0.0.4"));
+    assert!(text.text.contains("mesonet_test_total 0"), "{}", text.text);
+    let json = fixture.send_with("GET", "/metrics", &[("accept", "application/json")], "").await.json();
+    assert_eq!(json["counters"]["mesonet_test_total"], json!({"count": 0.0}));
+}
