@@ -1,6 +1,9 @@
 //! Services: virtual addresses and what is behind them.
 
+use std::net::{IpAddr, SocketAddr};
+
 use clap::Subcommand;
+use mesonet_model::EndpointState;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -11,7 +14,7 @@ use super::table::{Column, Table};
 /// `mesonet service …`
 #[derive(Debug, Subcommand)]
 pub enum ServiceCommand {
-    /// List services, their addresses and endpoints
+    /// List services, their addresses and how many endpoints are behind them
     List,
 }
 
@@ -21,10 +24,27 @@ struct Services {
     services: Vec<Service>,
 }
 
-/// A service.
+/// A service, its endpoints, and on which nodes it could not be put into effect.
 #[derive(Debug, Deserialize)]
 struct Service {
-    key: String,
+    service: String,
+    name: Option<String>,
+    port: u16,
+    addresses: Vec<IpAddr>,
+    endpoints: Vec<Endpoint>,
+    #[serde(default)]
+    failures: Vec<Failure>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Endpoint {
+    state: EndpointState,
+}
+
+#[derive(Debug, Deserialize)]
+struct Failure {
+    node: String,
+    reason: String,
 }
 
 /// Carries out a command.
@@ -36,12 +56,84 @@ pub fn run(command: &ServiceCommand, session: &Session) -> Result<(), CommandErr
 
 fn list(session: &Session) -> Result<(), CommandError> {
     if session.output.is_json() {
-        return session.output.value(&session.client.get::<Value>("/v1/services")?);
+        return session.output.value(&session.client.get::<Value>("/v1/services")?["services"]);
     }
     let Services { services } = session.client.get("/v1/services")?;
-    let mut table = Table::new([Column::text("SERVICE", 80)]);
-    for service in &services {
-        table.row([service.key.clone()]);
+    session.output.table(&table(&services))
+}
+
+fn table(services: &[Service]) -> Table<5> {
+    let mut table = Table::new([
+        Column::text("SERVICE", 60),
+        Column::text("ADDRESS", 50),
+        Column::text("NAME", 80),
+        Column::text("ENDPOINTS", 40),
+        Column::text("PROBLEM", 120),
+    ]);
+    for service in services {
+        table.row([
+            service.service.clone(),
+            service.addresses(),
+            service.name.clone().unwrap_or_default(),
+            service.endpoints(),
+            service.problem(),
+        ]);
     }
-    session.output.table(&table)
+    table
+}
+
+impl Service {
+    fn addresses(&self) -> String {
+        let addresses = self.addresses.iter().map(|&address| SocketAddr::new(address, self.port).to_string());
+        addresses.collect::<Vec<_>>().join(",")
+    }
+
+    /// How many are in which state, such as `2 ready, 1 draining`.
+    fn endpoints(&self) -> String {
+        let states = [EndpointState::Ready, EndpointState::Draining, EndpointState::Down];
+        let counts =
+            states.map(|state| (state, self.endpoints.iter().filter(|each| each.state == state).count()));
+        let parts: Vec<String> = counts
+            .iter()
+            .filter(|(_, count)| *count > 0)
+            .map(|(state, count)| format!("{count} {}", state.as_str()))
+            .collect();
+        if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
+    }
+
+    fn problem(&self) -> String {
+        let problems = self.failures.iter().map(|failure| format!("{} ({})", failure.reason, failure.node));
+        problems.collect::<Vec<_>>().join("; ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_row_says_where_what_and_what_is_wrong() {
+        let services: Services = serde_json::from_value(json!({ "revision": 7, "services": [
+            {
+                "service": "tcp/web@marathon:80", "name": "web.marathon.l4lb.thisdcos.directory",
+                "protocol": "tcp", "port": 80, "addresses": ["127.11.0.9", "fd01:c::9"],
+                "endpoints": [{ "state": "ready" }, { "state": "draining" }, { "state": "ready" }],
+                "failures": [],
+            },
+            {
+                "service": "udp/127.11.9.9:53", "name": null, "protocol": "udp", "port": 53,
+                "addresses": ["127.11.9.9"], "endpoints": [],
+                "failures": [{ "node": "S0", "plane": "lb", "reason": "address in use" }],
+            },
+        ] }))
+        .expect("services");
+        assert_eq!(
+            table(&services.services).render().split_whitespace().collect::<Vec<_>>().join(" "),
+            "SERVICE ADDRESS NAME ENDPOINTS PROBLEM \
+             tcp/web@marathon:80 127.11.0.9:80,[fd01:c::9]:80 web.marathon.l4lb.thisdcos.directory \
+             2 ready, 1 draining - \
+             udp/127.11.9.9:53 127.11.9.9:53 - none address in use (S0)"
+        );
+    }
 }
