@@ -1,15 +1,19 @@
 //! The server's instruments.
 
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use mesonet_dns_zone::NameError;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets,
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    exponential_buckets,
 };
 
 const QUERIES: &str = "mesonet_dns_queries_total";
 const QUERY_DURATION: &str = "mesonet_dns_query_duration_seconds";
 const RECORDS: &str = "mesonet_dns_records";
+const RECORDS_LEFT_OUT: &str = "mesonet_dns_records_left_out";
 const APPLY_DURATION: &str = "mesonet_dns_apply_duration_seconds";
 const MALFORMED: &str = "mesonet_dns_malformed_total";
 
@@ -75,6 +79,13 @@ const CODES: [(CodeLabel, &str); 6] = [
 
 const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")];
 
+const REASONS: [(NameError, &str); 4] = [
+    (NameError::EmptyLabel, "empty_label"),
+    (NameError::LabelTooLong, "label_too_long"),
+    (NameError::NameTooLong, "name_too_long"),
+    (NameError::Character, "character"),
+];
+
 /// The server's instruments.
 #[derive(Debug)]
 pub(crate) struct Metrics {
@@ -83,6 +94,7 @@ pub(crate) struct Metrics {
     used: Box<[OnceLock<IntCounter>]>,
     query_duration: Histogram,
     records: IntGauge,
+    records_left_out: IntGaugeVec,
     apply_duration: Histogram,
     malformed: IntCounter,
 }
@@ -98,6 +110,10 @@ impl Metrics {
                 .buckets(exponential_buckets(BUCKET_FIRST, BUCKET_FACTOR, BUCKET_COUNT)?),
         )?;
         let records = IntGauge::new(RECORDS, "DNS records served")?;
+        let records_left_out = IntGaugeVec::new(
+            Opts::new(RECORDS_LEFT_OUT, "DNS records left out because their names would not be valid"),
+            &["reason"],
+        )?;
         let apply_duration = Histogram::with_opts(
             HistogramOpts::new(APPLY_DURATION, "Time to put a change of the cluster into the DNS zone")
                 .buckets(exponential_buckets(BUCKET_FIRST, BUCKET_FACTOR, BUCKET_COUNT)?),
@@ -106,11 +122,12 @@ impl Metrics {
         registry.register(Box::new(queries.clone()))?;
         registry.register(Box::new(query_duration.clone()))?;
         registry.register(Box::new(records.clone()))?;
+        registry.register(Box::new(records_left_out.clone()))?;
         registry.register(Box::new(apply_duration.clone()))?;
         registry.register(Box::new(malformed.clone()))?;
         let cells = KINDS.len() * CODES.len() * TRANSPORTS.len();
         let used = (0..cells).map(|_| OnceLock::new()).collect();
-        Ok(Self { queries, used, query_duration, records, apply_duration, malformed })
+        Ok(Self { queries, used, query_duration, records, records_left_out, apply_duration, malformed })
     }
 
     /// A query was answered.
@@ -136,10 +153,18 @@ impl Metrics {
     }
 
     /// A view was applied.
-    pub(crate) fn applied(&self, duration: Duration, records: usize) {
+    pub(crate) fn applied(&self, duration: Duration, records: usize, left_out: &BTreeMap<NameError, usize>) {
         self.apply_duration.observe(duration.as_secs_f64());
-        self.records.set(i64::try_from(records).unwrap_or(i64::MAX));
+        self.records.set(gauge_value(records));
+        for (error, reason) in REASONS {
+            let count = left_out.get(&error).copied().unwrap_or_default();
+            self.records_left_out.with_label_values(&[reason]).set(gauge_value(count));
+        }
     }
+}
+
+fn gauge_value(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

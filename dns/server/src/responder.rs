@@ -70,9 +70,11 @@ fn answer(zone: &Zone, request: &Message, query: &Query, transport: Transport) -
     response.metadata.recursion_desired = request.metadata.recursion_desired;
     response.metadata.checking_disabled = request.metadata.checking_disabled;
     response.add_query(query.clone());
-    response.edns = request.edns.as_ref().map(|_| {
+    response.edns = request.edns.as_ref().map(|asked| {
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_PAYLOAD_MAX);
+        // It comes back even though nothing is signed (RFC 3225 §3).
+        edns.flags_mut().dnssec_ok = asked.flags().dnssec_ok;
         edns
     });
     let limit = size_limit(request, transport);

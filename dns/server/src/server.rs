@@ -9,7 +9,7 @@ use mesonet_dns_zone::{ConfigError, Zone, ZoneFollower};
 use mesonet_model::{ClusterView, Delta};
 use thiserror::Error;
 use tokio::sync::watch;
-use tracing::{debug, info};
+use tracing::info;
 
 use crate::listener::Listener;
 use crate::metrics::Metrics;
@@ -111,10 +111,6 @@ impl Server {
         let zone = self.follower.zone();
         let records = zone.record_count();
         self.shared.zone.store(Arc::new(zone));
-        let metrics = &self.shared.metrics;
-        metrics.applied(started.elapsed(), records);
-        for (reason, count) in self.follower.skipped() {
-            debug!(%reason, count, "Some names would not be valid and are left out");
-        }
+        self.shared.metrics.applied(started.elapsed(), records, self.follower.skipped());
     }
 }

@@ -370,6 +370,7 @@ async fn queries_are_counted_by_type_result_and_transport() {
         "mesonet_dns_query_duration_seconds_count 2",
         "mesonet_dns_apply_duration_seconds_count 1",
         "mesonet_dns_malformed_total 1",
+        "mesonet_dns_records_left_out{reason=\"label_too_long\"} 0",
         records.as_str(),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -15,6 +15,7 @@ mod answer;
 mod cluster_names;
 mod config;
 mod contribution;
+mod entry_set;
 mod follower;
 mod mesos_name;
 mod name;

@@ -2,59 +2,59 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 
 use imbl::OrdMap;
-use mesonet_model::Serving;
 
 use crate::contribution::Contribution;
+use crate::entry_set::{CountChanges, Entry, EntrySet};
 use crate::{Data, Name};
 
 /// Everything that things of the view have contributed, by name. A clone costs a pointer copy.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Table {
-    sets: OrdMap<Name, Arc<[Entry]>>,
+    sets: OrdMap<Name, EntrySet>,
     served: usize,
 }
 
-/// One value under a name. A set is sorted by `serving` first, so that the best ones are at its start.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Entry {
-    serving: Serving,
-    data: Data,
-    /// How many things contribute it.
-    count: u32,
+/// Records of one name that clients are sent to, sorted: a part of its set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RecordSet<'table> {
+    set: Option<&'table EntrySet>,
+    start: usize,
+    end: usize,
 }
-
-/// The records of one name that clients are sent to, sorted.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct RecordSet<'table>(&'table [Entry]);
 
 /// Changes of a table, collected by name so that each name is rebuilt once.
 #[derive(Debug, Default)]
-pub(crate) struct TableChanges(BTreeMap<Name, BTreeMap<(Serving, Data), i32>>);
+pub(crate) struct TableChanges(BTreeMap<Name, CountChanges>);
 
 // === impl Table ===
 
 impl Table {
-    /// Makes the changes. Costs as much as the sets that change hold, and the logarithm of the table's size for each.
+    /// Makes the changes. For each name, that costs about the square root of its number of records and the logarithm
+    /// of the number of names.
     pub(crate) fn apply(&mut self, changes: TableChanges) {
         for (name, changes) in changes.0 {
-            let old: &[Entry] = self.sets.get(&name).map_or(&[], |set| set);
-            let new = merged(old, changes);
-            self.served += best(&new).len();
-            self.served -= best(old).len();
+            let (new, served_before) = match self.sets.get(&name) {
+                Some(old) => (old.changed(changes), RecordSet::best_of(old).len()),
+                None => (EntrySet::default().changed(changes), 0),
+            };
+            self.served += RecordSet::best_of(&new).len();
+            self.served -= served_before;
             if new.is_empty() {
                 self.sets.remove(&name);
             } else {
-                self.sets.insert(name, Arc::from(new));
+                self.sets.insert(name, new);
             }
         }
     }
 
     /// The records of a name; none if it has none of its own.
     pub(crate) fn served(&self, name: &Name) -> RecordSet<'_> {
-        RecordSet(self.sets.get(name).map_or(&[], |set| best(set)))
+        match self.sets.get(name) {
+            Some(set) => RecordSet::best_of(set),
+            None => RecordSet { set: None, start: 0, end: 0 },
+        }
     }
 
     /// Whether a name below this one has records.
@@ -65,7 +65,9 @@ impl Table {
 
     /// Every record that is served, sorted by name.
     pub(crate) fn records(&self) -> impl Iterator<Item = (&Name, &Data)> {
-        self.sets.iter().flat_map(|(name, set)| best(set).iter().map(move |entry| (name, &entry.data)))
+        self.sets
+            .iter()
+            .flat_map(|(name, set)| RecordSet::best_of(set).rotated(0).map(move |data| (name, data)))
     }
 
     /// How many records are served.
@@ -77,38 +79,53 @@ impl Table {
 // === impl RecordSet ===
 
 impl<'table> RecordSet<'table> {
+    /// The entries that clients are sent to: those of the best kind that there is.
+    fn best_of(set: &'table EntrySet) -> Self {
+        let best = set.first().map(|first| first.serving);
+        Self { set: Some(set), start: 0, end: set.partition_point(|entry| Some(entry.serving) == best) }
+    }
+
     pub(crate) fn is_empty(self) -> bool {
-        self.0.is_empty()
+        self.start == self.end
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.end - self.start
     }
 
     /// The A records.
     pub(crate) fn ipv4(self) -> Self {
-        let end = self.0.partition_point(|entry| matches!(entry.data, Data::A(_)));
-        Self(&self.0[..end])
+        Self { end: self.after(|data| matches!(data, Data::A(_))), ..self }
     }
 
     /// The AAAA records.
     pub(crate) fn ipv6(self) -> Self {
-        let start = self.0.partition_point(|entry| matches!(entry.data, Data::A(_)));
-        let end = self.0.partition_point(|entry| matches!(entry.data, Data::A(_) | Data::Aaaa(_)));
-        Self(&self.0[start..end])
+        let start = self.after(|data| matches!(data, Data::A(_)));
+        Self { start, end: self.after(|data| matches!(data, Data::A(_) | Data::Aaaa(_))), ..self }
     }
 
     /// The SRV records.
     pub(crate) fn ports(self) -> Self {
-        let start = self.0.partition_point(|entry| matches!(entry.data, Data::A(_) | Data::Aaaa(_)));
-        Self(&self.0[start..])
-    }
-
-    pub(crate) fn len(self) -> usize {
-        self.0.len()
+        Self { start: self.after(|data| matches!(data, Data::A(_) | Data::Aaaa(_))), ..self }
     }
 
     /// All records, beginning at a place that a number chooses, so that clients that take the first one spread.
     pub(crate) fn rotated(self, rotation: u16) -> impl Iterator<Item = &'table Data> {
-        let start = usize::from(rotation).checked_rem(self.0.len()).unwrap_or(0);
-        let (head, tail) = self.0.split_at(start);
-        tail.iter().chain(head).map(|entry| &entry.data)
+        let turned = usize::from(rotation).checked_rem(self.len()).unwrap_or(0);
+        let part = move |from: usize, count: usize| {
+            self.set.into_iter().flat_map(move |set| set.entries_from(from).take(count))
+        };
+        let all = part(self.start + turned, self.len() - turned).chain(part(self.start, turned));
+        all.map(|entry: &Entry| &entry.data)
+    }
+
+    /// The position after the best entries whose data is of the first types.
+    fn after(self, is_first: impl Fn(&Data) -> bool) -> usize {
+        let Some(set) = self.set else {
+            return 0;
+        };
+        let best = set.first().map(|first| first.serving);
+        set.partition_point(|entry| Some(entry.serving) == best && is_first(&entry.data))
     }
 }
 
@@ -124,35 +141,4 @@ impl TableChanges {
             }
         }
     }
-}
-
-/// The entries that clients are sent to: those of the best kind that there is.
-fn best(set: &[Entry]) -> &[Entry] {
-    match set.first() {
-        Some(first) => &set[..set.partition_point(|entry| entry.serving == first.serving)],
-        None => set,
-    }
-}
-
-fn merged(old: &[Entry], changes: BTreeMap<(Serving, Data), i32>) -> Vec<Entry> {
-    let mut merged = Vec::with_capacity(old.len() + changes.len());
-    let mut rest = old;
-    for ((serving, data), change) in changes {
-        let at = rest.partition_point(|entry| (entry.serving, &entry.data) < (serving, &data));
-        merged.extend_from_slice(&rest[..at]);
-        rest = &rest[at..];
-        let mut count = 0_u32;
-        if let Some((first, tail)) = rest.split_first()
-            && (first.serving, &first.data) == (serving, &data)
-        {
-            count = first.count;
-            rest = tail;
-        }
-        count = count.saturating_add_signed(change);
-        if count > 0 {
-            merged.push(Entry { serving, data, count });
-        }
-    }
-    merged.extend_from_slice(rest);
-    merged
 }
