@@ -48,7 +48,7 @@ pub fn run_dev(options: DevOptions) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut signals = Signals::listen()?;
         let cluster = tokio::select! {
             cluster = LocalCluster::start(&options, supervisor) => cluster?,
@@ -59,7 +59,10 @@ pub fn run_dev(options: DevOptions) -> anyhow::Result<()> {
         tracing::info!(signal = signals.received().await, "Told to end");
         cluster.end().await;
         Ok(())
-    })
+    });
+    // Whatever still runs on a thread of its own holds nothing that a sudden end would damage.
+    runtime.shutdown_background();
+    ended
 }
 
 /// A cluster of one node, all of it in this process.
