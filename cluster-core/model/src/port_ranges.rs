@@ -38,12 +38,12 @@ impl PortRanges {
 
     /// Whether the port is in the set.
     pub fn contains(&self, port: u16) -> bool {
-        self.0.iter().any(|(first, last)| (*first..=*last).contains(&port))
+        self.contains_span(port, port)
     }
 
     /// Whether every port of the other set is in this one.
     pub fn contains_all(&self, other: &Self) -> bool {
-        other.0.iter().all(|(first, last)| self.0.iter().any(|(from, to)| from <= first && last <= to))
+        other.0.iter().all(|(first, last)| self.contains_span(*first, *last))
     }
 
     /// The ports in ascending order.
@@ -66,24 +66,31 @@ impl PortRanges {
         *self = Self::from_ranges(ranges);
     }
 
-    /// Removes every port of another set.
+    /// Removes every port of another set. Costs as much as both have ranges.
     pub fn remove_all(&mut self, other: &Self) {
-        for &(first, last) in &other.0 {
-            let mut kept = Vec::with_capacity(self.0.len() + 1);
-            for &(from, to) in &self.0 {
-                if to < first || last < from {
-                    kept.push((from, to));
-                    continue;
+        let mut holes = other.0.iter().peekable();
+        let mut kept = Vec::with_capacity(self.0.len());
+        for &(first, last) in &self.0 {
+            // The first port of the range that no hole has reached; beyond 65535 if the last hole ends there.
+            let mut from = u32::from(first);
+            while let Some(&&(hole_first, hole_last)) = holes.peek() {
+                if hole_first > last {
+                    break;
                 }
-                if from < first {
-                    kept.push((from, first - 1));
+                if u32::from(hole_first) > from {
+                    kept.push((from as u16, hole_first - 1));
                 }
-                if last < to {
-                    kept.push((last + 1, to));
+                from = from.max(u32::from(hole_last) + 1);
+                if hole_last >= last {
+                    break;
                 }
+                holes.next();
             }
-            self.0 = kept;
+            if from <= u32::from(last) {
+                kept.push((from as u16, last));
+            }
         }
+        self.0 = kept;
     }
 
     /// The set of all ports of the ranges, which may touch, overlap and be in any order.
@@ -98,6 +105,11 @@ impl PortRanges {
             }
         }
         Self(merged)
+    }
+
+    fn contains_span(&self, first: u16, last: u16) -> bool {
+        let candidate = self.0.partition_point(|(_, to)| *to < last);
+        self.0.get(candidate).is_some_and(|(from, _)| *from <= first)
     }
 }
 
