@@ -18,9 +18,9 @@ use mesonet_model::{
 /// it answers.
 pub(crate) const OFFERS_HELD_MAX: usize = 256;
 
-/// The shortest time for which refused resources are not offered again unless they grow: Mesos' allocation interval.
-/// Without it, a framework that declines at once and for no time would be asked for ever.
-pub(crate) const REFUSE_MIN: Duration = Duration::from_secs(1);
+/// The shortest time for which refused resources are not offered again unless they grow. Without it, a framework that
+/// declines at once and for no time would be asked for ever; with more, it would wait for what it wants after all.
+pub(crate) const REFUSE_MIN: Duration = Duration::from_millis(100);
 
 /// Less than this of both is not offered (Mesos `MIN_CPUS` and `MIN_MEM`): no task fits.
 const OFFERED_CPUS_MIN: Scalar = Scalar::from_thousandths(10);

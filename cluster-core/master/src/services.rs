@@ -162,10 +162,14 @@ impl Services {
         if old.is_none() && self.hold_address(key) {
             out.dirty.vips.extend(key.vip.allocation_name());
         }
-        if let Err(exhausted) = self.give_addresses(&mut service, needs, out)
-            && self.unaddressed.insert(key.clone())
-        {
-            out.warn(task, format!("service {key} has no address: {exhausted}"));
+        match self.give_addresses(&mut service, needs, out) {
+            Ok(()) => {
+                self.unaddressed.remove(key);
+            }
+            Err(exhausted) if self.unaddressed.insert(key.clone()) => {
+                out.warn(task, format!("service {key} has no address: {exhausted}"));
+            }
+            Err(_) => {}
         }
         let is_empty = view.endpoints_of(key).next().is_none();
         if let Some(since) = service.empty_since {

@@ -91,7 +91,7 @@ fn declining_for_no_time_does_not_bring_the_offer_straight_back() {
     let offer = offers(&mut cluster).remove(0);
     decline(&mut cluster, &offer, Duration::ZERO);
     assert_eq!(offers(&mut cluster), []);
-    cluster.pass(Duration::from_secs(1));
+    cluster.pass(Duration::from_millis(100));
     assert_eq!(offers(&mut cluster).len(), 1);
 }
 
