@@ -49,7 +49,8 @@ pub(crate) fn check_ids(key: &TaskKey) -> Result<(), InvalidId> {
     check_id("framework", key.framework.as_str())
 }
 
-fn check_id(kind: &'static str, id: &str) -> Result<(), InvalidId> {
+/// Refuses an id that cannot be the name of a directory.
+pub(crate) fn check_id(kind: &'static str, id: &str) -> Result<(), InvalidId> {
     match id {
         "" => Err(InvalidId::Empty { kind }),
         "." | ".." => Err(InvalidId::Dots { kind }),

@@ -1,0 +1,214 @@
+//! Control groups: what a task may use, and how it is told apart from the rest.
+//!
+//! Every task has a group of its own in each hierarchy that the agent may write: the one of version 2 (`cpu.weight`,
+//! `memory.max`, and `cgroup.kill` even without controllers), and `cpu` and `memory` of version 1 where they are
+//! mounted. As in Mesos, cpus are shares and not a ceiling, and memory is a ceiling.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use mesonet_model::Resources;
+use uuid::Uuid;
+
+use crate::CgroupMode;
+use crate::checkpoint::FileError;
+
+/// The parent of the tasks' groups, below the agent's own group.
+const PARENT: &str = "mesonet";
+
+/// No task gets less, as in Mesos: a shell alone needs some.
+const MEMORY_BYTES_MIN: u64 = 32 << 20;
+
+/// Weight of one cpu in version 2, where 1 to 10,000 are possible.
+const WEIGHT_PER_CPU: f64 = 100.0;
+
+/// Weight of one cpu in version 1, where at least 2 is needed.
+const SHARES_PER_CPU: f64 = 1024.0;
+
+/// Where tasks' groups are made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Hierarchies {
+    parents: Vec<PathBuf>,
+}
+
+impl Hierarchies {
+    /// Finds out where the agent may make groups, and says so in the log.
+    pub(crate) fn detect(mode: &CgroupMode) -> Self {
+        let candidates = match mode {
+            CgroupMode::Off => Vec::new(),
+            CgroupMode::Below(parent) => vec![parent.clone()],
+            CgroupMode::Auto => own_groups().unwrap_or_default(),
+        };
+        let parents: Vec<PathBuf> = candidates.iter().filter_map(|own| prepare(own).ok()).collect();
+        let found = Self { parents };
+        let limits_memory = found.has(&["memory.max", "memory.limit_in_bytes"]);
+        let limits_cpus = found.has(&["cpu.weight", "cpu.shares"]);
+        match mode {
+            CgroupMode::Off => tracing::info!("Tasks are not limited, as configured"),
+            CgroupMode::Auto | CgroupMode::Below(_) if limits_memory && limits_cpus => {
+                tracing::info!(groups = ?found.parents, "Tasks are limited by control groups");
+            }
+            CgroupMode::Auto | CgroupMode::Below(_) => tracing::warn!(
+                limits_memory,
+                limits_cpus,
+                groups = ?found.parents,
+                "Tasks are not fully limited: the agent may not use the control groups that this takes"
+            ),
+        }
+        found
+    }
+
+    /// Whether tasks' groups have one of the files. Every group but the root has the files of its controllers, and
+    /// those of a parent are the parent's own.
+    fn has(&self, files: &[&str]) -> bool {
+        let probe = Uuid::nil().to_string();
+        self.parents.iter().any(|parent| {
+            let group = parent.join(&probe);
+            let made = fs::create_dir(&group);
+            let has = files.iter().any(|file| group.join(file).exists());
+            if made.is_ok() {
+                let _ = fs::remove_dir(&group);
+            }
+            has
+        })
+    }
+
+    /// Makes a task's groups and sets their limits.
+    pub(crate) fn create(&self, container: Uuid, resources: &Resources) -> Result<Vec<PathBuf>, FileError> {
+        let mut groups = Vec::with_capacity(self.parents.len());
+        for parent in &self.parents {
+            let group = parent.join(container.to_string());
+            let made = fs::create_dir(&group).map_err(FileError::at("create control group", &group));
+            groups.push(group.clone());
+            if let Err(error) = made.and_then(|()| limit(&group, resources)) {
+                remove(&groups);
+                return Err(error);
+            }
+        }
+        Ok(groups)
+    }
+}
+
+/// Sets what the group has files for.
+fn limit(group: &Path, resources: &Resources) -> Result<(), FileError> {
+    let mebibytes = u64::try_from(resources.mem.thousandths() / 1000).unwrap_or(0);
+    let memory = (mebibytes > 0).then(|| mebibytes.saturating_mul(1 << 20).max(MEMORY_BYTES_MIN));
+    let cpus = resources.cpus.as_f64();
+    let limits = [
+        ("memory.max", memory),
+        ("memory.limit_in_bytes", memory),
+        ("cpu.weight", Some((cpus * WEIGHT_PER_CPU).clamp(1.0, 10_000.0) as u64)),
+        ("cpu.shares", Some((cpus * SHARES_PER_CPU).max(2.0) as u64)),
+    ];
+    for (file, value) in limits {
+        let path = group.join(file);
+        if let Some(value) = value
+            && path.exists()
+        {
+            fs::write(&path, value.to_string()).map_err(FileError::at("write", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The agent's own groups in the hierarchies of interest.
+fn own_groups() -> io::Result<Vec<PathBuf>> {
+    Ok(groups_in(&fs::read_to_string("/proc/self/mountinfo")?, &fs::read_to_string("/proc/self/cgroup")?))
+}
+
+/// Joins the mount points of the hierarchies with the paths of the process' groups in them.
+fn groups_in(mounts: &str, groups: &str) -> Vec<PathBuf> {
+    mounts
+        .lines()
+        .filter_map(|line| {
+            let (place, kind) = line.split_once(" - ")?;
+            let mount = Path::new(place.split(' ').nth(4)?);
+            let mut kind = kind.split(' ');
+            let controllers = match kind.next()? {
+                "cgroup2" => "",
+                "cgroup" => kind.nth(1)?.split(',').find(|option| matches!(*option, "cpu" | "memory"))?,
+                _ => return None,
+            };
+            let own = groups.lines().find_map(|line| {
+                let (names, path) = line.split_once(':')?.1.split_once(':')?;
+                names.split(',').any(|name| name == controllers).then_some(path)
+            })?;
+            Some(mount.join(own.trim_start_matches('/')))
+        })
+        .collect()
+}
+
+/// Makes the parent of the tasks' groups, and hands it the controllers that there are.
+fn prepare(own: &Path) -> io::Result<PathBuf> {
+    let parent = own.join(PARENT);
+    match fs::create_dir(&parent) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    for group in [own, &parent] {
+        let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+        for controller in available.split_whitespace().filter(|name| matches!(*name, "cpu" | "memory")) {
+            // Refused if the group has processes of its own; then tasks have no such limit, which the log says.
+            let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
+    Ok(parent)
+}
+
+// === A task's groups ===
+
+/// Kills everything in the groups, where the kernel offers that.
+pub(crate) fn kill(groups: &[PathBuf]) {
+    for group in groups {
+        // Version 1 has no such file; the supervisor kills its children one by one as well.
+        let _ = fs::OpenOptions::new()
+            .write(true)
+            .open(group.join("cgroup.kill"))
+            .and_then(|mut file| io::Write::write_all(&mut file, b"1"));
+    }
+}
+
+/// Whether the kernel has killed a process of the groups for want of memory.
+pub(crate) fn is_out_of_memory(groups: &[PathBuf]) -> bool {
+    let files =
+        groups.iter().flat_map(|group| ["memory.events", "memory.oom_control"].map(|file| group.join(file)));
+    files.filter_map(|file| fs::read_to_string(file).ok()).any(|text| {
+        text.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
+    })
+}
+
+/// Removes the groups, which must be empty.
+pub(crate) fn remove(groups: &[PathBuf]) {
+    for group in groups {
+        // What cannot be removed is empty and costs some kernel memory; the next run of the task has other groups.
+        let _ = fs::remove_dir(group);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_groups_are_found_in_both_versions() {
+        let mounts = "\
+25 20 0:22 / /proc rw,nosuid - proc proc rw
+30 20 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:5 - cgroup2 cgroup2 rw
+31 20 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu
+32 20 0:28 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory
+33 20 0:29 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
+34 20 0:30 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
+";
+        let groups = "9:name=systemd:/\n4:memory:/one/two\n1:cpu:/\n0::/unit.service\n";
+        let expected =
+            ["/sys/fs/cgroup/unified/unit.service", "/sys/fs/cgroup/cpu/", "/sys/fs/cgroup/memory/one/two"];
+        assert_eq!(groups_in(mounts, groups), expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn joint_controllers_of_version_1_are_found() {
+        let mounts = "31 20 0:27 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n";
+        assert_eq!(groups_in(mounts, "3:cpu,cpuacct:/a\n"), [PathBuf::from("/sys/fs/cgroup/cpu,cpuacct/a")]);
+    }
+}

@@ -1,0 +1,133 @@
+//! Takes up what an earlier agent has left in the work directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use mesonet_model::{TaskKey, TaskState, UuidSource};
+
+use crate::agent::Agent;
+use crate::cgroup::Hierarchies;
+use crate::checkpoint::{self, FileError};
+use crate::ended::EndedTasks;
+use crate::layout::{LAUNCH_FILE, Layout, STATUSES_FILE};
+use crate::link::Notice;
+use crate::protocol::Launch;
+use crate::status_queue::StatusQueue;
+use crate::task::{AgentTask, Finding, Run};
+use crate::{Config, StartError, clock};
+
+const LOCK_FILE: &str = "meta/lock";
+
+/// An agent as its directory has it, connected to the supervisors that live.
+pub(crate) fn recover(
+    config: Config,
+    notices: tokio::sync::mpsc::Sender<Notice>,
+) -> Result<Agent, StartError> {
+    let layout = open_directory(&config.dir)?;
+    let lock = lock(&layout)?;
+    let id = checkpoint::read(&layout.agent_file())?;
+    let mut uuids = UuidSource::from_seed(seed()?);
+    let mut tasks = std::collections::BTreeMap::new();
+    for directory in checkpoints(&layout.checkpoints())? {
+        match read_task(&directory, &mut uuids) {
+            Ok(Some(task)) => {
+                tasks.insert(task.spec.key.clone(), task);
+            }
+            Ok(None) => discard(&directory),
+            Err(error) => {
+                tracing::error!(error = checkpoint::in_full(&error), "A task's checkpoint is discarded");
+                discard(&directory);
+            }
+        }
+    }
+    let hierarchies = Hierarchies::detect(&config.cgroups);
+    let ended = EndedTasks::default();
+    let outbox = std::collections::VecDeque::new();
+    let mut agent =
+        Agent { config, layout, _lock: lock, id, hierarchies, uuids, tasks, ended, outbox, notices };
+    let unfinished: Vec<TaskKey> = agent
+        .tasks
+        .iter()
+        .filter(|(_, task)| !task.statuses.latest().state.is_terminal())
+        .map(|(key, _)| key.clone())
+        .collect();
+    tracing::info!(tasks = unfinished.len(), "The agent takes up tasks");
+    unfinished.iter().for_each(|key| agent.reconnect(key));
+    // What was found goes out with the registration, where every status that is pending is sent.
+    agent.outbox.clear();
+    Ok(agent)
+}
+
+/// Makes the work directory, and its path absolute, since supervisors run elsewhere.
+fn open_directory(directory: &Path) -> Result<Layout, StartError> {
+    checkpoint::create_directory(directory, 0o711)?;
+    let absolute = fs::canonicalize(directory).map_err(FileError::at("find", directory))?;
+    let layout = Layout::new(&absolute);
+    checkpoint::create_directory(&layout.dir().join("meta"), 0o700)?;
+    checkpoint::create_directory(&layout.checkpoints(), 0o700)?;
+    checkpoint::create_directory(&layout.agents(), 0o711)?;
+    Ok(layout)
+}
+
+fn lock(layout: &Layout) -> Result<File, StartError> {
+    let path = layout.dir().join(LOCK_FILE);
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(FileError::at("open", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(fs::TryLockError::WouldBlock) => Err(StartError::InUse { directory: layout.dir().to_path_buf() }),
+        Err(fs::TryLockError::Error(source)) => Err(FileError::at("lock", &path)(source).into()),
+    }
+}
+
+fn seed() -> Result<u64, StartError> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; 8];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(FileError::at("read", path))?;
+    Ok(u64::from_ne_bytes(bytes))
+}
+
+/// The directories of all tasks.
+fn checkpoints(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
+    let list = |path: &Path| -> io::Result<Vec<PathBuf>> {
+        fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect()
+    };
+    let mut found = Vec::new();
+    for framework in list(parent).map_err(FileError::at("list", parent))? {
+        found.extend(list(&framework).map_err(FileError::at("list", &framework))?);
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// What is written down of a task; `None` if there is nothing to be done about it any more.
+fn read_task(directory: &Path, uuids: &mut UuidSource) -> Result<Option<AgentTask>, FileError> {
+    let Some(launch) = checkpoint::read::<Launch>(&directory.join(LAUNCH_FILE))? else { return Ok(None) };
+    let first = |uuids: &mut UuidSource| {
+        let finding = Finding::step(TaskState::Starting, clock::now());
+        StatusQueue::new(finding.status(&launch.spec, Some(uuids.next_uuid())), Instant::now())
+    };
+    let statuses = match checkpoint::read::<StatusQueue>(&directory.join(STATUSES_FILE)) {
+        Ok(Some(statuses)) => statuses,
+        Ok(None) => first(uuids),
+        Err(error) => {
+            tracing::warn!(error = checkpoint::in_full(&error), "The statuses of a task are made anew");
+            first(uuids)
+        }
+    };
+    if statuses.is_settled() {
+        return Ok(None);
+    }
+    let spec = launch.spec.clone();
+    Ok(Some(AgentTask { spec, statuses, run: Some(Run { launch, link: None, supervisor: None }) }))
+}
+
+fn discard(directory: &Path) {
+    if let Err(error) = fs::remove_dir_all(directory) {
+        tracing::warn!(%error, directory = %directory.display(), "Cannot remove a checkpoint");
+    }
+}
