@@ -33,9 +33,6 @@ pub(crate) enum Failure {
     /// The path exists but not for this method.
     #[error("HTTP 405 Method Not Allowed")]
     MethodNotAllowed(&'static str),
-    /// It contradicts what there is.
-    #[error("{0}")]
-    Conflict(String),
     /// The body is longer than the bound.
     #[error("The request body is larger than {0} bytes")]
     TooLarge(usize),
@@ -77,7 +74,6 @@ impl Failure {
             Self::Malformed(_) | Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::NotFound(_) | Self::UnknownUri => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::Conflict(_) => StatusCode::CONFLICT,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -104,7 +100,6 @@ impl Failure {
             | Self::NotFound(_)
             | Self::UnknownUri
             | Self::MethodNotAllowed(_)
-            | Self::Conflict(_)
             | Self::TooLarge(_)
             | Self::NotImplemented(_)
             | Self::Unavailable(_)

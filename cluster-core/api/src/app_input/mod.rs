@@ -250,4 +250,4 @@ fn is_executor(text: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -17,10 +17,10 @@ pub(super) fn read_definitions(object: &Object<'_>) -> Vec<PortDefinition> {
         definitions.map(|definitions| definitions.iter().map(read_definition).collect());
     match (definitions, ports) {
         (Some(definitions), ports) => {
-            let same = |ports: &Vec<u16>| {
-                definitions.iter().map(|definition| definition.port).eq(ports.iter().copied())
-            };
-            if ports.is_some_and(|ports| !same(&ports)) {
+            // marathon-python sends an empty `ports` beside whatever definitions there are.
+            let ports = ports.unwrap_or_default();
+            let given = definitions.iter().map(|definition| definition.port);
+            if !ports.is_empty() && !given.eq(ports.iter().copied()) {
                 object.invalid("ports", "cannot specify both ports and port definitions");
             }
             definitions

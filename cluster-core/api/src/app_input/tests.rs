@@ -66,6 +66,7 @@ fn ports_and_networks_are_normalised() {
         json!({"containerPort": 80, "hostPort": 0, "servicePort": 0, "protocol": "tcp", "labels": {}});
     assert_prints([
         (json!({"ports": [80, 0]}), "/portDefinitions/0/port", json!(80)),
+        (json!({"ports": [], "portDefinitions": [{"port": 9}]}), "/portDefinitions/0/port", json!(9)),
         (json!({"portDefinitions": []}), "/portDefinitions", json!([])),
         (
             json!({"portDefinitions": [{"protocol": "udp,tcp"}]}),
@@ -382,7 +383,7 @@ fn only_given_fields_are_warned_of() {
 }
 
 /// Any JSON, with keys of apps more often than others.
-fn any_json() -> impl Strategy<Value = Value> {
+pub(crate) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::Bool),

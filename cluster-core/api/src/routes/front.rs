@@ -34,7 +34,22 @@ pub(crate) fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, F
             allow_get(call)?;
             Ok(respond::ok(&summary(api, &*api.state()?)))
         }
+        ["mesos_dns", "v1", "hosts", name] => {
+            allow_get(call)?;
+            Ok(respond::ok(&hosts(api, name)))
+        }
         _ => Err(Failure::UnknownUri),
+    }
+}
+
+/// Where master and Marathon are, as mesos-dns says it; the command line asks for these names only.
+fn hosts(api: &Api, name: &str) -> Value {
+    let name = name.trim_end_matches('.');
+    match name {
+        "leader.mesos" | "master.mesos" | "marathon.mesos" => {
+            json!([{"host": format!("{name}."), "ip": api.context.address.ip()}])
+        }
+        _ => json!([{"host": "", "ip": ""}]),
     }
 }
 

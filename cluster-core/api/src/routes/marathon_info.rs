@@ -60,8 +60,9 @@ fn leader(api: &Api, call: &Call) -> Result<Response, Failure> {
             api.state()?;
             Ok(respond::ok(&json!({"leader": api.context.address.to_string()})))
         }
+        // Not 409: the dcos command line takes that for a deployment in progress.
         Method::DELETE => {
-            Err(Failure::Conflict("The leader cannot abdicate: there is no other master to lead".to_owned()))
+            Err(Failure::NotImplemented("The leader cannot abdicate: there is no other master to lead"))
         }
         _ => Err(Failure::MethodNotAllowed("GET, HEAD, DELETE")),
     }

@@ -16,6 +16,8 @@ mod event_tests;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod tests;

@@ -214,7 +214,7 @@ async fn marathon_says_who_leads_and_cannot_abdicate() {
     assert_eq!((&info["leader"], &info["frameworkId"]), (&json!("127.0.0.1:8080"), &json!("c-0000")));
     assert_eq!(fixture.get("/v2/leader").await.json(), json!({"leader": "127.0.0.1:8080"}));
     let abdicated = fixture.send("DELETE", "/v2/leader", "").await;
-    assert_eq!(abdicated.status, StatusCode::CONFLICT);
+    assert_eq!(abdicated.status, StatusCode::NOT_IMPLEMENTED);
     assert!(abdicated.json()["message"].is_string());
     assert_eq!(fixture.get("/v2/plugins").await.json(), json!({"plugins": []}));
 }
@@ -227,6 +227,10 @@ async fn the_front_satisfies_the_dcos_command_line() {
     let id = fixture.get("/metadata").await.json()["CLUSTER_ID"].clone();
     assert_eq!(id, "6f6e7a3e-2f1f-4b0e-8d3b-1d0f6a4c9b11");
     assert!(fixture.get("/dcos-metadata/dcos-version.json").await.json()["version"].is_string());
+    let hosts = fixture.get("/mesos_dns/v1/hosts/marathon.mesos").await.json();
+    assert_eq!(hosts, json!([{"host": "marathon.mesos.", "ip": "127.0.0.1"}]));
+    let none = fixture.get("/mesos_dns/v1/hosts/none.mesos").await.json();
+    assert_eq!(none, json!([{"host": "", "ip": ""}]));
     fixture.change(add_agent);
     for path in ["/mesos/state-summary", "/mesos/master/state-summary"] {
         let summary = fixture.get(path).await.json();
