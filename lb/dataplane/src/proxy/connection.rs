@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -26,6 +26,7 @@ pub(super) struct Connection {
     pub(super) client: OwnedFd,
     pub(super) service: SlotKey,
     pub(super) metrics: Arc<ServiceMetrics>,
+    pub(super) accepted_at: Instant,
     /// The endpoint and the socket to it.
     pub(super) backend: Option<(SlotKey, OwnedFd)>,
     pub(super) is_open: bool,
@@ -52,11 +53,12 @@ pub(super) enum Outcome {
 }
 
 impl Connection {
-    pub(super) fn new(client: OwnedFd, service: SlotKey, metrics: Arc<ServiceMetrics>) -> Self {
+    pub(super) fn new(client: OwnedFd, service: SlotKey, metrics: Arc<ServiceMetrics>, now: Instant) -> Self {
         Self {
             client,
             service,
             metrics,
+            accepted_at: now,
             backend: None,
             is_open: false,
             tried: Vec::new(),

@@ -2,8 +2,8 @@
 
 use std::os::fd::BorrowedFd;
 
-use rustix::io::{Errno, read, retry_on_intr, write};
-use rustix::net::{Shutdown, shutdown};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 
 use super::pipe_pool::{PIPE_BYTES, Pipe, PipePool};
@@ -145,7 +145,8 @@ impl Direction {
     /// Writes what was read before.
     fn flush(&mut self, sink: BorrowedFd<'_>, moved: &mut u64) -> Result<(), Stop> {
         while self.written < self.pending.len() {
-            let count = self.sink_result(|this| write(sink, &this.pending[this.written..]))?;
+            let count =
+                self.sink_result(|this| send(sink, &this.pending[this.written..], SendFlags::NOSIGNAL))?;
             self.written += count;
             *moved += count as u64;
         }
@@ -209,8 +210,8 @@ impl Direction {
             }
             return Ok(());
         }
-        let result = retry_on_intr(|| read(source, &mut tools.scratch[..]));
-        let count = self.source_result(result)?;
+        let result = retry_on_intr(|| recv(source, &mut tools.scratch[..], RecvFlags::empty()));
+        let count = self.source_result(result.map(|(count, _)| count))?;
         if count == 0 {
             return Ok(());
         }
@@ -225,7 +226,7 @@ impl Direction {
         }
         let replaced = inspect(&tools.scratch[..count]);
         let bytes = replaced.as_deref().unwrap_or(&tools.scratch[..count]);
-        let written = match self.sink_result(|_| write(sink, bytes)) {
+        let written = match self.sink_result(|_| send(sink, bytes, SendFlags::NOSIGNAL)) {
             Ok(count) => count,
             Err(Stop::Blocked) => 0,
             Err(stop) => return Err(stop),

@@ -20,8 +20,13 @@ use super::worker::Worker;
 /// the client still waits for less than its first retransmission would take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Endpoints that are tried for one connection, so that a client hears within seconds that a service is dead.
-pub(super) const ATTEMPTS_MAX: usize = 4;
+/// For how long other endpoints are tried for one connection, so that a client hears within seconds that all endpoints
+/// of a service are out of reach.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Endpoints that are tried for one connection or datagram. A refusal takes microseconds, and an app that is scaled up
+/// has many endpoints that do not listen yet, so this is far more than a client would wait for if each took its time.
+pub(super) const ATTEMPTS_MAX: usize = 64;
 
 /// Clients accepted from one listener before other connections get their turn.
 const ACCEPTS_PER_ROUND: usize = 8;
@@ -97,7 +102,7 @@ impl Worker {
         };
         metrics.connections.inc();
         metrics.active.inc();
-        let key = self.connections.insert(Connection::new(client, service, metrics));
+        let key = self.connections.insert(Connection::new(client, service, metrics, self.now));
         let connection = self.connections.get(key).expect("BUG: the connection was just put there");
         if epoll::add(&self.epoll, &connection.client, Token::Client(key).pack(), SOCKET_EVENTS).is_err() {
             self.close(key, Ending::Reset);
@@ -109,7 +114,9 @@ impl Worker {
     /// Connects to an endpoint that was not tried before, or resets the client if there is none.
     fn connect_next(&mut self, key: SlotKey) {
         while let Some(connection) = self.connections.get_mut(key) {
-            let next = if connection.tried.len() < ATTEMPTS_MAX {
+            let may_try = connection.tried.len() < ATTEMPTS_MAX
+                && self.now.saturating_duration_since(connection.accepted_at) < CONNECT_PATIENCE;
+            let next = if may_try {
                 self.routes.choose(connection.service, &connection.tried, self.now)
             } else {
                 None

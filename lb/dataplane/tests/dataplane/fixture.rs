@@ -13,6 +13,7 @@ use mesonet_model::{
     AgentId, ClusterId, ClusterView, Delta, Endpoint, EndpointKey, EndpointState, FrameworkId, Service,
     ServiceKey, TaskId, TaskKey,
 };
+use socket2::{Domain, Socket, Type};
 
 /// Nothing here takes long; a test that waits for this has failed.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -118,9 +119,13 @@ pub fn vip6() -> SocketAddr {
     TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).expect("a free port")
 }
 
-/// Where nobody listens.
+/// Where nobody listens. The port stays taken, so that no other test comes to listen there.
 pub fn dead_address() -> SocketAddr {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).expect("a free port")
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).expect("a free port");
+    let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
+    std::mem::forget(socket);
+    address
 }
 
 /// A server that runs a function for each connection, until the process ends.
