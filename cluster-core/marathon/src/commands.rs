@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesonet_model::{AppDefinition, AppId, DeploymentId, Table, TaskId, Timestamp, VersionInfo};
+use mesonet_model::{
+    AppDefinition, AppId, Backoff, DeploymentId, Table, TaskId, Timestamp, UpgradeStrategy, VersionInfo,
+};
 
 use crate::app::App;
 use crate::machine::{Effect, Marathon, Turn};
@@ -89,7 +91,7 @@ impl Marathon {
                 (AppBase::Version(_), _) => return Err(Rejection::Stale(definition.id)),
             }
             let app = definition.id.clone();
-            let mut definition = definition;
+            let mut definition = finite(definition);
             self.service_ports.assign(&mut definition, before.as_deref(), &mut taken)?;
             let after = versioned(definition, before.as_ref(), version);
             stored.push(Arc::clone(&after));
@@ -237,6 +239,22 @@ impl Marathon {
     fn known(&self, id: &AppId) -> Result<&App, Rejection> {
         self.visible(id).ok_or_else(|| Rejection::UnknownApp(id.clone()))
     }
+}
+
+/// The definition with defaults for numbers that are none: they equal nothing, not even themselves, and JSON cannot hold
+/// them.
+fn finite(mut definition: AppDefinition) -> AppDefinition {
+    let strategy = UpgradeStrategy::default();
+    let replace = |number: &mut f64, default: f64| {
+        if !number.is_finite() {
+            *number = default;
+        }
+    };
+    let own = &mut definition.upgrade_strategy;
+    replace(&mut own.minimum_health_capacity, strategy.minimum_health_capacity);
+    replace(&mut own.maximum_over_capacity, strategy.maximum_over_capacity);
+    replace(&mut definition.backoff.factor, Backoff::default().factor);
+    definition
 }
 
 /// The definition as a new version, or the version in force if nothing differs.

@@ -65,3 +65,38 @@ fn open(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn app(number: usize) -> AppId {
+        AppId::parse(&format!("/app{number}")).expect("valid")
+    }
+
+    #[test]
+    fn the_longest_path_counts() {
+        let edges = [(0, vec![1, 2]), (1, vec![2]), (2, vec![]), (3, vec![0, 2])];
+        let edges: BTreeMap<AppId, Vec<AppId>> =
+            edges.into_iter().map(|(from, to)| (app(from), to.into_iter().map(app).collect())).collect();
+        let lengths = longest_paths(edges.keys().cloned(), |id| edges[id].clone()).expect("no circle");
+        let lengths: Vec<usize> = (0..4).map(|number| lengths[&app(number)]).collect();
+        assert_eq!(lengths, [2, 1, 0, 3]);
+    }
+
+    #[test]
+    fn circles_are_found() {
+        let next = |id: &AppId| vec![app((id.as_str()[4..].parse::<usize>().expect("number") + 1) % 3)];
+        assert!(longest_paths([app(0)], next).is_err());
+        assert_eq!(longest_paths([app(7)], |id| vec![id.clone()]), Err(app(7)));
+    }
+
+    #[test]
+    fn a_long_chain_does_not_exhaust_the_stack() {
+        let next = |id: &AppId| {
+            let number: usize = id.as_str()[4..].parse().expect("number");
+            number.checked_sub(1).map(app).into_iter().collect()
+        };
+        assert_eq!(longest_paths([app(50_000)], next).expect("no circle")[&app(50_000)], 50_000);
+    }
+}

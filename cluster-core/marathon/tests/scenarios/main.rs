@@ -1,0 +1,11 @@
+//! Marathon on virtual time beside a small master that offers agents and runs tasks.
+
+mod cluster;
+mod deployments;
+mod failures;
+mod placement;
+
+mod recovery;
+mod rolling;
+mod scaling;
+mod tasks;

@@ -1,0 +1,170 @@
+//! Which agents instances are placed on, and what the queue says while there is none.
+
+use std::time::Duration;
+
+use mesonet_marathon::{NoMatchReason, QueueEntry};
+use mesonet_model::{Constraint, Scalar};
+
+use crate::cluster::{Cluster, agent, app, port};
+
+fn constraint(text: &str) -> Constraint {
+    let mut words = text.split_whitespace();
+    Constraint {
+        field: words.next().expect("a field").to_owned(),
+        operator: words.next().expect("an operator").parse().expect("operator"),
+        value: words.next().map(str::to_owned),
+    }
+}
+
+fn racks() -> Cluster {
+    Cluster::with_agents([
+        agent("a0", 4, &[("rack", "r1")]),
+        agent("a1", 4, &[("rack", "r1")]),
+        agent("a2", 4, &[("rack", "r2")]),
+        agent("a3", 4, &[]),
+    ])
+}
+
+/// How many instances of six each agent gets.
+fn placed(constraints: &[&str]) -> [usize; 4] {
+    let mut cluster = racks();
+    let mut web = app("/web", 6);
+    web.constraints = constraints.iter().map(|text| constraint(text)).collect();
+    cluster.put(web).expect("accepted");
+    let on = |host: &str| {
+        cluster.launches.iter().filter(|(_, spec)| spec.command.environment["HOST"] == host).count()
+    };
+    [on("a0"), on("a1"), on("a2"), on("a3")]
+}
+
+#[test]
+fn constraints_choose_agents() {
+    let table: [(&[&str], [usize; 4]); 19] = [
+        (&[], [2, 2, 1, 1]),
+        (&["hostname UNIQUE"], [1, 1, 1, 1]),
+        (&["@hostname UNIQUE"], [1, 1, 1, 1]),
+        (&["rack UNIQUE"], [1, 0, 1, 0]),
+        (&["hostname CLUSTER a2"], [0, 0, 6, 0]),
+        (&["hostname CLUSTER"], [6, 0, 0, 0]),
+        (&["rack CLUSTER r1"], [3, 3, 0, 0]),
+        (&["hostname MAX_PER 1"], [1, 1, 1, 1]),
+        (&["rack MAX_PER 2"], [1, 1, 2, 0]),
+        (&["rack MAX_PER many"], [0, 0, 0, 0]),
+        (&["hostname LIKE a[01]"], [3, 3, 0, 0]),
+        (&["hostname LIKE a"], [0, 0, 0, 0]),
+        (&["hostname LIKE ("], [0, 0, 0, 0]),
+        (&["hostname UNLIKE a[01]"], [0, 0, 3, 3]),
+        (&["hostname UNLIKE ("], [0, 0, 0, 0]),
+        (&["rack UNLIKE r1"], [0, 0, 3, 3]),
+        (&["rack IS r2"], [0, 0, 6, 0]),
+        (&["rack IS r1", "hostname IS a1"], [0, 6, 0, 0]),
+        (&["nowhere IS x"], [0, 0, 0, 0]),
+    ];
+    for (constraints, expected) in table {
+        assert_eq!(placed(constraints), expected, "{constraints:?}");
+    }
+}
+
+#[test]
+fn group_by_spreads_evenly() {
+    let [a0, a1, a2, a3] = placed(&["rack GROUP_BY 2"]);
+    assert_eq!((a0 + a1, a2, a3), (3, 3, 0));
+    let mut by_host = placed(&["hostname GROUP_BY"]);
+    by_host.sort_unstable();
+    assert_eq!(by_host, [1, 1, 2, 2]);
+    let [a0, a1, a2, a3] = placed(&["rack GROUP_BY 3"]);
+    assert_eq!((a0 + a1, a2, a3), (1, 1, 0), "a third rack is missing");
+}
+
+#[test]
+fn unique_hosts_do_not_block_an_upgrade() {
+    let mut cluster = racks();
+    let mut web = app("/web", 4);
+    web.constraints = vec![constraint("hostname UNIQUE")];
+    cluster.put(web.clone()).expect("accepted");
+    web.cmd = Some("sleep 2".into());
+    cluster.put(web).expect("accepted");
+    assert!(cluster.view().deployments.is_empty());
+    assert_eq!(cluster.app("/web").counts().running, 4);
+}
+
+fn waiting(cluster: &Cluster) -> QueueEntry {
+    QueueEntry::clone(&cluster.app("/web").queue.expect("it waits"))
+}
+
+#[test]
+fn the_queue_says_why() {
+    let all: [(fn(&mut mesonet_model::AppDefinition), &[NoMatchReason]); 7] = [
+        (|web| web.accepted_resource_roles = Some(vec!["db".into()]), &[NoMatchReason::UnfulfilledRole]),
+        (|web| web.constraints = vec![constraint("rack IS r9")], &[NoMatchReason::UnfulfilledConstraint]),
+        (|web| web.cpus = Scalar::from_units(1000), &[NoMatchReason::InsufficientCpus]),
+        (|web| web.gpus = Scalar::from_units(1), &[NoMatchReason::InsufficientGpus]),
+        (|web| web.disk = Scalar::from_units(100_000), &[NoMatchReason::InsufficientDisk]),
+        (
+            |web| {
+                web.require_ports = true;
+                web.port_definitions = vec![port(80, None)];
+                web.mem = Scalar::from_units(100_000);
+            },
+            &[NoMatchReason::InsufficientMemory, NoMatchReason::InsufficientPorts],
+        ),
+        (
+            |web| web.port_definitions = (0..1001).map(|index| port(index + 1, None)).collect(),
+            &[NoMatchReason::InsufficientPorts],
+        ),
+    ];
+    for (change, reasons) in all {
+        let mut cluster = racks();
+        let mut web = app("/web", 2);
+        change(&mut web);
+        cluster.put(web).expect("accepted");
+        let queue = waiting(&cluster);
+        assert_eq!((queue.count, queue.backoff_until), (2, None));
+        assert_eq!((queue.processed_offers, queue.unused_offers), (4, 4));
+        assert_eq!(queue.unused.len(), 4);
+        assert!(
+            queue.unused.iter().all(|unused| unused.reasons == reasons),
+            "{reasons:?} {:?}",
+            queue.unused
+        );
+        for summary in [&queue.last_offers, &queue.all_offers] {
+            assert_eq!(summary.len(), 10);
+            let mut left = 4;
+            for step in summary {
+                let declined = if step.reason == reasons[0] { 4 } else { 0 };
+                assert_eq!((step.declined, step.processed), (declined, left), "{:?}", step.reason);
+                left -= declined;
+            }
+        }
+    }
+}
+
+#[test]
+fn an_app_that_cannot_be_placed_waits_without_hurting_others() {
+    let mut cluster = Cluster::new();
+    let mut web = app("/web", 1);
+    web.cpus = Scalar::from_units(1000);
+    cluster.put(web.clone()).expect("accepted");
+    cluster.put(app("/other", 2)).expect("accepted");
+    assert_eq!(cluster.app("/other").counts().running, 2, "at once, though the offers were refused before");
+    cluster.pass(Duration::from_secs(60));
+    let queue = waiting(&cluster);
+    assert!((5..=20).contains(&queue.processed_offers), "{} offers in a minute", queue.processed_offers);
+    web.cpus = Scalar::from_units(1);
+    cluster.put_all(vec![web], true).expect("forced");
+    assert_eq!(cluster.app("/web").counts().running, 1);
+    assert!(cluster.is_suppressed);
+}
+
+#[test]
+fn what_ends_makes_room_at_once() {
+    let mut cluster = Cluster::with_agents([agent("a0", 1, &[])]);
+    let mut web = app("/web", 1);
+    web.cpus = Scalar::from_units(1);
+    cluster.put(web.clone()).expect("accepted");
+    web.id = crate::cluster::id("/next");
+    cluster.put(web).expect("accepted");
+    assert_eq!(cluster.app("/next").counts().running, 0);
+    cluster.delete("/web", false).expect("accepted");
+    assert_eq!(cluster.app("/next").counts().running, 1);
+}
