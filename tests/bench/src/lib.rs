@@ -1,1 +1,0 @@
-//! Benchmarks of mesonet beside real peers.

@@ -1,0 +1,61 @@
+//! `./x bench NAME`: measures mesonet, beside the peers that are installed where there are peers.
+//!
+//! Each benchmark prints a table and, for every bar that the project sets itself, one line
+//! `BAR <name> <value> <op> <limit> ok|MISS`. The exit code says only whether it could be measured.
+
+#![forbid(unsafe_code)]
+
+mod applied;
+mod master;
+mod report;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Measures one thing; `list` names what there is.
+#[derive(Debug, Parser)]
+#[command(name = "./x bench")]
+struct Arguments {
+    /// Which benchmark.
+    name: String,
+    /// How long to measure, where time is what is given.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
+    /// Agents of the simulated cluster (master).
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    agents: u32,
+    /// Tasks of the simulated cluster (master: 100,000, applied: 1,000).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    tasks: Option<u32>,
+}
+
+const BENCHMARKS: [(&str, &str); 2] = [
+    ("master", "placements per second of the pure master"),
+    ("applied", "time from commit to applied for names and VIPs, 1,000 tasks on agents without processes"),
+];
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let measured = match arguments.name.as_str() {
+        "list" => {
+            for (name, what) in BENCHMARKS {
+                println!("{name:10} {what}");
+            }
+            Ok(())
+        }
+        "master" => master::run(arguments.agents, arguments.tasks.unwrap_or(100_000)),
+        "applied" => applied::run(arguments.tasks.unwrap_or(1_000), arguments.seconds),
+        other => {
+            eprintln!("there is no benchmark '{other}'; `./x bench list` names what there is");
+            return ExitCode::from(2);
+        }
+    };
+    match measured {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("could not measure: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
