@@ -19,9 +19,9 @@ use clap::Parser;
 struct Arguments {
     /// Which benchmark.
     name: String,
-    /// How long to measure, where time is what is given.
-    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=600))]
-    seconds: u64,
+    /// Tasks that are killed, one after the other (applied).
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    kills: u32,
     /// Agents of the simulated cluster (master).
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     agents: u32,
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         "master" => master::run(arguments.agents, arguments.tasks.unwrap_or(100_000)),
-        "applied" => applied::run(arguments.tasks.unwrap_or(1_000), arguments.seconds),
+        "applied" => applied::run(arguments.tasks.unwrap_or(1_000), arguments.kills),
         other => {
             eprintln!("there is no benchmark '{other}'; `./x bench list` names what there is");
             return ExitCode::from(2);

@@ -38,13 +38,6 @@ pub fn table(rows: &[(&str, String)]) {
     }
 }
 
-/// The value below which the given share of sorted values lies.
-pub fn quantile(sorted: &[Duration], share: f64) -> Duration {
-    let last = sorted.len().saturating_sub(1);
-    let index = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(index.saturating_sub(1).min(last)).copied().unwrap_or_default()
-}
-
 /// Milliseconds with fraction.
 pub fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
