@@ -6,7 +6,7 @@ use hickory_proto::rr::{DNSClass, RecordType};
 use mesonet_dns_zone::{Answer, ExtendedError, Name, Question, QuestionType, ResponseCode, Zone};
 
 use crate::metrics::{CodeLabel, KindLabel, Transport};
-use crate::wire;
+use crate::wire::{self, HEADER_LENGTH};
 
 /// The largest UDP message that is sent, and the size that is advertised: fits into any path's MTU, so that answers
 /// are never fragmented (DNS flag day 2020).
@@ -17,9 +17,6 @@ const UDP_PAYLOAD_MIN: u16 = 512;
 
 /// Octets of the smallest record: a compressed name, type, class, time to live, length and an IPv4 address.
 const RECORD_LENGTH_MIN: usize = 16;
-
-/// Octets of a message's header.
-const HEADER_LENGTH: usize = 12;
 
 /// What to do about a message.
 #[derive(Debug)]

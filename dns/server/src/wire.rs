@@ -5,8 +5,17 @@ use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, SOA, SRV};
 use hickory_proto::rr::{Name as WireName, RData, Record as WireRecord};
 use mesonet_dns_zone::{Data, Name, Record};
 
-/// Where the flag that says that an answer was cut is in a message, and its bit.
-const TRUNCATION_FLAG: (usize, u8) = (2, 0x02);
+/// Octets of a message's header.
+pub(crate) const HEADER_LENGTH: usize = 12;
+
+/// Octets of a question after its name: type and class.
+const QUESTION_LENGTH: usize = 4;
+
+/// Octets of a record between its name and its data: type, class, time to live and the data's length.
+const RECORD_HEAD_LENGTH: usize = 10;
+
+/// Octets of the EDNS record of an answer that has records: without options.
+const OPT_LENGTH: usize = 11;
 
 /// A name; nothing if it is not valid.
 pub(crate) fn name(name: &Name) -> Option<WireName> {
@@ -39,33 +48,52 @@ pub(crate) fn record(owner: WireName, record: &Record) -> Option<WireRecord> {
 /// Encodes a message in so many octets. What does not fit is cut: the additional section first, then answers from the
 /// end on; then the message says so. Nothing if not even a message without answers can be encoded.
 pub(crate) fn encode_within(message: &mut Message, limit: u16) -> Option<Vec<u8>> {
-    if let Some(encoded) = encode_whole(message, limit) {
+    let additional = message.additionals.len() + usize::from(message.edns.is_some());
+    let whole = [message.answers.len(), message.authorities.len(), additional];
+    // The encoder itself ends at 65,535 octets, and tells by the counts.
+    let encoded = message.to_vec().ok()?;
+    if encoded.len() <= usize::from(limit) && record_counts(&encoded) == Some(whole) {
         return Some(encoded);
     }
+    let reserved = if message.edns.is_some() { OPT_LENGTH } else { 0 };
+    let fitting = answers_within(&encoded, usize::from(limit) - reserved)?;
     message.additionals.clear();
-    let all = std::mem::take(&mut message.answers);
-    // The number of answers that fit is between `fitting` and `all.len()`.
-    let mut fitting = 0;
-    let mut too_many = all.len() + 1;
-    while too_many - fitting > 1 {
-        let middle = fitting + (too_many - fitting) / 2;
-        message.answers = all[..middle].to_vec();
-        match encode_whole(message, limit) {
-            Some(_) => fitting = middle,
-            None => too_many = middle,
-        }
-    }
-    message.answers = all;
     message.answers.truncate(fitting);
     message.metadata.truncation = true;
     message.to_vec().ok().filter(|encoded| encoded.len() <= usize::from(limit))
 }
 
-/// The encoded message if all of it fits.
-fn encode_whole(message: &Message, limit: u16) -> Option<Vec<u8>> {
-    let encoded = message.to_vec().ok()?;
-    let (at, bit) = TRUNCATION_FLAG;
-    // The encoder cuts by itself what exceeds 65,535 octets, and says so.
-    let was_cut = !message.metadata.truncation && encoded.get(at).is_some_and(|flags| flags & bit != 0);
-    (encoded.len() <= usize::from(limit) && !was_cut).then_some(encoded)
+/// How many answers, authority and additional records an encoded message says that it has.
+fn record_counts(encoded: &[u8]) -> Option<[usize; 3]> {
+    let [a, b, c, d, e, f] = *encoded.get(6..)?.first_chunk()?;
+    Some([[a, b], [c, d], [e, f]].map(|count| usize::from(u16::from_be_bytes(count))))
+}
+
+/// How many answers of an encoded message with one question end within so many octets.
+///
+/// Names are compressed by what comes before them only, so that a message of the first answers has the same octets.
+fn answers_within(encoded: &[u8], limit: usize) -> Option<usize> {
+    let [answers, ..] = record_counts(encoded)?;
+    let mut end = name_end(encoded, HEADER_LENGTH)? + QUESTION_LENGTH;
+    for fitting in 0..answers {
+        let data = name_end(encoded, end)? + RECORD_HEAD_LENGTH;
+        let length: [u8; 2] = *encoded.get(data - 2..)?.first_chunk()?;
+        end = data + usize::from(u16::from_be_bytes(length));
+        if end > limit {
+            return Some(fitting);
+        }
+    }
+    Some(answers)
+}
+
+/// Where a name ends: after the root's label or after the first pointer.
+fn name_end(encoded: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    loop {
+        match usize::from(*encoded.get(at)?) {
+            0 => return Some(at + 1),
+            pointer if pointer >= 0xc0 => return Some(at + 2),
+            length => at += 1 + length,
+        }
+    }
 }

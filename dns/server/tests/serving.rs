@@ -253,11 +253,14 @@ async fn large_answers_are_cut_over_udp_and_whole_over_tcp() {
     let answer = receive_tcp(&mut stream).await;
     assert_eq!(addresses(&answer).len(), 128);
     assert!(!answer.metadata.truncation);
-    // Ports with the addresses of their hosts take even more.
+    // Ports with the addresses of their hosts take so much that names at their end are too far from those at the start
+    // to be compressed.
+    let (_server, address) = serving(u8::MAX).await;
+    let mut stream = TcpStream::connect(address).await.expect("connected");
     let question = query(9, "_web._tcp.marathon.mesos.", RecordType::SRV);
     send_tcp(&mut stream, &encode(&question)).await;
     let answer = receive_tcp(&mut stream).await;
-    assert_eq!((answer.answers.len(), answer.additionals.len()), (128, 128));
+    assert_eq!((answer.answers.len(), answer.additionals.len()), (255, 255));
 }
 
 #[tokio::test(flavor = "multi_thread")]
