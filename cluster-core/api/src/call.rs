@@ -1,6 +1,7 @@
 //! A request, taken apart.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Query, Request};
 use axum::http::{HeaderMap, Method, Uri, header};
@@ -10,6 +11,10 @@ use crate::failure::Failure;
 
 /// The longest request body. An app with 1,000 environment variables has some 100 KiB; longer bodies are answered 413.
 pub(crate) const BODY_LENGTH_MAX: usize = 1 << 20;
+
+/// How long a client may take to send the body; slower ones are answered 408. [`BODY_LENGTH_MAX`] takes as long at
+/// 300 kbit/s.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A request without prefix, with its path split at slashes and its body read.
 #[derive(Debug)]
@@ -36,8 +41,9 @@ impl Call {
         if length.is_some_and(|length: usize| length > BODY_LENGTH_MAX) {
             return Err(Failure::TooLarge(BODY_LENGTH_MAX));
         }
-        let body = axum::body::to_bytes(body, BODY_LENGTH_MAX)
+        let body = tokio::time::timeout(BODY_TIMEOUT, axum::body::to_bytes(body, BODY_LENGTH_MAX))
             .await
+            .map_err(|_| Failure::TooSlow(BODY_TIMEOUT.as_secs()))?
             .map_err(|_| Failure::TooLarge(BODY_LENGTH_MAX))?;
         Ok(Self {
             method: if parts.method == Method::HEAD { Method::GET } else { parts.method },

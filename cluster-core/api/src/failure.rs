@@ -36,6 +36,9 @@ pub(crate) enum Failure {
     /// The body is longer than the bound.
     #[error("The request body is larger than {0} bytes")]
     TooLarge(usize),
+    /// The body does not come in time.
+    #[error("The request body did not come within {0} seconds")]
+    TooSlow(u64),
     /// A part of Marathon that is not there.
     #[error("{0}")]
     NotImplemented(&'static str),
@@ -75,6 +78,7 @@ impl Failure {
             Self::NotFound(_) | Self::UnknownUri => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -101,6 +105,7 @@ impl Failure {
             | Self::UnknownUri
             | Self::MethodNotAllowed(_)
             | Self::TooLarge(_)
+            | Self::TooSlow(_)
             | Self::NotImplemented(_)
             | Self::Unavailable(_)
             | Self::Internal(_) => json!({"message": message}),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use mesonet_model::{AppDefinition, ContainerKind, EnvironmentValue, NetworkMode, Scalar};
+use mesonet_model::{AppDefinition, ContainerKind, EnvironmentValue, NetworkMode, Scalar, VipLabel};
 use serde_json::Value;
 
 use super::SINGLE_INSTANCE_LABEL;
@@ -29,6 +29,7 @@ pub(super) fn check(app: &AppDefinition, path: &str, findings: &Findings) {
     check_roles(app, &report);
     check_ports(app, &report);
     check_mappings(app, &report);
+    check_vips(app, &report);
     check_health_checks(app, &report);
     check_readiness_checks(app, &report);
     check_container(app, &report);
@@ -135,6 +136,24 @@ fn check_mappings(app: &AppDefinition, report: &Report<'_>) {
     if container.kind == ContainerKind::Docker && overlays > 1 {
         report.invalid("networks", "Docker containers may only join one container network");
     }
+}
+
+/// A label `VIP_<n>` that declares no virtual address would silently do nothing.
+fn check_vips(app: &AppDefinition, report: &Report<'_>) {
+    let list = if app.is_on_host_network() { "portDefinitions" } else { "container/portMappings" };
+    for (index, port) in app.ports().iter().enumerate() {
+        for (key, value) in port.labels.iter().filter(|(key, _)| is_vip_key(key)) {
+            if let Err(error) = VipLabel::parse(value) {
+                report.invalid(&format!("{list}({index})/labels/{key}"), error.to_string());
+            }
+        }
+    }
+}
+
+/// `VIP_` and a number, in upper or lower case.
+fn is_vip_key(key: &str) -> bool {
+    let number = key.strip_prefix("VIP_").or_else(|| key.strip_prefix("vip_"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn check_health_checks(app: &AppDefinition, report: &Report<'_>) {

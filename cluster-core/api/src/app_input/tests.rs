@@ -273,6 +273,18 @@ fn broken_rules_of_commands_and_constraints_are_named_by_path() {
 fn broken_rules_of_ports_and_networks_are_named_by_path() {
     assert_breaks([
         (
+            json!({"portDefinitions": [{"labels": {"VIPER": "x", "VIP_0": "/web"}}]}),
+            "/portDefinitions(0)/labels/VIP_0",
+            "VIP label '/web' has no port",
+        ),
+        (
+            json!({"networks": [{"name": "n"}], "container": {"type": "MESOS", "portMappings": [
+                {"labels": {"VIP_1": "/web:80", "vip_2": "web:http"}},
+            ]}}),
+            "/container/portMappings(0)/labels/vip_2",
+            "no number from 1 to 65535",
+        ),
+        (
             json!({"portDefinitions": [{"name": "a"}, {"name": "a"}]}),
             "/portDefinitions",
             "Port names must be unique.",

@@ -54,7 +54,7 @@ struct Done {
 pub(crate) async fn create(api: &Api, call: &Call) -> Result<Response, Failure> {
     let body = call.json()?;
     let force = call.flag("force", false)?;
-    let done = change(api, call, force, |_| draft_new(&body)).await?;
+    let done = change(api, call, force, |state| draft_new(&state.marathon, &body)).await?;
     let revision = done.answer.revision;
     let Reply::Deployment { id, apps, .. } = &done.answer.reply else { return answered(done, false) };
     let Some(stored) = apps.first() else { return answered(done, true) };
@@ -161,10 +161,11 @@ fn manner(call: &Call) -> Result<Manner, Failure> {
     Ok(Manner { is_partial: call.flag("partialUpdate", true)?, may_create: call.method == Method::PUT })
 }
 
-fn draft_new(body: &Value) -> Result<Draft, Failure> {
+fn draft_new(marathon: &MarathonView, body: &Value) -> Result<Draft, Failure> {
     let findings = Findings::default();
     let mut draft = Draft::default();
     if let Some(definition) = read_app(body, "", None, &findings) {
+        check_place(marathon, &definition.id, "", &findings);
         draft.push(definition, AppBase::Absent, body);
     }
     draft.checked(findings)
@@ -212,6 +213,7 @@ impl Draft {
         // Each app is read with findings of its own, so that one app's faults do not hide another one.
         let own = Findings::default();
         if let Some(definition) = read_app(&merged, path, Some(&id), &own) {
+            check_place(marathon, &id, path, &own);
             self.push(definition, base, body);
         }
         findings.absorb(own);
@@ -258,6 +260,23 @@ impl Draft {
             Some(failure) => Err(failure),
             None => Ok(self),
         }
+    }
+}
+
+/// Whether the place in the tree is free: a path names an app or a group of apps, not both.
+fn check_place(marathon: &MarathonView, id: &AppId, path: &str, findings: &Findings) {
+    if marathon.apps.contains_key(id) {
+        return;
+    }
+    let ancestors =
+        id.as_str().match_indices('/').filter_map(|(end, _)| AppId::parse(&id.as_str()[..end]).ok());
+    let is_below_app = ancestors.into_iter().any(|ancestor| marathon.apps.contains_key(&ancestor));
+    // No segment sorts before `0`, so that what is in a group of this path begins there.
+    let inside = format!("{id}/");
+    let first = AppId::parse(&format!("{inside}0")).ok();
+    let next = first.and_then(|first| marathon.apps.range(first..).next());
+    if is_below_app || next.is_some_and(|(next, _)| next.as_str().starts_with(&inside)) {
+        findings.invalid(format!("{path}/id"), "Groups and Applications may not have the same identifier.");
     }
 }
 

@@ -20,6 +20,8 @@ mod fuzz_tests;
 #[cfg(test)]
 mod state_tests;
 #[cfg(test)]
+mod task_tests;
+#[cfg(test)]
 mod tests;
 
 use axum::response::Response;
