@@ -172,7 +172,8 @@ impl Cluster {
     /// Another Marathon takes over from what was stored; the tasks have gone on meanwhile.
     pub fn restart(&mut self) {
         self.inbox.clear();
-        self.marathon = Marathon::recover(config(8), &self.stored()).expect("own records");
+        self.number += 1;
+        self.marathon = Marathon::recover(config(self.number << 32), &self.stored()).expect("own records");
         self.subscribe();
     }
 

@@ -4,6 +4,7 @@ mod cluster;
 mod deployments;
 mod failures;
 mod placement;
+mod properties;
 
 mod recovery;
 mod rolling;

@@ -7,6 +7,9 @@ use mesonet_model::{Constraint, Scalar};
 
 use crate::cluster::{Cluster, agent, app, port};
 
+/// What makes an app unplaceable.
+type Change = fn(&mut mesonet_model::AppDefinition);
+
 fn constraint(text: &str) -> Constraint {
     let mut words = text.split_whitespace();
     Constraint {
@@ -94,7 +97,7 @@ fn waiting(cluster: &Cluster) -> QueueEntry {
 
 #[test]
 fn the_queue_says_why() {
-    let all: [(fn(&mut mesonet_model::AppDefinition), &[NoMatchReason]); 7] = [
+    let all: [(Change, &[NoMatchReason]); 7] = [
         (|web| web.accepted_resource_roles = Some(vec!["db".into()]), &[NoMatchReason::UnfulfilledRole]),
         (|web| web.constraints = vec![constraint("rack IS r9")], &[NoMatchReason::UnfulfilledConstraint]),
         (|web| web.cpus = Scalar::from_units(1000), &[NoMatchReason::InsufficientCpus]),
