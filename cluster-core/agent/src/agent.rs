@@ -6,6 +6,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -28,6 +30,9 @@ use crate::{Config, clock, collector, launcher, leftovers};
 
 /// News of supervisors on their way to the loop. Links wait when it is full; each has a few lines in its whole life.
 const NOTICES_DEPTH: usize = 256;
+
+/// How long it is waited for the agent to have again what it takes to connect to a supervisor.
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// How often it is looked for sandboxes that are to go.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(60);
@@ -161,7 +166,6 @@ impl Agent {
 
     fn start(&mut self, spec: TaskSpec, launch: Launch) {
         let key = spec.key.clone();
-        let container = launch.container;
         let run = Run { launch, link: None, supervisor: None };
         self.adopt(spec, Some(run), Finding::step(TaskState::Starting, clock::now()));
         let Some(run) = self.tasks.get_mut(&key).and_then(|task| task.run.as_mut()) else { return };
@@ -169,9 +173,9 @@ impl Agent {
         match started {
             Ok((supervisor, stream)) => {
                 run.supervisor = Some(supervisor);
-                match Link::open(stream, key.clone(), container, self.notices.clone()) {
-                    Ok(link) => run.link = Some(link),
-                    Err(error) => tracing::error!(%error, "Cannot watch a supervisor"),
+                if let Err(error) = self.link(&key, stream) {
+                    tracing::error!(%error, "Cannot reach a supervisor");
+                    self.reconnect_later(&key);
                 }
             }
             Err(error) => {
@@ -296,25 +300,68 @@ impl Agent {
     /// Finds out how things are with a task to whose supervisor there is no connection.
     pub(crate) fn reconnect(&mut self, key: &TaskKey) {
         let directory = self.layout.checkpoint(key);
-        if let Ok(stream) = protocol::connect(&directory) {
-            let notices = self.notices.clone();
-            let Some(run) = self.tasks.get_mut(key).and_then(|task| task.run.as_mut()) else { return };
-            match Link::open(stream, key.clone(), run.launch.container, notices) {
-                Ok(link) => run.link = Some(link),
-                Err(error) => tracing::error!(%error, "Cannot watch a supervisor"),
-            }
+        if self.find_recorded_end(key) {
             return;
         }
-        // The record is written before the socket goes, so it is looked for after.
-        self.reap_supervisor(key);
-        match checkpoint::read::<Exit>(&directory.join(EXIT_FILE)) {
-            Ok(Some(exit)) => self.find(key, Finding::end(&exit)),
-            Ok(None) => self.clear(key),
+        match protocol::connect(&directory).and_then(|stream| self.link(key, stream)) {
+            Ok(()) => {
+                // The connection before may have gone before the request had arrived.
+                if self.state(key) == Some(TaskState::Killing) {
+                    self.kill(key, None);
+                }
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
+                // The record is written before the socket goes, so it is looked for once more.
+                if !self.find_recorded_end(key) {
+                    self.reap_supervisor(key);
+                    self.clear(key);
+                }
+            }
             Err(error) => {
-                tracing::warn!(error = checkpoint::in_full(&error), "Cannot read an exit record");
-                self.clear(key);
+                tracing::error!(%error, "Cannot reach a supervisor");
+                self.reconnect_later(key);
             }
         }
+    }
+
+    /// Takes note of the end that a supervisor has written down, if it has.
+    fn find_recorded_end(&mut self, key: &TaskKey) -> bool {
+        match checkpoint::read::<Exit>(&self.layout.checkpoint(key).join(EXIT_FILE)) {
+            Ok(Some(exit)) => {
+                self.reap_supervisor(key);
+                self.find(key, Finding::end(&exit));
+                true
+            }
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(error = checkpoint::in_full(&error), "Cannot read an exit record");
+                false
+            }
+        }
+    }
+
+    fn link(&mut self, key: &TaskKey, stream: UnixStream) -> io::Result<()> {
+        if let Some(run) = self.tasks.get_mut(key).and_then(|task| task.run.as_mut()) {
+            let container = run.launch.container;
+            run.link = Some(Link::open(stream, key.clone(), container, self.notices.clone())?);
+        }
+        Ok(())
+    }
+
+    fn state(&self, key: &TaskKey) -> Option<TaskState> {
+        self.tasks.get(key).map(|task| task.statuses.latest().state)
+    }
+
+    /// The supervisor lives and it is the agent that lacks something, such as descriptors: only time helps.
+    fn reconnect_later(&self, key: &TaskKey) {
+        let Some(run) = self.tasks.get(key).and_then(|task| task.run.as_ref()) else { return };
+        let notice = Notice { task: key.clone(), container: run.launch.container, what: What::Closed };
+        let notices = self.notices.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(RECONNECT_DELAY).await;
+            // The loop may have ended; whoever recovers the task connects again.
+            let _ = notices.send(notice).await;
+        });
     }
 
     /// Ends what a killed supervisor has left, in the background.
@@ -338,8 +385,7 @@ impl Agent {
         if !nothing_left {
             message.push_str("; processes of the task that cannot be killed are left");
         }
-        let killing =
-            self.tasks.get(key).is_some_and(|task| task.statuses.latest().state == TaskState::Killing);
+        let killing = self.state(key) == Some(TaskState::Killing);
         let state = if killing { TaskState::Killed } else { TaskState::Failed };
         Finding::refusal(state, StatusReason::ReasonCommandExecutorFailed, message, clock::now())
     }

@@ -88,6 +88,8 @@ pub(crate) fn start(
         checkpoint::write(&directory.join(LAUNCH_FILE), launch, Durability::Process)?;
     }
     let listener = protocol::listen(&directory).map_err(FileError::at("listen in", &directory))?;
+    // Before there is a supervisor: that of a short task may be gone when this process gets to run again.
+    let stream = protocol::connect(&directory).map_err(FileError::at("connect to", &directory))?;
     let errors = directory.join(SUPERVISOR_ERRORS_FILE);
     let errors = File::create(&errors).map_err(FileError::at("create", &errors))?;
     let (program, arguments) = config.supervisor.split_first().expect("BUG: checked when the agent started");
@@ -100,8 +102,6 @@ pub(crate) fn start(
         .stderr(errors)
         .spawn()
         .map_err(|source| LaunchError::Supervisor { program: program.clone(), source })?;
-    let stream =
-        protocol::connect(&directory).map_err(FileError::at("connect to supervisor in", &directory))?;
     Ok((child, stream))
 }
 

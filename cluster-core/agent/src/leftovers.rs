@@ -1,8 +1,8 @@
 //! Kills what is left of a task whose supervisor was killed.
 //!
 //! The main process dies with its supervisor, but what it has started may live on. Without a supervisor there is no
-//! ancestor to find it by; it is found by the sandbox's path in its environment, which holds an id of this run. A
-//! process that has cleared its environment is found only in a control group.
+//! ancestor to find it by; it is found by the id of this run, in the sandbox's path in its environment or in the name
+//! of its control group. Only a process that has cleared its environment, on an agent without control groups, escapes.
 
 use std::fs;
 use std::io;
@@ -25,7 +25,7 @@ pub(crate) fn kill(launch: &Launch) -> bool {
     let deadline = Instant::now() + PATIENCE;
     loop {
         cgroup::kill(&launch.cgroups);
-        let left = kill_once(&launch.sandbox).unwrap_or(0);
+        let left = kill_once(launch).unwrap_or(0);
         if left == 0 {
             cgroup::remove(&launch.cgroups);
             return true;
@@ -37,8 +37,10 @@ pub(crate) fn kill(launch: &Launch) -> bool {
     }
 }
 
-/// Kills every process of the sandbox. Returns how many there were.
-fn kill_once(sandbox: &Path) -> io::Result<usize> {
+/// Kills every process of the run. Returns how many there were.
+fn kill_once(launch: &Launch) -> io::Result<usize> {
+    let mark = [b"MESOS_SANDBOX=", launch.sandbox.as_os_str().as_encoded_bytes()].concat();
+    let container = launch.container.to_string();
     let mut found = 0;
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
@@ -47,7 +49,10 @@ fn kill_once(sandbox: &Path) -> io::Result<usize> {
         };
         // The descriptor is taken first, so that the process that is looked at is the one that is killed.
         let Ok(process) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { continue };
-        if belongs_to(pid, sandbox) && rustix::process::pidfd_send_signal(&process, Signal::KILL).is_ok() {
+        let process_directory = Path::new("/proc").join(name);
+        let is_of_run =
+            has_variable(&process_directory, &mark) || is_in_group(&process_directory, &container);
+        if is_of_run && rustix::process::pidfd_send_signal(&process, Signal::KILL).is_ok() {
             found += 1;
         }
     }
@@ -55,8 +60,16 @@ fn kill_once(sandbox: &Path) -> io::Result<usize> {
 }
 
 /// A process that has ended has no environment any more, also while nobody has reaped it.
-fn belongs_to(pid: Pid, sandbox: &Path) -> bool {
-    let Ok(environment) = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())) else { return false };
-    let mark = [b"MESOS_SANDBOX=", sandbox.as_os_str().as_encoded_bytes()].concat();
-    environment.split(|byte| *byte == 0).any(|variable| variable == mark)
+fn has_variable(process: &Path, variable: &[u8]) -> bool {
+    let environment = fs::read(process.join("environ")).unwrap_or_default();
+    environment.split(|byte| *byte == 0).any(|entry| entry == variable)
+}
+
+/// A process that has ended keeps its group until somebody has reaped it, but is none to wait for.
+fn is_in_group(process: &Path, name: &str) -> bool {
+    let groups = fs::read_to_string(process.join("cgroup")).unwrap_or_default();
+    groups.contains(name) && {
+        let status = fs::read_to_string(process.join("stat")).unwrap_or_default();
+        status.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
+    }
 }
