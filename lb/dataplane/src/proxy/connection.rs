@@ -32,6 +32,9 @@ pub(super) struct Connection {
     pub(super) is_open: bool,
     /// Endpoints that did not take it.
     pub(super) tried: Vec<SlotKey>,
+    /// It keeps the endpoint's task busy: until it is closed, or the endpoint has ended its side and all that it sent is
+    /// written. A client may keep such a half-closed connection for long without a use.
+    pub(super) keeps_busy: bool,
     /// It is in the list of connections that have more to do.
     pub(super) is_queued: bool,
     up: Direction,
@@ -62,6 +65,7 @@ impl Connection {
             backend: None,
             is_open: false,
             tried: Vec::new(),
+            keeps_busy: false,
             is_queued: false,
             up: Direction::new(),
             down: Direction::new(),
@@ -111,6 +115,11 @@ impl Connection {
             (Standing::Waiting | Standing::Ended, Standing::Waiting)
             | (Standing::Waiting, Standing::Ended) => Outcome::Wait,
         }
+    }
+
+    /// Whether all that the endpoint had to say has been written.
+    pub(super) fn is_answered(&self) -> bool {
+        self.down.has_ended()
     }
 
     /// Whether the endpoint has ended its side by itself, so that what it sent last is still owed to the client.

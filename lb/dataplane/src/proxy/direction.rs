@@ -99,6 +99,10 @@ impl Direction {
         self.ending || self.stage != Stage::Open
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.stage == Stage::Ended
+    }
+
     /// Nothing more is passed on; the sink is not told.
     pub(super) fn abandon(&mut self, pipes: &mut PipePool) {
         self.release_pipe(pipes);

@@ -133,6 +133,7 @@ impl Worker {
             match dialled {
                 Ok(socket) => {
                     connection.backend = Some((endpoint, socket));
+                    connection.keeps_busy = true;
                     self.routes.begin(endpoint);
                     self.dials.push_back((self.now + CONNECT_TIMEOUT, key, connection.tried.len()));
                     return;
@@ -152,6 +153,7 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Some((endpoint, socket)) = connection.backend.take() else { return };
         drop(socket);
+        connection.keeps_busy = false;
         connection.metrics.connect_failures.inc();
         connection.tried.push(endpoint);
         self.routes.end(endpoint);
@@ -209,7 +211,12 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let endpoint = connection.backend.as_ref().map(|(endpoint, _)| *endpoint);
         let draining = endpoint.is_some_and(|endpoint| self.routes.is_draining(endpoint));
-        match connection.drive(draining, &mut self.tools) {
+        let outcome = connection.drive(draining, &mut self.tools);
+        if let Some(endpoint) = endpoint.filter(|_| connection.keeps_busy && connection.is_answered()) {
+            connection.keeps_busy = false;
+            self.routes.end(endpoint);
+        }
+        match outcome {
             Outcome::Wait => {}
             Outcome::Continue => {
                 if !std::mem::replace(&mut connection.is_queued, true) {
@@ -228,7 +235,7 @@ impl Worker {
             connection.set_reset();
         }
         connection.release_pipes(&mut self.tools.pipes);
-        if let Some((endpoint, _)) = &connection.backend {
+        if let Some((endpoint, _)) = connection.backend.as_ref().filter(|_| connection.keeps_busy) {
             self.routes.end(*endpoint);
         }
     }

@@ -17,8 +17,9 @@ async fn small_proxy(service: &str, endpoint: SocketAddr) -> (Proxy, prometheus:
     let registry = prometheus::Registry::new();
     let budget = DescriptorBudget { connections: 2, sessions: 2, pipes: 0 };
     let mut proxy = Proxy::start_workers(&Metrics::new(&registry), 1, budget);
-    let address =
-        UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| socket.local_addr()).expect("free");
+    // No outgoing connection has an address of this network, so none takes the port meanwhile.
+    let vip = Ipv4Addr::new(127, 11, 255, 1);
+    let address = TcpListener::bind((vip, 0)).and_then(|socket| socket.local_addr()).expect("free");
     let service: ServiceKey = service.parse().expect("key");
     let task = TaskKey::new(FrameworkId::new("f"), TaskId::new("t"));
     let endpoint = EndpointId { task, address: endpoint };

@@ -12,6 +12,7 @@ use mesonet_lb_plan::Op;
 use mesonet_model::ServiceKey;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
+use rustix::io::Errno;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -110,10 +111,9 @@ impl Worker {
             events.clear();
             let timeout = self.timeout();
             let room = rustix::buffer::spare_capacity(&mut events);
-            if let Err(error) = epoll::wait(&self.epoll, room, timeout.as_ref())
-                && error != rustix::io::Errno::INTR
-            {
-                warn!(%error, "The proxy cannot wait for events");
+            match epoll::wait(&self.epoll, room, timeout.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => panic!("BUG: the proxy waits wrongly for events: {error}"),
             }
             self.now = Instant::now();
             let mut woken = false;

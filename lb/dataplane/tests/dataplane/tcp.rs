@@ -167,6 +167,21 @@ async fn a_draining_endpoint_keeps_its_connections_and_gets_no_new_ones() {
 }
 
 #[tokio::test]
+async fn a_connection_that_its_endpoint_has_ended_keeps_no_task_busy() {
+    let brief = serve(|mut stream| stream.write_all(b"a").expect("sent"));
+    let (mut node, service, address) = node_with(&[("a", brief)]).await;
+    let mut stream = connect(address);
+    node.put_endpoint(&service, "a", brief, Draining);
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer and its end");
+    assert_eq!(answer, "a");
+    node.apply().await;
+    let mut busy = node.balancer.busy();
+    busy.wait_for(BTreeSet::is_empty).await.expect("the balancer lives");
+    assert_eq!(node.metric("mesonet_lb_active_connections", ""), 1.0);
+}
+
+#[tokio::test]
 async fn a_client_that_waits_survives_a_change_of_all_endpoints() {
     let (mut node, service, address) = node_with(&[]).await;
     let (a, b) = (serve_name("a"), serve_name("b"));

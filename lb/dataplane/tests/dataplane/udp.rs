@@ -44,11 +44,11 @@ async fn a_client_stays_with_its_endpoint_and_clients_are_spread() {
     node.put_endpoint(&service, "a", serve_name("a"), Ready);
     node.put_endpoint(&service, "b", serve_name("b"), Ready);
     assert!(node.apply().await.is_empty());
+    let clients: Vec<UdpSocket> = (0..50).map(|_| client(address)).collect();
     let mut names = BTreeSet::new();
-    for _ in 0..50 {
-        let client = client(address);
-        let first = ask(&client);
-        assert_eq!(ask(&client), first);
+    for client in &clients {
+        let first = ask(client);
+        assert_eq!(ask(client), first);
         names.insert(first);
     }
     assert_eq!(names, BTreeSet::from(["a?".to_owned(), "b?".to_owned()]));
