@@ -45,11 +45,9 @@ pub(crate) fn write<T: Serialize>(path: &Path, value: &T, durability: Durability
         let _ = fs::remove_file(&temporary);
     }
     written.map_err(FileError::at("write", path))?;
-    match path.parent() {
-        Some(directory) if durability == Durability::Disk => File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(FileError::at("sync", directory)),
-        _ => Ok(()),
+    match durability {
+        Durability::Process => Ok(()),
+        Durability::Disk => sync(path),
     }
 }
 
@@ -60,6 +58,14 @@ fn write_new(path: &Path, bytes: &[u8], durability: Durability) -> io::Result<()
         Durability::Process => Ok(()),
         Durability::Disk => file.sync_all(),
     }
+}
+
+/// Makes a written file and its name survive a power failure.
+pub(crate) fn sync(path: &Path) -> Result<(), FileError> {
+    for path in [Some(path), path.parent()].into_iter().flatten() {
+        File::open(path).and_then(|file| file.sync_all()).map_err(FileError::at("sync", path))?;
+    }
+    Ok(())
 }
 
 /// Reads a file that [`write`] has made; `None` if it does not exist.

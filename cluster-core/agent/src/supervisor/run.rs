@@ -263,18 +263,21 @@ impl Supervisor {
         self.phase = Phase::Ended { exit, retry_at: Instant::now() };
     }
 
-    /// Writes the exit record. Who is connected is told when it is there, or at the first failure to write it.
+    /// Writes the exit record and tells who is connected, also if it cannot be written. A power failure would end the
+    /// agent as well, so the news does not wait for the disk.
     fn record(&mut self) {
         let Phase::Ended { exit, retry_at } = &mut self.phase else { return };
         if *retry_at > Instant::now() {
             return;
         }
-        let written = checkpoint::write(&self.directory.join(EXIT_FILE), exit, Durability::Disk);
+        let written = checkpoint::write(&self.directory.join(EXIT_FILE), exit, Durability::Process);
         let event = Event::Ended(exit.clone());
         self.control.accept(None);
         self.control.tell(&event);
         let directory_is_gone = !self.directory.exists();
         if written.is_ok() || directory_is_gone {
+            // The agent may have been quick to acknowledge the end and remove the directory.
+            let _ = checkpoint::sync(&self.directory.join(EXIT_FILE));
             let _ = fs::remove_file(self.directory.join(CONTROL_SOCKET));
             self.phase = Phase::Recorded;
         } else if let Phase::Ended { retry_at, .. } = &mut self.phase {

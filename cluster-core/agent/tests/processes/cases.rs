@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use mesonet_agent::{CgroupMode, LogLimits, ReadSandboxError, StartError, read_sandbox};
+use mesonet_agent::{LogLimits, ReadSandboxError, StartError, read_sandbox};
 use mesonet_model::{AgentCommand, AgentId, StatusReason, TaskState, TaskStatus};
 use rustix::process::Signal;
 
@@ -12,12 +12,10 @@ use crate::Case;
 use crate::node::{self, Node, is_alive, kill_9, shell, wait_for};
 
 macro_rules! cases {
-    ($($(#[ignore = $reason:literal])? $name:ident),* $(,)?) => {
-        /// Every test.
-        pub const ALL: &[Case] = &[$((stringify!($name), cases!(@reason $($reason)?), $name)),*];
+    ($($name:ident),* $(,)?) => {
+        /// What needs no rights.
+        pub const ALL: &[Case] = &[$((stringify!($name), None, $name)),*];
     };
-    (@reason) => { None };
-    (@reason $reason:literal) => { Some($reason) };
 }
 
 cases![
@@ -45,15 +43,9 @@ cases![
     sandboxes_are_read_and_not_left,
     signals_to_a_supervisor_do_not_end_its_task,
     a_process_that_cleared_its_environment_does_not_escape_a_living_supervisor,
-    #[ignore = "needs root"]
-    a_task_of_another_user_is_that_user_alone,
-    #[ignore = "needs root and control groups with a memory controller"]
-    too_much_memory_has_its_own_reason,
-    #[ignore = "needs root and control groups of version 2"]
-    control_groups_find_what_nothing_else_finds,
 ];
 
-fn directory() -> tempfile::TempDir {
+pub fn directory() -> tempfile::TempDir {
     tempfile::tempdir().expect("temporary directory")
 }
 
@@ -501,61 +493,5 @@ fn a_process_that_cleared_its_environment_does_not_escape_a_living_supervisor() 
 }
 
 /// A daemon that has nothing in common with its task but a control group.
-const CLEAN_DAEMON: &str = "(setsid env -i /bin/sh -c 'echo $$ > daemon; exec /bin/sleep 1000' &) ; \
+pub const CLEAN_DAEMON: &str = "(setsid env -i /bin/sh -c 'echo $$ > daemon; exec /bin/sleep 1000' &) ; \
     while ! [ -s daemon ]; do sleep 0.01; done;";
-
-fn a_task_of_another_user_is_that_user_alone() {
-    let directory = directory();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).expect("opens the way");
-    let mut node = Node::start(directory.path());
-    let mut spec = shell("t1", "id -un; id -Gn; echo $$ > \"$MESOS_SANDBOX/mine\"");
-    spec.command.user = Some("nobody".to_owned());
-    let last = node.run(&spec).pop().expect("ended");
-    assert_eq!((last.state, last.message.as_str()), (TaskState::Finished, "Command exited with status 0"));
-    assert_eq!(node.stdout(&spec), "nobody\nnogroup\n");
-}
-
-/// Groups of this test alone: the parent is below that of the test, in the hierarchy of the controller.
-fn own_group(mount: &str) -> std::path::PathBuf {
-    let group = std::path::Path::new(mount).join(format!("mesonet-test-{}", std::process::id()));
-    fs::create_dir_all(&group).expect("creates a control group");
-    group
-}
-
-fn with_group(mount: &str, test: impl FnOnce(&mut Node)) {
-    let group = own_group(mount);
-    let directory = directory();
-    let cgroups = CgroupMode::Below(group.clone());
-    test(&mut Node::with(mesonet_agent::Config { cgroups, ..node::config(directory.path()) }));
-    fs::remove_dir(group.join("mesonet")).expect("nothing is left in the group");
-    fs::remove_dir(&group).expect("nothing is left in the group");
-}
-
-fn too_much_memory_has_its_own_reason() {
-    let mounts = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
-    let mount =
-        mounts.into_iter().find(|mount| fs::exists(mount).is_ok_and(|exists| exists)).expect("mounted");
-    with_group(mount, |node| {
-        let mut spec = shell("t1", "exec tail /dev/zero");
-        spec.resources.mem = mesonet_model::Scalar::from_units(40);
-        let last = node.run(&spec).pop().expect("ended");
-        assert_eq!(last.state, TaskState::Failed);
-        assert_eq!(last.reason, Some(StatusReason::ReasonContainerLimitationMemory), "{last:?}");
-        assert_eq!(last.message, "Memory limit exceeded: Command terminated with signal Killed");
-    });
-}
-
-fn control_groups_find_what_nothing_else_finds() {
-    let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
-    let mount =
-        mounts.into_iter().find(|mount| fs::exists(mount).is_ok_and(|exists| exists)).expect("mounted");
-    with_group(mount, |node| {
-        let spec = shell("t1", &format!("{CLEAN_DAEMON} sleep 1000"));
-        node.launch(&spec);
-        node.until(&spec, TaskState::Running);
-        let daemon = node.number(&spec, "daemon");
-        kill_9(node.supervisor(&spec));
-        node.until(&spec, TaskState::Failed);
-        assert!(!is_alive(daemon));
-    });
-}

@@ -5,6 +5,7 @@
 
 mod cases;
 mod node;
+mod privileged;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -35,7 +36,7 @@ fn run(arguments: &[String]) -> ExitCode {
             |filter: &&String| if has("--exact") { *filter == name } else { name.contains(filter.as_str()) };
         (filters.is_empty() || filters.iter().any(matches)) && (!has("--ignored") || ignored.is_some())
     };
-    let cases: Vec<&Case> = cases::ALL.iter().filter(wanted).collect();
+    let cases: Vec<&Case> = cases::ALL.iter().chain(privileged::ALL).filter(wanted).collect();
     if has("--list") {
         cases.iter().for_each(|(name, ..)| println!("{name}: test"));
         return ExitCode::SUCCESS;
