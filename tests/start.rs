@@ -1,0 +1,82 @@
+//! What `mesonet dev` says when it cannot start, and that it comes back where it was.
+
+#![forbid(unsafe_code)]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::process::Command;
+
+use mesonet::LocalCluster;
+use mesonet::config::DevOptions;
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_mesonet");
+
+/// Any free port of this machine alone.
+const ANYWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
+
+fn options(dir: &Path) -> DevOptions {
+    DevOptions { dir: Some(dir.to_owned()), http: ANYWHERE, dns: ANYWHERE, ..DevOptions::default() }
+}
+
+async fn start(options: &DevOptions) -> anyhow::Result<LocalCluster> {
+    LocalCluster::start(options, vec![PROGRAM.to_owned(), "supervise".to_owned()]).await
+}
+
+async fn refusal(options: &DevOptions) -> String {
+    match start(options).await {
+        Ok(_) => panic!("started with {options:?}"),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+/// The ids of the cluster's nodes.
+async fn nodes(cluster: &LocalCluster) -> Vec<String> {
+    let url = format!("http://{}/v1/view", cluster.http());
+    let body = tokio::task::spawn_blocking(move || ureq::get(url).call()?.body_mut().read_json::<Value>());
+    let view = body.await.expect("asked").expect("answered");
+    let agents = view["agents"].as_object().expect("agents by id");
+    agents.keys().cloned().collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_taken_is_named_with_the_flag_that_changes_it() {
+    let first_dir = tempfile::tempdir().expect("directory");
+    let other_dir = tempfile::tempdir().expect("directory");
+    let cluster = start(&options(first_dir.path())).await.expect("started");
+
+    let said = refusal(&options(first_dir.path())).await;
+    assert!(said.contains("in use") && said.contains(&*first_dir.path().to_string_lossy()), "{said}");
+
+    let said = refusal(&DevOptions { http: cluster.http(), ..options(other_dir.path()) }).await;
+    assert!(said.contains("--http") && said.contains(&cluster.http().to_string()), "{said}");
+
+    let said = refusal(&DevOptions { dns: cluster.dns(), ..options(other_dir.path()) }).await;
+    assert!(said.contains("--dns") && said.contains(&cluster.dns().to_string()), "{said}");
+
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_gives_the_same_node_again() {
+    let dir = tempfile::tempdir().expect("directory");
+    let cluster = start(&options(dir.path())).await.expect("started");
+    let before = nodes(&cluster).await;
+    cluster.end().await;
+
+    let cluster = start(&options(dir.path())).await.expect("started again");
+    assert_eq!(nodes(&cluster).await, before);
+    assert_eq!(before.len(), 1);
+    cluster.end().await;
+}
+
+#[test]
+fn all_mistakes_of_a_configuration_file_are_reported() {
+    let dir = tempfile::tempdir().expect("directory");
+    let file = dir.path().join("mesonet.toml");
+    std::fs::write(&file, "htttp = \"127.0.0.1:1\"\ncpus = -1\n").expect("written");
+    let output = Command::new(PROGRAM).arg("dev").arg("--config").arg(&file).output().expect("run");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("'htttp'") && said.contains("cpus: "), "{said}");
+}
