@@ -85,7 +85,7 @@ impl Connection {
     pub(super) fn drive(&mut self, draining: bool, tools: &mut Tools) -> Outcome {
         let Some((_, backend)) = self.backend.as_ref().filter(|_| self.is_open) else { return Outcome::Wait };
         let (client, backend, exchange) = (self.client.as_fd(), backend.as_fd(), &mut self.exchange);
-        // The answer goes first, because the next request makes it the client's turn that has been.
+        // The answer goes first: only after it may the client begin another request.
         let seen = exchange.watches_endpoint();
         let (bytes, down) =
             self.down.pump(backend, client, tools, seen, |bytes| exchange.endpoint_speaks(bytes));
