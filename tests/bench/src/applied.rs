@@ -1,6 +1,6 @@
 //! How long a committed change takes to be in effect on the node.
 
-use mesonet::measure::measure_applied;
+use mesonet::measure_applied;
 
 use crate::report::{Bar, bar, millis, table};
 
