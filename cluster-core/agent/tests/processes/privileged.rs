@@ -2,13 +2,14 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use mesonet_agent::CgroupMode;
 use mesonet_model::{StatusReason, TaskState};
 
 use crate::Case;
 use crate::cases::{CLEAN_DAEMON, directory};
-use crate::node::{self, Node, is_alive, kill_9, shell};
+use crate::node::{self, Node, is_alive, kill_9, shell, wait_for};
 
 /// What needs rights, and which.
 pub const ALL: &[Case] = &[
@@ -26,6 +27,11 @@ pub const ALL: &[Case] = &[
         "control_groups_find_what_nothing_else_finds",
         Some("needs root and control groups of version 2"),
         control_groups_find_what_nothing_else_finds,
+    ),
+    (
+        "a_full_disk_stops_no_task_and_fails_launches",
+        Some("needs root"),
+        a_full_disk_stops_no_task_and_fails_launches,
     ),
 ];
 
@@ -83,4 +89,55 @@ fn control_groups_find_what_nothing_else_finds() {
         node.until(&spec, TaskState::Failed);
         assert!(!is_alive(daemon));
     });
+}
+
+/// Unmounts at the end of the test, whatever its result.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new() -> Self {
+        let directory = directory();
+        let mounted = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "mesonet-test"])
+            .arg(directory.path())
+            .status()
+            .expect("runs");
+        assert!(mounted.success());
+        Self(directory)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+fn a_full_disk_stops_no_task_and_fails_launches() {
+    let disk = SmallDisk::new();
+    let mut node = Node::start(disk.0.path());
+    let survivor = shell("t1", "sleep 1000");
+    node.launch(&survivor);
+    node.until(&survivor, TaskState::Running);
+
+    let noisy = shell("t2", "head -c 8000000 /dev/zero; exit 3");
+    let failed = node.run(&noisy).pop().expect("ended");
+    assert_eq!(failed.message, "Command exited with status 3");
+    assert!(fs::metadata(node.sandbox(&noisy).join("stdout")).expect("exists").len() > 1_000_000);
+
+    // What the ended task frees is taken as well.
+    wait_for("the checkpoint to go", || (!node.checkpoint(&noisy).exists()).then_some(()));
+    let filler = disk.0.path().join("filler");
+    let full = fs::write(&filler, vec![0; 4 << 20]).expect_err("full");
+    assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    let late = shell("t3", "true");
+    let failed = node.run(&late).pop().expect("ended");
+    assert_eq!(failed.state, TaskState::Failed);
+    assert!(failed.message.contains("No space left on device"), "{}", failed.message);
+    assert!(failed.message.contains(&*disk.0.path().to_string_lossy()), "{}", failed.message);
+
+    node.kill(&survivor);
+    node.until(&survivor, TaskState::Killed);
+    fs::remove_file(filler).expect("removes");
+    assert_eq!(node.run(&shell("t4", "true")).pop().expect("ended").state, TaskState::Finished);
 }
