@@ -176,8 +176,8 @@ impl App {
                 false
             }
             Some(queue) => {
-                let is_more = count > queue.count;
-                queue.count = count;
+                let is_more = count > queue.count();
+                queue.set_count(count);
                 is_more
             }
             None => {
@@ -203,14 +203,14 @@ impl App {
     }
 
     /// What readers see.
-    pub(crate) fn view(&self) -> AppView {
+    pub(crate) fn view(&mut self) -> AppView {
         AppView {
             definition: Arc::clone(self.definition()),
             versions: self.versions.clone(),
             instances: self.views.clone(),
             last_failure: self.last_failure.clone(),
             deployments: self.deployments.clone(),
-            queue: self.queue.as_ref().map(|queue| Arc::new(queue.entry(self.delay.until))),
+            queue: self.queue.as_mut().map(|queue| queue.entry(self.delay.until)),
         }
     }
 }

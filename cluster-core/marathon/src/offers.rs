@@ -22,6 +22,12 @@ struct Open<'a> {
     tasks: Vec<TaskSpec>,
 }
 
+impl<'a> Open<'a> {
+    fn new(offer: &'a Offer) -> Self {
+        Self { offer, left: offer.resources.clone(), tasks: Vec::new() }
+    }
+}
+
 /// An app and what is still to be launched of it.
 struct Wanted {
     definition: Arc<AppDefinition>,
@@ -41,8 +47,7 @@ impl Marathon {
     pub(crate) fn launch_on(&mut self, offers: &[Offer], turn: &mut Turn) {
         let Some(framework) = self.framework.clone() else { return };
         let mut wanted = self.wanted();
-        let open = |offer| Open { offer, left: Offer::clone(offer).resources, tasks: Vec::new() };
-        let mut open: Vec<Open<'_>> = offers.iter().map(open).collect();
+        let mut open: Vec<Open<'_>> = offers.iter().map(Open::new).collect();
         let mut outcomes: BTreeMap<(AppId, usize), Outcome> = BTreeMap::new();
         let mut closed: BTreeSet<(AppId, usize)> = BTreeSet::new();
         let mut launches = 0;
@@ -85,7 +90,7 @@ impl Marathon {
             let config = definition.version_info.last_config_change_at;
             let alike = app.instances().values().filter(|instance| instance.config == config);
             let placement = Placement::new(&definition, alike.map(Instance::place));
-            let count = app.queue.as_ref()?.count;
+            let count = app.queue.as_ref()?.count();
             Some((id.clone(), Wanted { definition, placement, count }))
         });
         wanted.collect()

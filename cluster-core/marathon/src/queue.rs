@@ -1,6 +1,7 @@
 //! Why instances of an app wait, as offers come and go.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use mesonet_model::{AgentId, Offer, Timestamp};
 
@@ -27,8 +28,7 @@ const FUNNEL: [NoMatchReason; 10] = [
 /// Instances of an app that wait to be launched.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    /// How many.
-    pub(crate) count: u32,
+    count: u32,
     since: Timestamp,
     processed: u64,
     unused: u64,
@@ -37,6 +37,8 @@ pub(crate) struct Queue {
     /// Offers by the first test that they failed.
     declined: BTreeMap<NoMatchReason, u64>,
     latest: BTreeMap<AgentId, UnusedOffer>,
+    /// What readers see, kept until something changes: a status of a running instance must not cost a list of offers.
+    entry: Option<Arc<QueueEntry>>,
 }
 
 impl Queue {
@@ -51,11 +53,26 @@ impl Queue {
             last_used_at: None,
             declined: BTreeMap::new(),
             latest: BTreeMap::new(),
+            entry: None,
+        }
+    }
+
+    /// How many instances wait.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Sets how many instances wait.
+    pub(crate) fn set_count(&mut self, count: u32) {
+        if count != self.count {
+            self.count = count;
+            self.entry = None;
         }
     }
 
     /// An offer was used for at least one instance.
     pub(crate) fn offer_used(&mut self, offer: &Offer, now: Timestamp) {
+        self.entry = None;
         self.processed += 1;
         self.last_used_at = Some(now);
         self.latest.remove(&offer.agent);
@@ -63,6 +80,7 @@ impl Queue {
 
     /// An offer did not fit, for these reasons in the order of the tests.
     pub(crate) fn offer_unused(&mut self, offer: &Offer, reasons: Vec<NoMatchReason>, now: Timestamp) {
+        self.entry = None;
         self.processed += 1;
         self.unused += 1;
         self.last_unused_at = Some(now);
@@ -83,7 +101,16 @@ impl Queue {
     }
 
     /// What readers see.
-    pub(crate) fn entry(&self, backoff_until: Option<Timestamp>) -> QueueEntry {
+    pub(crate) fn entry(&mut self, backoff_until: Option<Timestamp>) -> Arc<QueueEntry> {
+        if let Some(entry) = self.entry.as_ref().filter(|entry| entry.backoff_until == backoff_until) {
+            return Arc::clone(entry);
+        }
+        let entry = Arc::new(self.make_entry(backoff_until));
+        self.entry = Some(Arc::clone(&entry));
+        entry
+    }
+
+    fn make_entry(&self, backoff_until: Option<Timestamp>) -> QueueEntry {
         let mut latest = BTreeMap::new();
         for first in self.latest.values().filter_map(|offer| offer.reasons.first()) {
             *latest.entry(*first).or_default() += 1;

@@ -57,7 +57,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// The kinds of task endings do not matter here: what is refused is refused.
+/// Plays one step; a command that is refused is no failure.
 fn play(cluster: &mut Cluster, step: Step) {
     let pick = |cluster: &Cluster, index: usize| -> Option<TaskId> {
         let count = cluster.tasks.len();
