@@ -1,0 +1,33 @@
+"""A web server that answers with its task id and process id, on a connection per request.
+
+`/slow` takes two seconds to answer, a piece at a time.
+"""
+
+import http.server
+import os
+import time
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        body = f"{os.environ['MESOS_TASK_ID']} {os.getpid()} {os.environ.get('GREETING', '')}\n".encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.path == "/slow":
+            for byte in body[:20]:
+                time.sleep(0.1)
+                self.wfile.write(bytes([byte]))
+            body = body[20:]
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+
+
+print("listening", flush=True)
+Server((os.environ["HOST"], int(os.environ["PORT0"])), Handler).serve_forever()

@@ -1,0 +1,103 @@
+//! Apps that are changed, restarted, suspended and removed while clients use them.
+
+use std::collections::BTreeSet;
+
+use serde_json::json;
+use ureq::http::Method;
+
+use crate::harness::{Cluster, app, dns, equal, eventually, http, process};
+
+#[test]
+fn a_restart_replaces_every_instance_and_lets_requests_end() {
+    let cluster = Cluster::start();
+    cluster.deploy(&app::web("/web", 3));
+    let vip = cluster.vip("web");
+    let before = app::who_all(vip, 3);
+
+    // One slow answer is under way for as long as the old instances are told to end.
+    let slow = std::thread::spawn(move || app::who_slowly(vip));
+    eventually("the slow request is under way", || active_connections(&cluster));
+    cluster.send(Method::POST, "/v2/apps/web/restart", None).expect(200);
+    let served_by = slow.join().expect("no panic").expect("the whole answer");
+    assert!(before.contains(&served_by), "an old instance ends what it has begun");
+
+    cluster.wait_until_deployed();
+    let after = app::who_all(vip, 3);
+    assert!(after.is_disjoint(&before));
+    let pids: BTreeSet<u32> = before.iter().map(|who| who.pid).collect();
+    for pid in pids {
+        eventually("the old process is gone", || equal(&process::is_alive(pid), &false));
+    }
+}
+
+#[test]
+fn an_upgrade_brings_the_new_version_everywhere_and_keeps_the_old_one_to_roll_back() {
+    let cluster = Cluster::start();
+    cluster.deploy(&app::web("/web", 2));
+    let vip = cluster.vip("web");
+    app::who_all(vip, 2);
+    let version = cluster.get("/v2/apps/web").expect(200)["app"]["version"].clone();
+
+    cluster.change("/web", &json!({ "env": { "GREETING": "hello" } }));
+    let upgraded = app::who_all(vip, 2);
+    assert!(upgraded.iter().all(|who| who.greeting == "hello"), "{upgraded:?}");
+    assert_eq!(cluster.vip("web"), vip, "the address is stable");
+
+    cluster.change("/web", &json!({ "version": version }));
+    let restored = app::who_all(vip, 2);
+    assert!(restored.iter().all(|who| who.greeting.is_empty()), "{restored:?}");
+}
+
+#[test]
+fn a_suspended_app_keeps_its_address_and_comes_back() {
+    let cluster = Cluster::start();
+    cluster.deploy(&app::web("/web", 2));
+    let vip = cluster.vip("web");
+    let before = app::who_all(vip, 2);
+
+    cluster.scale("/web", 0);
+    for who in &before {
+        eventually("the process is gone", || equal(&process::is_alive(who.pid), &false));
+    }
+    let answer = dns::dig(cluster.dns(), &["web.marathon.mesos"]);
+    assert!(answer.contains("status: NXDOMAIN"), "{answer}");
+    assert!(http::get(vip, "/").is_err(), "nobody answers");
+    assert_eq!(cluster.vip("web"), vip, "the address stays with the service for a while");
+
+    cluster.scale("/web", 1);
+    let back = app::who_all(vip, 1);
+    assert!(back.is_disjoint(&before));
+}
+
+#[test]
+fn a_removed_app_leaves_no_process_name_or_listener() {
+    let cluster = Cluster::start();
+    cluster.deploy(&app::web("/web", 2));
+    let vip = cluster.vip("web");
+    app::who_all(vip, 2);
+    let ports: Vec<u16> = dns::srv_ports(cluster.dns(), "_http._web._tcp.marathon.mesos");
+    assert_eq!(ports.len(), 2);
+
+    cluster.send(Method::DELETE, "/v2/apps/web", None).expect(200);
+    cluster.wait_until_deployed();
+    assert_eq!(cluster.get("/v2/apps/web").status, 404);
+    eventually("no process is left", || {
+        let pids = process::working_in(&cluster.dir().join("agent"));
+        if pids.is_empty() { Ok(()) } else { Err(format!("{pids:?}")) }
+    });
+    let answer = dns::dig(cluster.dns(), &["web.marathon.mesos"]);
+    assert!(answer.contains("status: NXDOMAIN"), "{answer}");
+    for port in ports {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        assert!(std::net::TcpStream::connect(address).is_err(), "{address} is still served");
+    }
+    assert!(http::get(vip, "/").is_err(), "nobody answers at the VIP");
+}
+
+/// Whether a connection through a VIP is open, by the metrics.
+fn active_connections(cluster: &Cluster) -> Result<(), String> {
+    let metrics = cluster.get("/metrics").text;
+    let active = metrics.lines().filter(|line| line.contains("active") && !line.starts_with('#'));
+    let open: f64 = active.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
+    if open > 0.0 { Ok(()) } else { Err(metrics) }
+}
