@@ -79,7 +79,7 @@ impl From<FileError> for StartError {
 }
 
 /// Starts the agent: recovers what still runs, registers, then carries out commands until either channel closes.
-/// Tasks run on when it ends.
+/// Tasks run on when it ends. The handle is finished when it has ended, and with a panic if that was a bug.
 pub async fn start(
     config: Config,
     commands: mpsc::Receiver<AgentCommand>,
@@ -106,12 +106,13 @@ pub async fn start(
         });
         // Clearing up after a task may take seconds, and whoever recovers it does it again.
         runtime.shutdown_background();
-        drop(ended);
+        // Not received only if nobody waits for the end.
+        let _ = ended.send(());
     };
     // A thread rather than a blocking task, so that no runtime waits for it when it shuts down.
     let thread = std::thread::Builder::new().name("agent".to_owned()).spawn(serve);
     thread.map_err(|source| StartError::Thread { source })?;
     let stopped = || StartError::Thread { source: io::ErrorKind::BrokenPipe.into() };
     starts.await.map_err(|_| stopped())??;
-    Ok(tokio::spawn(async { ends.await.unwrap_or_default() }))
+    Ok(tokio::spawn(async { ends.await.expect("BUG: the agent's thread has panicked") }))
 }
