@@ -73,7 +73,9 @@ pub struct Reference {
 
 /// How a task failed.
 #[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct TaskFailure {
+    pub task_id: String,
     pub state: String,
     pub message: String,
     pub timestamp: Timestamp,
@@ -182,6 +184,13 @@ impl App {
             (0, 0) => String::new(),
             (healthy, unhealthy) => format!("{healthy}/{}", healthy + unhealthy),
         }
+    }
+}
+
+impl TaskFailure {
+    /// How it ended and why, in one line.
+    pub fn text(&self) -> String {
+        format!("{}: {}", self.state, self.message)
     }
 }
 

@@ -96,21 +96,29 @@ pub fn run(command: AppCommand, session: &Session) -> Result<(), CommandError> {
 }
 
 fn add(session: &Session, file: &Path, wait: &WaitArguments) -> Result<(), CommandError> {
-    let apps = match read_json(file)? {
-        Value::Array(apps) => apps,
-        app => vec![app],
-    };
-    for app in apps {
-        let answer = session.send(Method::POST, "/v2/apps", Some(&app))?;
-        let Added { id, version, deployments } = Added::read(&answer)?;
-        let mut running = None;
-        for deployment in deployments {
-            running = deployment::wait(session, wait, &deployment, &id, Goal::Runs(version))?;
+    let answer = match read_json(file)? {
+        Value::Array(apps) => {
+            let answers: Result<Vec<Value>, _> = apps.iter().map(|app| add_one(session, app, wait)).collect();
+            Value::Array(answers?)
         }
-        let state = running.map_or_else(|| "is accepted".to_owned(), |app| running_text(&app));
-        session.output.value_or_line(&answer, &format!("{id} {state}"))?;
+        app => add_one(session, &app, wait)?,
+    };
+    if session.output.is_json() { session.output.value(&answer) } else { Ok(()) }
+}
+
+/// Adds an app, says so to people, and returns the API's answer.
+fn add_one(session: &Session, app: &Value, wait: &WaitArguments) -> Result<Value, CommandError> {
+    let answer = session.send(Method::POST, "/v2/apps", Some(app))?;
+    let Added { id, version, deployments } = Added::read(&answer)?;
+    let mut running = None;
+    for deployment in deployments {
+        running = deployment::wait(session, wait, &deployment, &id, Goal::Runs(version))?;
     }
-    Ok(())
+    if !session.output.is_json() {
+        let state = running.map_or_else(|| "is accepted".to_owned(), |app| running_text(&app));
+        session.output.line(&format!("{id} {state}"))?;
+    }
+    Ok(answer)
 }
 
 /// What the command needs of the answer to a new app.

@@ -62,7 +62,7 @@ pub fn details(app: &App, now: Timestamp) -> String {
     }
     if let Some(failure) = &app.last_task_failure {
         let ago = age(now, failure.timestamp);
-        field("Failure", &format!("{} {ago} ago: {}", failure.state, failure.message));
+        field("Failure", &format!("{} ({ago} ago, {})", failure.text(), failure.task_id));
     }
     text.push('\n');
     text.push_str(&task::table(&app.tasks, now).render());

@@ -135,10 +135,11 @@ fn outcome(id: &AppId, goal: Goal, state: Option<App>) -> Result<Option<App>, St
             "the deployment of {id} was cancelled or overtaken by another change (version {})",
             app.version
         )),
-        (Goal::Runs(_), Some(app)) if app.tasks_running < app.instances => Err(format!(
-            "the deployment of {id} ended with {} of {} instances running",
-            app.tasks_running, app.instances
-        )),
+        (Goal::Runs(_), Some(app)) if app.tasks_running < app.instances => {
+            let why = app.last_task_failure.as_ref().map(|failure| format!("; {}", failure.text()));
+            let (running, instances, why) = (app.tasks_running, app.instances, why.unwrap_or_default());
+            Err(format!("the deployment of {id} ended with {running} of {instances} instances running{why}"))
+        }
         (Goal::Runs(_), Some(app)) => Ok(Some(app)),
     }
 }
@@ -149,7 +150,7 @@ fn obstacles(session: &Session, id: &AppId, app: Option<&App>) -> Result<String,
     if let Some(app) = app {
         lines.push(format!("{} of {} instances run", app.tasks_running, app.instances));
         if let Some(failure) = &app.last_task_failure {
-            lines.push(format!("the last failure was {}: {}", failure.state, failure.message));
+            lines.push(format!("the last failure was {}", failure.text()));
         }
     }
     let queue: Queue = session.client.get("/v2/queue")?;

@@ -23,11 +23,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use mesonet_model::{AppId, Timestamp};
+use mesonet_model::Timestamp;
 use serde_json::Value;
 use ureq::http::Method;
 
-use self::client::{ApiError, Client};
+use self::client::Client;
 use self::error::CommandError;
 use self::output::Output;
 
@@ -156,15 +156,6 @@ impl Session {
             output::warn(&format!("warning: {warning}"));
         }
         Ok(answer.body)
-    }
-
-    /// Whether there is such an app.
-    fn exists(&self, app: &AppId) -> Result<bool, ApiError> {
-        match self.client.get::<Value>(&format!("/v2/apps{app}")) {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_not_found() => Ok(false),
-            Err(error) => Err(error),
-        }
     }
 
     /// How long ago something was; nothing if it has not happened.

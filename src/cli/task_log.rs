@@ -7,7 +7,7 @@ use mesonet_model::AppId;
 use serde::Deserialize;
 
 use super::Session;
-use super::answers::Tasks;
+use super::answers::{App, OneApp, Tasks};
 use super::client::{self, ApiError};
 use super::error::CommandError;
 
@@ -78,22 +78,25 @@ pub fn run(session: &Session, arguments: &LogArguments) -> Result<(), CommandErr
     Ok(())
 }
 
-/// The task of that id, else the tasks of the app of that id.
+/// The task of that id, else the tasks of the app of that id, else the task of that app that failed last.
 fn tasks_named(session: &Session, name: &str) -> Result<Vec<String>, CommandError> {
     let Tasks { tasks } = session.client.get("/v2/tasks")?;
     if tasks.iter().any(|task| task.id == name) {
         return Ok(vec![name.to_owned()]);
     }
-    let app = AppId::parse(name).ok();
-    let of_app = tasks.into_iter().filter(|task| Some(&task.app_id) == app.as_ref());
-    let ids: Vec<String> = of_app.map(|task| task.id).collect();
-    match app {
-        Some(_) if !ids.is_empty() => Ok(ids),
-        Some(app) if session.exists(&app)? => {
-            Err(CommandError::Failed(format!("{app} has no task at the moment (`mesonet app show {app}`)")))
+    // A task that has ended is not listed, but its files may still be there.
+    let Ok(app) = AppId::parse(name) else { return Ok(vec![name.to_owned()]) };
+    let ids: Vec<String> = tasks.into_iter().filter(|task| task.app_id == app).map(|task| task.id).collect();
+    if !ids.is_empty() {
+        return Ok(ids);
+    }
+    match session.client.get::<OneApp>(&format!("/v2/apps{app}")) {
+        Ok(OneApp { app: App { last_task_failure: Some(failure), .. } }) => Ok(vec![failure.task_id]),
+        Ok(_) => Err(CommandError::Failed(format!("{app} has no task (`mesonet app show {app}`)"))),
+        Err(error) if error.is_not_found() => {
+            Err(CommandError::Failed(format!("there is no task or app '{name}' (`mesonet task list`)")))
         }
-        // A task that has ended is not listed, but its files may still be there.
-        _ => Ok(vec![name.to_owned()]),
+        Err(error) => Err(error.into()),
     }
 }
 

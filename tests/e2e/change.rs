@@ -5,7 +5,11 @@ use std::collections::BTreeSet;
 use serde_json::json;
 use ureq::http::Method;
 
+use crate::harness::load::Load;
 use crate::harness::{Cluster, app, dns, equal, eventually, http, process};
+
+/// Enough that every one of three instances has some.
+const SLOW_REQUESTS: usize = 12;
 
 #[test]
 fn a_restart_replaces_every_instance_and_lets_requests_end() {
@@ -14,12 +18,16 @@ fn a_restart_replaces_every_instance_and_lets_requests_end() {
     let vip = cluster.vip("web");
     let before = app::who_all(vip, 3);
 
-    // One slow answer is under way for as long as the old instances are told to end.
-    let slow = std::thread::spawn(move || app::who_slowly(vip));
-    eventually("the slow request is under way", || active_connections(&cluster));
+    // Slow answers are under way from the old instances when these are told to end.
+    let slow: Vec<_> = (0..SLOW_REQUESTS).map(|_| std::thread::spawn(move || app::who_slowly(vip))).collect();
+    eventually("the slow requests are under way", || {
+        equal(&active_connections(&cluster), &(SLOW_REQUESTS as f64))
+    });
     cluster.send(Method::POST, "/v2/apps/web/restart", None).expect(200);
-    let served_by = slow.join().expect("no panic").expect("the whole answer");
-    assert!(before.contains(&served_by), "an old instance ends what it has begun");
+    for request in slow {
+        let served_by = request.join().expect("no panic").expect("the whole answer");
+        assert!(before.contains(&served_by), "an old instance ends what it has begun");
+    }
 
     cluster.wait_until_deployed();
     let after = app::who_all(vip, 3);
@@ -28,6 +36,24 @@ fn a_restart_replaces_every_instance_and_lets_requests_end() {
     for pid in pids {
         eventually("the old process is gone", || equal(&process::is_alive(pid), &false));
     }
+}
+
+#[test]
+fn changes_of_one_app_cost_another_no_request() {
+    let cluster = Cluster::start();
+    cluster.deploy(&app::web("/steady", 2));
+    cluster.deploy(&app::web("/other", 2));
+    app::wait_until_serving(&cluster, "/steady");
+    let load = Load::start(cluster.vip("steady"));
+    cluster.change("/other", &json!({ "env": { "GREETING": "hello" } }));
+    cluster.send(Method::POST, "/v2/apps/other/restart", None).expect(200);
+    cluster.wait_until_deployed();
+    cluster.scale("/other", 0);
+    cluster.scale("/other", 3);
+    cluster.send(Method::DELETE, "/v2/apps/other", None).expect(200);
+    cluster.wait_until_deployed();
+    cluster.deploy(&app::web("/third", 1));
+    load.finish_without_failure();
 }
 
 #[test]
@@ -94,10 +120,9 @@ fn a_removed_app_leaves_no_process_name_or_listener() {
     assert!(http::get(vip, "/").is_err(), "nobody answers at the VIP");
 }
 
-/// Whether a connection through a VIP is open, by the metrics.
-fn active_connections(cluster: &Cluster) -> Result<(), String> {
+/// Connections that are open through VIPs, by the metrics.
+fn active_connections(cluster: &Cluster) -> f64 {
     let metrics = cluster.get("/metrics").text;
-    let active = metrics.lines().filter(|line| line.contains("active") && !line.starts_with('#'));
-    let open: f64 = active.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum();
-    if open > 0.0 { Ok(()) } else { Err(metrics) }
+    let active = metrics.lines().filter(|line| line.starts_with("mesonet_lb_active_connections{"));
+    active.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }

@@ -87,6 +87,22 @@ fn a_deployment_that_does_not_end_says_what_keeps_it() {
 }
 
 #[test]
+fn an_app_that_fails_says_why_and_its_last_words_are_kept() {
+    let cluster = Cluster::start();
+    let mut app = app::idle("/crash", 1);
+    app["cmd"] = json!("echo last words; exit 3");
+    // Longer than the test, so that only one task fails.
+    app["backoffSeconds"] = json!(300);
+    cluster.send(ureq::http::Method::POST, "/v2/apps", Some(&app.to_string())).expect(201);
+    eventually("the failure is shown", || {
+        let shown = cluster.mesonet(&["app", "show", "crash"]).success();
+        let is_shown = shown.contains("TASK_FAILED: Command exited with status 3");
+        if is_shown && cluster.tasks("/crash").is_empty() { Ok(()) } else { Err(shown) }
+    });
+    assert_eq!(cluster.mesonet(&["task", "log", "crash"]).success(), "last words\n");
+}
+
+#[test]
 fn what_a_task_writes_is_shown_whole_in_part_and_as_it_comes() {
     let cluster = Cluster::start();
     let mut app = app::idle("/talk", 1);
