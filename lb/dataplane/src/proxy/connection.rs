@@ -30,7 +30,9 @@ pub(super) struct Connection {
     /// The endpoint and the socket to it.
     pub(super) backend: Option<(SlotKey, OwnedFd)>,
     pub(super) is_open: bool,
-    /// Endpoints that did not take it.
+    /// How often an endpoint was dialled for it.
+    pub(super) dials: u64,
+    /// Endpoints that did not take it, since all were last asked again.
     pub(super) tried: Vec<SlotKey>,
     /// It keeps the endpoint's task busy: until it is closed, or the endpoint has ended its side and all that it sent is
     /// written. A client may keep such a half-closed connection for long without a use.
@@ -64,6 +66,7 @@ impl Connection {
             accepted_at: now,
             backend: None,
             is_open: false,
+            dials: 0,
             tried: Vec::new(),
             keeps_busy: false,
             is_queued: false,

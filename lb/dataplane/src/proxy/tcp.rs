@@ -20,9 +20,16 @@ use super::worker::Worker;
 /// the client still waits for less than its first retransmission would take.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For how long other endpoints are tried for one connection, so that a client hears within seconds that all endpoints
-/// of a service are out of reach.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
+/// For how long endpoints are tried for one connection, so that a client hears within seconds that all endpoints of a
+/// service are out of reach. An endpoint whose queue was full takes the connection when the system repeats the attempt,
+/// which it does after one and after three seconds.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
+
+/// For how long endpoints that all refuse are asked again: an app that was just started is about to listen.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The pause before they are asked again, which a client hardly feels.
+const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
 
 /// Endpoints that are tried for one connection or datagram. A refusal takes microseconds, and an app that is scaled up
 /// has many endpoints that do not listen yet, so this is far more than a client would wait for if each took its time.
@@ -122,8 +129,7 @@ impl Worker {
                 None
             };
             let Some((endpoint, address)) = next else {
-                connection.metrics.failed.inc();
-                self.close(key, Ending::Reset);
+                self.pause_or_give_up(key);
                 return;
             };
             let dialled = dial(address).and_then(|socket| {
@@ -134,8 +140,9 @@ impl Worker {
                 Ok(socket) => {
                     connection.backend = Some((endpoint, socket));
                     connection.keeps_busy = true;
+                    connection.dials += 1;
                     self.routes.begin(endpoint);
-                    self.dials.push_back((self.now + CONNECT_TIMEOUT, key, connection.tried.len()));
+                    self.dials.push_back((self.now + CONNECT_TIMEOUT, key, connection.dials));
                     return;
                 }
                 Err(error) => {
@@ -161,24 +168,60 @@ impl Worker {
         self.connect_next(key);
     }
 
+    /// No endpoint took the connection. All are asked again after a pause, unless this has gone on for long enough or
+    /// there is none.
+    fn pause_or_give_up(&mut self, key: SlotKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let waited = self.now.saturating_duration_since(connection.accepted_at);
+        if connection.tried.is_empty() || waited >= REFUSAL_PATIENCE {
+            connection.metrics.failed.inc();
+            self.close(key, Ending::Reset);
+            return;
+        }
+        connection.tried.clear();
+        self.pauses.push_back((self.now + REFUSAL_PAUSE, key));
+    }
+
     pub(super) fn expire_dials(&mut self) {
-        while let Some((deadline, key, attempt)) = self.dials.front().copied() {
-            let is_waiting = self
-                .connections
-                .get(key)
-                .is_some_and(|connection| !connection.is_open && connection.tried.len() == attempt);
+        while let Some((deadline, key, dial)) = self.dials.front().copied() {
+            let is_waiting = self.connections.get(key).is_some_and(|connection| {
+                !connection.is_open && connection.backend.is_some() && connection.dials == dial
+            });
             if is_waiting && deadline > self.now {
-                return;
+                break;
             }
             self.dials.pop_front();
             if is_waiting {
-                self.connect_failed(key);
+                self.dial_expired(key);
             }
+        }
+        while let Some((until, key)) = self.pauses.front().copied()
+            && until <= self.now
+        {
+            self.pauses.pop_front();
+            self.connect_next(key);
+        }
+    }
+
+    /// An endpoint takes its time. Another one is tried; without another one, it may have more time.
+    fn dial_expired(&mut self, key: SlotKey) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let Some((endpoint, _)) = &connection.backend else { return };
+        let waited = self.now.saturating_duration_since(connection.accepted_at);
+        let mut tried = connection.tried.clone();
+        tried.push(*endpoint);
+        let has_other = self.routes.choose(connection.service, &tried, self.now).is_some();
+        if has_other || waited >= CONNECT_PATIENCE {
+            self.connect_failed(key);
+        } else {
+            self.dials.push_back((self.now + CONNECT_TIMEOUT, key, connection.dials));
         }
     }
 
     pub(super) fn next_dial_deadline(&self) -> Option<Instant> {
-        self.dials.front().map(|(deadline, _, _)| *deadline)
+        let dial = self.dials.front().map(|(deadline, _, _)| *deadline);
+        let pause = self.pauses.front().map(|(until, _)| *until);
+        dial.into_iter().chain(pause).min()
     }
 
     pub(super) fn on_client_event(&mut self, key: SlotKey, flags: EventFlags) {

@@ -62,8 +62,10 @@ pub(super) struct Worker {
     pub(super) sessions: UdpSessions,
     /// Connections that had more to do when their turn was over.
     pub(super) unfinished: Vec<SlotKey>,
-    /// Connection attempts under way, in the order of their deadlines: the connection, and how many were tried before.
-    pub(super) dials: VecDeque<(Instant, SlotKey, usize)>,
+    /// Connection attempts under way, in the order of their deadlines: the connection, and which of its dials it is.
+    pub(super) dials: VecDeque<(Instant, SlotKey, u64)>,
+    /// Connections that no endpoint took, in the order in which endpoints are to be asked again.
+    pub(super) pauses: VecDeque<(Instant, SlotKey)>,
     pub(super) tools: Tools,
     /// Set while no client is accepted.
     pub(super) accepts_again_at: Option<Instant>,
@@ -97,6 +99,7 @@ impl Worker {
             sessions: UdpSessions::new(),
             unfinished: Vec::new(),
             dials: VecDeque::new(),
+            pauses: VecDeque::new(),
             tools: Tools { scratch, pipes: PipePool::new(budget.pipes) },
             accepts_again_at: None,
             has_warned_of_pause: false,

@@ -60,7 +60,21 @@ async fn a_client_does_not_notice_that_endpoints_refuse() {
 }
 
 #[tokio::test]
-async fn clients_of_a_service_that_nobody_serves_are_reset_at_once() {
+async fn a_client_waits_for_an_endpoint_that_is_about_to_listen() {
+    let address = vip();
+    let (node, _, vip) = node_with(&[("a", address)]).await;
+    let client = thread::spawn(move || ask(vip));
+    eventually("the endpoint has refused", || node.metric("mesonet_lb_connect_failures_total", "") >= 2.0);
+    let listener = TcpListener::bind(address).expect("the port is free");
+    let (mut stream, _) = listener.accept().expect("the proxy asks again");
+    stream.write_all(b"a").expect("sent");
+    drop(stream);
+    assert_eq!(client.join().expect("no panic").expect("an answer"), 'a');
+    assert_eq!(node.metric("mesonet_lb_failed_connections_total", ""), 0.0);
+}
+
+#[tokio::test]
+async fn clients_of_a_service_that_nobody_serves_are_reset() {
     let (mut node, service, address) = node_with(&[]).await;
     let error = read_name(&mut connect(address)).expect_err("nobody is there");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
