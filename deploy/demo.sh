@@ -86,7 +86,7 @@ fi
 
 title "Its stable address"
 show mesonet service list
-vip=$(mesonet --json service list | tr -d ' \n' | sed -n 's/.*"addresses":\["\([^"]*\)".*/\1/p')
+vip=$(mesonet service list | awk 'NR == 2 { print $2 }')
 show curl -fsS -o /dev/null -w 'HTTP %{http_code} from %{remote_ip}:%{remote_port}\n' "http://$vip/"
 
 title "Five instances"
