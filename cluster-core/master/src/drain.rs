@@ -34,6 +34,8 @@ pub(crate) struct Drains {
     by_time: BTreeSet<(Timestamp, TaskKey)>,
     /// Tasks to be killed that have not been handed out.
     due: BTreeSet<TaskKey>,
+    /// Until then no drain is ready, whatever the planes have said: some may have to report yet.
+    planes_expected_until: Timestamp,
 }
 
 type PlaneId = (AgentId, Plane);
@@ -60,14 +62,15 @@ enum Drain {
 }
 
 impl Drains {
-    /// Starts a drain of a task whose endpoints are withdrawn at a revision. The grace is that of its service.
-    pub(crate) fn begin(&mut self, task: TaskKey, revision: Revision, now: Timestamp, grace: Duration) {
-        self.insert(task, revision, now, now.plus(grace));
+    /// The master has restarted, and no plane has had the time to report.
+    pub(crate) fn restarted(&mut self, now: Timestamp) {
+        self.planes_expected_until = now.plus(RECONNECT_TIME);
     }
 
-    /// Starts a drain again after a restart of the master, when no plane has had the time to report.
-    pub(crate) fn resume(&mut self, task: TaskKey, revision: Revision, now: Timestamp, grace: Duration) {
-        self.insert(task, revision, now.plus(RECONNECT_TIME.min(grace)), now.plus(grace));
+    /// Starts a drain of a task whose endpoints are withdrawn at a revision. The grace is that of its service.
+    pub(crate) fn begin(&mut self, task: TaskKey, revision: Revision, now: Timestamp, grace: Duration) {
+        let deadline = now.plus(grace);
+        self.insert(task, revision, self.planes_expected_until.clamp(now, deadline), deadline);
     }
 
     /// Remembers that a task is killed without a drain.
@@ -344,14 +347,19 @@ mod tests {
     #[test]
     fn after_a_restart_silence_is_no_answer_for_a_while() {
         let mut drains = Drains::default();
-        drains.resume(key("a"), Revision(5), at(0), GRACE);
-        drains.resume(key("b"), Revision(5), at(0), Duration::from_secs(1));
+        drains.restarted(at(0));
+        drains.begin(key("a"), Revision(5), at(0), GRACE);
+        drains.begin(key("b"), Revision(5), at(0), Duration::from_secs(1));
         assert_eq!(due(&mut drains, 0), Vec::<String>::new());
         assert_eq!(due(&mut drains, 1), ["b"]);
         drains.report(report("n", Plane::Dns, 5, &[]), at(2));
         assert_eq!(due(&mut drains, 2), Vec::<String>::new(), "other planes may still come");
         assert_eq!(drains.deadline(), Some(at(5)));
-        assert_eq!(due(&mut drains, 5), ["a"]);
+        drains.begin(key("c"), Revision(5), at(2), GRACE);
+        assert_eq!(due(&mut drains, 2), Vec::<String>::new(), "nor is the next drain ready");
+        assert_eq!(due(&mut drains, 5), ["a", "c"]);
+        drains.begin(key("d"), Revision(5), at(5), GRACE);
+        assert_eq!(due(&mut drains, 5), ["d"]);
     }
 
     #[derive(Debug, Clone)]

@@ -107,6 +107,8 @@ pub struct Master {
     pub(crate) drains: Drains,
     /// Tasks that drained when the master before this one ended.
     pub(crate) drains_to_resume: BTreeSet<TaskKey>,
+    /// Whether there was a master before this one, and nothing has happened since.
+    pub(crate) is_restarted: bool,
     pub(crate) out: Outbox,
 }
 
@@ -126,6 +128,7 @@ impl Master {
             services: Services::new(Vips::new(&config)),
             drains: Drains::default(),
             drains_to_resume: BTreeSet::new(),
+            is_restarted: false,
             out: Outbox::default(),
             config,
         }

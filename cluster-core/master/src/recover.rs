@@ -78,6 +78,7 @@ impl Master {
         records: &Recovered,
     ) -> Result<Self, RecoverError> {
         let mut master = Self::new(config, cluster, revision.next());
+        master.is_restarted = revision > Revision::ZERO;
         for (_, key, value) in of_table(records, Table::Cluster).filter(|(_, key, _)| key == COUNTERS_KEY) {
             master.counters = read(Table::Cluster, key, value)?;
         }
@@ -129,10 +130,13 @@ impl Master {
 
     /// Starts again the drains that a crash has cut short: their deadlines begin anew.
     pub(crate) fn resume_drains(&mut self, now: Timestamp) {
+        if std::mem::take(&mut self.is_restarted) {
+            self.drains.restarted(now);
+        }
         for key in std::mem::take(&mut self.drains_to_resume) {
             let Some(task) = self.view.tasks.get(&key) else { continue };
             if task.state == TaskState::Running {
-                self.drains.resume(key, self.view.revision, now, self.config.drain_grace);
+                self.drains.begin(key, self.view.revision, now, self.config.drain_grace);
             } else {
                 self.drains.kill_at_once(key);
             }

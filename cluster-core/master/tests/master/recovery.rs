@@ -4,7 +4,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use mesonet_master::Master;
-use mesonet_model::{AgentState, ClusterId, Revision, RunningTask, Table, TaskState};
+use mesonet_model::{AgentState, ClusterId, Plane, Revision, RunningTask, Table, TaskState};
 
 use crate::cluster::{Cluster, agent_info, config, host_port};
 
@@ -49,6 +49,24 @@ fn an_offer_from_before_is_not_one_of_now() {
     cluster.register(Some(&agent), agent_info(1, 8), Vec::new());
     let new = cluster.take_offers(&framework).remove(0);
     assert_ne!(old.id, new.id);
+}
+
+#[test]
+fn a_kill_right_after_a_restart_waits_for_planes_that_have_not_reported_yet() {
+    let mut cluster = Cluster::new();
+    let agent = cluster.register(None, agent_info(1, 8), Vec::new());
+    cluster.run(&agent, "a", 31000, "/web:80");
+    cluster.plane(&agent, Plane::Lb, cluster.view().revision, &[]);
+    cluster.restart();
+    cluster.subscribe("marathon");
+    cluster.kill("a");
+    assert_eq!(cluster.kills(), Vec::<String>::new());
+    let withdrawn = cluster.view().revision;
+    cluster.plane(&agent, Plane::Lb, withdrawn, &["a"]);
+    cluster.pass(Duration::from_secs(6));
+    assert_eq!(cluster.kills(), Vec::<String>::new(), "the plane that came back has connections");
+    cluster.plane(&agent, Plane::Lb, withdrawn, &[]);
+    assert_eq!(cluster.kills(), ["a"]);
 }
 
 #[test]
