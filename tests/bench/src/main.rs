@@ -19,9 +19,9 @@ use clap::Parser;
 struct Arguments {
     /// Which benchmark.
     name: String,
-    /// Tasks that are killed, one after the other (applied).
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    kills: u32,
+    /// How long to measure (applied).
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
+    seconds: u64,
     /// Agents of the simulated cluster (master).
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     agents: u32,
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             Ok(())
         }
         "master" => master::run(arguments.agents, arguments.tasks.unwrap_or(100_000)),
-        "applied" => applied::run(arguments.tasks.unwrap_or(1_000), arguments.kills),
+        "applied" => applied::run(arguments.tasks.unwrap_or(1_000), arguments.seconds),
         other => {
             eprintln!("there is no benchmark '{other}'; `./x bench list` names what there is");
             return ExitCode::from(2);
