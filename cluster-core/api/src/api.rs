@@ -71,9 +71,11 @@ impl Api {
         let (answer, answered) = oneshot::channel();
         let request = context::Request { command, answer };
         let gone = Failure::Unavailable("The control plane is stopping");
+        let unstored =
+            Failure::Unavailable("The change cannot be stored at present, see the log; try again later");
         let exchange = async {
-            self.context.requests.send(request).await.map_err(|_| gone.clone())?;
-            Ok(answered.await.map_err(|_| gone)??)
+            self.context.requests.send(request).await.map_err(|_| gone)?;
+            Ok(answered.await.map_err(|_| unstored)??)
         };
         tokio::time::timeout(ANSWER_TIMEOUT, exchange)
             .await

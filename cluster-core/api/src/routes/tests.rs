@@ -441,6 +441,27 @@ async fn unknown_paths_and_methods_are_told_in_json() {
 }
 
 #[tokio::test]
+async fn a_change_that_cannot_be_stored_is_refused_with_the_reason() {
+    let fixture = Fixture::new();
+    let (requests, mut received) = tokio::sync::mpsc::channel::<crate::Request>(1);
+    tokio::spawn(async move { while received.recv().await.is_some() {} });
+    let context = crate::Context {
+        state: fixture.state.subscribe(),
+        requests,
+        events: fixture.events.clone(),
+        metrics: prometheus::Registry::new(),
+        sandboxes: Arc::new(super::fixture::OneFile),
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+    };
+    let fixture = Fixture { router: crate::router(context), ..fixture };
+    let answer = fixture.send("POST", "/v2/apps", &web().to_string()).await;
+    assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+    let message = answer.json()["message"].to_string();
+    assert!(message.contains("cannot be stored"), "{message}");
+    assert_eq!(fixture.get("/v1/health/ready").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_gone_control_plane_is_unavailable() {
     let fixture = Fixture::new();
     let (requests, received) = tokio::sync::mpsc::channel(1);
