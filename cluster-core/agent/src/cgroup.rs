@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use mesonet_model::Resources;
+use rustix::fs::Access;
 use uuid::Uuid;
 
 use crate::CgroupMode;
@@ -139,13 +140,16 @@ fn groups_in(mounts: &str, groups: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Makes the parent of the tasks' groups, and hands it the controllers that there are.
+/// Makes the parent of the tasks' groups, and hands it the controllers that there are. Fails if the agent may not make
+/// groups in it.
 fn prepare(own: &Path) -> io::Result<PathBuf> {
     let parent = own.join(PARENT);
     match fs::create_dir(&parent) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         Ok(()) | Err(_) => {}
     }
+    // An agent of another user may have made it.
+    rustix::fs::access(&parent, Access::WRITE_OK | Access::EXEC_OK)?;
     for group in [own, &parent] {
         let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
         for controller in available.split_whitespace().filter(|name| matches!(*name, "cpu" | "memory")) {
