@@ -1,12 +1,13 @@
 //! The command line against a live cluster.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
+use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
 use crate::harness::cluster::mesonet;
-use crate::harness::{Cluster, app, equal, eventually, program};
+use crate::harness::{Cluster, PATIENCE, app, equal, eventually, program};
 
 #[test]
 fn an_app_lives_its_life_from_the_command_line() {
@@ -119,12 +120,13 @@ fn what_a_task_writes_is_shown_whole_in_part_and_as_it_comes() {
 
     let mut follow = cluster.command(&["task", "log", "talk", "-f", "-n", "1"]);
     let mut follow = follow.stdout(Stdio::piped()).spawn().expect("mesonet runs");
-    let sandbox =
-        eventually("the sandbox", || sandbox_of(&cluster, &task).ok_or_else(|| "no sandbox".to_owned()));
+    let (sender, lines) = mpsc::channel();
+    let stdout = BufReader::new(follow.stdout.take().expect("piped"));
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    assert_eq!(lines.recv_timeout(PATIENCE).as_deref(), Ok("5"), "it begins with the last line");
+    let sandbox = sandbox_of(&cluster, &task).expect("the sandbox");
     std::fs::write(sandbox.join("go"), "").expect("file");
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(follow.stdout.take().expect("piped")));
-    let mut next = || lines.next().expect("a line").expect("readable");
-    assert_eq!((next(), next()), ("5".to_owned(), "more".to_owned()));
+    assert_eq!(lines.recv_timeout(PATIENCE).as_deref(), Ok("more"));
     follow.kill().expect("kill");
     follow.wait().expect("wait");
 }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -14,7 +15,10 @@ use ureq::http::Method;
 
 use super::http::Reply;
 use super::lane::Lane;
-use super::{Outcome, PATIENCE, eventually, http, process, program};
+use super::{Outcome, PATIENCE, POLL_INTERVAL, eventually, http, process, program};
+
+/// How long tasks have to end when a test is done. What is left then is killed.
+const FAREWELL: Duration = Duration::from_secs(3);
 
 /// Lines of the log that a failed test shows.
 const LOG_TAIL: usize = 60;
@@ -160,8 +164,26 @@ impl Cluster {
     }
 }
 
+impl Cluster {
+    /// Lets the cluster end its tasks itself, so that their control groups go with them.
+    fn end_tasks(&self) {
+        let deadline = Instant::now() + FAREWELL;
+        let apps = self.get("/v2/apps").json();
+        for app in apps["apps"].as_array().into_iter().flatten() {
+            let id = app["id"].as_str().unwrap_or_default();
+            self.send(Method::DELETE, &format!("/v2/apps{id}?force=true"), None);
+        }
+        while !process::working_in(&self.dir().join("agent")).is_empty() && Instant::now() < deadline {
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if !std::thread::panicking() && process::is_alive(self.node.id()) {
+            self.end_tasks();
+        }
         let _ = self.node.kill();
         let _ = self.node.wait();
         process::end_all_in(self.dir.path());
