@@ -43,7 +43,7 @@ fn changes_of_one_app_cost_another_no_request() {
     let cluster = Cluster::start();
     cluster.deploy(&app::web("/steady", 2));
     cluster.deploy(&app::web("/other", 2));
-    app::wait_until_serving(&cluster, "/steady");
+    app::wait_until_serving(&cluster, "/steady", 2);
     let load = Load::start(cluster.vip("steady"));
     cluster.change("/other", &json!({ "env": { "GREETING": "hello" } }));
     cluster.send(Method::POST, "/v2/apps/other/restart", None).expect(200);

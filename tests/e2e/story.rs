@@ -42,7 +42,7 @@ fn an_app_is_named_and_balanced_as_soon_as_it_runs() {
 fn a_killed_task_is_replaced_and_its_port_leaves_every_name_at_once() {
     let cluster = Cluster::start();
     cluster.deploy(&app::web("/web", 3));
-    app::wait_until_serving(&cluster, "/web");
+    app::wait_until_serving(&cluster, "/web", 3);
     let vip = cluster.vip("web");
     let victim = app::who(vip).expect("an instance answers");
     let tasks = cluster.tasks("/web");
@@ -75,7 +75,7 @@ fn a_killed_task_is_replaced_and_its_port_leaves_every_name_at_once() {
 fn scaling_up_and_down_under_load_loses_no_request() {
     let cluster = Cluster::start();
     cluster.deploy(&app::web("/web", 1));
-    app::wait_until_serving(&cluster, "/web");
+    app::wait_until_serving(&cluster, "/web", 1);
     let vip = cluster.vip("web");
     let oldest = app::who(vip).expect("the only instance answers");
 

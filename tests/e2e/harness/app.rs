@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::{Cluster, eventually, http};
+use super::{Cluster, equal, eventually, http};
 
 /// A web server that says who it is (`apps/whoami.py`), with a VIP of the app's name at port 8080.
 pub fn web(id: &str, instances: u32) -> Value {
@@ -77,11 +77,17 @@ pub fn who_all(address: SocketAddr, count: usize) -> BTreeSet<Identity> {
     seen
 }
 
-/// Waits until every running instance of an app serves: its process may still be starting although the task runs.
+/// Waits until so many instances of an app run and each serves: its process may still be starting although the task
+/// runs, and one that could not get its port is replaced.
 #[track_caller]
-pub fn wait_until_serving(cluster: &Cluster, app: &str) {
-    for task in cluster.tasks(app) {
-        let port = task["ports"][0].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
-        eventually("the instance serves", || who(SocketAddr::from(([127, 0, 0, 1], port))));
-    }
+pub fn wait_until_serving(cluster: &Cluster, app: &str, count: usize) {
+    eventually("every instance serves", || {
+        let tasks = cluster.tasks(app);
+        equal(&tasks.len(), &count)?;
+        for task in tasks {
+            let port = task["ports"][0].as_u64().and_then(|port| u16::try_from(port).ok());
+            who(SocketAddr::from(([127, 0, 0, 1], port.expect("a port"))))?;
+        }
+        Ok(())
+    });
 }
