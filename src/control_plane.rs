@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mesonet_api::State;
+pub use mesonet_api::State;
 use mesonet_marathon::{Command, Event, Marathon, Rejection, Reply};
 use mesonet_master::Master;
 use mesonet_model::{

@@ -8,7 +8,7 @@
 mod clock;
 mod compose;
 pub mod config;
-mod control_plane;
+pub mod control_plane;
 mod driver;
 mod greeting;
 mod histogram;

@@ -1,0 +1,177 @@
+//! What users may rely on: every answered command, whatever crashes afterwards.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesonet_marathon::{Command, MarathonView, Rejection, Reply};
+use mesonet_model::{AppDefinition, AppId, DeploymentId, TaskId, Timestamp};
+
+use crate::apps::APPS;
+
+/// The reference model of the apps.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    apps: BTreeMap<AppId, Expected>,
+    /// Commands without an answer.
+    open: BTreeMap<u64, Asked>,
+    /// Apps of which only the next look can tell what they are.
+    unsure: BTreeSet<AppId>,
+    /// Apps that may keep instances of older configurations, since a deployment of theirs was cancelled.
+    pub(crate) mixed: BTreeSet<AppId>,
+    /// Instances whose kill was answered.
+    pub(crate) killed: BTreeSet<TaskId>,
+    /// Every deployment that was seen, with its apps.
+    deployments: BTreeMap<DeploymentId, Vec<AppId>>,
+    /// Deployments that were seen to be over.
+    over: BTreeSet<DeploymentId>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Expected {
+    version: Timestamp,
+    instances: u32,
+    cmd: Option<String>,
+}
+
+#[derive(Debug)]
+struct Asked {
+    command: Command,
+    apps: BTreeSet<AppId>,
+    /// What a cancelled deployment began from.
+    original: Vec<AppDefinition>,
+}
+
+impl Ledger {
+    /// A command is given, by somebody who sees this.
+    pub(crate) fn ask(&mut self, number: u64, command: Command, view: &MarathonView) {
+        let mut original = Vec::new();
+        let apps = match &command {
+            Command::Put { apps, .. } => apps.iter().map(|put| put.definition.id.clone()).collect(),
+            Command::Delete { app, .. } | Command::Restart { app, .. } | Command::ResetDelay { app } => {
+                BTreeSet::from([app.clone()])
+            }
+            Command::KillTasks { tasks, .. } => {
+                let is_of = |id: &AppId| view.apps[id].instances.keys().any(|task| tasks.contains(task));
+                view.apps.keys().filter(|id| is_of(id)).cloned().collect()
+            }
+            Command::CancelDeployment { deployment, .. } => {
+                let found = view.deployments.get(deployment);
+                let definitions = found.iter().flat_map(|deployment| &deployment.original);
+                original = definitions.map(|definition| AppDefinition::clone(definition)).collect();
+                found.iter().flat_map(|deployment| &deployment.affected_apps).cloned().collect()
+            }
+        };
+        self.open.insert(number, Asked { command, apps, original });
+    }
+
+    /// A command is answered.
+    pub(crate) fn answer(&mut self, number: u64, answer: &Result<Reply, Rejection>) {
+        let asked = self.open.remove(&number).expect("one answer for each command");
+        let Ok(reply) = answer else { return };
+        self.mix(&asked);
+        match (asked.command, reply) {
+            (Command::Put { apps, .. }, Reply::Deployment { apps: stored, version, .. }) => {
+                for (put, stored) in apps.iter().zip(stored) {
+                    assert_eq!(put.definition.instances, stored.instances);
+                    assert_eq!(put.definition.cmd, stored.cmd);
+                    self.apps.insert(stored.id.clone(), Expected::of(stored));
+                    if stored.version == *version {
+                        self.mixed.remove(&stored.id);
+                    }
+                }
+            }
+            (Command::Delete { app, .. }, Reply::Deployment { .. }) => {
+                self.apps.remove(&app);
+            }
+            (Command::Restart { app, .. }, Reply::Deployment { version, .. }) => {
+                self.mixed.remove(&app);
+                match self.apps.get_mut(&app) {
+                    Some(expected) => expected.version = *version,
+                    None => assert!(self.unsure.contains(&app), "{app} is restarted but was never there"),
+                }
+            }
+            (Command::KillTasks { tasks, .. }, Reply::Deployment { .. }) => {
+                self.killed.extend(tasks);
+                self.unsure.extend(asked.apps);
+            }
+            (Command::KillTasks { tasks, .. }, Reply::Killed(_)) => self.killed.extend(tasks),
+            (Command::CancelDeployment { deployment, .. }, Reply::Deployment { version, .. }) => {
+                self.over.insert(deployment);
+                for app in asked.apps {
+                    self.apps.remove(&app);
+                }
+                for definition in asked.original {
+                    // One that nothing had to be done for keeps its version.
+                    let expected = Expected { version: *version, ..Expected::of(&definition) };
+                    self.apps.insert(definition.id, expected);
+                }
+            }
+            (Command::CancelDeployment { deployment, .. }, Reply::Done) => {
+                self.over.insert(deployment);
+            }
+            (Command::ResetDelay { .. }, Reply::Done) => {}
+            (command, reply) => panic!("{command:?} is answered with {reply:?}"),
+        }
+    }
+
+    /// Whoever waits for an answer will not get one: any of these commands may have been carried out or not.
+    pub(crate) fn crash(&mut self) {
+        for asked in std::mem::take(&mut self.open).into_values() {
+            self.mix(&asked);
+            self.unsure.extend(asked.apps);
+        }
+    }
+
+    /// What is visible is what was answered.
+    pub(crate) fn check(&mut self, view: &MarathonView) {
+        let open: BTreeSet<AppId> = self.open.values().flat_map(|asked| asked.apps.iter().cloned()).collect();
+        for id in APPS.map(|id| AppId::parse(id).expect("valid")) {
+            let seen = view.apps.get(&id).map(|app| Expected::of(&app.definition));
+            let expected = self.apps.get(&id);
+            if open.contains(&id) {
+                continue;
+            }
+            if !self.unsure.remove(&id) {
+                assert_eq!(seen.as_ref(), expected, "app {id} is not what was answered");
+            }
+            match seen {
+                Some(seen) => self.apps.insert(id, seen),
+                None => self.apps.remove(&id),
+            };
+        }
+        for id in view.deployments.keys() {
+            assert!(!self.over.contains(id), "deployment {id} was over");
+        }
+        for id in self.deployments.keys().filter(|id| !view.deployments.contains_key(*id)) {
+            self.over.insert(id.clone());
+        }
+        for (id, deployment) in &view.deployments {
+            self.deployments.entry(id.clone()).or_insert_with(|| deployment.affected_apps.clone());
+        }
+    }
+
+    /// Notes which apps may stay as they are because a command cancels their deployments.
+    fn mix(&mut self, asked: &Asked) {
+        match &asked.command {
+            Command::CancelDeployment { .. } => self.mixed.extend(asked.apps.iter().cloned()),
+            Command::Put { force: true, .. }
+            | Command::Delete { force: true, .. }
+            | Command::Restart { force: true, .. }
+            | Command::KillTasks { force: true, .. } => {
+                let touched = |apps: &&Vec<AppId>| apps.iter().any(|app| asked.apps.contains(app));
+                let cancelled = self.deployments.values().filter(touched);
+                self.mixed.extend(cancelled.flatten().filter(|app| !asked.apps.contains(*app)).cloned());
+            }
+            Command::Put { .. }
+            | Command::Delete { .. }
+            | Command::Restart { .. }
+            | Command::KillTasks { .. }
+            | Command::ResetDelay { .. } => {}
+        }
+    }
+}
+
+impl Expected {
+    fn of(definition: &AppDefinition) -> Self {
+        Self { version: definition.version, instances: definition.instances, cmd: definition.cmd.clone() }
+    }
+}
