@@ -19,12 +19,17 @@ const ACCEPT: (&str, &str) = ("accept", "text/event-stream");
 struct Listener(BodyDataStream);
 
 impl Listener {
-    /// Opens the stream and takes the attached event.
-    async fn attach(fixture: &Fixture, query: &str) -> Self {
+    /// Opens the stream.
+    async fn open(fixture: &Fixture, query: &str) -> Self {
         let response = fixture.open("GET", &format!("/v2/events{query}"), &[ACCEPT], "").await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
-        let mut listener = Self(response.into_body().into_data_stream());
+        Self(response.into_body().into_data_stream())
+    }
+
+    /// Opens the stream and takes the attached event.
+    async fn attach(fixture: &Fixture, query: &str) -> Self {
+        let mut listener = Self::open(fixture, query).await;
         let (event_type, data) = listener.event().await.expect("attached");
         assert_eq!(
             (event_type.as_str(), &data["remoteAddress"]),
@@ -113,7 +118,8 @@ async fn events_of_marathon_and_posts_are_sent() {
 async fn listeners_hear_only_what_they_asked_for() {
     let fixture = Fixture::new();
     let query = "?plan-format=light&event_type=api_post_event&event_type=group_change_success";
-    let mut listener = Listener::attach(&fixture, query).await;
+    let mut listener = Listener::open(&fixture, query).await;
+    assert_eq!(listener.frame().await.as_deref(), Some("\r\n"), "a sign that the stream is open");
     fixture.events.send(terminated()).expect("listener");
     fixture
         .events
@@ -121,6 +127,13 @@ async fn listeners_hear_only_what_they_asked_for() {
         .expect("listener");
     let (event_type, data) = listener.event().await.expect("event");
     assert_eq!((event_type.as_str(), &data["groupId"]), ("group_change_success", &json!("/")));
+    for _ in 0..=EVENTS_BUFFERED {
+        fixture.events.send(terminated()).expect("listener");
+    }
+    assert!(
+        listener.frame().await.is_none(),
+        "one that lags behind is dropped without what it does not want"
+    );
 }
 
 #[tokio::test]

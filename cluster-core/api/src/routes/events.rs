@@ -28,6 +28,9 @@ use crate::output::{app, event};
 /// about every 10 s.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
+/// What keeps a quiet stream alive.
+const EMPTY_LINE: Bytes = Bytes::from_static(b"\r\n");
+
 /// What a client wants to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Filter {
@@ -96,7 +99,9 @@ impl Listener {
         match self.phase {
             Phase::Attaching => {
                 self.phase = Phase::Attached;
-                return Some(self.own_event("event_stream_attached"));
+                // The filter holds for this event too, as in Marathon; a client that did not ask for it is shown by an
+                // empty line that the stream is open.
+                return Some(self.own_event("event_stream_attached").unwrap_or(EMPTY_LINE));
             }
             Phase::Detached => return None,
             Phase::Attached => {}
@@ -105,7 +110,7 @@ impl Listener {
             let next = tokio::select! {
                 event = self.events.recv() => event.map(|event| self.filter.frame_of_event(&event)),
                 post = self.posts.recv() => post.map(|post| self.filter.frame_of_post(&post)),
-                _ = self.heartbeat.tick() => Ok(Some(Bytes::from_static(b"\r\n"))),
+                _ = self.heartbeat.tick() => Ok(Some(EMPTY_LINE)),
                 _ = self.state.wait_for(|_| false) => Err(broadcast::error::RecvError::Closed),
             };
             match next {
@@ -114,14 +119,17 @@ impl Listener {
                 Err(error) => {
                     tracing::debug!(%error, "Event listener dropped");
                     self.phase = Phase::Detached;
-                    return Some(self.own_event("event_stream_detached"));
+                    return self.own_event("event_stream_detached");
                 }
             }
         }
     }
 
-    fn own_event(&self, event_type: &str) -> Bytes {
-        frame(event_type, &event::with_type(event_type, now(), json!({"remoteAddress": self.client})))
+    /// An event about this client, if it wants to hear of it.
+    fn own_event(&self, event_type: &str) -> Option<Bytes> {
+        self.filter.wants(event_type).then(|| {
+            frame(event_type, &event::with_type(event_type, now(), json!({"remoteAddress": self.client})))
+        })
     }
 }
 
