@@ -60,9 +60,10 @@ fn leader(api: &Api, call: &Call) -> Result<Response, Failure> {
             api.state()?;
             Ok(respond::ok(&json!({"leader": api.context.address.to_string()})))
         }
-        // Not 409: the dcos command line takes that for a deployment in progress.
+        // The only master there is leads again at once, as a lone Marathon does after it has abdicated.
         Method::DELETE => {
-            Err(Failure::NotImplemented("The leader cannot abdicate: there is no other master to lead"))
+            api.state()?;
+            Ok(respond::ok(&json!({"message": "Leadership abdicated"})))
         }
         _ => Err(Failure::MethodNotAllowed("GET, HEAD, DELETE")),
     }

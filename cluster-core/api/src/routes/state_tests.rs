@@ -205,7 +205,7 @@ async fn groups_are_a_tree_that_can_only_be_read() {
 }
 
 #[tokio::test]
-async fn marathon_says_who_leads_and_cannot_abdicate() {
+async fn marathon_says_who_leads() {
     let fixture = Fixture::new();
     let info = fixture.get("/v2/info").await.json();
     for key in ["marathon_config", "zookeeper_config", "http_config"] {
@@ -214,8 +214,9 @@ async fn marathon_says_who_leads_and_cannot_abdicate() {
     assert_eq!((&info["leader"], &info["frameworkId"]), (&json!("127.0.0.1:8080"), &json!("c-0000")));
     assert_eq!(fixture.get("/v2/leader").await.json(), json!({"leader": "127.0.0.1:8080"}));
     let abdicated = fixture.send("DELETE", "/v2/leader", "").await;
-    assert_eq!(abdicated.status, StatusCode::NOT_IMPLEMENTED);
-    assert!(abdicated.json()["message"].is_string());
+    assert_eq!(abdicated.status, StatusCode::OK);
+    assert_eq!(abdicated.json(), json!({"message": "Leadership abdicated"}));
+    assert_eq!(fixture.get("/v2/leader").await.json(), json!({"leader": "127.0.0.1:8080"}));
     assert_eq!(fixture.get("/v2/plugins").await.json(), json!({"plugins": []}));
 }
 
