@@ -49,6 +49,9 @@ pub(crate) async fn route_queue(api: &Api, call: &Call, path: &[&str]) -> Result
             let path = format!("/{}", id.join("/"));
             let missing = || Failure::NotFound(format!("Application {path} not found in tasks queue."));
             let app = AppId::parse(&path).map_err(|_| missing())?;
+            if !api.state()?.marathon.apps.contains_key(&app) {
+                return Err(missing());
+            }
             let answer = api.send(Command::ResetDelay { app }).await?;
             let mut response = respond::empty(StatusCode::NO_CONTENT);
             respond::set_revision(&mut response, answer.revision);

@@ -127,9 +127,12 @@ async fn the_queue_says_why_apps_wait() {
     assert_eq!(fixture.get("/v2/queue").await.json()["queue"][0]["delay"]["overdue"], json!(false));
     let reset = fixture.send("DELETE", "/v2/queue//web/delay", "").await;
     assert_eq!((reset.status, reset.text.as_str()), (StatusCode::NO_CONTENT, ""));
-    let calm = fixture.send("DELETE", "/v2/queue/calm/delay", "").await;
-    assert_eq!(calm.status, StatusCode::NOT_FOUND);
-    assert_eq!(calm.json(), json!({"message": "Application /calm not found in tasks queue."}));
+    for app in ["/calm", "/unknown"] {
+        let refused = fixture.send("DELETE", &format!("/v2/queue{app}/delay"), "").await;
+        assert_eq!(refused.status, StatusCode::NOT_FOUND);
+        let message = format!("Application {app} not found in tasks queue.");
+        assert_eq!(refused.json(), json!({"message": message}));
+    }
 }
 
 #[tokio::test]
