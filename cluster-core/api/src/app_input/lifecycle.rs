@@ -81,6 +81,17 @@ pub(super) fn read_unreachable_strategy(object: &Object<'_>, is_resident: bool) 
     strategy
 }
 
+/// What becomes of a resident task whose agent is gone; all apps with persistent volumes have it.
+pub(super) fn read_residency(object: &Object<'_>) -> Value {
+    const TIMEOUT: &str = "relaunchEscalationTimeoutSeconds";
+    const LOST: &str = "taskLostBehavior";
+    let given = object.object("residency", &[TIMEOUT, LOST]);
+    let behaviors = ["WAIT_FOREVER", "RELAUNCH_AFTER_TIMEOUT"].map(|name| (name, name));
+    let timeout = given.as_ref().and_then(|given| given.whole(TIMEOUT, INT_MAX)).unwrap_or(3600);
+    let lost = given.as_ref().and_then(|given| given.choice(LOST, &behaviors)).unwrap_or("WAIT_FOREVER");
+    json!({TIMEOUT: timeout, LOST: lost})
+}
+
 pub(super) fn read_backoff(object: &Object<'_>) -> Backoff {
     let default = Backoff::default();
     let seconds = |key| Some(Duration::from_secs(object.whole(key, INT_MAX)?.into()));

@@ -175,7 +175,7 @@ fn build(object: &Object<'_>, id: Option<AppId>) -> Option<AppDefinition> {
             .whole("taskKillGracePeriodSeconds", INT_MAX)
             .map(|seconds| Duration::from_secs(seconds.into())),
         dependencies: read_dependencies(object, id.as_ref()),
-        passthrough: read_passthrough(object),
+        passthrough: read_passthrough(object, is_resident),
         id: id?,
     };
     Some(app)
@@ -220,9 +220,9 @@ fn read_dependencies(object: &Object<'_>, id: Option<&AppId>) -> BTreeSet<AppId>
     dependencies
 }
 
-fn read_passthrough(object: &Object<'_>) -> BTreeMap<String, Value> {
+fn read_passthrough(object: &Object<'_>, is_resident: bool) -> BTreeMap<String, Value> {
     let mut kept = BTreeMap::new();
-    for key in ["check", "executorResources", "resourceLimits", "residency", "secrets"] {
+    for key in ["check", "executorResources", "resourceLimits", "secrets"] {
         if let Some(value) = object.get(key) {
             match value {
                 Value::Object(map) if map.is_empty() => {}
@@ -238,6 +238,7 @@ fn read_passthrough(object: &Object<'_>) -> BTreeMap<String, Value> {
     }
     let executor = object.text_like("executor", is_executor).filter(|text| !text.is_empty());
     kept.extend(executor.map(|text| ("executor".to_owned(), Value::String(text))));
+    kept.extend(is_resident.then(|| ("residency".to_owned(), lifecycle::read_residency(object))));
     let fetch = lifecycle::read_fetch(object);
     kept.extend((!fetch.is_empty()).then(|| ("fetch".to_owned(), Value::Array(fetch))));
     kept

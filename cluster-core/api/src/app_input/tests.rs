@@ -134,6 +134,18 @@ fn other_fields_are_normalised() {
             json!("disabled"),
         ),
         (
+            json!({"residency": {"taskLostBehavior": "RELAUNCH_AFTER_TIMEOUT"}}),
+            "/residency",
+            json!({"relaunchEscalationTimeoutSeconds": 3600, "taskLostBehavior": "RELAUNCH_AFTER_TIMEOUT"}),
+        ),
+        (
+            json!({"container": {"type": "MESOS", "volumes": [
+                {"containerPath": "data", "persistent": {"size": 10}, "mode": "RW"}
+            ]}}),
+            "/residency",
+            json!({"relaunchEscalationTimeoutSeconds": 3600, "taskLostBehavior": "WAIT_FOREVER"}),
+        ),
+        (
             json!({"labels": {"MARATHON_SINGLE_INSTANCE_APP": "true"}}),
             "/upgradeStrategy",
             json!({"minimumHealthCapacity": 0, "maximumOverCapacity": 0}),
@@ -167,6 +179,11 @@ fn malformed_values_are_named_by_path_and_code() {
     for (fields, path, code) in [
         (json!({"id": 1}), "/id", "error.expected.jsstring"),
         (json!({"cmd": ""}), "/cmd", "error.minLength"),
+        (
+            json!({"residency": {"taskLostBehavior": "FORGET"}}),
+            "/residency/taskLostBehavior",
+            "error.unknown.enum.literal",
+        ),
         (json!({"args": "a"}), "/args", "error.expected.jsarray"),
         (json!({"args": [1]}), "/args(0)", "error.expected.jsstring"),
         (json!({"instances": "1"}), "/instances", "error.expected.jsnumber"),
