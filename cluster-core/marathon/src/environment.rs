@@ -1,6 +1,6 @@
 //! The environment of a task (spec/client-surface.md §7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesonet_model::{AppDefinition, EnvironmentValue, TaskId};
 
@@ -75,16 +75,23 @@ fn add_ports(
     environment: &mut BTreeMap<String, String>,
 ) {
     let mut assigned = Vec::new();
+    let mut effective_numbers = BTreeSet::new();
     for (index, (port, host_port)) in definition.ports().into_iter().zip(host_ports).enumerate() {
-        // What the app was told to listen on: the container's port, else the one asked for on the host.
-        let requested = port.container_port.or(port.host_port).filter(|port| *port != 0);
+        // The number by which the app knows the port: the container's port, else the definition's own, which is the
+        // service port even when Marathon has chosen it.
+        let requested = Some(port.container_port.unwrap_or(port.service_port)).filter(|port| *port != 0);
         let Some(effective) = host_port.or(requested) else { continue };
         environment.insert(format!("PORT{index}"), effective.to_string());
         environment.insert(format!("PORT_{}", requested.unwrap_or(effective)), effective.to_string());
         if let (Some(name), Some(_)) = (port.name, host_port) {
             environment.insert(format!("PORT_{}", name.to_uppercase()), effective.to_string());
         }
+        effective_numbers.extend(host_port.filter(|_| port.container_port.is_none()));
         assigned.extend(host_port.map(|port| port.to_string()));
+    }
+    for number in effective_numbers {
+        // Another port may go by this number; that one was asked for.
+        environment.entry(format!("PORT_{number}")).or_insert_with(|| number.to_string());
     }
     if let Some(first) = assigned.first() {
         environment.insert("PORT".to_owned(), first.clone());

@@ -104,6 +104,8 @@ fn the_environment_tells_the_task_about_itself() {
         ("PORT0", &p0),
         ("PORT1", &p1),
         ("PORTS", &format!("{p0},{p1}")),
+        ("PORT_10000", &p1),
+        ("PORT_10005", &p0),
         ("PORT_HTTP", &p0),
         (&format!("PORT_{p0}"), &p0),
         (&format!("PORT_{p1}"), &p1),
