@@ -100,7 +100,7 @@ impl LocalCluster {
         let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
         let mut others = JoinSet::new();
         let resources = machine::offered(options, dir.path());
-        let agent = agent_config(&dir, resources.clone(), supervisor);
+        let agent = agent_config(&dir, http.port(), resources.clone(), supervisor);
         let node = start_agent(agent, link, &mut others).await?;
         others.spawn(planes::follow_with_dns(dns_server, master.feed.subscribe(node.clone(), Plane::Dns)));
         start_lb(options.datapath, &master.feed, &node, &metrics, &mut others);
@@ -173,11 +173,18 @@ fn reachable(address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() { SocketAddr::new(NODE_ADDRESS, address.port()) } else { address }
 }
 
-fn agent_config(dir: &StateDir, resources: Resources, supervisor: Vec<String>) -> mesonet_agent::Config {
+/// The settings of the agent, which is reached where the API is.
+fn agent_config(
+    dir: &StateDir,
+    port: u16,
+    resources: Resources,
+    supervisor: Vec<String>,
+) -> mesonet_agent::Config {
     mesonet_agent::Config {
         dir: dir.agent(),
         hostname: NODE_ADDRESS.to_string(),
         address: NODE_ADDRESS,
+        port,
         resources,
         attributes: Vec::new(),
         supervisor,

@@ -104,6 +104,11 @@ fn the_cluster_itself_has_names() {
     }
     let api = dns::srv_ports(cluster.dns(), "_leader._tcp.mesos");
     assert_eq!(api, [cluster.api().port()]);
+    assert_eq!(
+        dns::srv_ports(cluster.dns(), "_slave._tcp.mesos"),
+        api,
+        "the agent is reached where the API is"
+    );
     let none = dns::ask(cluster.dns(), "leader.mesos", RecordType::AAAA);
     assert!(none.answers.is_empty());
 }

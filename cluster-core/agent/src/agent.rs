@@ -109,7 +109,7 @@ impl Agent {
             info: AgentInfo {
                 hostname: self.config.hostname.clone(),
                 address: self.config.address,
-                port: 0,
+                port: self.config.port,
                 resources: self.config.resources.clone(),
                 attributes: self.config.attributes.clone(),
             },

@@ -15,6 +15,8 @@ pub struct Config {
     pub hostname: String,
     /// Address at which host ports are reached.
     pub address: IpAddr,
+    /// Port of the agent's HTTP endpoint at that address; 0 if it has none.
+    pub port: u16,
     /// What to offer.
     pub resources: Resources,
     /// For placement constraints.

@@ -42,6 +42,7 @@ pub fn config(directory: &Path) -> Config {
         attributes: Vec::new(),
         supervisor: vec![program.to_string_lossy().into_owned(), "supervise".to_owned()],
         logs: LogLimits::default(),
+        port: 0,
         cgroups: CgroupMode::Off,
     }
 }
