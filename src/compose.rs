@@ -247,7 +247,9 @@ fn start_lb(datapath: Datapath, feed: &Feed, node: &AgentId, metrics: &Registry,
 }
 
 async fn serve(listener: TcpListener, context: Context) {
-    if let Err(error) = axum::serve(listener, mesonet_api::router(context)).await {
+    // Events name the clients that write and listen.
+    let service = mesonet_api::router(context).into_make_service_with_connect_info::<SocketAddr>();
+    if let Err(error) = axum::serve(listener, service).await {
         tracing::error!(%error, "The API has failed");
     }
 }

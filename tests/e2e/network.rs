@@ -120,9 +120,10 @@ fn a_deployment_is_told_in_order() {
     cluster.send(Method::POST, "/v2/apps", Some(&app::idle("/job", 1).to_string())).expect(201);
     let told = events.until("deployment_success");
     // The post itself is told by the API, whose place among Marathon's events is not fixed.
-    if !told.iter().any(|event| events::kind(event) == "api_post_event") {
-        events.wait_for("of the post", |event| events::kind(event) == "api_post_event");
-    }
+    let is_post = |event: &Value| events::kind(event) == "api_post_event";
+    let post = told.iter().find(|event| is_post(event)).cloned();
+    let post = post.unwrap_or_else(|| events.wait_for("of the post", is_post).1);
+    assert_eq!(post["clientIp"], "127.0.0.1");
     let kinds: Vec<&str> = told.iter().map(events::kind).collect();
     let first = |kind: &str| {
         kinds.iter().position(|each| *each == kind).unwrap_or_else(|| panic!("{kind}: {kinds:?}"))
