@@ -51,6 +51,7 @@ def wait_for_tasks(count, without=frozenset()):
 assert client.ping().strip() == b"pong"
 assert client.get_info().name == "marathon"
 client.get_leader()
+assert client.delete_leader()["message"] == "Leadership abdicated"
 client.get_metrics()
 threading.Thread(target=listen, daemon=True).start()
 assert attached.wait(PATIENCE), "the event stream attaches"
