@@ -57,6 +57,23 @@ fn changes_of_one_app_cost_another_no_request() {
 }
 
 #[test]
+fn rolling_restarts_under_load_lose_no_request() {
+    const RESTARTS: usize = 2;
+    let cluster = Cluster::start();
+    cluster.deploy(&app::web("/web", 3));
+    app::wait_until_serving(&cluster, "/web", 3);
+    let vip = cluster.vip("web");
+    let before = app::who_all(vip, 3);
+    let load = Load::start(vip);
+    for _ in 0..RESTARTS {
+        cluster.send(Method::POST, "/v2/apps/web/restart", None).expect(200);
+        cluster.wait_until_deployed();
+    }
+    assert!(app::who_all(vip, 3).is_disjoint(&before));
+    load.finish_without_failure();
+}
+
+#[test]
 fn an_upgrade_brings_the_new_version_everywhere_and_keeps_the_old_one_to_roll_back() {
     let cluster = Cluster::start();
     cluster.deploy(&app::web("/web", 2));

@@ -17,6 +17,10 @@ use crate::metrics::ServiceMetrics;
 /// clients do not pay for attempts in vain, short enough that a task is used soon after it begins to listen.
 const AVOIDANCE: Duration = Duration::from_millis(500);
 
+/// For how long an endpoint that has not taken a connection yet is given time to begin to listen: a task runs before
+/// it listens, and interpreters on a busy machine take seconds.
+const STARTING_MAX: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 pub(super) struct Routes {
     services: BTreeMap<ServiceKey, SlotKey>,
@@ -42,6 +46,8 @@ struct Endpoint {
     /// Connections and sessions of this worker that are given to it.
     active: usize,
     avoided_until: Option<Instant>,
+    /// Until when it may still be about to listen; `None` once it has taken a connection.
+    starting_until: Option<Instant>,
 }
 
 impl Routes {
@@ -90,7 +96,8 @@ impl Routes {
     pub(super) fn set_endpoint(&mut self, key: &ServiceKey, id: &EndpointId, spec: EndpointSpec) {
         let Some(slot) = self.find_endpoint(key, id) else {
             let service = self.make_service(key);
-            let endpoint = Endpoint { id: id.clone(), spec, active: 0, avoided_until: None };
+            let starting_until = Some(Instant::now() + STARTING_MAX);
+            let endpoint = Endpoint { id: id.clone(), spec, active: 0, avoided_until: None, starting_until };
             let slot = self.endpoints.insert(endpoint);
             self.slots.get_mut(service).expect("BUG: the service was just made").endpoints.push(slot);
             return;
@@ -182,6 +189,23 @@ impl Routes {
         }
     }
 
+    /// An endpoint has taken a connection.
+    pub(super) fn note_success(&mut self, endpoint: SlotKey) {
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
+            endpoint.starting_until = None;
+        }
+    }
+
+    /// Whether one of a service's endpoints may be about to listen.
+    pub(super) fn is_starting(&self, service: SlotKey, now: Instant) -> bool {
+        let endpoints =
+            self.slots.get(service).map(|service| service.endpoints.as_slice()).unwrap_or_default();
+        endpoints.iter().filter_map(|slot| self.endpoints.get(*slot)).any(|endpoint| {
+            endpoint.spec.state == RouteState::Ready
+                && endpoint.starting_until.is_some_and(|until| now < until)
+        })
+    }
+
     pub(super) fn is_draining(&self, endpoint: SlotKey) -> bool {
         self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.spec.state == RouteState::Draining)
     }
@@ -230,6 +254,20 @@ mod tests {
         assert_eq!(chosen(&mut routes, service, &[], now + AVOIDANCE), [1, 2]);
         routes.note_failure(second, now);
         assert_eq!(chosen(&mut routes, service, &[], now), [1, 2]);
+    }
+
+    #[test]
+    fn an_endpoint_is_starting_until_it_takes_a_connection_or_has_had_its_time() {
+        let (mut routes, key, service) = routes(&[1, 2]);
+        let now = Instant::now();
+        assert!(routes.is_starting(service, now));
+        assert!(!routes.is_starting(service, now + STARTING_MAX));
+        for port in [1, 2] {
+            assert!(routes.is_starting(service, now));
+            let slot = routes.find_endpoint(&key, &endpoint(port)).expect("endpoint");
+            routes.note_success(slot);
+        }
+        assert!(!routes.is_starting(service, now));
     }
 
     #[test]

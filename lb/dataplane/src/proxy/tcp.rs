@@ -25,7 +25,12 @@ pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// which it does after one and after three seconds.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
 
-/// For how long endpoints that all refuse are asked again: an app that was just started is about to listen.
+/// For how long endpoints that all refuse are asked again while one of them may be about to listen: a client rather
+/// waits for an app that is just being started than fails.
+const STARTING_PATIENCE: Duration = Duration::from_secs(10);
+
+/// For how long endpoints that all refuse are asked again otherwise: a server that is replaced in place by its own
+/// supervisor refuses for a moment.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The pause before they are asked again, which a client hardly feels.
@@ -121,8 +126,10 @@ impl Worker {
     /// Connects to an endpoint that was not tried before, or resets the client if there is none.
     fn connect_next(&mut self, key: SlotKey) {
         while let Some(connection) = self.connections.get_mut(key) {
+            let is_starting = self.routes.is_starting(connection.service, self.now);
+            let patience = if is_starting { STARTING_PATIENCE } else { CONNECT_PATIENCE };
             let may_try = connection.tried.len() < ATTEMPTS_MAX
-                && self.now.saturating_duration_since(connection.accepted_at) < CONNECT_PATIENCE;
+                && self.now.saturating_duration_since(connection.accepted_at) < patience;
             let next = if may_try {
                 self.routes.choose(connection.service, &connection.tried, self.now)
             } else {
@@ -173,7 +180,9 @@ impl Worker {
     fn pause_or_give_up(&mut self, key: SlotKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let waited = self.now.saturating_duration_since(connection.accepted_at);
-        if connection.tried.is_empty() || waited >= REFUSAL_PATIENCE {
+        let is_starting = self.routes.is_starting(connection.service, self.now);
+        let patience = if is_starting { STARTING_PATIENCE } else { REFUSAL_PATIENCE };
+        if connection.tried.is_empty() || waited >= patience {
             connection.metrics.failed.inc();
             self.close(key, Ending::Reset);
             return;
@@ -245,6 +254,9 @@ impl Worker {
                 return;
             }
             connection.is_open = flags.contains(EventFlags::OUT);
+            if let Some((endpoint, _)) = connection.backend.as_ref().filter(|_| connection.is_open) {
+                self.routes.note_success(*endpoint);
+            }
         }
         connection.note_backend_event(flags);
         self.drive(key);
