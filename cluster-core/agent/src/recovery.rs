@@ -4,7 +4,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesonet_model::{TaskKey, TaskState, UuidSource};
 
@@ -20,6 +20,13 @@ use crate::task::{AgentTask, Finding, Run};
 use crate::{Config, StartError, clock};
 
 const LOCK_FILE: &str = "meta/lock";
+
+/// How long a directory that is in use is waited for. An agent that was killed while it started a supervisor is gone,
+/// but the new process has the lock until it runs its own program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the directory is free.
+const LOCK_TICK: Duration = Duration::from_millis(10);
 
 /// An agent as its directory has it, connected to the supervisors that live.
 pub(crate) fn recover(
@@ -76,10 +83,16 @@ fn lock(layout: &Layout) -> Result<File, StartError> {
     let path = layout.dir().join(LOCK_FILE);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = file.map_err(FileError::at("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(fs::TryLockError::WouldBlock) => Err(StartError::InUse { directory: layout.dir().to_path_buf() }),
-        Err(fs::TryLockError::Error(source)) => Err(FileError::at("lock", &path)(source).into()),
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() < until => std::thread::sleep(LOCK_TICK),
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(StartError::InUse { directory: layout.dir().to_path_buf() });
+            }
+            Err(fs::TryLockError::Error(source)) => return Err(FileError::at("lock", &path)(source).into()),
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use mesonet_model::{Revision, Table, Write};
 use redb::{
@@ -25,6 +26,13 @@ const FILE_NAME: &str = "state.redb";
 /// Pages kept in memory by the engine. The control plane holds all records itself and reads only at start, so the
 /// cache serves the inner pages of the trees; 100,000 task records are about 100 MB.
 const CACHE_BYTES: usize = 32 << 20;
+
+/// How long a file that is in use is waited for. A process that was killed while it started a child is gone, but the
+/// child has the lock until it runs its own program, which takes milliseconds, on a busy machine more.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often it is looked whether the file is free.
+const LOCK_TICK: Duration = Duration::from_millis(10);
 
 const META: TableDefinition<'static, &str, u64> = TableDefinition::new("meta");
 const META_FORMAT: &str = "format";
@@ -47,14 +55,15 @@ type EngineError = redb::Error;
 
 impl RedbStore {
     /// Opens or creates the file in the directory, which is created as well, and reads everything in it. Both are
-    /// accessible to their owner alone, since launch descriptions may hold secrets.
+    /// accessible to their owner alone, since launch descriptions may hold secrets. Blocks for a moment if another
+    /// process has the file, which may be one that is just ending.
     pub fn open(directory: &Path) -> Result<(Self, Contents), OpenError> {
         DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(directory)
             .map_err(|source| OpenError::CreateDirectory { path: directory.to_path_buf(), source })?;
-        let database = open_database(directory)?;
+        let database = open_unlocked_database(directory)?;
         let contents = read_contents(&database, directory)?;
         let store =
             Self { directory: directory.to_path_buf(), database: Some(database), last: contents.revision };
@@ -132,6 +141,16 @@ fn definition(table: Table) -> TableDefinition<'static, &'static str, &'static [
 }
 
 // === Opening and reading ===
+
+fn open_unlocked_database(directory: &Path) -> Result<Database, OpenError> {
+    let until = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match open_database(directory) {
+            Err(OpenError::Locked { .. }) if Instant::now() < until => std::thread::sleep(LOCK_TICK),
+            result => return result,
+        }
+    }
+}
 
 fn open_database(directory: &Path) -> Result<Database, OpenError> {
     let path = directory.join(FILE_NAME);

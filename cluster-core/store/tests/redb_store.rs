@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use mesonet_model::{Revision, Table, Write};
 use mesonet_store::{CommitError, Contents, FORMAT, OpenError, RedbStore, Store};
@@ -130,6 +131,20 @@ fn a_file_in_use_is_named() {
     let error = RedbStore::open(directory.path()).expect_err("locked");
     assert!(matches!(error, OpenError::Locked { .. }), "{error}");
     assert!(error.to_string().contains("state.redb is in use by another process"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_about_to_be_free_is_waited_for() {
+    let directory = directory();
+    let (mut store, _) = open(directory.path());
+    store.commit(Revision(1), &[put(Table::Apps, "/web", "1")]).expect("committed");
+    let ending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(store);
+    });
+    let (_store, contents) = open(directory.path());
+    assert_eq!(contents.revision, Revision(1));
+    ending.join().expect("ended");
 }
 
 #[test]

@@ -32,11 +32,13 @@ cases![
     an_end_without_agent_is_delivered,
     a_killed_supervisor_takes_everything_along,
     output_is_bounded,
+    tasks_have_their_own_limit_on_open_files,
     ids_that_could_leave_the_sandbox_are_refused,
     what_the_agent_cannot_run_is_refused,
     statuses_are_repeated_by_the_next_agent,
     commands_may_arrive_twice,
     the_agents_id_is_kept,
+    a_directory_that_is_about_to_be_free_is_waited_for,
     a_directory_has_one_agent,
     a_full_disk_fails_the_launch_alone,
     secrets_are_private,
@@ -275,6 +277,17 @@ fn output_is_bounded() {
     assert!(node.stdout(&spec).ends_with("line 9999\n"));
 }
 
+fn tasks_have_their_own_limit_on_open_files() {
+    let directory = directory();
+    let open_files = Some(77);
+    let mut node = Node::with(mesonet_agent::Config { open_files, ..node::config(directory.path()) });
+    let spec = shell("t1", "ulimit -Sn; ulimit -Hn");
+    assert_eq!(node.run(&spec).last().expect("ended").state, TaskState::Finished);
+    let own = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
+    let hard = own.map_or("unlimited".to_owned(), |own| own.to_string());
+    assert_eq!(node.stdout(&spec), format!("77\n{hard}\n"));
+}
+
 fn ids_that_could_leave_the_sandbox_are_refused() {
     let directory = directory();
     let mut node = Node::start(directory.path());
@@ -381,6 +394,19 @@ fn the_agents_id_is_kept() {
     node.stop();
     let node = wait_for("the lock", || start_if_free(directory.path()));
     assert_eq!(node.registered_id, Some(AgentId::new("cluster-S7")));
+}
+
+fn a_directory_that_is_about_to_be_free_is_waited_for() {
+    let directory = directory();
+    drop(Node::start(directory.path()));
+    let lock = fs::File::open(directory.path().join("meta/lock")).expect("opens");
+    lock.lock().expect("locks");
+    let ending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(200));
+        drop(lock);
+    });
+    drop(Node::start(directory.path()));
+    ending.join().expect("ended");
 }
 
 fn a_directory_has_one_agent() {
