@@ -27,7 +27,7 @@ use crate::master_role::{AgentLink, MasterRole, MasterSettings};
 use crate::sandboxes::LocalSandboxes;
 use crate::signals::Signals;
 use crate::state_dir::StateDir;
-use crate::{machine, planes, telemetry};
+use crate::{http_server, machine, open_files, planes, telemetry};
 
 /// The one node's address: its tasks' host ports are on loopback as far as clients of a local cluster are concerned.
 /// It is the host name as well, since it needs no resolver and is the same for every client.
@@ -83,6 +83,7 @@ impl LocalCluster {
     /// As [`run_dev`].
     pub async fn start(options: &DevOptions, supervisor: Vec<String>) -> anyhow::Result<Self> {
         refuse_what_is_missing(options)?;
+        let open_files_of_tasks = open_files::raise_limit();
         let dir = StateDir::open(options.dir.as_deref())?;
         let (store, contents) = RedbStore::open(dir.path())?;
         let listener = listen_http(options.http).await?;
@@ -100,7 +101,10 @@ impl LocalCluster {
         let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
         let mut others = JoinSet::new();
         let resources = machine::offered(options, dir.path());
-        let agent = agent_config(&dir, http.port(), resources.clone(), supervisor);
+        let agent = mesonet_agent::Config {
+            open_files: open_files_of_tasks,
+            ..agent_config(&dir, http.port(), resources.clone(), supervisor)
+        };
         let node = start_agent(agent, link, &mut others).await?;
         others.spawn(planes::follow_with_dns(dns_server, master.feed.subscribe(node.clone(), Plane::Dns)));
         start_lb(options.datapath, &master.feed, &node, &metrics, &mut others);
@@ -112,7 +116,7 @@ impl LocalCluster {
             sandboxes: std::sync::Arc::new(LocalSandboxes { agent_dir: dir.agent() }),
             address: reachable(http),
         };
-        others.spawn(serve(listener, context));
+        others.spawn(http_server::serve(listener, mesonet_api::router(context)));
         Ok(Self { dir, http, dns, resources, master, others })
     }
 
@@ -190,6 +194,7 @@ fn agent_config(
         supervisor,
         logs: mesonet_agent::LogLimits::default(),
         cgroups: mesonet_agent::CgroupMode::default(),
+        open_files: None,
     }
 }
 
@@ -243,13 +248,5 @@ fn start_lb(datapath: Datapath, feed: &Feed, node: &AgentId, metrics: &Registry,
             let subscriber = feed.subscribe(node.clone(), Plane::Lb);
             others.spawn(planes::follow_with_lb(LoadBalancer::proxy(metrics), subscriber));
         }
-    }
-}
-
-async fn serve(listener: TcpListener, context: Context) {
-    // Events name the clients that write and listen.
-    let service = mesonet_api::router(context).into_make_service_with_connect_info::<SocketAddr>();
-    if let Err(error) = axum::serve(listener, service).await {
-        tracing::error!(%error, "The API has failed");
     }
 }

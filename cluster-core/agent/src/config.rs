@@ -28,6 +28,8 @@ pub struct Config {
     pub logs: LogLimits,
     /// Where the tasks' control groups go.
     pub cgroups: CgroupMode,
+    /// Soft limit on open files (RLIMIT_NOFILE) that tasks start with; the agent's own if `None`.
+    pub open_files: Option<u64>,
 }
 
 /// Bounds of what is kept of a task's standard output, and likewise of its standard error: a file and those that it

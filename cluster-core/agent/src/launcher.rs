@@ -64,7 +64,15 @@ pub(crate) fn prepare(
     let sandbox = layout.sandbox(&spec.agent, &spec.key, container);
     let path = std::env::var("PATH").ok();
     let environment = environment::of_task(&spec, &sandbox, &config.hostname, path);
-    let launch = Launch { spec, container, sandbox, environment, logs: config.logs, cgroups: Vec::new() };
+    let launch = Launch {
+        spec,
+        container,
+        sandbox,
+        environment,
+        logs: config.logs,
+        cgroups: Vec::new(),
+        open_files: config.open_files,
+    };
     checkpoint::create_directory(&directory, PRIVATE_MODE)?;
     checkpoint::write(&directory.join(LAUNCH_FILE), &launch, Durability::Process)?;
     Ok(launch)

@@ -33,6 +33,9 @@ pub(crate) struct Launch {
     pub(crate) logs: LogLimits,
     /// The task's own control groups, one per hierarchy, created by the agent.
     pub(crate) cgroups: Vec<PathBuf>,
+    /// The process' soft limit on open files, unless it is to be the supervisor's.
+    #[serde(default)]
+    pub(crate) open_files: Option<u64>,
 }
 
 /// Supervisor to agent.

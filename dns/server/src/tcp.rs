@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -17,6 +18,9 @@ use crate::server::Shared;
 /// Connections of one address at a time. Each takes a task and at most an answer's 64 KiB. Further ones are closed at
 /// once, so that their clients see it and try again.
 const CONNECTIONS_MAX: usize = 1024;
+
+/// Of the process's limit on open files, where that is less: the rest is for the other parts of the process.
+const DESCRIPTOR_SHARE: u64 = 20;
 
 /// How long a connection may be idle, or a query be on its way: that of dcos-dns.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,7 +37,7 @@ const ERROR_PAUSE: Duration = Duration::from_millis(10);
 
 /// Accepts connections until the server is gone.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: watch::Receiver<()>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let permits = Arc::new(Semaphore::new(connections_max()));
     loop {
         let accepted = tokio::select! {
             _ = stop.changed() => return,
@@ -59,6 +63,12 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>, mut stop: 
             }
         }
     }
+}
+
+fn connections_max() -> usize {
+    let share =
+        getrlimit(Resource::Nofile).current.and_then(|limit| (limit / DESCRIPTOR_SHARE).try_into().ok());
+    share.map_or(CONNECTIONS_MAX, |share: usize| share.clamp(1, CONNECTIONS_MAX))
 }
 
 /// Answers the queries of one connection in their order, until the client ends it, is idle or sends what cannot be

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal};
 use thiserror::Error;
 
 use super::output::{Pump, RotatingFile};
@@ -59,8 +59,12 @@ pub(super) fn start(launch: &Launch) -> Result<MainProcess, StartTaskError> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let supervisor = rustix::process::getpid();
+    let open_files = launch.open_files;
     let prepare = move || {
         signals::reset_in_child();
+        if open_files.is_some() {
+            limit_open_files(open_files)?;
+        }
         for group in &groups {
             rustix::io::write(group, b"0")?;
         }
@@ -80,6 +84,13 @@ pub(super) fn start(launch: &Launch) -> Result<MainProcess, StartTaskError> {
     let mut child = command.spawn().map_err(|source| StartTaskError::Execute { program, source })?;
     let outputs = pumps(&mut child, [stdout, stderr]).map_err(at_sandbox)?;
     Ok(MainProcess { pid: Pid::from_child(&child), outputs })
+}
+
+/// Sets the soft limit, as far as the hard one lets.
+fn limit_open_files(soft: Option<u64>) -> rustix::io::Result<()> {
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    let current = soft.map(|soft| maximum.map_or(soft, |maximum| soft.min(maximum)));
+    rustix::process::setrlimit(Resource::Nofile, Rlimit { current, maximum })
 }
 
 fn command(launch: &Launch) -> Result<(String, Command), StartTaskError> {

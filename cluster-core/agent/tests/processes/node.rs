@@ -44,6 +44,7 @@ pub fn config(directory: &Path) -> Config {
         logs: LogLimits::default(),
         port: 0,
         cgroups: CgroupMode::Off,
+        open_files: None,
     }
 }
 

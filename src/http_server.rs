@@ -1,0 +1,147 @@
+//! Serves the API's connections, so many at a time, and each only as long as its client says something.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::open_files;
+
+/// Of the limit on open files. Each connection is one, and a client that holds many of them must not keep the rest of
+/// the process from its own.
+const CONNECTIONS_SHARE: f64 = 0.1;
+
+/// Connections at most, also where the limit allows more: each takes a buffer of some KiB. When there are as many,
+/// clients wait in the listener's queue.
+const CONNECTIONS_MAX: usize = 4096;
+
+/// How long the head of a request may be on its way, which is as well how long a connection may be idle between
+/// requests. A client that was closed on while it was idle connects anew.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long to wait after a failure to accept, such as no file descriptor being left.
+const ERROR_PAUSE: Duration = Duration::from_millis(100);
+
+/// What clients may take.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    connections: usize,
+    head_timeout: Duration,
+}
+
+/// Serves until it is dropped, which ends the connections as well.
+pub async fn serve(listener: TcpListener, router: Router) {
+    let connections = open_files::share(CONNECTIONS_SHARE, CONNECTIONS_MAX);
+    serve_within(Bounds { connections, head_timeout: HEAD_TIMEOUT }, listener, router).await;
+}
+
+async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router) {
+    let permits = Arc::new(Semaphore::new(bounds.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        while connections.try_join_next().is_some() {}
+        if permits.available_permits() == 0 {
+            tracing::warn!("The API has as many connections as it may, further clients wait");
+        }
+        let permit = permits.clone().acquire_owned().await.expect("BUG: nobody closes the semaphore");
+        match listener.accept().await {
+            Ok((stream, client)) => {
+                let router = router.clone();
+                connections.spawn(async move {
+                    serve_connection(bounds.head_timeout, stream, client, router).await;
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "The API cannot accept a connection");
+                tokio::time::sleep(ERROR_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(head_timeout: Duration, stream: TcpStream, client: SocketAddr, router: Router) {
+    // Without it answers are merely later.
+    let _ = stream.set_nodelay(true);
+    let service = TowerToHyperService::new(router.layer(axum::Extension(ConnectInfo(client))));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_timeout)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, %client, "An API connection has failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// No test needs it.
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// How long something that is bound to happen may take on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    async fn start(bounds: Bounds) -> (SocketAddr, JoinSet<()>) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("listens");
+        let address = listener.local_addr().expect("address");
+        let router = Router::new().fallback(|| async { "here" });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(serve_within(bounds, listener, router));
+        (address, tasks)
+    }
+
+    async fn connect(address: SocketAddr, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.expect("connects");
+        stream.write_all(text.as_bytes()).await.expect("sends");
+        stream
+    }
+
+    async fn rest(mut stream: TcpStream) -> String {
+        let mut text = String::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await;
+        read.expect("the connection is closed").expect("readable");
+        text
+    }
+
+    const REQUEST: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+
+    #[tokio::test]
+    async fn who_is_one_too_many_waits_for_another_to_leave() {
+        let (address, _tasks) = start(Bounds { connections: 1, head_timeout: LONG }).await;
+        let idle = connect(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let mut first = [0; 4];
+        let mut idle = tokio::io::BufReader::new(idle);
+        idle.read_exact(&mut first).await.expect("served");
+        let mut waiting = connect(address, REQUEST).await;
+        let early = tokio::time::timeout(Duration::from_millis(200), waiting.read_exact(&mut first)).await;
+        assert!(early.is_err(), "served beside the one that may be there");
+        drop(idle);
+        assert!(rest(waiting).await.ends_with("here"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_head_and_an_idle_connection_are_closed() {
+        let (address, _tasks) =
+            start(Bounds { connections: 9, head_timeout: Duration::from_millis(50) }).await;
+        let slow = connect(address, "GET / HTTP/1.1\r\nHo").await;
+        let idle = connect(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        let silent = connect(address, "").await;
+        assert_eq!(rest(slow).await, "");
+        assert!(rest(idle).await.ends_with("here"));
+        assert_eq!(rest(silent).await, "");
+        assert!(rest(connect(address, REQUEST).await).await.ends_with("here"));
+    }
+}
