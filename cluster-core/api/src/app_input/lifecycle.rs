@@ -142,5 +142,17 @@ fn check_uri(object: &Object<'_>, key: &str, uri: &str) {
     let is_clean = uri.chars().all(|character| !character.is_whitespace() && !character.is_control());
     if uri.is_empty() || !is_clean || uri.len() > URI_LENGTH_MAX {
         object.invalid(key, format!("URI must have 1 to {URI_LENGTH_MAX} characters and no blanks"));
+    } else if !has_valid_scheme(uri) {
+        object.invalid(key, "URI has invalid syntax.");
     }
+}
+
+/// Whether what stands before the first colon can be a scheme (RFC 3986, 3.1 and 4.2), if there is such a thing.
+fn has_valid_scheme(uri: &str) -> bool {
+    let Some((scheme, _)) = uri.split_once(':').filter(|(scheme, _)| !scheme.contains(['/', '?', '#']))
+    else {
+        return true;
+    };
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte);
+    scheme.starts_with(|first: char| first.is_ascii_alphabetic()) && scheme.bytes().all(is_allowed)
 }

@@ -157,6 +157,7 @@ fn other_fields_are_normalised() {
         (json!({"instances": 3.0}), "/instances", json!(3)),
         (json!({"cpus": null, "env": null, "networks": null}), "/cpus", json!(1)),
         (json!({"uris": ["http://h/a"]}), "/fetch/0/extract", json!(false)),
+        (json!({"fetch": [{"uri": "/a:b"}]}), "/fetch/0/uri", json!("/a:b")),
         (json!({"tty": true}), "/tty", json!(true)),
         (json!({"taskKillGracePeriodSeconds": 7}), "/taskKillGracePeriodSeconds", json!(7)),
         (
@@ -372,6 +373,8 @@ fn broken_rules_of_checks_and_lifecycle_are_named_by_path() {
         (json!({"residency": {"a": 1}, "unreachableStrategy": {}}), "/unreachableStrategy", "resident"),
         (json!({"uris": ["a"], "fetch": [{"uri": "b"}]}), "/uris", "fetch"),
         (json!({"fetch": [{"uri": "a b"}]}), "/fetch(0)/uri", "URI"),
+        (json!({"fetch": [{"uri": "::"}]}), "/fetch(0)/uri", "URI has invalid syntax."),
+        (json!({"uris": ["1http://a/b"]}), "/uris(0)", "URI has invalid syntax."),
         (json!({"acceptedResourceRoles": []}), "/acceptedResourceRoles", "must not be empty"),
         (json!({"acceptedResourceRoles": ["x"]}), "/acceptedResourceRoles", "can only contain"),
         (json!({"role": "x"}), "/role", "expected one of: [*, a]"),
