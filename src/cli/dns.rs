@@ -53,7 +53,9 @@ pub enum QueryError {
         source: Box<hickory_proto::ProtoError>,
     },
     /// There is no conversation.
-    #[error("cannot ask the name server {server}: {reason}; is `mesonet dev` running?")]
+    #[error(
+        "cannot ask the name server {server}: {reason}; is `mesonet dev` running? (--server asks another)"
+    )]
     Unreachable {
         /// The name server.
         server: SocketAddr,
