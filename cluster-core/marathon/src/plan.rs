@@ -74,9 +74,13 @@ impl Marathon {
     ) -> Result<Prepared, Rejection> {
         changes.retain(|change| self.action(change).is_some());
         let steps = self.steps(&changes)?;
-        let locks =
-            changes.iter().filter_map(|change| self.apps.get(&change.app)).flat_map(|app| &app.deployments);
-        let locks: BTreeSet<DeploymentId> = locks.filter(|id| !cancel.contains(*id)).cloned().collect();
+        let touched: BTreeSet<&AppId> = changes.iter().map(|change| &change.app).collect();
+        // Also of an app that the deployment has removed already: to cancel it would bring that app back.
+        let locks = self.plans.iter().filter(|(id, plan)| {
+            let affected = &plan.deployment.affected_apps;
+            !cancel.contains(*id) && affected.iter().any(|app| touched.contains(app))
+        });
+        let locks: BTreeSet<DeploymentId> = locks.map(|(id, _)| id.clone()).collect();
         if !locks.is_empty() && !force {
             return Err(Rejection::Locked(locks.into_iter().collect()));
         }

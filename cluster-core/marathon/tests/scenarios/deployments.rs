@@ -293,6 +293,24 @@ fn an_app_that_is_being_removed_can_be_made_again_by_force() {
 }
 
 #[test]
+fn an_app_that_is_gone_stays_locked_until_the_deployment_that_removed_it_is_over() {
+    let mut cluster = Cluster::new();
+    cluster.put(app("/web", 1)).expect("accepted");
+    cluster.is_running_at_once = false;
+    let upgrade = changed(&cluster, "/web", |web| web.cmd = Some("sleep 2".into()));
+    let both = cluster.put_all(vec![upgrade, app("/new", 0)], false).expect("accepted");
+    cluster.is_killing_at_once = false;
+    let cancel = Command::CancelDeployment { deployment: both, force: false };
+    let Ok(Reply::Deployment { id: back, .. }) = cluster.command(cancel) else { panic!("not cancelled") };
+    assert!(!cluster.has_app("/new") && cluster.view().deployments.contains_key(&back));
+    assert_eq!(cluster.put(app("/new", 0)), Err(Rejection::Locked(vec![back.clone()])));
+    cluster.restart();
+    assert_eq!(cluster.put(app("/new", 0)), Err(Rejection::Locked(vec![back])));
+    cluster.end_killed();
+    cluster.put(app("/new", 0)).expect("nothing holds a lock");
+}
+
+#[test]
 fn a_cancelled_removal_still_ends() {
     let mut cluster = Cluster::new();
     cluster.put(app("/web", 1)).expect("accepted");
