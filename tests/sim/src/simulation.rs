@@ -35,7 +35,7 @@ const SLOTS: i64 = 12;
 const PORTS: (u16, u16) = (31_000, 31_023);
 
 /// Events under faults. More find more, and cost as much more.
-const TROUBLE_EVENTS: u64 = 400;
+const TROUBLE_EVENTS: u64 = 250;
 
 /// How long it may take at most, when all faults have ended, until everything is as users want it. A lost launch is
 /// noticed after five minutes, and an agent repeats a status after ten minutes at the latest.
@@ -169,9 +169,11 @@ impl Simulation {
         self.is_trouble = false;
         self.weather = Weather::FAIR;
         let end = self.now.plus(CALM_MAX);
+        let mut pause = Duration::from_secs(1);
         while let Some(reason) = self.unsettled() {
             assert!(self.now < end, "not settled after {} s: {reason}", CALM_MAX.as_secs());
-            self.pass_until(self.now.plus(Duration::from_secs(1)));
+            self.pass_until(self.now.plus(pause));
+            pause *= 2;
         }
         self.counts
     }
