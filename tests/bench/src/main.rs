@@ -31,7 +31,7 @@ struct Arguments {
 }
 
 const BENCHMARKS: [(&str, &str); 2] = [
-    ("master", "placements per second of the pure master"),
+    ("master", "the pure master: placements per second, snapshot, reload"),
     ("applied", "time from commit to applied for names and VIPs, 1,000 tasks on agents without processes"),
 ];
 

@@ -1,24 +1,28 @@
-//! How fast the pure master places tasks.
+//! How fast the pure master places tasks, and how long it takes to hand a full cluster to others and to itself.
 //!
 //! Every task is one offer, one accept, one launch and one status update, as a framework that fills a cluster task by
 //! task would cause them. Nothing is stored or sent: what is measured is the decisions and the encoding of records.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use mesonet_master::{Config, Effect, Input, Master};
 use mesonet_model::{
-    AgentCommand, AgentInfo, AgentReport, ClusterId, Command, Discovery, DiscoveryPort, Framework,
-    FrameworkId, MasterId, Offer, PortRanges, Resources, Revision, Scalar, SchedulerCall, SchedulerEvent,
-    StatusSource, TaskId, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp, Visibility,
+    AgentCommand, AgentInfo, AgentReport, ClusterId, ClusterView, Command, Discovery, DiscoveryPort,
+    Framework, FrameworkId, MasterId, Offer, PortRanges, Resources, Revision, Scalar, SchedulerCall,
+    SchedulerEvent, StatusSource, Table, TaskId, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp,
+    Visibility,
 };
 
 use crate::report::{Bar, bar, table};
 
 /// Nomad's published figure for its scheduler: one million containers in 266 s.
 const PLACEMENTS_PER_SECOND_BAR: f64 = 3_750.0;
+
+/// A standby must serve within three seconds of the leader's death; this is what loading may take of them.
+const RELOAD_SECONDS_BAR: f64 = 2.0;
 
 const SERVICES: u32 = 1_000;
 
@@ -40,8 +44,22 @@ pub fn run(agents: u32, tasks: u32) -> anyhow::Result<()> {
     let placed = started.elapsed();
     ensure!(cluster.running == tasks, "only {} of {tasks} tasks run", cluster.running);
 
-    let view = cluster.master.view();
+    let started = Instant::now();
+    let snapshot = serde_json::to_vec(cluster.master.view())?;
+    let encoded = started.elapsed();
+    let memory_before = resident_kib()?;
+    let started = Instant::now();
+    let view: ClusterView = serde_json::from_slice(&snapshot)?;
+    let decoded = started.elapsed();
+    let memory = resident_kib()?.saturating_sub(memory_before);
+
     let per_second = f64::from(tasks) / placed.as_secs_f64();
+    let (records, written, bytes) = (cluster.recovered(), cluster.records_written, cluster.bytes_written);
+    let started = Instant::now();
+    let reloaded = Master::recover(config()?, view.cluster.clone(), view.revision, &records)?;
+    let reload = started.elapsed();
+    ensure!(reloaded.view().tasks.len() == view.tasks.len(), "tasks are lost by a reload");
+
     table(&[
         ("agents", agents.to_string()),
         ("tasks placed and running", view.tasks.len().to_string()),
@@ -49,10 +67,38 @@ pub fn run(agents: u32, tasks: u32) -> anyhow::Result<()> {
         ("registration of all agents", format!("{registered:.2?}")),
         ("placement of all tasks", format!("{placed:.2?}")),
         ("time per placement", format!("{:.1?}", placed / tasks.max(1))),
-        ("records written", format!("{} ({} MiB)", cluster.records, cluster.record_bytes >> 20)),
+        ("records written", format!("{written} ({} MiB)", bytes >> 20)),
+        (
+            "snapshot as JSON",
+            format!("{} MiB, encoded in {encoded:.2?}, decoded in {decoded:.2?}", snapshot.len() >> 20),
+        ),
+        ("memory of a view", format!("{} MiB", memory >> 10)),
+        ("reload from records", format!("{} records in {reload:.2?}", records.len())),
     ]);
     bar("master_placements_per_second", per_second, Bar::AtLeast, PLACEMENTS_PER_SECOND_BAR);
+    bar("master_failover_reload_s", reload.as_secs_f64(), Bar::Below, RELOAD_SECONDS_BAR);
     Ok(())
+}
+
+fn config() -> anyhow::Result<Config> {
+    Ok(Config {
+        master: MasterId::new("bench"),
+        address: SocketAddr::from(([127, 0, 0, 1], 5050)),
+        vip_range_v4: (Ipv4Addr::new(11, 0, 0, 0), Ipv4Addr::new(11, 255, 255, 255)),
+        vip_range_v6: ("fd01:c::".parse()?, "fd01:c::ffff:ffff:ffff:ffff".parse()?),
+        drain_grace: Duration::from_secs(10),
+        seed: 1,
+    })
+}
+
+/// The memory that this process uses, in KiB.
+fn resident_kib() -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").context("cannot read /proc/self/status")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .context("no VmRSS in /proc/self/status")?;
+    line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
 }
 
 struct Cluster {
@@ -60,29 +106,23 @@ struct Cluster {
     framework: FrameworkId,
     offers: VecDeque<Offer>,
     running: u32,
-    records: u64,
-    record_bytes: u64,
+    records: BTreeMap<(Table, String), Vec<u8>>,
+    records_written: u64,
+    bytes_written: u64,
     now: i64,
 }
 
 impl Cluster {
     fn new() -> anyhow::Result<Self> {
-        let config = Config {
-            master: MasterId::new("bench"),
-            address: SocketAddr::from(([127, 0, 0, 1], 5050)),
-            vip_range_v4: (Ipv4Addr::new(11, 0, 0, 0), Ipv4Addr::new(11, 255, 255, 255)),
-            vip_range_v6: ("fd01:c::".parse()?, "fd01:c::ffff:ffff:ffff:ffff".parse()?),
-            drain_grace: Duration::from_secs(10),
-            seed: 1,
-        };
-        let master = Master::recover(config, ClusterId::new("bench"), Revision::ZERO, &Vec::new())?;
+        let master = Master::recover(config()?, ClusterId::new("bench"), Revision::ZERO, &Vec::new())?;
         let mut cluster = Self {
             master,
             framework: FrameworkId::new(""),
             offers: VecDeque::new(),
             running: 0,
-            records: 0,
-            record_bytes: 0,
+            records: BTreeMap::new(),
+            records_written: 0,
+            bytes_written: 0,
             now: 0,
         };
         cluster.handle(Input::Subscribe(Framework {
@@ -97,6 +137,11 @@ impl Cluster {
             registered_at: Timestamp::from_millis(0),
         }));
         Ok(cluster)
+    }
+
+    /// What a store would hold.
+    fn recovered(&self) -> Vec<(Table, String, Vec<u8>)> {
+        self.records.iter().map(|((table, key), value)| (*table, key.clone(), value.clone())).collect()
     }
 
     fn register(&mut self, number: u32) {
@@ -166,8 +211,13 @@ impl Cluster {
             for effect in self.master.handle(input, Timestamp::from_millis(self.now)) {
                 match effect {
                     Effect::Store(write) => {
-                        self.records += 1;
-                        self.record_bytes += write.value.map_or(0, |value| value.len() as u64);
+                        self.records_written += 1;
+                        self.bytes_written += write.value.as_ref().map_or(0, |value| value.len() as u64);
+                        let key = (write.table, write.key);
+                        match write.value {
+                            Some(value) => self.records.insert(key, value),
+                            None => self.records.remove(&key),
+                        };
                     }
                     Effect::Agent { command: AgentCommand::Launch(spec), .. } => {
                         self.running += 1;
