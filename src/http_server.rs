@@ -1,7 +1,7 @@
 //! Serves the API's connections, so many at a time, and each only as long as its client says something.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,8 +10,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::open_files;
 
@@ -19,8 +18,8 @@ use crate::open_files;
 /// the process from its own.
 const CONNECTIONS_SHARE: f64 = 0.1;
 
-/// Connections at most, also where the limit allows more: each takes a buffer of some KiB. When there are as many,
-/// clients wait in the listener's queue.
+/// Connections at most, also where the limit allows more: each takes a buffer of some KiB. When there are as many, the
+/// oldest is closed for a new one: requests take milliseconds, so it is most likely one that only sits there.
 const CONNECTIONS_MAX: usize = 4096;
 
 /// How long the head of a request may be on its way, which is as well how long a connection may be idle between
@@ -44,27 +43,34 @@ pub async fn serve(listener: TcpListener, router: Router) {
 }
 
 async fn serve_within(bounds: Bounds, listener: TcpListener, router: Router) {
-    let permits = Arc::new(Semaphore::new(bounds.connections));
-    let mut connections = JoinSet::new();
+    let mut tasks = JoinSet::new();
+    let mut open = VecDeque::new();
     loop {
-        while connections.try_join_next().is_some() {}
-        if permits.available_permits() == 0 {
-            tracing::warn!("The API has as many connections as it may, further clients wait");
-        }
-        let permit = permits.clone().acquire_owned().await.expect("BUG: nobody closes the semaphore");
-        match listener.accept().await {
-            Ok((stream, client)) => {
-                let router = router.clone();
-                connections.spawn(async move {
-                    serve_connection(bounds.head_timeout, stream, client, router).await;
-                    drop(permit);
-                });
-            }
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "The API cannot accept a connection");
                 tokio::time::sleep(ERROR_PAUSE).await;
+                continue;
             }
-        }
+        };
+        while tasks.try_join_next().is_some() {}
+        make_room(&mut open, bounds.connections);
+        open.push_back(tasks.spawn(serve_connection(bounds.head_timeout, stream, client, router.clone())));
+    }
+}
+
+/// Closes the oldest connection if there are as many as there may be.
+fn make_room(open: &mut VecDeque<AbortHandle>, connections_max: usize) {
+    if open.len() < connections_max {
+        return;
+    }
+    open.retain(|connection| !connection.is_finished());
+    if open.len() >= connections_max
+        && let Some(oldest) = open.pop_front()
+    {
+        tracing::debug!(connections_max, "The oldest API connection is closed for a new one");
+        oldest.abort();
     }
 }
 
@@ -119,17 +125,14 @@ mod tests {
     const REQUEST: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
 
     #[tokio::test]
-    async fn who_is_one_too_many_waits_for_another_to_leave() {
-        let (address, _tasks) = start(Bounds { connections: 1, head_timeout: LONG }).await;
-        let idle = connect(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        let mut first = [0; 4];
-        let mut idle = tokio::io::BufReader::new(idle);
-        idle.read_exact(&mut first).await.expect("served");
-        let mut waiting = connect(address, REQUEST).await;
-        let early = tokio::time::timeout(Duration::from_millis(200), waiting.read_exact(&mut first)).await;
-        assert!(early.is_err(), "served beside the one that may be there");
-        drop(idle);
-        assert!(rest(waiting).await.ends_with("here"));
+    async fn who_only_sits_there_keeps_nobody_out() {
+        let (address, _tasks) = start(Bounds { connections: 2, head_timeout: LONG }).await;
+        let mut idle = Vec::new();
+        for _ in 0..20 {
+            idle.push(connect(address, "GET / HTTP/1.1\r\nHo").await);
+        }
+        assert!(rest(connect(address, REQUEST).await).await.ends_with("here"));
+        assert_eq!(rest(idle.remove(0)).await, "", "the oldest is closed");
     }
 
     #[tokio::test]
