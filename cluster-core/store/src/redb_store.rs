@@ -63,8 +63,7 @@ impl RedbStore {
             .mode(0o700)
             .create(directory)
             .map_err(|source| OpenError::CreateDirectory { path: directory.to_path_buf(), source })?;
-        let database = open_unlocked_database(directory)?;
-        let contents = read_contents(&database, directory)?;
+        let (database, contents) = open_and_read(directory)?;
         let store =
             Self { directory: directory.to_path_buf(), database: Some(database), last: contents.revision };
         Ok((store, contents))
@@ -141,6 +140,19 @@ fn definition(table: Table) -> TableDefinition<'static, &'static str, &'static [
 }
 
 // === Opening and reading ===
+
+/// The engine panics on pages whose header is sound and whose contents are not; such a file is damaged as well.
+fn open_and_read(directory: &Path) -> Result<(Database, Contents), OpenError> {
+    let opening = std::panic::catch_unwind(|| {
+        let database = open_unlocked_database(directory)?;
+        let contents = read_contents(&database, directory)?;
+        Ok((database, contents))
+    });
+    opening.unwrap_or_else(|_| {
+        let detail = "a page of it cannot be read".to_owned();
+        Err(OpenError::Corrupt { path: directory.join(FILE_NAME), detail })
+    })
+}
 
 fn open_unlocked_database(directory: &Path) -> Result<Database, OpenError> {
     let until = Instant::now() + LOCK_PATIENCE;

@@ -159,7 +159,14 @@ fn a_damaged_file_is_named_and_not_overwritten() {
     let cut_short = sound[..sound.len() / 2].to_vec();
     let mut bad_header = sound.clone();
     bad_header[9..320].fill(0xff);
-    for (name, bytes) in [("text", no_database), ("cut short", cut_short), ("bad header", bad_header)] {
+    let mut bad_pages = sound.clone();
+    bad_pages.iter_mut().skip(2 * 4096).step_by(37).for_each(|byte| *byte ^= 0x5a);
+    for (name, bytes) in [
+        ("text", no_database),
+        ("cut short", cut_short),
+        ("bad header", bad_header),
+        ("bad pages", bad_pages),
+    ] {
         let directory = directory();
         let path = directory.path().join(FILE);
         fs::write(&path, &bytes).expect("writes");
