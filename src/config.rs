@@ -68,7 +68,7 @@ pub struct DevOptions {
     pub cpus: Option<Scalar>,
     /// Memory to offer in MiB; what there is, less a share for the system, if absent.
     pub mem: Option<Scalar>,
-    /// Disk space to offer in MiB; half of what is free if absent.
+    /// Disk space to offer in MiB; what is free, less a share for the system, if absent.
     pub disk: Option<Scalar>,
     /// Host ports to offer.
     pub host_ports: PortSpan,

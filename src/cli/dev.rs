@@ -38,7 +38,7 @@ pub struct DevArguments {
     /// Memory to offer, in MiB [default: all but a share for the system]
     #[arg(long, env = "MESONET_MEM", value_name = "MIB")]
     mem: Option<Amount>,
-    /// Disk space to offer, in MiB [default: half of what is free]
+    /// Disk space to offer, in MiB [default: what is free but a share for the system]
     #[arg(long, env = "MESONET_DISK", value_name = "MIB")]
     disk: Option<Amount>,
     /// Host ports to offer [default: 31000-32000]
