@@ -103,6 +103,7 @@ impl LocalCluster {
         let resources = machine::offered(options, dir.path());
         let agent = mesonet_agent::Config {
             open_files: open_files_of_tasks,
+            tasks_end_with_agent: !dir.is_kept(),
             ..agent_config(&dir, http.port(), resources.clone(), supervisor)
         };
         let node = start_agent(agent, link, &mut others).await?;
@@ -195,6 +196,7 @@ fn agent_config(
         logs: mesonet_agent::LogLimits::default(),
         cgroups: mesonet_agent::CgroupMode::default(),
         open_files: None,
+        tasks_end_with_agent: false,
     }
 }
 

@@ -2,9 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+use std::fs;
+use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use mesonet::LocalCluster;
 use mesonet::config::DevOptions;
@@ -74,9 +77,55 @@ async fn a_directory_gives_the_same_node_again() {
 fn all_mistakes_of_a_configuration_file_are_reported() {
     let dir = tempfile::tempdir().expect("directory");
     let file = dir.path().join("mesonet.toml");
-    std::fs::write(&file, "htttp = \"127.0.0.1:1\"\ncpus = -1\n").expect("written");
+    fs::write(&file, "htttp = \"127.0.0.1:1\"\ncpus = -1\n").expect("written");
     let output = Command::new(PROGRAM).arg("dev").arg("--config").arg(&file).output().expect("run");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success());
     assert!(said.contains("'htttp'") && said.contains("cpus: "), "{said}");
+}
+
+/// Looks until there is something to see.
+fn eventually<T>(what: &str, look: impl Fn() -> Option<T>) -> T {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn tasks_of_a_cluster_without_a_directory_end_with_it_also_when_it_is_killed() {
+    let dir = tempfile::tempdir().expect("directory");
+    let mut node = Command::new(PROGRAM)
+        .args(["dev", "--http", "127.0.0.1:0", "--dns", "127.0.0.1:0"])
+        .env("TMPDIR", dir.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("starts");
+    let greeting = BufReader::new(node.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    let mut api =
+        greeting.filter_map(|line| line.trim().strip_prefix("API").map(|api| api.trim().to_owned()));
+    let url = format!("{}/v2/apps", api.next().expect("the greeting names the API"));
+
+    let (main, other) = (dir.path().join("main"), dir.path().join("other"));
+    let cmd = format!(
+        "sleep 1000 & echo $! > {other}.new; mv {other}.new {other}; echo $$ > {main}.new; mv {main}.new {main}; wait",
+        main = main.display(),
+        other = other.display()
+    );
+    let app = serde_json::json!({"id": "lasting", "cmd": cmd, "cpus": 0.01, "mem": 1});
+    ureq::post(&url).send(app.to_string()).expect("accepted");
+    let process = |file: &Path| {
+        let pid = eventually("the task runs", || fs::read_to_string(file).ok());
+        Path::new("/proc").join(pid.trim())
+    };
+    let processes = [process(&main), process(&other)];
+
+    node.kill().expect("kills");
+    node.wait().expect("ends");
+    eventually("both processes have ended", || processes.iter().all(|path| !path.exists()).then_some(()));
 }

@@ -30,6 +30,8 @@ pub struct Config {
     pub cgroups: CgroupMode,
     /// Soft limit on open files (RLIMIT_NOFILE) that tasks start with; the agent's own if `None`.
     pub open_files: Option<u64>,
+    /// Whether tasks end when the agent dies, because no other will ever take them up.
+    pub tasks_end_with_agent: bool,
 }
 
 /// Bounds of what is kept of a task's standard output, and likewise of its standard error: a file and those that it

@@ -72,6 +72,7 @@ pub(crate) fn prepare(
         logs: config.logs,
         cgroups: Vec::new(),
         open_files: config.open_files,
+        ends_with_agent: config.tasks_end_with_agent,
     };
     checkpoint::create_directory(&directory, PRIVATE_MODE)?;
     checkpoint::write(&directory.join(LAUNCH_FILE), &launch, Durability::Process)?;

@@ -36,6 +36,9 @@ pub(crate) struct Launch {
     /// The process' soft limit on open files, unless it is to be the supervisor's.
     #[serde(default)]
     pub(crate) open_files: Option<u64>,
+    /// Whether the task is to end when the agent dies.
+    #[serde(default)]
+    pub(crate) ends_with_agent: bool,
 }
 
 /// Supervisor to agent.

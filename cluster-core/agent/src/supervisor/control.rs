@@ -15,6 +15,8 @@ const CLIENTS_MAX: usize = 4;
 pub(super) struct Control {
     listener: UnixListener,
     clients: Vec<Client>,
+    /// Whether anybody was ever connected.
+    was_used: bool,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,7 @@ struct Client {
 impl Control {
     pub(super) fn new(listener: UnixListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, clients: Vec::new() })
+        Ok(Self { listener, clients: Vec::new(), was_used: false })
     }
 
     /// What to poll for reading.
@@ -47,7 +49,13 @@ impl Control {
                 self.clients.remove(0);
             }
             self.clients.push(client);
+            self.was_used = true;
         }
+    }
+
+    /// Whether those who were connected have all gone.
+    pub(super) fn is_abandoned(&self) -> bool {
+        self.was_used && self.clients.is_empty()
     }
 
     /// Tells everyone.

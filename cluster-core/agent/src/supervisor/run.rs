@@ -27,6 +27,9 @@ use crate::protocol::{Event, Exit, ExitCause, Launch, Request};
 /// children that were missed while they came and went.
 const ENDING_TICK: Duration = Duration::from_millis(20);
 
+/// From SIGTERM to SIGKILL when the agent has died and the task is to end with it.
+const ABANDONED_GRACE_MILLIS: u64 = 2000;
+
 /// How often it is tried to write an exit record for which there was no room.
 const RECORD_RETRY: Duration = Duration::from_secs(1);
 
@@ -144,6 +147,9 @@ impl Supervisor {
         self.control.accept(state.as_ref());
         for request in self.control.requests() {
             self.handle(&request);
+        }
+        if self.launch.ends_with_agent && self.kill_at.is_none() && self.control.is_abandoned() {
+            self.handle(&Request::Kill { grace_millis: ABANDONED_GRACE_MILLIS });
         }
         self.look_after_processes();
         let mut index = 0;
