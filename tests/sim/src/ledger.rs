@@ -68,6 +68,10 @@ impl Ledger {
         let asked = self.open.remove(&number).expect("one answer for each command");
         let Ok(reply) = answer else { return };
         self.mix(&asked);
+        if let Reply::Deployment { id, .. } = reply {
+            // It may be cancelled before anybody sees it.
+            self.deployments.insert(id.clone(), asked.apps.iter().cloned().collect());
+        }
         match (asked.command, reply) {
             (Command::Put { apps, .. }, Reply::Deployment { apps: stored, version, .. }) => {
                 for (put, stored) in apps.iter().zip(stored) {
@@ -117,6 +121,9 @@ impl Ledger {
     pub(crate) fn crash(&mut self) {
         for asked in std::mem::take(&mut self.open).into_values() {
             self.mix(&asked);
+            if asked.apps.len() > 1 {
+                self.mixed.extend(asked.apps.iter().cloned());
+            }
             self.unsure.extend(asked.apps);
         }
     }

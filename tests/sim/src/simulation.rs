@@ -28,11 +28,15 @@ const AGENTS: u8 = 3;
 /// Planes and their nodes. Every plane costs a few events per commit, so there are no more than can differ.
 const PLANES: [(usize, Plane); 3] = [(0, Plane::Dns), (0, Plane::Lb), (1, Plane::Lb)];
 
-/// Tasks of half a core that an agent has room for.
-const SLOTS: i64 = 12;
+/// Tasks of half a core that an agent has room for, and its host ports: enough for everything, with each port used by
+/// several tasks in a run.
+const ROOMY: (i64, u16) = (12, 24);
 
-/// Few ports, so that each is used by several tasks in a run.
-const PORTS: (u16, u16) = (31_000, 31_023);
+/// So little that instances wait for room.
+const TIGHT: (i64, u16) = (3, 4);
+
+/// The first host port of an agent.
+const FIRST_PORT: u16 = 31_000;
 
 /// Events under faults. More find more, and cost as much more.
 const TROUBLE_EVENTS: u64 = 250;
@@ -127,7 +131,8 @@ pub(crate) enum Happening {
 impl Simulation {
     pub(crate) fn new(seed: u64, journal: Journal) -> Self {
         let mut rng = Rng::with_seed(seed);
-        let nodes = (0..AGENTS).map(|number| Node::new(number, &mut rng)).collect();
+        let room = if rng.bool() { ROOMY } else { TIGHT };
+        let nodes = (0..AGENTS).map(|number| Node::new(number, resources(room), &mut rng)).collect();
         let planes = PLANES.map(|(node, kind)| PlaneTwin::new(node, kind)).into();
         Self {
             now: Timestamp::from_millis(0),
@@ -153,7 +158,7 @@ impl Simulation {
         }
     }
 
-    /// Runs through: agents join, users and faults do their worst, and in the end all is well.
+    /// Runs through: agents join, users and faults do their worst, and in the end, with room for all, all is well.
     pub(crate) fn run(mut self) -> Counts {
         self.start_master();
         for node in 0..self.nodes.len() {
@@ -168,6 +173,10 @@ impl Simulation {
         self.note("all faults end");
         self.is_trouble = false;
         self.weather = Weather::FAIR;
+        for node in 0..self.nodes.len() {
+            self.nodes[node].agent.info.resources = resources(ROOMY);
+            self.disconnect_agent(node);
+        }
         let end = self.now.plus(CALM_MAX);
         let mut pause = Duration::from_secs(1);
         while let Some(reason) = self.unsettled() {
@@ -319,22 +328,21 @@ impl Simulation {
 }
 
 impl Node {
-    fn new(number: u8, rng: &mut Rng) -> Self {
+    fn new(number: u8, resources: Resources, rng: &mut Rng) -> Self {
         let address = IpAddr::V4(Ipv4Addr::new(127, 12, 0, number + 1));
-        let info = AgentInfo {
-            hostname: address.to_string(),
-            address,
-            port: 0,
-            resources: Resources {
-                cpus: Scalar::from_thousandths(CPUS.thousandths() * SLOTS),
-                mem: Scalar::from_units(64 * SLOTS),
-                disk: Scalar::ZERO,
-                gpus: Scalar::ZERO,
-                ports: PortRanges::span(PORTS.0, PORTS.1),
-            },
-            attributes: Vec::new(),
-        };
+        let hostname = address.to_string();
+        let info = AgentInfo { hostname, address, port: 0, resources, attributes: Vec::new() };
         let agent = Agent::new(info, rng.u64(..));
         Self { agent, connection: None, handshake: Timestamp::default(), is_open: false, wake: None }
+    }
+}
+
+fn resources((slots, ports): (i64, u16)) -> Resources {
+    Resources {
+        cpus: Scalar::from_thousandths(CPUS.thousandths() * slots),
+        mem: Scalar::from_units(64 * slots),
+        disk: Scalar::ZERO,
+        gpus: Scalar::ZERO,
+        ports: PortRanges::span(FIRST_PORT, FIRST_PORT + ports - 1),
     }
 }
