@@ -46,6 +46,13 @@ pub enum Input {
     Agent(AgentReport),
     /// A plane reports.
     Plane(PlaneReport),
+    /// A plane's node is not connected any more.
+    PlaneGone {
+        /// The node.
+        node: AgentId,
+        /// The plane.
+        plane: Plane,
+    },
     /// A user commands; the answer is a [`Release::Answer`] with the same number.
     Command {
         /// Chosen by the caller.
@@ -177,6 +184,10 @@ impl ControlPlane {
             Input::Plane(report) => {
                 self.planes.insert((report.node.clone(), report.plane), report.clone());
                 Message::ToMaster(mesonet_master::Input::Plane(report))
+            }
+            Input::PlaneGone { node, plane } => {
+                self.planes.remove(&(node.clone(), plane));
+                Message::ToMaster(mesonet_master::Input::PlaneGone { node, plane })
             }
             Input::Command { number, command } => {
                 Message::ToMarathon(mesonet_marathon::Input::Command { number, command })

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_api::{Answer, Request, State};
-use mesonet_bus::{Publisher, Report};
+use mesonet_bus::{PlaneNews, Publisher};
 use mesonet_marathon::{Event, Rejection, Reply};
 use mesonet_model::{AgentCommand, AgentId, AgentReport, Revision};
 use mesonet_store::{CommitError, Store};
@@ -66,7 +66,7 @@ pub struct Inlets {
     /// Agents.
     pub agents: mpsc::Receiver<AgentReport>,
     /// Planes.
-    pub planes: mpsc::Receiver<Report>,
+    pub planes: mpsc::Receiver<PlaneNews>,
     /// Users.
     pub requests: mpsc::Receiver<Request>,
 }
@@ -170,7 +170,7 @@ impl<S: Store + 'static> Driver<S> {
                 biased;
                 () = send_one(&mut self.outbox, &self.outlets.agents), if has_mail => continue,
                 Some(report) = self.inlets.agents.recv() => Input::Agent(report),
-                Some(report) = self.inlets.planes.recv() => self.plane_input(report),
+                Some(news) = self.inlets.planes.recv() => self.plane_input(news),
                 Some(request) = self.inlets.requests.recv(), if takes_requests => self.command_input(request),
                 () = &mut due => return Vec::new(),
             };
@@ -183,8 +183,8 @@ impl<S: Store + 'static> Driver<S> {
         while inputs.len() < INPUTS_MAX {
             if let Ok(report) = self.inlets.agents.try_recv() {
                 inputs.push(Input::Agent(report));
-            } else if let Ok(report) = self.inlets.planes.try_recv() {
-                inputs.push(self.plane_input(report));
+            } else if let Ok(news) = self.inlets.planes.try_recv() {
+                inputs.push(self.plane_input(news));
             } else if self.outbox.len() < OUTBOX_MAX
                 && let Ok(request) = self.inlets.requests.try_recv()
             {
@@ -196,9 +196,14 @@ impl<S: Store + 'static> Driver<S> {
         inputs
     }
 
-    fn plane_input(&self, report: Report) -> Input {
-        self.metrics.observe_applied(report.report.plane, &report.latencies);
-        Input::Plane(report.report)
+    fn plane_input(&self, news: PlaneNews) -> Input {
+        match news {
+            PlaneNews::Report(report) => {
+                self.metrics.observe_applied(report.report.plane, &report.latencies);
+                Input::Plane(report.report)
+            }
+            PlaneNews::Gone { node, plane } => Input::PlaneGone { node, plane },
+        }
     }
 
     fn command_input(&mut self, request: Request) -> Input {

@@ -6,9 +6,19 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod commit_log;
 mod feed;
+mod pki;
+mod role;
+mod server;
 mod subscriber;
 
-pub use feed::{Feed, Publisher, REPORTS_MAX, Report, channel};
+pub use client::{Client, ClientSettings, JoinError, LinkState, join};
+pub use feed::{Feed, PlaneNews, Publisher, REPORTS_MAX, Report, channel};
+pub use pki::{
+    Authority, AuthorityError, Identity, IdentityError, JoinToken, JoinTokenError, NodeRecord, TokenTerms,
+};
+pub use role::{NODE_NAME_LENGTH_MAX, NodeName, NodeNameError, Role, RoleError};
+pub use server::{MasterEnds, Server, ServerError, ServerSettings, ServerStats};
 pub use subscriber::{Subscriber, Update};
