@@ -99,6 +99,13 @@ pub enum Release {
     },
     /// Tell those who listen to Marathon.
     Event(Event),
+    /// Tell an operator that lost agents are not given up because they are too many.
+    RemovalHeld {
+        /// How many are lost.
+        lost: usize,
+        /// Of how many.
+        of: usize,
+    },
     /// Tell an operator that part of a task's description has no effect.
     Warn {
         /// The task.
@@ -238,6 +245,9 @@ impl ControlPlane {
             mesonet_master::Effect::Agent { agent, command } => {
                 releases.push(Release::Agent { agent, command });
             }
+            mesonet_master::Effect::RemovalHeld { lost, of } => {
+                releases.push(Release::RemovalHeld { lost, of });
+            }
             mesonet_master::Effect::Warn { task, message } => releases.push(Release::Warn { task, message }),
             mesonet_master::Effect::Framework { framework, event } => {
                 if let SchedulerEvent::Subscribed { framework } = &event {
@@ -360,6 +370,7 @@ mod tests {
                             assert_eq!(self.answers.insert(number, answer), None, "one answer per command");
                         }
                         Release::Event(event) => self.events.push(event),
+                        Release::RemovalHeld { lost, of } => panic!("{lost} of {of} agents are lost"),
                         Release::Warn { task, message } => panic!("{task}: {message}"),
                     }
                 }

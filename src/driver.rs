@@ -300,6 +300,13 @@ impl<S: Store + 'static> Driver<S> {
             Release::Answer { number, answer } => self.answer(number, answer, revision),
             // Nobody listens; that is all right.
             Release::Event(event) => drop(self.outlets.events.send(Arc::new(event))),
+            Release::RemovalHeld { lost, of } => {
+                tracing::warn!(
+                    lost,
+                    of,
+                    "Too many agents are lost at once, none is given up until confirmed"
+                );
+            }
             Release::Warn { task, message } => tracing::warn!(%task, message, "Task is only partly served"),
         }
     }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use mesonet_api::{Request, State};
 use mesonet_bus::Feed;
 use mesonet_marathon::{Event, Marathon};
-use mesonet_master::Master;
+use mesonet_master::{FailureDetection, Master};
 use mesonet_model::{
     AgentCommand, AgentId, AgentReport, ClusterId, Framework, FrameworkId, MasterId, Timestamp, UuidSource,
 };
@@ -131,6 +131,7 @@ pub(crate) fn recover_master(
         vip_range_v4: (settings.vip_range.first, settings.vip_range.last),
         vip_range_v6: VIP_RANGE_V6,
         drain_grace: settings.drain_grace,
+        failure_detection: FailureDetection::default(),
         seed: seed.wrapping_add(1),
     };
     let cluster = ClusterId::new(ids.next_uuid().to_string());

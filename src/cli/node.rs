@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Subcommand;
-use mesonet_model::{AgentId, AgentState, ClusterView, Scalar, Task};
+use mesonet_model::{Agent, AgentId, AgentState, ClusterView, Scalar, Task};
 use serde_json::Value;
 
 use super::Session;
@@ -41,7 +41,7 @@ fn table(view: &ClusterView, session: &Session) -> Table<8> {
         Column::text("NODE", 60),
         Column::text("HOST", 40),
         Column::text("ADDRESS", 40),
-        Column::text("STATE", 16),
+        Column::text("STATE", 24),
         Column::number("CPUS"),
         Column::number("MEM"),
         Column::number("TASKS"),
@@ -54,10 +54,7 @@ fn table(view: &ClusterView, session: &Session) -> Table<8> {
             agent.id.to_string(),
             agent.info.hostname.clone(),
             agent.info.address.to_string(),
-            match agent.state {
-                AgentState::Active => "active".to_owned(),
-                AgentState::Disconnected => "disconnected".to_owned(),
-            },
+            state(agent),
             share(tasks.iter().map(|task| task.resources.cpus).sum(), all.cpus),
             share(tasks.iter().map(|task| task.resources.mem).sum(), all.mem),
             tasks.len().to_string(),
@@ -65,6 +62,15 @@ fn table(view: &ClusterView, session: &Session) -> Table<8> {
         ]);
     }
     table
+}
+
+/// Whether it answers, and whether it is to be empty. What is left on one that drains is in the column of tasks.
+fn state(agent: &Agent) -> String {
+    match (agent.state, agent.draining) {
+        (state, false) => state.as_str().to_owned(),
+        (AgentState::Active, true) => "draining".to_owned(),
+        (state, true) => format!("{}, draining", state.as_str()),
+    }
 }
 
 /// What is in use of what there is.

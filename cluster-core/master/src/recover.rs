@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use mesonet_model::{
-    Agent, AgentState, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, TaskState, Timestamp,
-    Write,
+    Agent, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, TaskState, Timestamp, Write,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::drain_label::drain_grace;
 use crate::machine::{Config, Master};
 use crate::outbox::Dirty;
 use crate::tasks::TaskEntry;
@@ -68,7 +68,7 @@ struct OwnedTaskRecord {
 
 impl Master {
     /// A master that begins from the store's records; a new cluster if there are none. `revision` is the last one
-    /// committed; the view's is greater, since agents count as disconnected until they register.
+    /// committed; the view's is greater, since agents may not be there until they register.
     ///
     /// Records of other parts of the control plane are not looked at.
     pub fn recover(
@@ -132,7 +132,8 @@ impl Master {
         for key in std::mem::take(&mut self.drains_to_resume) {
             let Some(task) = self.view.tasks.get(&key) else { continue };
             if task.state == TaskState::Running {
-                self.drains.resume(key, self.view.revision, now, self.config.drain_grace);
+                let grace = drain_grace(task, self.config.drain_grace);
+                self.drains.resume(key, self.view.revision, now, grace);
             } else {
                 self.drains.kill_at_once(key);
             }
@@ -145,7 +146,10 @@ impl Master {
     }
 
     fn restore_agent(&mut self, agent: Agent) {
-        let agent = Agent { state: AgentState::Disconnected, ..agent };
+        let agent = Agent { state: self.liveness.restore(&agent.id, agent.state), ..agent };
+        if agent.draining {
+            self.draining.insert(agent.id.clone());
+        }
         self.allocator.set_agent(&agent.id, &agent.info.resources, false);
         self.view.agents.insert(agent.id.clone(), Arc::new(agent));
     }

@@ -218,7 +218,8 @@ mod tests {
         for at in 0..masters {
             let id = MasterId::new(format!("m{at:03}"));
             let address = ([10, 0, 0, at], 5050).into();
-            view.masters.insert(id.clone(), Arc::new(Master { id, address, leading: true }));
+            view.masters
+                .insert(id.clone(), Arc::new(Master { id, address, leading: true, removal_held: false }));
         }
         view.revision = Revision(1);
         let mut follower = ZoneFollower::new(&Config::default(), &[]).expect("default settings");
