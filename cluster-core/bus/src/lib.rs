@@ -7,18 +7,30 @@
 #![forbid(unsafe_code)]
 
 mod client;
+mod clock;
 mod commit_log;
 mod feed;
 mod pki;
+mod reason;
 mod role;
 mod server;
 mod subscriber;
+#[cfg(test)]
+mod tests;
+mod transport;
+mod wire;
 
-pub use client::{Client, ClientSettings, JoinError, LinkState, join};
+pub use client::{
+    BACKOFF_FIRST, BACKOFF_LAST, Client, ClientSettings, ClientStats, JoinError, LinkError, LinkState, join,
+};
 pub use feed::{Feed, PlaneNews, Publisher, REPORTS_MAX, Report, channel};
 pub use pki::{
-    Authority, AuthorityError, Identity, IdentityError, JoinToken, JoinTokenError, NodeRecord, TokenTerms,
+    Authority, AuthorityError, CertificateError, FileError, Identity, IdentityError, JoinToken,
+    JoinTokenError, NoRandomness, NodeRecord, RecordError, TOKEN_USES_MAX, TlsError, TokenTerms,
 };
+pub use reason::Reason;
 pub use role::{NODE_NAME_LENGTH_MAX, NodeName, NodeNameError, Role, RoleError};
-pub use server::{MasterEnds, Server, ServerError, ServerSettings, ServerStats};
+pub use server::{
+    COMMANDS_MAX, JOINING_MAX, MasterEnds, NEWCOMERS_MAX, Server, ServerError, ServerSettings, ServerStats,
+};
 pub use subscriber::{Subscriber, Update};
