@@ -139,6 +139,7 @@ impl Site {
             id: id.clone(),
             info: info(&text),
             state: AgentState::Active,
+            draining: false,
             registered_at: Timestamp::from_millis(0),
         };
         self.view.agents.insert(id, agent.into());
