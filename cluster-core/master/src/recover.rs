@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use mesonet_model::{
-    Agent, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, TaskState, Timestamp, Write,
+    Agent, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, Timestamp, Write,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::drain_label::drain_grace;
 use crate::machine::{Config, Master};
 use crate::outbox::Dirty;
-use crate::tasks::TaskEntry;
+use crate::tasks::{TaskEntry, may_serve};
 use crate::vips::Allocation;
 
 /// Records from the store, to begin from.
@@ -131,7 +131,7 @@ impl Master {
     pub(crate) fn resume_drains(&mut self, now: Timestamp) {
         for key in std::mem::take(&mut self.drains_to_resume) {
             let Some(task) = self.view.tasks.get(&key) else { continue };
-            if task.state == TaskState::Running {
+            if may_serve(task) {
                 let grace = drain_grace(task, self.config.drain_grace);
                 self.drains.resume(key, self.view.revision, now, grace);
             } else {

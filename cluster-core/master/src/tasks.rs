@@ -112,7 +112,7 @@ impl Master {
         if self.drains.contains(&key) {
             return;
         }
-        let serves = task.state == TaskState::Running;
+        let serves = may_serve(&task);
         let grace = drain_grace(&task, self.config.drain_grace);
         self.put_task(Task { draining: true, ..task.as_ref().clone() }, now);
         if serves {
@@ -234,6 +234,27 @@ impl Master {
         if let Some(uuid) = status.uuid {
             self.out.command(agent, AgentCommand::Acknowledge { task: status.task.clone(), uuid });
         }
+    }
+}
+
+/// Whether clients may be connected to a task, so that its end has to wait for the planes.
+pub(crate) fn may_serve(task: &Task) -> bool {
+    match task.state {
+        TaskState::Running => true,
+        // Its agent does not answer the master; others may reach it.
+        TaskState::Unreachable => task.started_at.is_some(),
+        TaskState::Staging
+        | TaskState::Starting
+        | TaskState::Killing
+        | TaskState::Finished
+        | TaskState::Failed
+        | TaskState::Killed
+        | TaskState::Error
+        | TaskState::Lost
+        | TaskState::Dropped
+        | TaskState::Gone
+        | TaskState::GoneByOperator
+        | TaskState::Unknown => false,
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mesonet_master::{Effect, Input};
 use mesonet_model::{
-    AgentId, AgentState, RunningTask, SchedulerCall, StatusReason, TaskId, TaskState, TaskStatus,
+    AgentId, AgentState, Plane, RunningTask, SchedulerCall, StatusReason, TaskId, TaskState, TaskStatus,
 };
 
 use crate::cluster::{Cluster, agent_info};
@@ -107,6 +107,20 @@ fn a_task_given_up_and_killed_meanwhile_is_killed_when_its_agent_comes_back() {
     come_back(&mut cluster, &agents, 1, status);
     assert!(cluster.kills().contains(&"t1".to_owned()));
     assert_eq!(cluster.endpoint_texts(WEB)[0], "10.0.0.1:31000 draining 0", "it is not served again before");
+}
+
+#[test]
+fn the_kill_of_an_unreachable_task_waits_for_the_planes() {
+    let (mut cluster, agents) = cluster_with_agents(3);
+    cluster.plane(&agents[1], Plane::Lb, cluster.view().revision, &["t1"]);
+    cluster.disconnect(&agents[0]);
+    cluster.pass(UNREACHABLE_AFTER);
+    cluster.kill("t1");
+    let status = running(&mut cluster, &agents, 1);
+    come_back(&mut cluster, &agents, 1, status);
+    assert_eq!(cluster.kills(), Vec::<String>::new(), "other nodes may have sent clients to it all the time");
+    cluster.plane(&agents[1], Plane::Lb, cluster.view().revision, &[]);
+    assert_eq!(cluster.kills(), ["t1"]);
 }
 
 #[test]
