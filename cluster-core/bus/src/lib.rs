@@ -1,8 +1,16 @@
 //! The task event bus: carries views from the control plane to the planes, and their reports back.
 //!
-//! Here both ends live in one process. A [`Subscriber`] sees a snapshot and then deltas; a slow one sees fewer,
+//! Within a process, [`channel`] joins the two: a [`Subscriber`] sees a snapshot and then deltas; a slow one sees fewer,
 //! larger deltas, because what it has missed is merged by taking the difference to the newest view. So nothing queues
 //! per subscriber, and nobody slows the others.
+//!
+//! Between processes, a [`Server`] at the master and a [`Client`] at each node's daemons carry the same over QUIC, so
+//! that planes and agents do not see the difference. The cluster's [`Authority`] says who may connect: a node joins
+//! with a [`JoinToken`] and gets an [`Identity`], a certificate with its name and roles, which each message is checked
+//! against.
+//!
+//! Main entries: [`channel`], [`Authority`], [`Server::start`], [`join`], [`Client::start_agent`],
+//! [`Client::start_net`].
 
 #![forbid(unsafe_code)]
 

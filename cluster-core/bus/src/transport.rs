@@ -9,7 +9,10 @@ use quinn::{IdleTimeout, TransportConfig, VarInt};
 pub(crate) const SEND_WINDOW_BYTES: u64 = 1 << 20;
 
 /// What one side may send before the other has read it.
-const RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
+pub(crate) const RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
+
+/// The same for a node that has not been let in: several first messages.
+const NEWCOMER_WINDOW_BYTES: u32 = 64 << 10;
 
 /// Silence is broken so many times before it counts as loss.
 const KEEP_ALIVES_PER_TIMEOUT: u32 = 4;
@@ -19,6 +22,7 @@ pub(crate) fn of_master(idle_timeout: Duration) -> TransportConfig {
     let mut config = base(idle_timeout);
     config.max_concurrent_bidi_streams(VarInt::from_u32(1));
     config.max_concurrent_uni_streams(VarInt::from_u32(0));
+    config.receive_window(VarInt::from_u32(NEWCOMER_WINDOW_BYTES));
     config
 }
 

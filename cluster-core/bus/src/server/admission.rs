@@ -43,9 +43,13 @@ pub(super) async fn admit(
         return Err(Refusal::new(Reason::Role, text));
     }
     check_time(holder, hello.time)?;
+    Ok((version, check(hall, holder).await?))
+}
+
+/// Whether a node's certificate is not revoked, and the agent that is known to run there.
+pub(super) async fn check(hall: &Arc<Hall>, holder: &Holder) -> Result<Option<AgentId>, Refusal> {
     let (hall, holder) = (hall.clone(), holder.clone());
-    let agent = blocking(move || hall.authority.check(&holder)).await?;
-    Ok((version, agent))
+    blocking(move || hall.authority.check(&holder)).await
 }
 
 /// Lets a node join by its token.

@@ -13,7 +13,7 @@ use super::{COMMANDS_MAX, Hall, admission};
 use crate::pki::Holder;
 use crate::reason::{Reason, Refusal};
 use crate::wire::{self, First, FromMaster, FromNode, Hello, ReceiveError};
-use crate::{NodeName, PlaneNews, Report, Role, clock};
+use crate::{NodeName, PlaneNews, Report, Role, clock, transport};
 
 /// From the first packet to the end of the first message. Joining includes three small round trips.
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(5);
@@ -137,6 +137,12 @@ async fn wait_and_serve(
     let (commands, outgoing) = mpsc::channel(COMMANDS_MAX);
     let link = Link { connection: connection.clone(), commands: commands.clone(), holder: holder.clone() };
     hall.registry().begin(&hello.node, hello.role, link);
+    // From here on a revocation finds the connection; one that has come just before is found here.
+    if let Err(refusal) = admission::check(hall, &holder).await {
+        hall.registry().end(&hello.node, hello.role, connection);
+        return Err(refusal.into());
+    }
+    connection.set_receive_window(VarInt::from_u32(transport::RECEIVE_WINDOW_BYTES));
     let mut guest = Guest {
         hall: hall.clone(),
         connection: connection.clone(),
@@ -242,11 +248,16 @@ impl Guest {
                 }
             }
             AgentReport::Status(mut status) => {
-                let own = self.hall.registry().agent_of(&self.node);
-                if status.agent.is_some() && status.agent != own {
-                    let text = format!("node {} reports for an agent that is not its own", self.node);
-                    return Err(Refusal::new(Reason::ForeignAgent, text).into());
-                }
+                let own = {
+                    let registry = self.hall.registry();
+                    if status.agent.as_ref().is_some_and(|agent| registry.is_foreign(agent, &self.node)) {
+                        let text = format!("node {} reports for the agent of another node", self.node);
+                        return Err(Refusal::new(Reason::ForeignAgent, text).into());
+                    }
+                    registry.agent_of(&self.node)
+                };
+                // An agent may have had another id when it made the report.
+                status.agent = own.or(status.agent);
                 if status.source == StatusSource::SourceMaster {
                     status.source = StatusSource::SourceAgent;
                 }

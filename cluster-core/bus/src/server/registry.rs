@@ -117,6 +117,11 @@ impl Registry {
         self.nodes.iter().find(|(_, owner)| *owner == node).map(|(agent, _)| agent.clone())
     }
 
+    /// Whether an agent is known to run on another node.
+    pub(crate) fn is_foreign(&self, agent: &AgentId, node: &NodeName) -> bool {
+        self.nodes.get(agent).is_some_and(|owner| owner != node)
+    }
+
     /// Remembers that an agent runs on a node, which has one agent only.
     pub(crate) fn bind(&mut self, agent: &AgentId, node: &NodeName) {
         self.nodes.retain(|_, owner| owner != node);
@@ -138,7 +143,7 @@ impl Registry {
         }
         let agent = self.agent_of(node).or(given);
         if let Some(agent) = &agent
-            && self.nodes.get(agent).is_some_and(|owner| owner != node)
+            && self.is_foreign(agent, node)
         {
             return Err(Refusal::new(Reason::ForeignAgent, format!("agent {agent} belongs to another node")));
         }

@@ -111,6 +111,40 @@ async fn an_agent_that_is_gone_before_it_is_registered_is_told_lost() {
 }
 
 #[tokio::test]
+async fn a_node_that_falls_silent_is_noticed() {
+    let mut site = Site::start();
+    site.joined("n1").await;
+    let mut node = site.agent("n1");
+    site.register(&mut node, "host-1", "c-S0").await;
+    drop(node);
+    assert!(matches!(site.report().await, AgentReport::Disconnected { .. }));
+    // Its runtime ends without a word, as a machine does that loses its power.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.expect("runtime");
+    let settings = site.settings("n1");
+    let (commands, _commands) = tokio::sync::mpsc::channel(8);
+    let (reports, reports_out) = tokio::sync::mpsc::channel(8);
+    let guard = runtime.enter();
+    let client = crate::Client::start_agent(settings, commands, reports_out).expect("client");
+    drop(guard);
+    reports.send(registration(Some("c-S0"), "host-1")).await.expect("sent");
+    assert!(matches!(site.report().await, AgentReport::Register { .. }));
+    std::mem::forget(client);
+    runtime.shutdown_background();
+    assert_eq!(site.report().await, AgentReport::Disconnected { agent: AgentId::new("c-S0") });
+}
+
+#[tokio::test]
+async fn a_report_under_an_earlier_id_is_that_of_the_nodes_agent() {
+    let mut site = Site::start();
+    site.joined("n1").await;
+    let mut node = site.agent("n1");
+    site.register(&mut node, "host-1", "c-S0").await;
+    node.reports.send(status("from-before")).await.expect("sent");
+    assert_eq!(site.report().await, status("c-S0"));
+}
+
+#[tokio::test]
 async fn no_node_speaks_for_the_agent_of_another() {
     let mut site = Site::start();
     site.joined("n1").await;
