@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use mesonet_api::State;
+use mesonet_api::{NodeOrder, State};
 use mesonet_marathon::{Command, Event, Marathon, Rejection, Reply};
 use mesonet_master::Master;
 use mesonet_model::{
@@ -53,6 +53,8 @@ pub enum Input {
         /// The plane.
         plane: Plane,
     },
+    /// An operator orders.
+    Node(NodeOrder),
     /// A user commands; the answer is a [`Release::Answer`] with the same number.
     Command {
         /// Chosen by the caller.
@@ -196,6 +198,12 @@ impl ControlPlane {
                 self.planes.remove(&(node.clone(), plane));
                 Message::ToMaster(mesonet_master::Input::PlaneGone { node, plane })
             }
+            Input::Node(NodeOrder::Drain(agent)) => {
+                Message::ToMaster(mesonet_master::Input::DrainNode { agent })
+            }
+            Input::Node(NodeOrder::Undrain(agent)) => {
+                Message::ToMaster(mesonet_master::Input::UndrainNode { agent })
+            }
             Input::Command { number, command } => {
                 Message::ToMarathon(mesonet_marathon::Input::Command { number, command })
             }
@@ -309,7 +317,6 @@ mod tests {
     use mesonet_model::{AppId, EndpointState, TaskState};
 
     use super::*;
-    use crate::config::{SERVICE_PORTS_DEFAULT, VIP_RANGE_DEFAULT};
     use crate::master_role::{MasterSettings, marathon_as_framework, recover_marathon, recover_master};
     use crate::{memory_agents, sample_app};
     use mesonet_store::Contents;
@@ -325,12 +332,7 @@ mod tests {
 
     impl Cluster {
         fn start(contents: &Contents) -> Self {
-            let settings = MasterSettings {
-                address: ([127, 0, 0, 1], 8080).into(),
-                vip_range: VIP_RANGE_DEFAULT,
-                service_ports: SERVICE_PORTS_DEFAULT,
-                drain_grace: Duration::from_secs(10),
-            };
+            let settings = MasterSettings::at(([127, 0, 0, 1], 8080).into());
             let now = Timestamp::from_millis(1_000_000);
             let (control_plane, first) = ControlPlane::start(
                 recover_master(&settings, contents, 1).expect("master"),

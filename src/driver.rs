@@ -15,7 +15,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesonet_api::{Answer, Request, State};
+use mesonet_api::{Answer, NodeRequest, Request, State};
 use mesonet_bus::{PlaneNews, Publisher};
 use mesonet_marathon::{Event, Rejection, Reply};
 use mesonet_model::{AgentCommand, AgentId, AgentReport, Revision};
@@ -36,6 +36,9 @@ pub const AGENT_COMMANDS_MAX: usize = 1024;
 /// Users' commands that wait for their turn. When the queue is full, the API answers 503. A turn takes some
 /// milliseconds for a commit, so this is about a second's worth of users who all wait for their answers.
 pub const REQUESTS_MAX: usize = 256;
+
+/// Operators' orders that wait for their turn.
+pub const NODE_REQUESTS_MAX: usize = 64;
 
 /// Events that a listener may lag behind before it loses some. A deployment of a thousand instances makes about
 /// four thousand events.
@@ -69,6 +72,8 @@ pub struct Inlets {
     pub planes: mpsc::Receiver<PlaneNews>,
     /// Users.
     pub requests: mpsc::Receiver<Request>,
+    /// Operators.
+    pub nodes: mpsc::Receiver<NodeRequest>,
 }
 
 /// Where decisions go.
@@ -105,6 +110,8 @@ pub struct Driver<S> {
     outlets: Outlets,
     metrics: DriverMetrics,
     outbox: VecDeque<(AgentId, AgentCommand)>,
+    /// Operators that wait for the commit under way.
+    ordered: Vec<oneshot::Sender<Revision>>,
     waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Rejection>>>,
     requests_seen: u64,
 }
@@ -127,6 +134,7 @@ impl<S: Store + 'static> Driver<S> {
             outlets,
             metrics,
             outbox: VecDeque::new(),
+            ordered: Vec::new(),
             waiting: BTreeMap::new(),
             requests_seen: 0,
         }
@@ -172,6 +180,7 @@ impl<S: Store + 'static> Driver<S> {
                 Some(report) = self.inlets.agents.recv() => Input::Agent(report),
                 Some(news) = self.inlets.planes.recv() => self.plane_input(news),
                 Some(request) = self.inlets.requests.recv(), if takes_requests => self.command_input(request),
+                Some(request) = self.inlets.nodes.recv() => self.node_input(request),
                 () = &mut due => return Vec::new(),
             };
             return self.collect_queued(input);
@@ -212,6 +221,11 @@ impl<S: Store + 'static> Driver<S> {
         Input::Command { number: self.requests_seen, command: request.command }
     }
 
+    fn node_input(&mut self, request: NodeRequest) -> Input {
+        self.ordered.push(request.answer);
+        Input::Node(request.order)
+    }
+
     fn wait(&mut self) -> Duration {
         match self.control_plane.deadline() {
             Some((at, reason)) => {
@@ -231,6 +245,10 @@ impl<S: Store + 'static> Driver<S> {
         let revision = state.cluster.revision;
         self.outlets.views.publish(state.cluster.clone());
         self.outlets.state.send_replace(Some(state));
+        for ordered in self.ordered.drain(..) {
+            // Whoever ordered may have gone away.
+            let _ = ordered.send(revision);
+        }
         for release in batch.releases {
             self.release(release, revision);
         }
@@ -283,6 +301,7 @@ impl<S: Store + 'static> Driver<S> {
         end: &mut oneshot::Receiver<Ending>,
     ) -> Result<(), Ending> {
         self.waiting.clear();
+        self.ordered.clear();
         let until = Instant::now() + wait;
         loop {
             tokio::select! {
@@ -290,6 +309,7 @@ impl<S: Store + 'static> Driver<S> {
                 ending = &mut *end => return Err(ending.unwrap_or_default()),
                 () = tokio::time::sleep_until(until) => return Ok(()),
                 Some(request) = self.inlets.requests.recv() => drop(request),
+                Some(request) = self.inlets.nodes.recv() => drop(request),
             }
         }
     }
@@ -347,7 +367,6 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::config::{SERVICE_PORTS_DEFAULT, VIP_RANGE_DEFAULT};
     use crate::master_role::{AgentLink, MasterRole, MasterSettings};
     use crate::{memory_agents, sample_app};
 
@@ -386,12 +405,7 @@ mod tests {
     }
 
     fn start(store: FlakyStore) -> (MasterRole, AgentLink) {
-        let settings = MasterSettings {
-            address: ([127, 0, 0, 1], 8080).into(),
-            vip_range: VIP_RANGE_DEFAULT,
-            service_ports: SERVICE_PORTS_DEFAULT,
-            drain_grace: Duration::from_secs(10),
-        };
+        let settings = MasterSettings::at(([127, 0, 0, 1], 8080).into());
         MasterRole::start(store, &Contents::default(), &settings, &Registry::new()).expect("started")
     }
 

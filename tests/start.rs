@@ -80,3 +80,30 @@ fn all_mistakes_of_a_configuration_file_are_reported() {
     assert!(!output.status.success());
     assert!(said.contains("'htttp'") && said.contains("cpus: "), "{said}");
 }
+
+#[test]
+fn the_files_that_are_shipped_are_the_documented_defaults() {
+    for role in ["master", "agent", "net"] {
+        let output = Command::new(PROGRAM).args(["config", "default", role]).output().expect("run");
+        assert!(output.status.success(), "{output:?}");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("deploy/config/{role}.toml"));
+        let shipped = std::fs::read_to_string(&file).expect("the file");
+        let printed = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(shipped, printed, "mesonet config default {role} > {}", file.display());
+    }
+}
+
+#[test]
+fn a_node_that_cannot_join_says_what_it_lacks() {
+    let dir = tempfile::tempdir().expect("directory");
+    for (role, arguments, expected) in [
+        ("agent", &["--master", "127.0.0.1:1"][..], "give --join TOKEN"),
+        ("net", &["--dns", "127.0.0.1:0"], "give --master HOST:PORT"),
+        ("master", &["--http", "127.0.0.1:0"], "mesonet init --dir DIR"),
+    ] {
+        let mut command = Command::new(PROGRAM);
+        let output = command.arg(role).arg("--dir").arg(dir.path()).args(arguments).output().expect("run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{role}: {said}");
+    }
+}

@@ -47,6 +47,18 @@ pub struct Agent {
     pub registered_at: Timestamp,
 }
 
+/// The attribute with the name of an agent's node, for placement constraints and to name nodes by.
+pub const NODE_ATTRIBUTE: &str = "node";
+
+impl Agent {
+    /// The name of the agent's node; its id where the node has no name, as in a local cluster.
+    pub fn node_name(&self) -> &str {
+        let mut attributes = self.info.attributes.iter();
+        let named = attributes.find(|attribute| attribute.name == NODE_ATTRIBUTE);
+        named.map_or(self.id.as_str(), |attribute| &attribute.value)
+    }
+}
+
 /// Whether an agent answers. Only on an active one that does not drain anything new is placed.
 ///
 /// ```text

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use mesonet_model::{Service, TaskId, TaskKey, Vip};
+use mesonet_model::{Agent, AgentId, Service, TaskId, TaskKey, Vip};
 use serde_json::{Value, json};
 
-use crate::api::{Api, allow_get};
+use crate::api::{Api, allow, allow_get};
 use crate::call::Call;
-use crate::context::{SandboxError, State};
+use crate::context::{NodeOrder, SandboxError, State};
 use crate::failure::Failure;
 use crate::respond;
 
@@ -48,6 +48,8 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
             allow_get(call)?;
             planes(api)
         }
+        ["nodes", node, "drain"] => drain(api, call, node, NodeOrder::Drain).await,
+        ["nodes", node, "undrain"] => drain(api, call, node, NodeOrder::Undrain).await,
         ["tasks", task, "files", file @ ..] if !file.is_empty() => {
             allow_get(call)?;
             read_file(api, call, task, file).await
@@ -130,6 +132,39 @@ fn planes(api: &Api) -> Result<Response, Failure> {
         })
         .collect();
     Ok(respond::ok(&json!({"revision": revision, "planes": planes})))
+}
+
+/// Empties a node, or has it used again. It is named by its agent's id, by its name or by its host's.
+async fn drain(
+    api: &Api,
+    call: &Call,
+    node: &str,
+    order: fn(AgentId) -> NodeOrder,
+) -> Result<Response, Failure> {
+    allow(call, &[Method::POST], "POST")?;
+    let agent = agent_of(&*api.state()?, node)?;
+    let revision = api.order(order(agent.clone())).await?;
+    let mut response = respond::ok(&json!({"agent": agent, "revision": revision}));
+    respond::set_revision(&mut response, revision);
+    Ok(response)
+}
+
+fn agent_of(state: &State, node: &str) -> Result<AgentId, Failure> {
+    let agents = &state.cluster.agents;
+    if let Some(agent) = agents.get(&AgentId::new(node)) {
+        return Ok(agent.id.clone());
+    }
+    let is_named = |agent: &Agent| agent.node_name() == node || agent.info.hostname == node;
+    let named: Vec<&AgentId> =
+        agents.values().filter(|&agent| is_named(agent)).map(|agent| &agent.id).collect();
+    match named.as_slice() {
+        [] => Err(Failure::NotFound(format!("Node '{node}' does not exist"))),
+        [agent] => Ok((*agent).clone()),
+        more => Err(Failure::BadRequest(format!(
+            "'{node}' names {} nodes: name one by its agent's id",
+            more.len()
+        ))),
+    }
 }
 
 async fn read_file(api: &Api, call: &Call, task: &str, file: &[&str]) -> Result<Response, Failure> {

@@ -16,6 +16,8 @@ use mesonet_model::{
 };
 use serde_json::json;
 
+use crate::NodeOrder;
+
 use super::fixture::{Fixture, app, instance, run};
 
 const TIME: Timestamp = Timestamp::from_millis(1_795_208_400_000);
@@ -354,4 +356,24 @@ async fn metrics_are_text_or_json() {
     assert!(text.text.contains("mesonet_test_total 0"), "{}", text.text);
     let json = fixture.send_with("GET", "/metrics", &[("accept", "application/json")], "").await.json();
     assert_eq!(json["counters"]["mesonet_test_total"], json!({"count": 0.0}));
+}
+
+#[tokio::test]
+async fn nodes_are_drained_by_id_and_by_host() {
+    let fixture = Fixture::new();
+    fixture.change(add_agent);
+    let (agent, host) = {
+        let state = fixture.state.borrow().clone().expect("a state");
+        let agent = state.cluster.agents.values().next().expect("an agent");
+        (agent.id.clone(), agent.info.hostname.clone())
+    };
+    let drained = fixture.send("POST", &format!("/v1/nodes/{agent}/drain"), "").await;
+    assert_eq!((drained.status, drained.header("mesonet-revision")), (StatusCode::OK, "1"));
+    let undrained = fixture.send("POST", &format!("/v1/nodes/{host}/undrain"), "").await;
+    assert_eq!(undrained.json(), json!({ "agent": agent, "revision": 2 }));
+    let orders = fixture.orders.lock().expect("orders").clone();
+    assert_eq!(orders, [NodeOrder::Drain(agent.clone()), NodeOrder::Undrain(agent.clone())]);
+    let unknown = fixture.send("POST", "/v1/nodes/nobody/drain", "").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert_eq!(fixture.get(&format!("/v1/nodes/{agent}/drain")).await.status, StatusCode::METHOD_NOT_ALLOWED);
 }
