@@ -17,6 +17,10 @@ const NEWCOMER_WINDOW_BYTES: u32 = 64 << 10;
 /// Silence is broken so many times before it counts as loss.
 const KEEP_ALIVES_PER_TIMEOUT: u32 = 4;
 
+/// The round trip that is assumed before one is measured. Three of them are how soon a node says again what a master
+/// that was not there has not heard; QUIC's own assumption is for the world, not for a site.
+const INITIAL_ROUND_TRIP: Duration = Duration::from_millis(100);
+
 /// A master's side: one stream opened by the node.
 pub(crate) fn of_master(idle_timeout: Duration) -> TransportConfig {
     let mut config = base(idle_timeout);
@@ -42,6 +46,7 @@ fn base(idle_timeout: Duration) -> TransportConfig {
     config.send_window(SEND_WINDOW_BYTES);
     config.stream_receive_window(VarInt::from_u32(RECEIVE_WINDOW_BYTES));
     config.receive_window(VarInt::from_u32(2 * RECEIVE_WINDOW_BYTES));
+    config.initial_rtt(INITIAL_ROUND_TRIP);
     config.datagram_receive_buffer_size(None);
     config
 }

@@ -37,6 +37,9 @@ const VIEW_BYTES_MAX: usize = 1 << 30;
 /// From this size on a message is compressed; below, it is not worth the time.
 const COMPRESS_BYTES_MIN: usize = 4 << 10;
 
+/// From this size on a message is decoded on a thread of its own, so that nothing else waits for it.
+const APART_BYTES_MIN: usize = 64 << 10;
+
 /// zstd's fastest ordinary level: JSON of a view shrinks to a tenth at hundreds of megabytes per second.
 const COMPRESSION_LEVEL: i32 = 1;
 
@@ -155,7 +158,7 @@ pub(crate) fn encode<T: Serialize>(message: &T) -> Bytes {
 }
 
 /// Receives the next message, of at most `max` bytes.
-pub(crate) async fn receive<T: DeserializeOwned>(
+pub(crate) async fn receive<T: DeserializeOwned + Send + 'static>(
     stream: &mut RecvStream,
     max: usize,
 ) -> Result<T, ReceiveError> {
@@ -168,6 +171,14 @@ pub(crate) async fn receive<T: DeserializeOwned>(
     }
     let mut content = vec![0; length - 1];
     stream.read_exact(&mut content).await?;
+    if length < APART_BYTES_MIN {
+        return decode(form, content, max);
+    }
+    let decoding = tokio::task::spawn_blocking(move || decode(form, content, max));
+    decoding.await.expect("BUG: a message cannot be decoded")
+}
+
+fn decode<T: DeserializeOwned>(form: u8, content: Vec<u8>, max: usize) -> Result<T, ReceiveError> {
     let json = match form {
         FORM_JSON => content,
         FORM_JSON_ZSTD => expand(&content, max).map_err(ReceiveError::Expand)?,

@@ -159,7 +159,7 @@ async fn an_expired_certificate_is_refused_with_both_clocks() {
 
 #[tokio::test]
 async fn a_certificate_is_renewed_before_it_expires() {
-    let site = Site::with_lifetime(Duration::from_secs(6));
+    let site = Site::with_lifetime(Duration::from_secs(9));
     let dir = site.joined("n1").await;
     let first = Identity::load(&dir).expect("identity").holder;
     let node = site.net("n1", None);
