@@ -42,7 +42,10 @@ fn converge(nodes: &Nodes) {
 #[ignore = "needs root"]
 fn every_node_serves_every_task_and_nothing_ends_with_a_process_of_the_cluster() {
     let mut nodes = whole_cluster();
-    nodes.deploy(&app::web("/web", 6));
+    let mut web = app::web("/web", 6);
+    // However long this machine takes, no task is given up while its agent is down.
+    web["unreachableStrategy"] = json!({ "inactiveAfterSeconds": 600, "expungeAfterSeconds": 900 });
+    nodes.deploy(&web);
     let vip = nodes.vip("web");
     converge(&nodes);
     let before = nodes.who_all("n1", &vip, 6);
@@ -64,6 +67,7 @@ fn every_node_serves_every_task_and_nothing_ends_with_a_process_of_the_cluster()
         if states.clone().all(|state| state == "active") { Ok(()) } else { Err(format!("{view}")) }
     });
     assert_eq!(nodes.tasks("/web"), tasks);
+    eventually("the newest view is on disk", || equal(&nodes.kept_revision("n2"), &nodes.revision()));
 
     // The master: names and addresses stay, also for a network daemon that starts without any.
     nodes.kill(MASTER, "master");

@@ -210,6 +210,20 @@ impl Nodes {
         running
     }
 
+    /// The newest revision.
+    #[track_caller]
+    pub fn revision(&self) -> Value {
+        self.get("/v1/planes")["revision"].clone()
+    }
+
+    /// The revision of the view that a host's network daemon has on disk.
+    #[track_caller]
+    pub fn kept_revision(&self, host: &str) -> Value {
+        let text = std::fs::read(self.dir.path().join(host).join("view.json")).unwrap_or_default();
+        let kept: Value = serde_json::from_slice(&text).unwrap_or_default();
+        kept["view"]["revision"].clone()
+    }
+
     /// A number that a host's network daemon shows.
     #[track_caller]
     pub fn metric(&self, host: &str, name: &str) -> Result<f64, String> {
