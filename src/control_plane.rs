@@ -204,6 +204,12 @@ impl ControlPlane {
             Input::Node(NodeOrder::Undrain(agent)) => {
                 Message::ToMaster(mesonet_master::Input::UndrainNode { agent })
             }
+            Input::Node(NodeOrder::Remove(agent)) => {
+                Message::ToMaster(mesonet_master::Input::RemoveNode { agent })
+            }
+            Input::Node(NodeOrder::ConfirmRemoval) => {
+                Message::ToMaster(mesonet_master::Input::ConfirmRemoval)
+            }
             Input::Command { number, command } => {
                 Message::ToMarathon(mesonet_marathon::Input::Command { number, command })
             }

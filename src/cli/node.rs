@@ -12,7 +12,7 @@ use ureq::http::Method;
 use super::Session;
 use super::duration;
 use super::error::CommandError;
-use super::output::Progress;
+use super::output::{Progress, warn};
 use super::table::{Column, Table};
 
 /// `mesonet node …`
@@ -36,6 +36,13 @@ pub enum NodeCommand {
         /// Its name, its host's, or its agent's id
         node: String,
     },
+    /// Declare a node that does not answer gone for good, with all that ran on it
+    Remove {
+        /// Its name, its host's, or its agent's id
+        node: String,
+    },
+    /// Give up the nodes that do not answer although so many are lost at once that they are held
+    ConfirmRemoval,
 }
 
 /// How often it is looked whether a node is empty.
@@ -57,6 +64,14 @@ pub fn run(command: &NodeCommand, session: &Session) -> Result<(), CommandError>
             let Ordered { agent } = order(session, node, "undrain")?;
             let line = format!("{node} is used again");
             session.output.value_or_line(&json!({ "agent": agent, "draining": false }), &line)
+        }
+        NodeCommand::Remove { node } => {
+            let Ordered { agent } = order(session, node, "remove")?;
+            session.output.value_or_line(&json!({ "agent": agent }), &format!("{node} is removed"))
+        }
+        NodeCommand::ConfirmRemoval => {
+            let answer = session.send(Method::POST, "/v1/nodes/confirm-removal", None)?;
+            session.output.value_or_line(&answer, "nodes that do not answer are given up")
         }
     }
 }
@@ -120,6 +135,9 @@ fn list(session: &Session) -> Result<(), CommandError> {
     }
     let view: ClusterView = session.client.get("/v1/view")?;
     let Planes { planes } = session.client.get("/v1/planes")?;
+    if view.masters.values().any(|master| master.removal_held) {
+        warn("too many nodes are lost at once: none is given up until they return or `node confirm-removal`");
+    }
     session.output.table(&table(&view, &planes, session))
 }
 

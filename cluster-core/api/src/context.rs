@@ -55,6 +55,10 @@ pub enum NodeOrder {
     Drain(AgentId),
     /// To be used again.
     Undrain(AgentId),
+    /// To be forgotten with all that ran on it, because it is gone for good.
+    Remove(AgentId),
+    /// That all nodes that are lost are given up, although they are many.
+    ConfirmRemoval,
 }
 
 /// An order on its way to the master.

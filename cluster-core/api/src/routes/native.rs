@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use mesonet_model::{Agent, AgentId, Service, TaskId, TaskKey, Vip};
+use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, TaskId, TaskKey, Vip};
 use serde_json::{Value, json};
 
 use crate::api::{Api, allow, allow_get};
@@ -48,8 +48,14 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
             allow_get(call)?;
             planes(api)
         }
-        ["nodes", node, "drain"] => drain(api, call, node, NodeOrder::Drain).await,
-        ["nodes", node, "undrain"] => drain(api, call, node, NodeOrder::Undrain).await,
+        ["nodes", node, "drain"] => order(api, call, node, NodeOrder::Drain).await,
+        ["nodes", node, "undrain"] => order(api, call, node, NodeOrder::Undrain).await,
+        ["nodes", node, "remove"] => remove(api, call, node).await,
+        ["nodes", "confirm-removal"] => {
+            allow(call, &[Method::POST], "POST")?;
+            let revision = api.order(NodeOrder::ConfirmRemoval).await?;
+            Ok(ordered(&json!({"revision": revision}), revision))
+        }
         ["tasks", task, "files", file @ ..] if !file.is_empty() => {
             allow_get(call)?;
             read_file(api, call, task, file).await
@@ -134,8 +140,8 @@ fn planes(api: &Api) -> Result<Response, Failure> {
     Ok(respond::ok(&json!({"revision": revision, "planes": planes})))
 }
 
-/// Empties a node, or has it used again. It is named by its agent's id, by its name or by its host's.
-async fn drain(
+/// Gives the master an order for a node, which is named by its agent's id, by its name or by its host's.
+async fn order(
     api: &Api,
     call: &Call,
     node: &str,
@@ -144,9 +150,26 @@ async fn drain(
     allow(call, &[Method::POST], "POST")?;
     let agent = agent_of(&*api.state()?, node)?;
     let revision = api.order(order(agent.clone())).await?;
-    let mut response = respond::ok(&json!({"agent": agent, "revision": revision}));
+    Ok(ordered(&json!({"agent": agent, "revision": revision}), revision))
+}
+
+/// Forgets a node. One that is connected is not gone, and its clients would be cut.
+async fn remove(api: &Api, call: &Call, node: &str) -> Result<Response, Failure> {
+    allow(call, &[Method::POST], "POST")?;
+    let state = api.state()?;
+    let agent = agent_of(&state, node)?;
+    match state.cluster.agents.get(&agent).map(|agent| agent.state) {
+        Some(AgentState::Active) => Err(Failure::BadRequest(format!(
+            "Node '{node}' is connected: drain it and stop its agent before it is removed"
+        ))),
+        _ => order(api, call, agent.as_str(), NodeOrder::Remove).await,
+    }
+}
+
+fn ordered(answer: &Value, revision: Revision) -> Response {
+    let mut response = respond::ok(answer);
     respond::set_revision(&mut response, revision);
-    Ok(response)
+    response
 }
 
 fn agent_of(state: &State, node: &str) -> Result<AgentId, Failure> {

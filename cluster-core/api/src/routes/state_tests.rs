@@ -377,3 +377,33 @@ async fn nodes_are_drained_by_id_and_by_host() {
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
     assert_eq!(fixture.get(&format!("/v1/nodes/{agent}/drain")).await.status, StatusCode::METHOD_NOT_ALLOWED);
 }
+
+#[tokio::test]
+async fn only_a_lost_node_is_removed() {
+    let fixture = Fixture::new();
+    for (state, expected) in [
+        (AgentState::Active, StatusCode::BAD_REQUEST),
+        (AgentState::Suspect, StatusCode::OK),
+        (AgentState::Unreachable, StatusCode::OK),
+    ] {
+        fixture.change(add_agent);
+        fixture.change(|all| {
+            let agents: Vec<Agent> =
+                all.cluster.agents.values().map(|agent| agent.as_ref().clone()).collect();
+            for agent in agents {
+                all.cluster.agents.insert(agent.id.clone(), Arc::new(Agent { state, ..agent }));
+            }
+        });
+        let agent = fixture.state.borrow().clone().expect("a state").cluster.agents.keys().next().cloned();
+        let agent = agent.expect("an agent");
+        let answer = fixture.send("POST", &format!("/v1/nodes/{agent}/remove"), "").await;
+        assert_eq!(answer.status, expected, "{state:?}");
+        let last = fixture.orders.lock().expect("orders").last().cloned();
+        let is_ordered = last == Some(NodeOrder::Remove(agent));
+        assert_eq!(is_ordered, expected == StatusCode::OK, "{state:?}");
+    }
+    let confirmed = fixture.send("POST", "/v1/nodes/confirm-removal", "").await;
+    assert_eq!(confirmed.status, StatusCode::OK);
+    let last = fixture.orders.lock().expect("orders").last().cloned();
+    assert_eq!(last, Some(NodeOrder::ConfirmRemoval));
+}
