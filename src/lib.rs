@@ -32,5 +32,7 @@ mod telemetry;
 pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;
-pub use mesonet_bus::{AuthorityError, JoinToken};
-pub use roles::{InitError, NewToken, TokenRoles, create_token, init, run_agent, run_master, run_net};
+pub use mesonet_bus::{AuthorityError, JoinToken, TokenRecord};
+pub use roles::{
+    InitError, NewToken, TokenRoles, create_token, init, revoke_token, run_agent, run_master, run_net, tokens,
+};

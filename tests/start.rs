@@ -107,3 +107,26 @@ fn a_node_that_cannot_join_says_what_it_lacks() {
         assert!(!output.status.success() && said.contains(expected), "{role}: {said}");
     }
 }
+
+#[test]
+fn tokens_are_listed_and_revoked_in_the_masters_directory() {
+    let dir = tempfile::tempdir().expect("directory");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        let output = command.args(arguments).arg("--dir").arg(dir.path().join("m")).output().expect("run");
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
+        (output.status.success(), said.concat())
+    };
+    assert!(!run(&["join-token", "list"]).0, "there is no cluster");
+    let (made, said) = run(&["init"]);
+    assert!(made && said.contains("--join mesonet1."), "{said}");
+    assert!(!run(&["init"]).0, "a cluster is made once");
+    let (_, token) = run(&["join-token", "create", "--ttl", "2h", "--uses", "7"]);
+    let id = token.trim().split('.').nth(2).expect("an id").to_owned();
+    let (_, list) = run(&["join-token", "list"]);
+    assert!(list.lines().any(|line| line.contains(&id) && line.contains('7')), "{list}");
+    assert!(run(&["join-token", "revoke", &id]).0);
+    assert!(!run(&["join-token", "list"]).1.contains(&id));
+    let (again, said) = run(&["join-token", "revoke", &id]);
+    assert!(!again && said.contains(&id), "{said}");
+}

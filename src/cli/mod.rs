@@ -134,7 +134,7 @@ pub fn run() -> ExitCode {
         Command::Agent(arguments) => return ended(role::run_agent(arguments)),
         Command::Net(arguments) => return ended(role::run_net(arguments)),
         Command::Init(arguments) => operate::init(&arguments, &session.output),
-        Command::JoinToken(command) => operate::run_token(&command, &session.output),
+        Command::JoinToken(command) => operate::run_token(&command, &session),
         Command::Config(ConfigCommand::Default { role }) => {
             session.output.bytes(role::default_file(role).as_bytes())
         }

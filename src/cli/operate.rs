@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use mesonet::{NewToken, TokenRoles};
+use mesonet::{NewToken, TokenRecord, TokenRoles};
 use mesonet_model::ClusterId;
 use serde_json::json;
 
+use super::Session;
 use super::duration;
 use super::error::CommandError;
 use super::output::Output;
+use super::table::{Column, Table};
 
 /// Where the master's directory is unless it is said.
 const DIR_DEFAULT: &str = "/var/lib/mesonet/master";
@@ -40,6 +42,20 @@ pub enum TokenCommand {
         /// What they can be
         #[arg(long, value_enum, value_name = "ROLE", default_value_t)]
         role: TokenRole,
+    },
+    /// List the tokens that can still be used
+    List {
+        /// The master's directory
+        #[arg(long, env = "MESONET_DIR", value_name = "DIR", default_value = DIR_DEFAULT)]
+        dir: PathBuf,
+    },
+    /// Make a token useless; nodes that have joined with it stay
+    Revoke {
+        /// The token's id, as the list has it
+        id: String,
+        /// The master's directory
+        #[arg(long, env = "MESONET_DIR", value_name = "DIR", default_value = DIR_DEFAULT)]
+        dir: PathBuf,
     },
 }
 
@@ -77,13 +93,47 @@ for each further node, a token:
 }
 
 /// Carries out a command.
-pub fn run_token(command: &TokenCommand, output: &Output) -> Result<(), CommandError> {
-    let TokenCommand::Create { dir, ttl, uses, role } = command;
-    let roles = match role {
-        TokenRole::Node => TokenRoles::Node,
-        TokenRole::Net => TokenRoles::Net,
-    };
-    let wanted = NewToken { ttl: *ttl, uses: *uses, roles };
+pub fn run_token(command: &TokenCommand, session: &Session) -> Result<(), CommandError> {
+    match command {
+        TokenCommand::Create { dir, ttl, uses, role } => {
+            let roles = match role {
+                TokenRole::Node => TokenRoles::Node,
+                TokenRole::Net => TokenRoles::Net,
+            };
+            create(dir, NewToken { ttl: *ttl, uses: *uses, roles }, &session.output)
+        }
+        TokenCommand::List { dir } => list(dir, session),
+        TokenCommand::Revoke { id, dir } => {
+            mesonet::revoke_token(dir, id).map_err(|error| CommandError::Operate(Box::new(error)))?;
+            session.output.value_or_line(&json!({ "revoked": id }), &format!("join token {id} is revoked"))
+        }
+    }
+}
+
+fn list(dir: &Path, session: &Session) -> Result<(), CommandError> {
+    let tokens = mesonet::tokens(dir).map_err(|error| CommandError::Operate(Box::new(error)))?;
+    let roles = |token: &TokenRecord| token.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>();
+    if session.output.is_json() {
+        let tokens = tokens.iter().map(|token| {
+            json!({ "id": token.id, "usesLeft": token.uses_left, "expires": token.expires, "roles": roles(token) })
+        });
+        return session.output.value(&tokens.collect::<Vec<_>>());
+    }
+    let mut table = Table::new([
+        Column::text("ID", 20),
+        Column::number("USES LEFT"),
+        Column::text("ROLES", 40),
+        Column::number("ENDS IN"),
+    ]);
+    for token in &tokens {
+        let left = duration::short(token.expires.since(session.now));
+        table.row([token.id.clone(), token.uses_left.to_string(), roles(token).join(","), left]);
+    }
+    session.output.table(&table)
+}
+
+fn create(dir: &Path, wanted: NewToken, output: &Output) -> Result<(), CommandError> {
+    let NewToken { ttl, uses, .. } = wanted;
     let token =
         mesonet::create_token(dir, &wanted).map_err(|error| CommandError::Operate(Box::new(error)))?;
     let token = token.to_string();

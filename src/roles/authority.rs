@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mesonet_bus::{Authority, AuthorityError, JoinToken, Role, TokenTerms};
+use mesonet_bus::{Authority, AuthorityError, JoinToken, Role, TokenRecord, TokenTerms};
 use mesonet_model::{ClusterId, UuidSource};
 use thiserror::Error;
 
@@ -70,6 +70,22 @@ pub fn init(dir: &Path) -> Result<(ClusterId, JoinToken), InitError> {
 /// When there is no cluster in the directory, or the token cannot be kept.
 pub fn create_token(dir: &Path, token: &NewToken) -> Result<JoinToken, AuthorityError> {
     Authority::load(&authority_dir(dir))?.create_token(&token.terms())
+}
+
+/// The tokens of a master's directory that can still be used.
+///
+/// # Errors
+/// When there is no cluster in the directory, or a record cannot be read.
+pub fn tokens(dir: &Path) -> Result<Vec<TokenRecord>, AuthorityError> {
+    Authority::load(&authority_dir(dir))?.tokens()
+}
+
+/// Makes a token useless, given its id.
+///
+/// # Errors
+/// When there is no cluster in the directory, or no such token.
+pub fn revoke_token(dir: &Path, id: &str) -> Result<(), AuthorityError> {
+    Authority::load(&authority_dir(dir))?.revoke_token(id)
 }
 
 impl NewToken {

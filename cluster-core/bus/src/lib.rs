@@ -34,7 +34,7 @@ pub use client::{
 pub use feed::{Feed, PlaneNews, Publisher, REPORTS_MAX, Report, channel};
 pub use pki::{
     Authority, AuthorityError, CertificateError, FileError, Identity, IdentityError, JoinToken,
-    JoinTokenError, NoRandomness, NodeRecord, RecordError, TOKEN_USES_MAX, TlsError, TokenTerms,
+    JoinTokenError, NoRandomness, NodeRecord, RecordError, TOKEN_USES_MAX, TlsError, TokenRecord, TokenTerms,
 };
 pub use reason::Reason;
 pub use role::{NODE_NAME_LENGTH_MAX, NodeName, NodeNameError, Role, RoleError};

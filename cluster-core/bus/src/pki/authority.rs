@@ -53,6 +53,19 @@ pub struct NodeRecord {
     pub agent: Option<AgentId>,
 }
 
+/// What the authority knows of a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRecord {
+    /// Its public name, the third part of the token.
+    pub id: String,
+    /// When it ends.
+    pub expires: Timestamp,
+    /// How many nodes can still join with it.
+    pub uses_left: u32,
+    /// What they may be.
+    pub roles: BTreeSet<Role>,
+}
+
 /// Why the authority cannot do what it is asked. Nothing has changed then.
 #[derive(Debug, Error)]
 pub enum AuthorityError {
@@ -79,6 +92,9 @@ pub enum AuthorityError {
     /// No randomness.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    /// There is no token with this id.
+    #[error("there is no join token {0}")]
+    UnknownToken(String),
     /// Nobody with this name has joined.
     #[error("no node named {0} has joined")]
     UnknownNode(NodeName),
@@ -216,6 +232,42 @@ impl Authority {
         }
         nodes.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(nodes)
+    }
+
+    /// Every token that can still be used, by id.
+    ///
+    /// # Errors
+    /// When a record cannot be read.
+    pub fn tokens(&self) -> Result<Vec<TokenRecord>, AuthorityError> {
+        let _lock = self.lock()?;
+        let now = clock::now();
+        let mut tokens = Vec::new();
+        for path in json_files(&self.dir.join(TOKENS_DIR))? {
+            let id = path.file_stem().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some(Token { expires, uses_left, roles, .. }) = records::read(path)? else { continue };
+            if expires > now && uses_left > 0 {
+                tokens.push(TokenRecord { id, expires, uses_left, roles });
+            }
+        }
+        tokens.sort_by(|one, other| one.id.cmp(&other.id));
+        Ok(tokens)
+    }
+
+    /// Makes a token useless, given its id. Nodes that have joined with it stay.
+    ///
+    /// # Errors
+    /// When there is no such token, or it cannot be removed.
+    pub fn revoke_token(&self, id: &str) -> Result<(), AuthorityError> {
+        let unknown = || AuthorityError::UnknownToken(id.to_owned());
+        if !JoinToken::is_id(id) {
+            return Err(unknown());
+        }
+        let _lock = self.lock()?;
+        let path = self.token_file(id);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(unknown()),
+            removed => Ok(removed.map_err(|source| FileError { action: "remove", path, source })?),
+        }
     }
 
     /// The authority's own certificate.

@@ -9,7 +9,7 @@ mod records;
 mod tls;
 mod token;
 
-pub use authority::{Authority, AuthorityError, NodeRecord, TOKEN_USES_MAX};
+pub use authority::{Authority, AuthorityError, NodeRecord, TOKEN_USES_MAX, TokenRecord};
 pub use certificate::{CertificateError, NoRandomness};
 pub use files::FileError;
 pub use identity::{Identity, IdentityError};
