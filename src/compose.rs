@@ -4,30 +4,28 @@
 //! Tasks of the runtime: the driver, which ends by its own after a commit under way; and the way of commands to the
 //! agent, the agent, one per plane and the HTTP server, which hold nothing that a sudden end would damage.
 
+use std::future;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mesonet_api::Context;
-use mesonet_bus::Feed;
-use mesonet_dns_server::Server;
-use mesonet_lb_dataplane::LoadBalancer;
 use mesonet_model::{AgentCommand, AgentId, Plane, Resources};
 use mesonet_store::RedbStore;
 use prometheus::Registry;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use crate::config::{Datapath, DevOptions, Switch};
+use crate::config::{DevOptions, Grace, Switch};
 use crate::driver::{AGENT_COMMANDS_MAX, Ending};
 use crate::greeting::Greeting;
+use crate::machine::{self, Wanted};
 use crate::master_role::{AgentLink, MasterRole, MasterSettings};
+use crate::process::{self, Running};
 use crate::sandboxes::LocalSandboxes;
-use crate::signals::Signals;
 use crate::state_dir::StateDir;
-use crate::{http_server, machine, open_files, planes, telemetry};
+use crate::{http, http_server, open_files, planes};
 
 /// The one node's address: its tasks' host ports are on loopback as far as clients of a local cluster are concerned.
 /// It is the host name as well, since it needs no resolver and is the same for every client.
@@ -40,29 +38,12 @@ const REGISTRATION_MAX: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When it cannot start: an address is taken, the directory is in use or was written by a newer version.
-pub fn run_dev(options: DevOptions) -> anyhow::Result<()> {
-    telemetry::start(&options.log, options.log_format)?;
-    let program = std::env::current_exe().context("cannot find the program's own file")?;
-    let supervisor = vec![program.display().to_string(), "supervise".to_owned()];
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    let ended = runtime.block_on(async {
-        let mut signals = Signals::listen()?;
-        let cluster = tokio::select! {
-            cluster = LocalCluster::start(&options, supervisor) => cluster?,
-            signal = signals.received() => bail!("told to end by {signal} before everything had started"),
-        };
+pub fn run_dev(options: &DevOptions) -> anyhow::Result<()> {
+    let supervisor = process::supervisor()?;
+    process::run(&options.log, options.log_format, LocalCluster::start(options, supervisor), |cluster| {
         let coloured = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        print!("{}", Greeting { cluster: &cluster, options: &options, coloured });
-        tracing::info!(signal = signals.received().await, "Told to end");
-        cluster.end().await;
-        Ok(())
-    });
-    // Whatever still runs on a thread of its own holds nothing that a sudden end would damage.
-    runtime.shutdown_background();
-    ended
+        print!("{}", Greeting { cluster, options, coloured });
+    })
 }
 
 /// A cluster of one node, all of it in this process.
@@ -76,6 +57,24 @@ pub struct LocalCluster {
     others: JoinSet<()>,
 }
 
+impl Running for LocalCluster {
+    /// Whatever breaks here has been logged; the rest goes on, so that it can be looked at.
+    async fn broken(&mut self) -> anyhow::Error {
+        future::pending().await
+    }
+
+    async fn end(self) {
+        Self::end(self).await;
+    }
+}
+
+impl From<&DevOptions> for Wanted {
+    fn from(options: &DevOptions) -> Self {
+        let DevOptions { cpus, mem, disk, host_ports, .. } = options;
+        Self { cpus: *cpus, mem: *mem, disk: *disk, host_ports: *host_ports }
+    }
+}
+
 impl LocalCluster {
     /// Starts everything in its order. `supervisor` is the program that runs a task's process, with its arguments.
     ///
@@ -86,36 +85,39 @@ impl LocalCluster {
         let open_files_of_tasks = open_files::raise_limit();
         let dir = StateDir::open(options.dir.as_deref())?;
         let (store, contents) = RedbStore::open(dir.path())?;
-        let listener = listen_http(options.http).await?;
+        let listener = http::listen(options.http, "the API").await?;
         let http = listener.local_addr().context("cannot tell the API's address")?;
         let metrics = Registry::new();
-        let dns_server = start_dns(options.dns, &metrics).await?;
+        let dns_server = planes::start_dns(options.dns, &metrics).await?;
         let dns = dns_server.addresses().first().copied().unwrap_or(options.dns);
 
+        let Grace(drain_grace) = options.drain_grace;
         let settings = MasterSettings {
-            address: reachable(http),
             vip_range: options.vip_range,
             service_ports: options.service_ports,
-            drain_grace: options.drain_grace,
+            drain_grace,
+            ..MasterSettings::at(http::reachable(http))
         };
         let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
         let mut others = JoinSet::new();
-        let resources = machine::offered(options, dir.path());
+        let resources = machine::offered(Wanted::from(options), dir.path());
         let agent = mesonet_agent::Config {
             open_files: open_files_of_tasks,
             tasks_end_with_agent: !dir.is_kept(),
             ..agent_config(&dir, http.port(), resources.clone(), supervisor)
         };
         let node = start_agent(agent, link, &mut others).await?;
-        others.spawn(planes::follow_with_dns(dns_server, master.feed.subscribe(node.clone(), Plane::Dns)));
-        start_lb(options.datapath, &master.feed, &node, &metrics, &mut others);
+        let dns_plane = master.feed.subscribe(node.clone(), Plane::Dns);
+        others.spawn(planes::follow_with_dns(dns_server, dns_plane, planes::always_fresh()));
+        planes::start_lb(options.datapath, &master.feed, &node, &metrics, &mut others);
         let context = Context {
             state: master.state.clone(),
             requests: master.requests.clone(),
+            nodes: master.nodes.clone(),
             events: master.events.clone(),
             metrics,
             sandboxes: std::sync::Arc::new(LocalSandboxes { agent_dir: dir.agent() }),
-            address: reachable(http),
+            address: http::reachable(http),
         };
         others.spawn(http_server::serve(listener, mesonet_api::router(context)));
         Ok(Self { dir, http, dns, resources, master, others })
@@ -150,32 +152,11 @@ impl LocalCluster {
 }
 
 fn refuse_what_is_missing(options: &DevOptions) -> anyhow::Result<()> {
-    if options.datapath == Datapath::Ebpf {
-        bail!("data path ebpf is not part of this version: use --datapath proxy");
-    }
+    planes::refuse_missing(options.datapath)?;
     if options.overlay == Switch::On {
         bail!("the overlay is not part of this version: use --overlay off");
     }
     Ok(())
-}
-
-async fn listen_http(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} for the API (choose another with --http)"))
-}
-
-async fn start_dns(address: SocketAddr, metrics: &Registry) -> anyhow::Result<Server> {
-    let zone = mesonet_dns_zone::Config::default();
-    let config = mesonet_dns_server::Config { listen: vec![address], zone };
-    Server::start(config, metrics)
-        .await
-        .with_context(|| format!("cannot serve names on {address} (choose another address with --dns)"))
-}
-
-/// The address that others are told: an unspecified one cannot be connected to.
-fn reachable(address: SocketAddr) -> SocketAddr {
-    if address.ip().is_unspecified() { SocketAddr::new(NODE_ADDRESS, address.port()) } else { address }
 }
 
 /// The settings of the agent, which is reached where the API is.
@@ -239,16 +220,6 @@ async fn carry_commands(
         }
         if to.send(command).await.is_err() {
             return;
-        }
-    }
-}
-
-fn start_lb(datapath: Datapath, feed: &Feed, node: &AgentId, metrics: &Registry, others: &mut JoinSet<()>) {
-    match datapath {
-        Datapath::None => {}
-        Datapath::Proxy | Datapath::Auto | Datapath::Ebpf => {
-            let subscriber = feed.subscribe(node.clone(), Plane::Lb);
-            others.spawn(planes::follow_with_lb(LoadBalancer::proxy(metrics), subscriber));
         }
     }
 }

@@ -1,171 +1,150 @@
-//! Settings of `mesonet dev`: what flags, environment and file say, merged into one checked value.
+//! Settings of the roles: what flags, environment and file say, merged into one checked value per role.
 //!
 //! A setting given by a flag wins over one from a `MESONET_*` variable, which wins over the file. The command line
-//! reads the first two into [`DevSettings`]; [`DevOptions::resolve`] adds the file and the defaults. Every value has
+//! reads the first two into a [`Settings`]; [`Settings::resolve`] adds the file and the defaults. Every value has
 //! one text form, the same in all three places, read by the `FromStr` of its type.
 
 mod file;
+mod settings;
 mod values;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
-use mesonet_model::Scalar;
+use mesonet_bus::NodeName;
 
-pub use file::{ConfigError, ConfigProblem};
-pub use values::{Amount, Datapath, Grace, LogFormat, PortSpan, Switch, ValueError, VipRange};
+use settings::settings;
 
-/// What was said about a local cluster; `None` where nothing was said.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct DevSettings {
-    /// Where state, checkpoints and sandboxes are kept.
-    pub dir: Option<PathBuf>,
-    /// Address of API and web page.
-    pub http: Option<SocketAddr>,
-    /// Address of the DNS server, UDP and TCP.
-    pub dns: Option<SocketAddr>,
-    /// Which data plane balances VIPs.
-    pub datapath: Option<Datapath>,
-    /// The encrypted network between containers.
-    pub overlay: Option<Switch>,
-    /// Addresses of named VIPs.
-    pub vip_range: Option<VipRange>,
-    /// Cores to offer.
-    pub cpus: Option<Amount>,
-    /// Memory to offer in MiB.
-    pub mem: Option<Amount>,
-    /// Disk space to offer in MiB.
-    pub disk: Option<Amount>,
-    /// Host ports to offer.
-    pub host_ports: Option<PortSpan>,
-    /// Ports that Marathon gives to services.
-    pub service_ports: Option<PortSpan>,
-    /// The longest wait for open connections before a task is killed.
-    pub drain_grace: Option<Grace>,
-    /// What is logged.
-    pub log: Option<String>,
-    /// The form of log lines.
-    pub log_format: Option<LogFormat>,
-}
+pub use file::{ConfigError, ConfigProblem, Keys};
+pub use settings::{DefaultText, SettingText, Settings};
+pub use values::{Amount, Datapath, Grace, LogFormat, Masters, PortSpan, Switch, ValueError, VipRange};
 
-/// The settings of a local cluster, complete.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DevOptions {
-    /// Where state, checkpoints and sandboxes are kept; a temporary directory if absent.
-    pub dir: Option<PathBuf>,
-    /// Address of API and web page.
-    pub http: SocketAddr,
-    /// Address of the DNS server, UDP and TCP.
-    pub dns: SocketAddr,
-    /// Which data plane balances VIPs.
-    pub datapath: Datapath,
-    /// The encrypted network between containers.
-    pub overlay: Switch,
-    /// Addresses of named VIPs.
-    pub vip_range: VipRange,
-    /// Cores to offer; as many as there are if absent.
-    pub cpus: Option<Scalar>,
-    /// Memory to offer in MiB; what there is, less a share for the system, if absent.
-    pub mem: Option<Scalar>,
-    /// Disk space to offer in MiB; what is free, less a share for the system, if absent.
-    pub disk: Option<Scalar>,
-    /// Host ports to offer.
-    pub host_ports: PortSpan,
-    /// Ports that Marathon gives to services.
-    pub service_ports: PortSpan,
-    /// The longest wait for open connections before a task is killed.
-    pub drain_grace: Duration,
-    /// What is logged, such as `info,mesonet_agent=debug`.
-    pub log: String,
-    /// The form of log lines.
-    pub log_format: LogFormat,
-}
+// API and DNS are on loopback by default: the API asks nobody who they are, and port 53 needs privileges. All of
+// 127/8 is local, so listening on VIPs in it needs no rights on any node; 11 as in DC/OS' 11.0.0.0/8. Host ports are
+// those of Mesos agents, service ports Marathon's `--local_port_min` and `--local_port_max`. The drain's grace is long
+// enough for ordinary requests to end, short enough for a person to wait for.
 
-impl DevOptions {
-    /// Completes what flags and environment said with a file, if one is named, and the defaults.
-    /// Every mistake in the file is reported, not only the first.
-    pub fn resolve(given: DevSettings, file: Option<&std::path::Path>) -> Result<Self, ConfigError> {
-        let file = match file {
-            Some(path) => file::read(path)?,
-            None => DevSettings::default(),
-        };
-        Ok(given.or(file).with_defaults())
+settings! {
+    /// A local cluster: master, agent and network daemon in one process.
+    DevSettings => DevOptions {
+        dir: optional PathBuf, "dir", "MESONET_DIR", "DIR",
+            "Where state and sandboxes are kept", "a temporary directory";
+        http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
+            "Address of the API", "127.0.0.1:8080";
+        dns: fixed SocketAddr, "dns", "MESONET_DNS", "ADDR",
+            "Address of the DNS server, UDP and TCP", "127.0.0.1:8053";
+        datapath: fixed Datapath, "datapath", "MESONET_DATAPATH", "NAME",
+            "What balances VIPs: proxy, ebpf, auto or none", "proxy";
+        overlay: fixed Switch, "overlay", "MESONET_OVERLAY", "on|off",
+            "The encrypted network between containers: on or off", "off";
+        vip_range: fixed VipRange, "vip-range", "MESONET_VIP_RANGE", "RANGE",
+            "Addresses of named VIPs", "127.11.0.0/16";
+        cpus: optional Amount, "cpus", "MESONET_CPUS", "N",
+            "Cores to offer", "all";
+        mem: optional Amount, "mem", "MESONET_MEM", "MIB",
+            "Memory to offer, in MiB", "all but a share for the system";
+        disk: optional Amount, "disk", "MESONET_DISK", "MIB",
+            "Disk space to offer, in MiB", "what is free but a share for the system";
+        host_ports: fixed PortSpan, "host-ports", "MESONET_HOST_PORTS", "FIRST-LAST",
+            "Host ports to offer", "31000-32000";
+        service_ports: fixed PortSpan, "service-ports", "MESONET_SERVICE_PORTS", "FIRST-LAST",
+            "Ports that Marathon gives to services", "10000-20000";
+        drain_grace: fixed Grace, "drain-grace", "MESONET_DRAIN_GRACE", "TIME",
+            "The longest wait for open connections before a task is killed", "10s";
+        log: fixed String, "log", "MESONET_LOG", "FILTER",
+            "What is logged, such as info,mesonet_agent=debug", "info";
+        log_format: fixed LogFormat, "log-format", "MESONET_LOG_FORMAT", "FORM",
+            "The form of log lines: text or json", "text";
     }
 }
 
-impl Default for DevOptions {
-    fn default() -> Self {
-        DevSettings::default().with_defaults()
+settings! {
+    /// A master of a cluster of many nodes.
+    MasterSettings => MasterOptions {
+        dir: fixed PathBuf, "dir", "MESONET_DIR", "DIR",
+            "Where the cluster's authority and state are, made by mesonet init", "/var/lib/mesonet/master";
+        listen: fixed SocketAddr, "listen", "MESONET_LISTEN", "ADDR",
+            "Address at which nodes connect, UDP", "0.0.0.0:7070";
+        http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
+            "Address of the API, which asks nobody who they are", "127.0.0.1:8080";
+        address: optional IpAddr, "address", "MESONET_ADDRESS", "IP",
+            "Address of this master in the names of the cluster", "the one that the API listens on";
+        node_timeout: fixed Grace, "node-timeout", "MESONET_NODE_TIMEOUT", "TIME",
+            "A node that is silent for so long is taken to be disconnected", "5s";
+        unreachable_after: fixed Grace, "unreachable-after", "MESONET_UNREACHABLE_AFTER", "TIME",
+            "So long after that, the tasks of an agent may be replaced", "5s";
+        vip_range: fixed VipRange, "vip-range", "MESONET_VIP_RANGE", "RANGE",
+            "Addresses of named VIPs", "127.11.0.0/16";
+        service_ports: fixed PortSpan, "service-ports", "MESONET_SERVICE_PORTS", "FIRST-LAST",
+            "Ports that Marathon gives to services", "10000-20000";
+        drain_grace: fixed Grace, "drain-grace", "MESONET_DRAIN_GRACE", "TIME",
+            "The longest wait for open connections before a task is killed", "10s";
+        log: fixed String, "log", "MESONET_LOG", "FILTER",
+            "What is logged, such as info,mesonet_bus=debug", "info";
+        log_format: fixed LogFormat, "log-format", "MESONET_LOG_FORMAT", "FORM",
+            "The form of log lines: text or json", "text";
     }
 }
 
-impl DevSettings {
-    /// These settings, and the others where these say nothing.
-    fn or(self, others: Self) -> Self {
-        Self {
-            dir: self.dir.or(others.dir),
-            http: self.http.or(others.http),
-            dns: self.dns.or(others.dns),
-            datapath: self.datapath.or(others.datapath),
-            overlay: self.overlay.or(others.overlay),
-            vip_range: self.vip_range.or(others.vip_range),
-            cpus: self.cpus.or(others.cpus),
-            mem: self.mem.or(others.mem),
-            disk: self.disk.or(others.disk),
-            host_ports: self.host_ports.or(others.host_ports),
-            service_ports: self.service_ports.or(others.service_ports),
-            drain_grace: self.drain_grace.or(others.drain_grace),
-            log: self.log.or(others.log),
-            log_format: self.log_format.or(others.log_format),
-        }
-    }
-
-    fn with_defaults(self) -> DevOptions {
-        let amount = |amount: Option<Amount>| amount.map(|Amount(scalar)| scalar);
-        DevOptions {
-            dir: self.dir,
-            http: self.http.unwrap_or(HTTP_DEFAULT),
-            dns: self.dns.unwrap_or(DNS_DEFAULT),
-            datapath: self.datapath.unwrap_or_default(),
-            overlay: self.overlay.unwrap_or_default(),
-            vip_range: self.vip_range.unwrap_or(VIP_RANGE_DEFAULT),
-            cpus: amount(self.cpus),
-            mem: amount(self.mem),
-            disk: amount(self.disk),
-            host_ports: self.host_ports.unwrap_or(HOST_PORTS_DEFAULT),
-            service_ports: self.service_ports.unwrap_or(SERVICE_PORTS_DEFAULT),
-            drain_grace: self.drain_grace.map_or(DRAIN_GRACE_DEFAULT, |Grace(duration)| duration),
-            log: self.log.unwrap_or_else(|| LOG_DEFAULT.to_owned()),
-            log_format: self.log_format.unwrap_or_default(),
-        }
+settings! {
+    /// The agent of a node: runs its tasks.
+    AgentSettings => AgentOptions {
+        dir: fixed PathBuf, "dir", "MESONET_DIR", "DIR",
+            "Where the node's identity, the tasks' state and the sandboxes are", "/var/lib/mesonet/node";
+        master: needed Masters, "master", "MESONET_MASTER", "HOST:PORT",
+            "Where masters are reached (UDP), separated by commas", "10.0.0.1:7070";
+        node: optional NodeName, "node", "MESONET_NODE", "NAME",
+            "The node's name, when it joins", "the host's name";
+        address: optional IpAddr, "address", "MESONET_ADDRESS", "IP",
+            "Address at which the tasks' host ports are reached", "the one that leads to the master";
+        hostname: optional String, "hostname", "MESONET_HOSTNAME", "NAME",
+            "Name of the host that clients are told; must resolve for them", "the address";
+        cpus: optional Amount, "cpus", "MESONET_CPUS", "N",
+            "Cores to offer", "all";
+        mem: optional Amount, "mem", "MESONET_MEM", "MIB",
+            "Memory to offer, in MiB", "all but a share for the system";
+        disk: optional Amount, "disk", "MESONET_DISK", "MIB",
+            "Disk space to offer, in MiB", "what is free but a share for the system";
+        host_ports: fixed PortSpan, "host-ports", "MESONET_HOST_PORTS", "FIRST-LAST",
+            "Host ports to offer", "31000-32000";
+        master_timeout: fixed Grace, "master-timeout", "MESONET_MASTER_TIMEOUT", "TIME",
+            "A master that is silent for so long is taken to be lost", "5s";
+        log: fixed String, "log", "MESONET_LOG", "FILTER",
+            "What is logged, such as info,mesonet_agent=debug", "info";
+        log_format: fixed LogFormat, "log-format", "MESONET_LOG_FORMAT", "FORM",
+            "The form of log lines: text or json", "text";
     }
 }
 
-/// Marathon's own port, on loopback, since the API asks nobody who they are.
-pub const HTTP_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
-
-/// Port 53 needs privileges.
-pub const DNS_DEFAULT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8053);
-
-/// All of 127/8 is local, so listening on VIPs in it needs no rights; 11 as in DC/OS' 11.0.0.0/8.
-pub const VIP_RANGE_DEFAULT: VipRange =
-    VipRange { first: Ipv4Addr::new(127, 11, 0, 0), last: Ipv4Addr::new(127, 11, 255, 255) };
-
-/// What Mesos agents offer by default.
-pub const HOST_PORTS_DEFAULT: PortSpan = PortSpan { first: 31_000, last: 32_000 };
-
-/// Marathon's `--local_port_min` and `--local_port_max`.
-pub const SERVICE_PORTS_DEFAULT: PortSpan = PortSpan { first: 10_000, last: 20_000 };
-
-/// Long enough for ordinary requests to end, short enough for a person to wait for.
-pub const DRAIN_GRACE_DEFAULT: Duration = Duration::from_secs(10);
-
-/// State changes that an operator could notice, and everything worse.
-pub const LOG_DEFAULT: &str = "info";
+settings! {
+    /// The network daemon of a node: serves names and virtual addresses.
+    NetSettings => NetOptions {
+        dir: fixed PathBuf, "dir", "MESONET_DIR", "DIR",
+            "Where the node's identity and the last view are; the agent's directory", "/var/lib/mesonet/node";
+        master: needed Masters, "master", "MESONET_MASTER", "HOST:PORT",
+            "Where masters are reached (UDP), separated by commas", "10.0.0.1:7070";
+        node: optional NodeName, "node", "MESONET_NODE", "NAME",
+            "The node's name, when it joins", "the host's name";
+        dns: fixed SocketAddr, "dns", "MESONET_DNS", "ADDR",
+            "Address of the DNS server, UDP and TCP", "127.0.0.1:8053";
+        datapath: fixed Datapath, "datapath", "MESONET_DATAPATH", "NAME",
+            "What balances VIPs: proxy, ebpf, auto or none", "proxy";
+        http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
+            "Address of the metrics", "127.0.0.1:8081";
+        stale_after: fixed Grace, "stale-after", "MESONET_STALE_AFTER", "TIME",
+            "Answers are marked stale when no master was heard for so long", "30s";
+        master_timeout: fixed Grace, "master-timeout", "MESONET_MASTER_TIMEOUT", "TIME",
+            "A master that is silent for so long is taken to be lost", "5s";
+        log: fixed String, "log", "MESONET_LOG", "FILTER",
+            "What is logged, such as info,mesonet_bus=debug", "info";
+        log_format: fixed LogFormat, "log-format", "MESONET_LOG_FORMAT", "FORM",
+            "The form of log lines: text or json", "text";
+    }
+}
 
 #[cfg(test)]
 mod tests {
+    use super::file;
     use super::*;
 
     #[test]
@@ -173,8 +152,27 @@ mod tests {
         let given = DevSettings { cpus: "2".parse().ok(), ..DevSettings::default() };
         let file = DevSettings { cpus: "8".parse().ok(), mem: "512".parse().ok(), ..DevSettings::default() };
         let options = given.or(file).with_defaults();
-        assert_eq!(options.cpus, Some(Scalar::from_units(2)));
-        assert_eq!(options.mem, Some(Scalar::from_units(512)));
-        assert_eq!(options.http, HTTP_DEFAULT);
+        assert_eq!(options.cpus, "2".parse().ok());
+        assert_eq!(options.mem, "512".parse().ok());
+        assert_eq!(options.http, "127.0.0.1:8080".parse().expect("address"));
+    }
+
+    /// Also: every default is a value of its setting, and every text is whole.
+    #[track_caller]
+    fn documented_is_the_default<S: Settings<Options: PartialEq + std::fmt::Debug>>() {
+        let text = S::documented();
+        let read: S = file::parse(&text).expect(&text);
+        assert_eq!(read.with_defaults(), S::default().with_defaults(), "{text}");
+        for setting in S::TEXTS {
+            assert!(text.contains(&format!("{} = ", setting.key)), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_documented_file_says_what_is_so_without_it() {
+        documented_is_the_default::<DevSettings>();
+        documented_is_the_default::<MasterSettings>();
+        documented_is_the_default::<AgentSettings>();
+        documented_is_the_default::<NetSettings>();
     }
 }

@@ -16,6 +16,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use mesonet_api::NodeOrder;
 pub use mesonet_api::State;
 use mesonet_marathon::{Command, Event, Marathon, Rejection, Reply};
 use mesonet_master::Master;
@@ -46,6 +47,15 @@ pub enum Input {
     Agent(AgentReport),
     /// A plane reports.
     Plane(PlaneReport),
+    /// A plane's node is not connected any more.
+    PlaneGone {
+        /// The node.
+        node: AgentId,
+        /// The plane.
+        plane: Plane,
+    },
+    /// An operator orders.
+    Node(NodeOrder),
     /// A user commands; the answer is a [`Release::Answer`] with the same number.
     Command {
         /// Chosen by the caller.
@@ -92,6 +102,13 @@ pub enum Release {
     },
     /// Tell those who listen to Marathon.
     Event(Event),
+    /// Tell an operator that lost agents are not given up because they are too many.
+    RemovalHeld {
+        /// How many are lost.
+        lost: usize,
+        /// Of how many.
+        of: usize,
+    },
     /// Tell an operator that part of a task's description has no effect.
     Warn {
         /// The task.
@@ -178,6 +195,22 @@ impl ControlPlane {
                 self.planes.insert((report.node.clone(), report.plane), report.clone());
                 Message::ToMaster(mesonet_master::Input::Plane(report))
             }
+            Input::PlaneGone { node, plane } => {
+                self.planes.remove(&(node.clone(), plane));
+                Message::ToMaster(mesonet_master::Input::PlaneGone { node, plane })
+            }
+            Input::Node(NodeOrder::Drain(agent)) => {
+                Message::ToMaster(mesonet_master::Input::DrainNode { agent })
+            }
+            Input::Node(NodeOrder::Undrain(agent)) => {
+                Message::ToMaster(mesonet_master::Input::UndrainNode { agent })
+            }
+            Input::Node(NodeOrder::Remove(agent)) => {
+                Message::ToMaster(mesonet_master::Input::RemoveNode { agent })
+            }
+            Input::Node(NodeOrder::ConfirmRemoval) => {
+                Message::ToMaster(mesonet_master::Input::ConfirmRemoval)
+            }
             Input::Command { number, command } => {
                 Message::ToMarathon(mesonet_marathon::Input::Command { number, command })
             }
@@ -226,6 +259,9 @@ impl ControlPlane {
             mesonet_master::Effect::Store(write) => records.keep(write),
             mesonet_master::Effect::Agent { agent, command } => {
                 releases.push(Release::Agent { agent, command });
+            }
+            mesonet_master::Effect::RemovalHeld { lost, of } => {
+                releases.push(Release::RemovalHeld { lost, of });
             }
             mesonet_master::Effect::Warn { task, message } => releases.push(Release::Warn { task, message }),
             mesonet_master::Effect::Framework { framework, event } => {
@@ -288,7 +324,6 @@ mod tests {
     use mesonet_model::{AppId, EndpointState, TaskState};
 
     use super::*;
-    use crate::config::{SERVICE_PORTS_DEFAULT, VIP_RANGE_DEFAULT};
     use crate::master_role::{MasterSettings, marathon_as_framework, recover_marathon, recover_master};
     use crate::{memory_agents, sample_app};
     use mesonet_store::Contents;
@@ -304,12 +339,7 @@ mod tests {
 
     impl Cluster {
         fn start(contents: &Contents) -> Self {
-            let settings = MasterSettings {
-                address: ([127, 0, 0, 1], 8080).into(),
-                vip_range: VIP_RANGE_DEFAULT,
-                service_ports: SERVICE_PORTS_DEFAULT,
-                drain_grace: Duration::from_secs(10),
-            };
+            let settings = MasterSettings::at(([127, 0, 0, 1], 8080).into());
             let now = Timestamp::from_millis(1_000_000);
             let (control_plane, first) = ControlPlane::start(
                 recover_master(&settings, contents, 1).expect("master"),
@@ -349,6 +379,7 @@ mod tests {
                             assert_eq!(self.answers.insert(number, answer), None, "one answer per command");
                         }
                         Release::Event(event) => self.events.push(event),
+                        Release::RemovalHeld { lost, of } => panic!("{lost} of {of} agents are lost"),
                         Release::Warn { task, message } => panic!("{task}: {message}"),
                     }
                 }

@@ -15,8 +15,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesonet_api::{Answer, Request, State};
-use mesonet_bus::{Publisher, Report};
+use mesonet_api::{Answer, NodeRequest, Request, State};
+use mesonet_bus::{PlaneNews, Publisher};
 use mesonet_marathon::{Event, Rejection, Reply};
 use mesonet_model::{AgentCommand, AgentId, AgentReport, Revision};
 use mesonet_store::{CommitError, Store};
@@ -36,6 +36,9 @@ pub const AGENT_COMMANDS_MAX: usize = 1024;
 /// Users' commands that wait for their turn. When the queue is full, the API answers 503. A turn takes some
 /// milliseconds for a commit, so this is about a second's worth of users who all wait for their answers.
 pub const REQUESTS_MAX: usize = 256;
+
+/// Operators' orders that wait for their turn.
+pub const NODE_REQUESTS_MAX: usize = 64;
 
 /// Events that a listener may lag behind before it loses some. A deployment of a thousand instances makes about
 /// four thousand events.
@@ -66,9 +69,11 @@ pub struct Inlets {
     /// Agents.
     pub agents: mpsc::Receiver<AgentReport>,
     /// Planes.
-    pub planes: mpsc::Receiver<Report>,
+    pub planes: mpsc::Receiver<PlaneNews>,
     /// Users.
     pub requests: mpsc::Receiver<Request>,
+    /// Operators.
+    pub nodes: mpsc::Receiver<NodeRequest>,
 }
 
 /// Where decisions go.
@@ -105,6 +110,8 @@ pub struct Driver<S> {
     outlets: Outlets,
     metrics: DriverMetrics,
     outbox: VecDeque<(AgentId, AgentCommand)>,
+    /// Operators that wait for the commit under way.
+    ordered: Vec<oneshot::Sender<Revision>>,
     waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Rejection>>>,
     requests_seen: u64,
 }
@@ -127,6 +134,7 @@ impl<S: Store + 'static> Driver<S> {
             outlets,
             metrics,
             outbox: VecDeque::new(),
+            ordered: Vec::new(),
             waiting: BTreeMap::new(),
             requests_seen: 0,
         }
@@ -170,8 +178,9 @@ impl<S: Store + 'static> Driver<S> {
                 biased;
                 () = send_one(&mut self.outbox, &self.outlets.agents), if has_mail => continue,
                 Some(report) = self.inlets.agents.recv() => Input::Agent(report),
-                Some(report) = self.inlets.planes.recv() => self.plane_input(report),
+                Some(news) = self.inlets.planes.recv() => self.plane_input(news),
                 Some(request) = self.inlets.requests.recv(), if takes_requests => self.command_input(request),
+                Some(request) = self.inlets.nodes.recv() => self.node_input(request),
                 () = &mut due => return Vec::new(),
             };
             return self.collect_queued(input);
@@ -183,8 +192,8 @@ impl<S: Store + 'static> Driver<S> {
         while inputs.len() < INPUTS_MAX {
             if let Ok(report) = self.inlets.agents.try_recv() {
                 inputs.push(Input::Agent(report));
-            } else if let Ok(report) = self.inlets.planes.try_recv() {
-                inputs.push(self.plane_input(report));
+            } else if let Ok(news) = self.inlets.planes.try_recv() {
+                inputs.push(self.plane_input(news));
             } else if self.outbox.len() < OUTBOX_MAX
                 && let Ok(request) = self.inlets.requests.try_recv()
             {
@@ -196,15 +205,25 @@ impl<S: Store + 'static> Driver<S> {
         inputs
     }
 
-    fn plane_input(&self, report: Report) -> Input {
-        self.metrics.observe_applied(report.report.plane, &report.latencies);
-        Input::Plane(report.report)
+    fn plane_input(&self, news: PlaneNews) -> Input {
+        match news {
+            PlaneNews::Report(report) => {
+                self.metrics.observe_applied(report.report.plane, &report.latencies);
+                Input::Plane(report.report)
+            }
+            PlaneNews::Gone { node, plane } => Input::PlaneGone { node, plane },
+        }
     }
 
     fn command_input(&mut self, request: Request) -> Input {
         self.requests_seen += 1;
         self.waiting.insert(self.requests_seen, request.answer);
         Input::Command { number: self.requests_seen, command: request.command }
+    }
+
+    fn node_input(&mut self, request: NodeRequest) -> Input {
+        self.ordered.push(request.answer);
+        Input::Node(request.order)
     }
 
     fn wait(&mut self) -> Duration {
@@ -226,6 +245,10 @@ impl<S: Store + 'static> Driver<S> {
         let revision = state.cluster.revision;
         self.outlets.views.publish(state.cluster.clone());
         self.outlets.state.send_replace(Some(state));
+        for ordered in self.ordered.drain(..) {
+            // Whoever ordered may have gone away.
+            let _ = ordered.send(revision);
+        }
         for release in batch.releases {
             self.release(release, revision);
         }
@@ -278,6 +301,7 @@ impl<S: Store + 'static> Driver<S> {
         end: &mut oneshot::Receiver<Ending>,
     ) -> Result<(), Ending> {
         self.waiting.clear();
+        self.ordered.clear();
         let until = Instant::now() + wait;
         loop {
             tokio::select! {
@@ -285,6 +309,7 @@ impl<S: Store + 'static> Driver<S> {
                 ending = &mut *end => return Err(ending.unwrap_or_default()),
                 () = tokio::time::sleep_until(until) => return Ok(()),
                 Some(request) = self.inlets.requests.recv() => drop(request),
+                Some(request) = self.inlets.nodes.recv() => drop(request),
             }
         }
     }
@@ -295,6 +320,13 @@ impl<S: Store + 'static> Driver<S> {
             Release::Answer { number, answer } => self.answer(number, answer, revision),
             // Nobody listens; that is all right.
             Release::Event(event) => drop(self.outlets.events.send(Arc::new(event))),
+            Release::RemovalHeld { lost, of } => {
+                tracing::warn!(
+                    lost,
+                    of,
+                    "Too many agents are lost at once, none is given up until confirmed"
+                );
+            }
             Release::Warn { task, message } => tracing::warn!(%task, message, "Task is only partly served"),
         }
     }
@@ -335,7 +367,6 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::config::{SERVICE_PORTS_DEFAULT, VIP_RANGE_DEFAULT};
     use crate::master_role::{AgentLink, MasterRole, MasterSettings};
     use crate::{memory_agents, sample_app};
 
@@ -374,12 +405,7 @@ mod tests {
     }
 
     fn start(store: FlakyStore) -> (MasterRole, AgentLink) {
-        let settings = MasterSettings {
-            address: ([127, 0, 0, 1], 8080).into(),
-            vip_range: VIP_RANGE_DEFAULT,
-            service_ports: SERVICE_PORTS_DEFAULT,
-            drain_grace: Duration::from_secs(10),
-        };
+        let settings = MasterSettings::at(([127, 0, 0, 1], 8080).into());
         MasterRole::start(store, &Contents::default(), &settings, &Registry::new()).expect("started")
     }
 

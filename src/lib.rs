@@ -1,7 +1,8 @@
 //! mesonet: service discovery and networking with its own compact cluster core.
 //!
 //! This crate is the composition root of the one binary: the only place that knows every capability.
-//! [`run_dev`] tells the whole story; [`config`] says what it can be told.
+//! [`run_dev`] tells the whole story in one process; [`run_master`], [`run_agent`] and [`run_net`] are its parts as
+//! processes of their own; [`config`] says what they can be told.
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ pub mod control_plane;
 mod driver;
 mod greeting;
 mod histogram;
+mod http;
 mod http_server;
 mod machine;
 mod master_role;
@@ -20,7 +22,9 @@ mod memory_agents;
 mod metrics;
 mod open_files;
 mod planes;
+mod process;
 mod process_metrics;
+mod roles;
 mod sample_app;
 mod sandboxes;
 mod signals;
@@ -30,3 +34,7 @@ mod telemetry;
 pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;
+pub use mesonet_bus::{AuthorityError, JoinToken, TokenRecord};
+pub use roles::{
+    InitError, NewToken, TokenRoles, create_token, init, revoke_token, run_agent, run_master, run_net, tokens,
+};

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use mesonet_model::{Resources, Scalar};
 
-use crate::config::DevOptions;
+use crate::config::{Amount, PortSpan};
 
 /// What a machine is taken to have if it does not say (as Mesos does).
 const MEM_UNKNOWN_MIB: i64 = 1024;
@@ -14,22 +14,36 @@ const DISK_UNKNOWN_MIB: i64 = 4096;
 const MEM_RESERVED_MIB: i64 = 1024;
 const DISK_RESERVED_MIB: i64 = 5120;
 
-/// What the options offer; where they leave it open, what the machine has less a reserve for the system.
-pub fn offered(options: &DevOptions, dir: &Path) -> Resources {
+/// What an operator wants to be offered; `None` where that is left open.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Cores.
+    pub cpus: Option<Amount>,
+    /// Memory in MiB.
+    pub mem: Option<Amount>,
+    /// Disk space in MiB.
+    pub disk: Option<Amount>,
+    /// Host ports.
+    pub host_ports: PortSpan,
+}
+
+/// What is wanted; where that is left open, what the machine has less a reserve for the system.
+pub fn offered(wanted: Wanted, dir: &Path) -> Resources {
+    let amount = |amount: Option<Amount>| amount.map(|Amount(scalar)| scalar);
     let cores =
         std::thread::available_parallelism().map_or(1, |cores| i64::try_from(cores.get()).unwrap_or(1));
     Resources {
-        cpus: options.cpus.unwrap_or(Scalar::from_units(cores)),
-        mem: options.mem.unwrap_or_else(|| {
+        cpus: amount(wanted.cpus).unwrap_or(Scalar::from_units(cores)),
+        mem: amount(wanted.mem).unwrap_or_else(|| {
             Scalar::from_units(without_reserve(mem_total_mib(), MEM_RESERVED_MIB).unwrap_or(MEM_UNKNOWN_MIB))
         }),
-        disk: options.disk.unwrap_or_else(|| {
+        disk: amount(wanted.disk).unwrap_or_else(|| {
             Scalar::from_units(
                 without_reserve(disk_free_mib(dir), DISK_RESERVED_MIB).unwrap_or(DISK_UNKNOWN_MIB),
             )
         }),
         gpus: Scalar::ZERO,
-        ports: options.host_ports.to_ranges(),
+        ports: wanted.host_ports.to_ranges(),
     }
 }
 

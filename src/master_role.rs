@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesonet_api::{Request, State};
+use mesonet_api::{NodeRequest, Request, State};
 use mesonet_bus::Feed;
 use mesonet_marathon::{Event, Marathon};
-use mesonet_master::Master;
+use mesonet_master::{FailureDetection, Master};
 use mesonet_model::{
     AgentCommand, AgentId, AgentReport, ClusterId, Framework, FrameworkId, MasterId, Timestamp, UuidSource,
 };
@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::WallClock;
-use crate::config::{PortSpan, VipRange};
+use crate::config::{Grace, MasterOptions, PortSpan, VipRange};
 use crate::control_plane::ControlPlane;
 use crate::driver::{self, Driver, Ending, Inlets, Outlets};
 use crate::metrics::{self, DriverMetrics};
@@ -40,6 +40,8 @@ const MARATHON_NAME: &str = "marathon";
 /// The role's settings.
 #[derive(Debug, Clone)]
 pub struct MasterSettings {
+    /// The cluster, if it has an authority that says which it is; else a new one is made up with the first start.
+    pub cluster: Option<ClusterId>,
     /// Where the API is reached.
     pub address: SocketAddr,
     /// Addresses of named VIPs.
@@ -48,6 +50,25 @@ pub struct MasterSettings {
     pub service_ports: PortSpan,
     /// The longest wait for open connections before a task is killed.
     pub drain_grace: Duration,
+    /// How long after its connection is lost an agent is unreachable.
+    pub unreachable_after: Duration,
+}
+
+impl MasterSettings {
+    /// The defaults, for an API at an address.
+    pub fn at(address: SocketAddr) -> Self {
+        let defaults = MasterOptions::default();
+        let Grace(drain_grace) = defaults.drain_grace;
+        let Grace(unreachable_after) = defaults.unreachable_after;
+        Self {
+            cluster: None,
+            address,
+            vip_range: defaults.vip_range,
+            service_ports: defaults.service_ports,
+            drain_grace,
+            unreachable_after,
+        }
+    }
 }
 
 /// A running control plane.
@@ -57,6 +78,8 @@ pub struct MasterRole {
     pub state: watch::Receiver<Option<Arc<State>>>,
     /// Where users' commands go.
     pub requests: mpsc::Sender<Request>,
+    /// Where operators' orders for nodes go.
+    pub nodes: mpsc::Sender<NodeRequest>,
     /// Marathon's events.
     pub events: broadcast::Sender<Arc<Event>>,
     /// Where planes subscribe.
@@ -97,16 +120,17 @@ impl MasterRole {
         let (reports, agents) = mpsc::channel(driver::AGENT_REPORTS_MAX);
         let (agent_commands, commands) = mpsc::channel(driver::AGENT_COMMANDS_MAX);
         let (requests, requests_in) = mpsc::channel(driver::REQUESTS_MAX);
+        let (nodes, nodes_in) = mpsc::channel(driver::NODE_REQUESTS_MAX);
         let (events, _) = broadcast::channel(driver::EVENTS_MAX);
         let (state_in, state) = watch::channel(None);
         let (end, ended) = oneshot::channel();
         let metrics = DriverMetrics::register(registry).context("cannot register metrics")?;
         metrics::register_state(registry, state.clone()).context("cannot register metrics")?;
-        let inlets = Inlets { agents, planes, requests: requests_in };
+        let inlets = Inlets { agents, planes, requests: requests_in, nodes: nodes_in };
         let outlets = Outlets { agents: agent_commands, views, state: state_in, events: events.clone() };
         let driver = Driver::new(control_plane, store, clock, inlets, outlets, metrics);
         let driver = tokio::spawn(driver.run(first, ended));
-        Ok((Self { state, requests, events, feed, driver, end }, AgentLink { reports, commands }))
+        Ok((Self { state, requests, nodes, events, feed, driver, end }, AgentLink { reports, commands }))
     }
 
     /// Ends the driver, after a commit under way.
@@ -131,9 +155,13 @@ pub(crate) fn recover_master(
         vip_range_v4: (settings.vip_range.first, settings.vip_range.last),
         vip_range_v6: VIP_RANGE_V6,
         drain_grace: settings.drain_grace,
+        failure_detection: FailureDetection {
+            unreachable_after: settings.unreachable_after,
+            ..FailureDetection::default()
+        },
         seed: seed.wrapping_add(1),
     };
-    let cluster = ClusterId::new(ids.next_uuid().to_string());
+    let cluster = settings.cluster.clone().unwrap_or_else(|| ClusterId::new(ids.next_uuid().to_string()));
     Master::recover(config, cluster, contents.revision, &contents.records)
         .context("cannot recover the master's state")
 }
@@ -166,7 +194,7 @@ pub(crate) fn marathon_as_framework(address: SocketAddr, now: Timestamp) -> Fram
 }
 
 /// A number that nobody can guess and that does not repeat.
-fn seed() -> anyhow::Result<u64> {
+pub(crate) fn seed() -> anyhow::Result<u64> {
     let mut bytes = [0; 8];
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut bytes))

@@ -18,7 +18,6 @@ use prometheus::Registry;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::config::{DRAIN_GRACE_DEFAULT, SERVICE_PORTS_DEFAULT, VIP_RANGE_DEFAULT};
 use crate::driver::Ending;
 use crate::histogram::Histogram;
 use crate::master_role::{MasterRole, MasterSettings};
@@ -79,12 +78,7 @@ impl MeasuredCluster {
         let (store, contents) = RedbStore::open(dir)?;
         let metrics = Registry::new();
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let settings = MasterSettings {
-            address: anywhere,
-            vip_range: VIP_RANGE_DEFAULT,
-            service_ports: SERVICE_PORTS_DEFAULT,
-            drain_grace: DRAIN_GRACE_DEFAULT,
-        };
+        let settings = MasterSettings::at(anywhere);
         let zone = mesonet_dns_zone::Config::default();
         let dns = mesonet_dns_server::Config { listen: vec![anywhere], zone };
         let dns = Server::start(dns, &metrics).await?;
@@ -92,7 +86,11 @@ impl MeasuredCluster {
         let mut others = JoinSet::new();
         others.spawn(memory_agents::run(AGENTS, link));
         let node = AgentId::new("measured");
-        others.spawn(planes::follow_with_dns(dns, master.feed.subscribe(node.clone(), Plane::Dns)));
+        others.spawn(planes::follow_with_dns(
+            dns,
+            master.feed.subscribe(node.clone(), Plane::Dns),
+            planes::always_fresh(),
+        ));
         let balancer = LoadBalancer::memory(&metrics);
         others.spawn(planes::follow_with_lb(balancer, master.feed.subscribe(node, Plane::Lb)));
         Ok(Self { master, metrics, others })

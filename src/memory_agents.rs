@@ -55,7 +55,9 @@ pub fn react(agent: &AgentId, command: &AgentCommand, now: Timestamp) -> Option<
     let status = match command {
         AgentCommand::Launch(spec) => status(agent, spec.key.clone(), TaskState::Running, now),
         AgentCommand::Kill { task, .. } => status(agent, task.clone(), TaskState::Killed, now),
-        AgentCommand::Registered { .. } | AgentCommand::Acknowledge { .. } => return None,
+        AgentCommand::Registered { .. } | AgentCommand::Reregister | AgentCommand::Acknowledge { .. } => {
+            return None;
+        }
     };
     Some(AgentReport::Status(Box::new(status)))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_api::State;
-use mesonet_model::{Plane, TaskState};
+use mesonet_model::{AgentState, ClusterView, Plane, TaskState};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{Histogram, HistogramOpts, HistogramVec, IntCounter, IntGauge, IntGaugeVec, Opts, Registry};
@@ -85,6 +85,9 @@ pub fn register_state(
 struct StateCollector {
     state: watch::Receiver<Option<Arc<State>>>,
     tasks: IntGaugeVec,
+    agents: IntGaugeVec,
+    agents_draining: IntGauge,
+    removal_held: IntGauge,
     apps: IntGauge,
     deployments: IntGauge,
     committed: IntGauge,
@@ -99,6 +102,12 @@ impl StateCollector {
                 Opts::new("mesonet_tasks", "Tasks that have not ended, by state."),
                 &["state"],
             )?,
+            agents: IntGaugeVec::new(Opts::new("mesonet_agents", "Agents, by state."), &["state"])?,
+            agents_draining: IntGauge::new("mesonet_agents_draining", "Agents that are to be empty.")?,
+            removal_held: IntGauge::new(
+                "mesonet_agents_removal_held",
+                "1 if agents that do not answer are not given up because too many are lost at once, else 0.",
+            )?,
             apps: IntGauge::new("mesonet_apps", "Marathon apps.")?,
             deployments: IntGauge::new("mesonet_deployments", "Marathon deployments under way.")?,
             committed: IntGauge::new("mesonet_revision_committed", "The newest committed revision.")?,
@@ -109,8 +118,30 @@ impl StateCollector {
         })
     }
 
-    fn parts(&self) -> [&dyn Collector; 5] {
-        [&self.tasks, &self.apps, &self.deployments, &self.committed, &self.applied]
+    fn parts(&self) -> [&dyn Collector; 8] {
+        [
+            &self.tasks,
+            &self.agents,
+            &self.agents_draining,
+            &self.removal_held,
+            &self.apps,
+            &self.deployments,
+            &self.committed,
+            &self.applied,
+        ]
+    }
+
+    fn count_agents(&self, cluster: &ClusterView) {
+        let states =
+            [AgentState::Active, AgentState::Recovered, AgentState::Suspect, AgentState::Unreachable];
+        for state in states {
+            let count = cluster.agents.values().filter(|agent| agent.state == state).count();
+            self.agents.with_label_values(&[state.as_str()]).set(as_gauge(count));
+        }
+        let draining = cluster.agents.values().filter(|agent| agent.draining).count();
+        self.agents_draining.set(as_gauge(draining));
+        let is_held = cluster.masters.values().any(|master| master.removal_held);
+        self.removal_held.set(is_held.into());
     }
 }
 
@@ -133,6 +164,7 @@ impl Collector for StateCollector {
             for (state, count) in tasks {
                 self.tasks.with_label_values(&[state.as_str()]).set(count);
             }
+            self.count_agents(&state.cluster);
             self.apps.set(as_gauge(state.marathon.apps.len()));
             self.deployments.set(as_gauge(state.marathon.deployments.len()));
             self.committed.set(as_gauge(state.cluster.revision.0));

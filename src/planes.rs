@@ -1,17 +1,79 @@
 //! The planes of a node: each follows the bus, puts what it sees into effect, and reports back.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use mesonet_bus::Subscriber;
+use anyhow::{Context as _, bail};
+use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::Server;
 use mesonet_lb_dataplane::{LoadBalancer, RETRY_INTERVAL};
-use mesonet_model::Revision;
+use mesonet_model::{AgentId, Plane, Revision};
+use prometheus::Registry;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-/// Serves names until the control plane is gone.
-pub async fn follow_with_dns(mut server: Server, mut subscriber: Subscriber) {
-    while let Some(update) = subscriber.next().await {
-        server.apply(&update.view, &update.delta);
-        subscriber.report(update.view.revision, BTreeSet::new(), BTreeMap::new()).await;
+use crate::config::Datapath;
+
+/// Refuses a data path that this version does not have.
+///
+/// # Errors
+/// When it is one.
+pub fn refuse_missing(datapath: Datapath) -> anyhow::Result<()> {
+    match datapath {
+        Datapath::Ebpf => bail!("data path ebpf is not part of this version: use --datapath proxy"),
+        Datapath::Proxy | Datapath::Auto | Datapath::None => Ok(()),
+    }
+}
+
+/// Starts to answer for names: SERVFAIL until the plane follows.
+///
+/// # Errors
+/// When the address is taken or not this machine's.
+pub async fn start_dns(address: SocketAddr, metrics: &Registry) -> anyhow::Result<Server> {
+    let zone = mesonet_dns_zone::Config::default();
+    let config = mesonet_dns_server::Config { listen: vec![address], zone };
+    Server::start(config, metrics)
+        .await
+        .with_context(|| format!("cannot serve names on {address} (choose another address with --dns)"))
+}
+
+/// Starts to balance, if a data path is wanted.
+pub fn start_lb(
+    datapath: Datapath,
+    feed: &Feed,
+    node: &AgentId,
+    metrics: &Registry,
+    tasks: &mut JoinSet<()>,
+) {
+    match datapath {
+        Datapath::None => {}
+        Datapath::Proxy | Datapath::Auto | Datapath::Ebpf => {
+            let subscriber = feed.subscribe(node.clone(), Plane::Lb);
+            tasks.spawn(follow_with_lb(LoadBalancer::proxy(metrics), subscriber));
+        }
+    }
+}
+
+/// What a plane beside its control plane is told of its view's age.
+pub fn always_fresh() -> watch::Receiver<bool> {
+    watch::channel(false).1
+}
+
+/// Serves names until the control plane is gone. Answers are marked while `stale` says so.
+pub async fn follow_with_dns(
+    mut server: Server,
+    mut subscriber: Subscriber,
+    mut stale: watch::Receiver<bool>,
+) {
+    loop {
+        tokio::select! {
+            update = subscriber.next() => {
+                let Some(update) = update else { return };
+                server.apply(&update.view, &update.delta);
+                subscriber.report(update.view.revision, BTreeSet::new(), BTreeMap::new()).await;
+            }
+            Ok(()) = stale.changed() => server.set_stale(*stale.borrow_and_update()),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The API's look at the files of tasks.
 
+use std::io;
 use std::path::PathBuf;
 
 use mesonet_agent::ReadSandboxError;
@@ -11,6 +12,25 @@ use mesonet_model::TaskKey;
 pub struct LocalSandboxes {
     /// The agent's work directory.
     pub agent_dir: PathBuf,
+}
+
+/// Stands for the sandboxes of agents in other processes, which the master cannot read.
+#[derive(Debug)]
+pub struct RemoteSandboxes;
+
+impl SandboxReader for RemoteSandboxes {
+    fn read(
+        &self,
+        task: &TaskKey,
+        file: &str,
+        _offset: Option<u64>,
+        _length: Option<u64>,
+    ) -> Result<SandboxChunk, SandboxError> {
+        let why =
+            "a master does not read the sandboxes of its agents: look below DIR/agent on the task's node";
+        let source = io::Error::new(io::ErrorKind::Unsupported, why);
+        Err(SandboxError::Io { task: task.to_string(), file: file.to_owned(), source })
+    }
 }
 
 impl SandboxReader for LocalSandboxes {

@@ -129,3 +129,53 @@ fn tasks_of_a_cluster_without_a_directory_end_with_it_also_when_it_is_killed() {
     node.wait().expect("ends");
     eventually("both processes have ended", || processes.iter().all(|path| !path.exists()).then_some(()));
 }
+
+#[test]
+fn the_files_that_are_shipped_are_the_documented_defaults() {
+    for role in ["master", "agent", "net"] {
+        let output = Command::new(PROGRAM).args(["config", "default", role]).output().expect("run");
+        assert!(output.status.success(), "{output:?}");
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("deploy/config/{role}.toml"));
+        let shipped = fs::read_to_string(&file).expect("the file");
+        let printed = String::from_utf8(output.stdout).expect("text");
+        assert_eq!(shipped, printed, "mesonet config default {role} > {}", file.display());
+    }
+}
+
+#[test]
+fn a_node_that_cannot_join_says_what_it_lacks() {
+    let dir = tempfile::tempdir().expect("directory");
+    for (role, arguments, expected) in [
+        ("agent", &["--master", "127.0.0.1:1"][..], "give --join TOKEN"),
+        ("net", &["--dns", "127.0.0.1:0"], "give --master HOST:PORT"),
+        ("master", &["--http", "127.0.0.1:0"], "mesonet init --dir DIR"),
+    ] {
+        let mut command = Command::new(PROGRAM);
+        let output = command.arg(role).arg("--dir").arg(dir.path()).args(arguments).output().expect("run");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(expected), "{role}: {said}");
+    }
+}
+
+#[test]
+fn tokens_are_listed_and_revoked_in_the_masters_directory() {
+    let dir = tempfile::tempdir().expect("directory");
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(PROGRAM);
+        let output = command.args(arguments).arg("--dir").arg(dir.path().join("m")).output().expect("run");
+        let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
+        (output.status.success(), said.concat())
+    };
+    assert!(!run(&["join-token", "list"]).0, "there is no cluster");
+    let (made, said) = run(&["init"]);
+    assert!(made && said.contains("--join mesonet1."), "{said}");
+    assert!(!run(&["init"]).0, "a cluster is made once");
+    let (_, token) = run(&["join-token", "create", "--ttl", "2h", "--uses", "7"]);
+    let id = token.trim().split('.').nth(2).expect("an id").to_owned();
+    let (_, list) = run(&["join-token", "list"]);
+    assert!(list.lines().any(|line| line.contains(&id) && line.contains('7')), "{list}");
+    assert!(run(&["join-token", "revoke", &id]).0);
+    assert!(!run(&["join-token", "list"]).1.contains(&id));
+    let (again, said) = run(&["join-token", "revoke", &id]);
+    assert!(!again && said.contains(&id), "{said}");
+}

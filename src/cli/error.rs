@@ -43,6 +43,9 @@ pub enum CommandError {
     /// The name server could not be asked, or has no such name.
     #[error(transparent)]
     Query(#[from] QueryError),
+    /// What an operator wanted of the master's directory was not done.
+    #[error(transparent)]
+    Operate(Box<dyn std::error::Error + Send + Sync>),
     /// The change was accepted, but did not lead to what was asked for.
     #[error("{0}")]
     Failed(String),
@@ -59,6 +62,7 @@ impl CommandError {
             | Self::ParseFile { .. }
             | Self::Api(_)
             | Self::Query(_)
+            | Self::Operate(_)
             | Self::Failed(_) => ExitCode::FAILURE,
         }
     }

@@ -7,12 +7,13 @@ mod app_update;
 mod client;
 mod converge;
 mod deployment;
-mod dev;
 mod dns;
 mod duration;
 mod error;
 mod node;
+mod operate;
 mod output;
+mod role;
 mod service;
 mod table;
 mod task;
@@ -23,6 +24,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use mesonet::config::{AgentSettings, DevSettings, MasterSettings, NetSettings};
 use mesonet_model::Timestamp;
 use serde_json::Value;
 use ureq::http::Method;
@@ -61,7 +63,21 @@ struct GlobalArguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a local cluster: master, agent and network daemon in one process
-    Dev(dev::DevArguments),
+    Dev(role::RoleArguments<DevSettings>),
+    /// Make a new cluster in a master's directory, and say what to do next
+    Init(operate::InitArguments),
+    /// Tokens with which nodes join; on the master's host
+    #[command(subcommand)]
+    JoinToken(operate::TokenCommand),
+    /// Run a master
+    Master(role::RoleArguments<MasterSettings>),
+    /// Run this node's agent
+    Agent(role::NodeArguments<AgentSettings>),
+    /// Run this node's network daemon
+    Net(role::NodeArguments<NetSettings>),
+    /// Configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
     /// Apps: add, list, show, update, scale, restart, remove
     #[command(subcommand)]
     App(app::AppCommand),
@@ -77,7 +93,7 @@ enum Command {
     /// Names of the cluster
     #[command(subcommand)]
     Dns(dns::DnsCommand),
-    /// Nodes that run tasks
+    /// Nodes of the cluster
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Wait until every node has applied a revision
@@ -86,6 +102,17 @@ enum Command {
     Completions {
         /// The shell
         shell: Shell,
+    },
+}
+
+/// `mesonet config …`
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print the file that says what is so without it, with the meaning of every setting
+    Default {
+        /// The role that reads it
+        #[arg(value_enum, default_value = "dev")]
+        role: role::Role,
     },
 }
 
@@ -102,7 +129,15 @@ pub fn run() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
     let session = Session { client: Client::new(&global.api), output: Output::new(global.json), now: now() };
     let result = match command {
-        Command::Dev(arguments) => return run_dev(arguments),
+        Command::Dev(arguments) => return ended(role::run_dev(arguments)),
+        Command::Master(arguments) => return ended(role::run_master(arguments)),
+        Command::Agent(arguments) => return ended(role::run_agent(arguments)),
+        Command::Net(arguments) => return ended(role::run_net(arguments)),
+        Command::Init(arguments) => operate::init(&arguments, &session.output),
+        Command::JoinToken(command) => operate::run_token(&command, &session),
+        Command::Config(ConfigCommand::Default { role }) => {
+            session.output.bytes(role::default_file(role).as_bytes())
+        }
         Command::App(command) => app::run(command, &session),
         Command::Task(command) => task::run(command, &session),
         Command::Deployment(command) => deployment::run(&command, &session),
@@ -122,8 +157,9 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn run_dev(arguments: dev::DevArguments) -> ExitCode {
-    match dev::run(arguments) {
+/// How a process ends that has run a role.
+fn ended(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             output::warn(&format!("error: {error:#}"));
@@ -191,6 +227,10 @@ mod tests {
             &["app", "update", "web"],
             &["converge", "--timeout", "soon"],
             &["dns", "query", "a", "XYZ"],
+            &["agent", "--join", "no-token"],
+            &["net", "--master", "nowhere"],
+            &["join-token", "create", "--uses", "0"],
+            &["config", "default", "king"],
             &["nonsense"],
         ] {
             let error =

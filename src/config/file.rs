@@ -8,7 +8,7 @@ use std::str::FromStr;
 use thiserror::Error;
 use toml::{Table, Value};
 
-use super::DevSettings;
+use super::Settings;
 
 /// The configuration file cannot be used.
 #[derive(Debug, Error)]
@@ -68,7 +68,7 @@ impl fmt::Display for OnLines<'_> {
     }
 }
 
-pub(super) fn read(path: &Path) -> Result<DevSettings, ConfigError> {
+pub(super) fn read<S: Settings>(path: &Path) -> Result<S, ConfigError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let table = text
@@ -77,30 +77,16 @@ pub(super) fn read(path: &Path) -> Result<DevSettings, ConfigError> {
     settings(table).map_err(|problems| ConfigError::Problems { path: path.to_owned(), problems })
 }
 
-fn settings(table: Table) -> Result<DevSettings, Vec<ConfigProblem>> {
+fn settings<S: Settings>(table: Table) -> Result<S, Vec<ConfigProblem>> {
     let mut keys = Keys::new(table);
-    let settings = DevSettings {
-        dir: keys.take("dir"),
-        http: keys.take("http"),
-        dns: keys.take("dns"),
-        datapath: keys.take("datapath"),
-        overlay: keys.take("overlay"),
-        vip_range: keys.take("vip-range"),
-        cpus: keys.take("cpus"),
-        mem: keys.take("mem"),
-        disk: keys.take("disk"),
-        host_ports: keys.take("host-ports"),
-        service_ports: keys.take("service-ports"),
-        drain_grace: keys.take("drain-grace"),
-        log: keys.take("log"),
-        log_format: keys.take("log-format"),
-    };
+    let settings = S::take(&mut keys);
     keys.finish()?;
     Ok(settings)
 }
 
 /// The keys of a table that nobody has asked for yet, and what was wrong with the others.
-struct Keys {
+#[derive(Debug)]
+pub struct Keys {
     left: BTreeMap<String, Value>,
     asked: Vec<&'static str>,
     problems: Vec<ConfigProblem>,
@@ -111,7 +97,8 @@ impl Keys {
         Self { left: table.into_iter().collect(), asked: Vec::new(), problems: Vec::new() }
     }
 
-    fn take<T: FromStr<Err: fmt::Display>>(&mut self, key: &'static str) -> Option<T> {
+    /// Takes the value of a key; what is wrong with it is kept for the end.
+    pub(super) fn take<T: FromStr<Err: fmt::Display>>(&mut self, key: &'static str) -> Option<T> {
         self.asked.push(key);
         let value = self.left.remove(key)?;
         let parsed = as_text(&value).and_then(|text| text.parse().map_err(|e: T::Err| e.to_string()));
@@ -137,19 +124,21 @@ fn as_text(value: &Value) -> Result<String, String> {
     }
 }
 
+/// Settings from a file's text, which is TOML.
+#[cfg(test)]
+pub(super) fn parse<S: Settings>(text: &str) -> Result<S, Vec<ConfigProblem>> {
+    settings(text.parse().expect("toml"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Datapath, Grace, PortSpan};
+    use crate::config::{Datapath, DevSettings, Grace, PortSpan};
     use std::time::Duration;
-
-    fn parse(text: &str) -> Result<DevSettings, Vec<ConfigProblem>> {
-        settings(text.parse().expect("toml"))
-    }
 
     #[test]
     fn every_setting_is_read_in_its_text_form() {
-        let settings = parse(
+        let settings: DevSettings = parse(
             "http = \"127.0.0.1:9000\"\ndatapath = \"none\"\ncpus = 2.5\nmem = 1024\n\
              host-ports = \"40000-40010\"\ndrain-grace = \"500ms\"",
         )
@@ -165,7 +154,8 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_reported_at_once() {
-        let problems = parse("http = \"nowhere\"\nhttps = 1\ncpus = true\n").expect_err("three mistakes");
+        let problems =
+            parse::<DevSettings>("http = \"nowhere\"\nhttps = 1\ncpus = true\n").expect_err("three mistakes");
         let text = OnLines(&problems).to_string();
         assert_eq!(problems.len(), 3, "{text}");
         for expected in ["http: ", "unknown key 'https'", "cpus: expected text or a number, not boolean"] {

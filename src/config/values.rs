@@ -70,6 +70,10 @@ pub struct VipRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grace(pub Duration);
 
+/// Where masters are reached, `HOST:PORT` each, separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Masters(pub Vec<String>);
+
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum LogFormat {
@@ -223,6 +227,32 @@ impl FromStr for Grace {
     }
 }
 
+// === impl Masters ===
+
+impl fmt::Display for Masters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+impl FromStr for Masters {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let is_address = |part: &str| {
+            part.rsplit_once(':').is_some_and(|(host, port)| {
+                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
+            })
+        };
+        let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+        if parts.iter().all(|part| is_address(part)) {
+            Ok(Self(parts))
+        } else {
+            Err(error(text, "list of masters", "HOST:PORT, such as 10.0.0.1:7070"))
+        }
+    }
+}
+
 // === impl LogFormat ===
 
 impl FromStr for LogFormat {
@@ -284,6 +314,21 @@ mod tests {
         }
         for text in ["0", "-1", "NaN", "inf", "two"] {
             assert!(text.parse::<Amount>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn masters_have_a_host_and_a_port() {
+        for (text, expected) in [
+            ("a:1", vec!["a:1"]),
+            ("10.0.0.1:7070, b.c:7071", vec!["10.0.0.1:7070", "b.c:7071"]),
+            ("[::1]:7070", vec!["[::1]:7070"]),
+        ] {
+            let Masters(masters) = text.parse().expect(text);
+            assert_eq!(masters, expected);
+        }
+        for text in ["", "a", "a:", ":1", "a:0", "a:1,", "a:70000"] {
+            assert!(text.parse::<Masters>().is_err(), "{text}");
         }
     }
 }

@@ -203,7 +203,23 @@ fn bad_usage_and_a_missing_cluster_are_told_apart() {
         "error: cannot reach the API at http://127.0.0.1:1: connection refused; is `mesonet dev` running?\n"
     );
     let help = run(&["--help"]).success();
-    for command in ["dev", "app", "task", "deployment", "service", "dns", "node", "converge", "completions"] {
+    for command in [
+        "dev",
+        "app",
+        "task",
+        "deployment",
+        "service",
+        "dns",
+        "node",
+        "converge",
+        "completions",
+        "init",
+        "join-token",
+        "master",
+        "agent",
+        "net",
+        "config",
+    ] {
         assert!(help.contains(command), "{command} in {help}");
     }
 }

@@ -1,14 +1,15 @@
 //! End-to-end tests: the built binary as a user runs it, asked by the clients that users have (dig, curl, wrk, the
 //! `dcos` CLI and the `marathon` library for Python).
 //!
-//! Every test has a cluster of its own, with ports and addresses of its own, so that they run side by side. None needs
-//! root. A missing program fails the test that needs it.
+//! Every test has a cluster of its own, with ports and addresses of its own, so that they run side by side. Those
+//! of many nodes need root and make network namespaces; the others do not. A missing program fails the test that needs it.
 
 #![forbid(unsafe_code)]
 
 mod bad_input;
 mod change;
 mod clients;
+mod cluster;
 mod command_line;
 mod harness;
 mod network;

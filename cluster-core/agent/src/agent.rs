@@ -123,6 +123,7 @@ impl Agent {
     fn command(&mut self, command: AgentCommand) {
         match command {
             AgentCommand::Registered { agent } => self.registered(agent),
+            AgentCommand::Reregister => self.register(),
             AgentCommand::Launch(spec) => self.launch(*spec),
             AgentCommand::Kill { task, grace } => self.kill(&task, grace),
             AgentCommand::Acknowledge { task, uuid } => self.acknowledge(&task, uuid),

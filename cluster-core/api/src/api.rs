@@ -8,11 +8,11 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use mesonet_marathon::Command;
-use mesonet_model::{AppDefinition, Timestamp};
+use mesonet_model::{AppDefinition, Revision, Timestamp};
 use tokio::sync::{broadcast, oneshot};
 
 use crate::call::Call;
-use crate::context::{self, Answer, Context, State};
+use crate::context::{self, Answer, Context, NodeOrder, NodeRequest, State};
 use crate::failure::Failure;
 use crate::{respond, routes};
 
@@ -76,6 +76,20 @@ impl Api {
         let exchange = async {
             self.context.requests.send(request).await.map_err(|_| gone)?;
             Ok(answered.await.map_err(|_| unstored)??)
+        };
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
+            .await
+            .unwrap_or(Err(Failure::Unavailable("The control plane does not answer in time")))
+    }
+
+    /// Has the master carry out an order; the change is visible in the state when this returns.
+    pub(crate) async fn order(&self, order: NodeOrder) -> Result<Revision, Failure> {
+        let (answer, answered) = oneshot::channel();
+        let gone = Failure::Unavailable("The control plane is stopping");
+        let exchange = async {
+            let request = NodeRequest { order, answer };
+            self.context.nodes.send(request).await.map_err(|_| gone.clone())?;
+            answered.await.map_err(|_| gone)
         };
         tokio::time::timeout(ANSWER_TIMEOUT, exchange)
             .await

@@ -16,6 +16,8 @@ pub struct Context {
     pub state: watch::Receiver<Option<Arc<State>>>,
     /// Where commands go.
     pub requests: mpsc::Sender<Request>,
+    /// Where operators' orders for nodes go.
+    pub nodes: mpsc::Sender<NodeRequest>,
     /// Marathon's events; each subscriber to the event stream gets a receiver of its own.
     pub events: broadcast::Sender<Arc<Event>>,
     /// What `/metrics` shows.
@@ -44,6 +46,29 @@ pub struct Request {
     pub command: Command,
     /// Where the answer goes, after the change is committed and visible in [`Context::state`].
     pub answer: oneshot::Sender<Result<Answer, Rejection>>,
+}
+
+/// What an operator wants of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeOrder {
+    /// To be empty: its tasks move elsewhere, and nothing new is placed on it.
+    Drain(AgentId),
+    /// To be used again.
+    Undrain(AgentId),
+    /// To be forgotten with all that ran on it, because it is gone for good.
+    Remove(AgentId),
+    /// That all nodes that are lost are given up, although they are many.
+    ConfirmRemoval,
+}
+
+/// An order on its way to the master.
+#[derive(Debug)]
+pub struct NodeRequest {
+    /// The order.
+    pub order: NodeOrder,
+    /// Where the revision goes that the order is in effect with, after it is committed and visible in
+    /// [`Context::state`].
+    pub answer: oneshot::Sender<Revision>,
 }
 
 /// The answer to a command that was carried out.

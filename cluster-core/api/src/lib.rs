@@ -20,4 +20,6 @@ mod respond;
 mod routes;
 
 pub use api::router;
-pub use context::{Answer, Context, Request, SandboxChunk, SandboxError, SandboxReader, State};
+pub use context::{
+    Answer, Context, NodeOrder, NodeRequest, Request, SandboxChunk, SandboxError, SandboxReader, State,
+};

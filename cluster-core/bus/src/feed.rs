@@ -22,6 +22,20 @@ pub struct Report {
     pub latencies: Vec<Duration>,
 }
 
+/// What reaches the control plane from planes, in order.
+#[derive(Debug)]
+pub enum PlaneNews {
+    /// A plane reports.
+    Report(Report),
+    /// A plane's node is not connected any more. Said by the bus.
+    Gone {
+        /// The node.
+        node: AgentId,
+        /// The plane.
+        plane: Plane,
+    },
+}
+
 /// Where the control plane puts each new view.
 #[derive(Debug)]
 pub struct Publisher {
@@ -33,12 +47,12 @@ pub struct Publisher {
 #[derive(Debug, Clone)]
 pub struct Feed {
     pub(crate) views: watch::Receiver<Option<Arc<ClusterView>>>,
-    pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) reports: mpsc::Sender<PlaneNews>,
     pub(crate) commits: Arc<CommitLog>,
 }
 
 /// A bus within this process: its two ends, and the planes' reports.
-pub fn channel() -> (Publisher, Feed, mpsc::Receiver<Report>) {
+pub fn channel() -> (Publisher, Feed, mpsc::Receiver<PlaneNews>) {
     let (views_in, views) = watch::channel(None);
     let (reports, reports_out) = mpsc::channel(REPORTS_MAX);
     let commits = Arc::new(CommitLog::default());

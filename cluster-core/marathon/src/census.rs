@@ -21,11 +21,22 @@ pub(crate) enum Standing {
     Away,
 }
 
+/// What an instance is counted with. Their order is the one in which they are killed among those that stand alike.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Generation {
+    /// It is on an agent that is to be empty, whatever its configuration.
+    Leaving,
+    /// It is of an older configuration.
+    Old,
+    /// It is of the configuration in force.
+    Current,
+}
+
 /// Where an instance is counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// Whether it is of the configuration in force.
-    pub(crate) is_current: bool,
+    /// What it is counted with.
+    pub(crate) generation: Generation,
     /// How it stands.
     pub(crate) standing: Standing,
     /// Its place among those that stand alike: the smallest is killed first.
@@ -34,94 +45,96 @@ pub(crate) struct Entry {
     pub(crate) task: TaskId,
 }
 
-/// The instances of an app, those of older configurations apart from those of the one in force.
+/// The instances of an app by generation.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
-    old: Generation,
-    current: Generation,
+    leaving: Tally,
+    old: Tally,
+    current: Tally,
 }
 
-/// The instances of one configuration or of all older ones.
+/// The instances of one generation.
 #[derive(Debug, Default)]
-pub(crate) struct Generation {
+pub(crate) struct Tally {
     kill_order: BTreeSet<(Standing, i64, TaskId)>,
     serving: usize,
     doomed: usize,
 }
 
+impl Generation {
+    /// All generations.
+    pub(crate) const ALL: [Self; 3] = [Self::Leaving, Self::Old, Self::Current];
+}
+
 impl Census {
     /// Counts an instance.
     pub(crate) fn insert(&mut self, entry: Entry) {
-        self.generation(entry.is_current).insert(entry);
+        self.tally_mut(entry.generation).insert(entry);
     }
 
     /// Counts an instance no more; it must be given as it was counted.
     pub(crate) fn remove(&mut self, entry: Entry) {
-        self.generation(entry.is_current).remove(entry);
+        self.tally_mut(entry.generation).remove(entry);
     }
 
-    /// Instances of older configurations.
-    pub(crate) fn old(&self) -> &Generation {
-        &self.old
+    /// Instances that are wanted, of these generations.
+    pub(crate) fn wanted(&self, generations: &[Generation]) -> usize {
+        self.tallies(generations).map(|tally| tally.kill_order.len()).sum()
     }
 
-    /// Instances of the configuration in force.
-    pub(crate) fn current(&self) -> &Generation {
-        &self.current
-    }
-
-    /// Instances that are wanted, whatever their configuration.
-    pub(crate) fn wanted(&self) -> usize {
-        self.old.wanted() + self.current.wanted()
-    }
-
-    /// Wanted instances that run.
-    pub(crate) fn serving(&self) -> usize {
-        self.old.serving + self.current.serving
+    /// Wanted instances that run, of these generations.
+    pub(crate) fn serving(&self, generations: &[Generation]) -> usize {
+        self.tallies(generations).map(|tally| tally.serving).sum()
     }
 
     /// Instances whose end was asked for.
     pub(crate) fn doomed(&self) -> usize {
-        self.old.doomed + self.current.doomed
+        self.tallies(&Generation::ALL).map(|tally| tally.doomed).sum()
     }
 
     /// Instances that take up room: all but those that are given up.
     pub(crate) fn live(&self) -> usize {
-        self.wanted() + self.doomed()
+        self.wanted(&Generation::ALL) + self.doomed()
     }
 
-    /// The wanted instances to kill first; older configurations go first among those that stand alike.
-    pub(crate) fn victims(&self, count: usize) -> Vec<TaskId> {
-        let old =
-            self.old.kill_order.iter().take(count).map(|(standing, age, task)| (*standing, 0, *age, task));
-        let current = self.current.kill_order.iter().take(count);
-        let current = current.map(|(standing, age, task)| (*standing, 1, *age, task));
-        let mut all: Vec<_> = old.chain(current).collect();
+    /// Whether instances take up room on agents that are to be empty.
+    pub(crate) fn is_leaving(&self) -> bool {
+        !self.leaving.kill_order.is_empty() || self.leaving.doomed > 0
+    }
+
+    /// The wanted instances of these generations to kill first.
+    pub(crate) fn victims(&self, generations: &[Generation], count: usize) -> Vec<TaskId> {
+        let firsts = generations.iter().flat_map(|generation| {
+            let first = self.tally(*generation).kill_order.iter().take(count);
+            first.map(|(standing, age, task)| (*standing, *generation, *age, task))
+        });
+        let mut all: Vec<_> = firsts.collect();
         all.sort_unstable();
         all.into_iter().take(count).map(|(.., task)| task.clone()).collect()
     }
 
-    fn generation(&mut self, is_current: bool) -> &mut Generation {
-        if is_current { &mut self.current } else { &mut self.old }
+    fn tallies(&self, generations: &[Generation]) -> impl Iterator<Item = &Tally> {
+        generations.iter().map(|generation| self.tally(*generation))
+    }
+
+    fn tally(&self, generation: Generation) -> &Tally {
+        match generation {
+            Generation::Leaving => &self.leaving,
+            Generation::Old => &self.old,
+            Generation::Current => &self.current,
+        }
+    }
+
+    fn tally_mut(&mut self, generation: Generation) -> &mut Tally {
+        match generation {
+            Generation::Leaving => &mut self.leaving,
+            Generation::Old => &mut self.old,
+            Generation::Current => &mut self.current,
+        }
     }
 }
 
-impl Generation {
-    /// Instances that are wanted.
-    pub(crate) fn wanted(&self) -> usize {
-        self.kill_order.len()
-    }
-
-    /// Wanted instances that run.
-    pub(crate) fn serving(&self) -> usize {
-        self.serving
-    }
-
-    /// The wanted instances to kill first.
-    pub(crate) fn victims(&self, count: usize) -> Vec<TaskId> {
-        self.kill_order.iter().take(count).map(|(.., task)| task.clone()).collect()
-    }
-
+impl Tally {
     fn insert(&mut self, entry: Entry) {
         match entry.standing {
             Standing::Doomed => self.doomed += 1,

@@ -9,7 +9,7 @@ use mesonet_model::{
 use serde::{Deserialize, Serialize};
 
 use crate::InstanceView;
-use crate::census::{Entry, Standing};
+use crate::census::{Entry, Generation, Standing};
 
 /// A kill is asked for again after this time without an answer. Longer than the default drain grace, so that an
 /// ordinary drain is not asked for twice.
@@ -33,6 +33,9 @@ pub(crate) struct Instance {
     pub(crate) unreachable_since: Option<Timestamp>,
     /// Whether it is replaced because its agent does not answer.
     pub(crate) is_given_up: bool,
+    /// Whether its agent is to be empty, so that it is replaced elsewhere and then killed.
+    #[serde(default)]
+    pub(crate) is_leaving: bool,
 }
 
 impl Instance {
@@ -44,8 +47,13 @@ impl Instance {
     /// Its place in the census of its app.
     pub(crate) fn entry(&self, definition: &AppDefinition) -> Entry {
         let age = self.view.started_at.unwrap_or(self.view.staged_at).as_millis();
+        let is_current = self.config == definition.version_info.last_config_change_at;
         Entry {
-            is_current: self.config == definition.version_info.last_config_change_at,
+            generation: match (self.is_leaving, is_current) {
+                (true, _) => Generation::Leaving,
+                (false, true) => Generation::Current,
+                (false, false) => Generation::Old,
+            },
             standing: self.standing(),
             age: match definition.kill_selection {
                 KillSelection::YoungestFirst => age.saturating_neg(),

@@ -81,6 +81,7 @@ pub(crate) fn instance(
         kill_asked_at: None,
         unreachable_since: None,
         is_given_up: false,
+        is_leaving: false,
     }
 }
 

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_model::{
-    AppId, DeploymentId, FrameworkId, Offer, SchedulerCall, SchedulerEvent, Table, TaskId, Timestamp,
-    UuidSource, Write,
+    AgentId, AppId, DeploymentId, FrameworkId, Offer, SchedulerCall, SchedulerEvent, Table, TaskId,
+    Timestamp, UuidSource, Write,
 };
 use serde::Serialize;
 
@@ -156,6 +156,18 @@ impl Marathon {
             // Every offer is answered in the turn in which it comes, so there is none to forget.
             SchedulerEvent::Rescind(_) => {}
             SchedulerEvent::Update(status) => self.status_update(*status, turn),
+            SchedulerEvent::Draining(agents) => self.agents_drain(&agents, turn),
+        }
+    }
+
+    /// Instances on these agents, and no others, are to be replaced elsewhere.
+    fn agents_drain(&mut self, agents: &BTreeSet<AgentId>, turn: &mut Turn) {
+        let instances = self.apps.values().flat_map(|app| app.instances().values());
+        let changed =
+            instances.filter(|instance| instance.is_leaving != agents.contains(&instance.view.agent));
+        for mut instance in changed.cloned().collect::<Vec<_>>() {
+            instance.is_leaving = !instance.is_leaving;
+            self.put_instance(instance, turn);
         }
     }
 

@@ -86,9 +86,10 @@ impl Marathon {
         let apps = self.ready.iter().filter_map(|id| self.apps.get_key_value(id));
         let wanted = apps.filter_map(|(id, app)| {
             let definition = Arc::clone(app.definition());
-            // Instances of older configurations do not count, else a rolling restart could not place any beside them.
+            // Instances that are to be replaced do not count, else a rolling restart could not place any beside them.
             let config = definition.version_info.last_config_change_at;
-            let alike = app.instances().values().filter(|instance| instance.config == config);
+            let alike =
+                app.instances().values().filter(|instance| instance.config == config && !instance.is_leaving);
             let placement = Placement::new(&definition, alike.map(Instance::place));
             let count = app.queue.as_ref()?.count();
             Some((id.clone(), Wanted { definition, placement, count }))

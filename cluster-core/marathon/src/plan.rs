@@ -7,6 +7,7 @@ use std::sync::Arc;
 use mesonet_model::{AppDefinition, AppId, DeploymentId};
 
 use crate::app::App;
+use crate::census::Generation;
 use crate::dependencies::longest_paths;
 use crate::machine::Marathon;
 use crate::{ActionKind, Deployment, DeploymentAction, DeploymentStep, Rejection, Reply};
@@ -102,7 +103,7 @@ impl Marathon {
 
     fn action(&self, change: &Change) -> Option<ActionKind> {
         let app = self.apps.get(&change.app);
-        change.action(app.is_some_and(|app| app.census().old().wanted() > 0))
+        change.action(app.is_some_and(|app| app.census().wanted(&[Generation::Old]) > 0))
     }
 
     /// The steps, as Marathon orders them: what is removed; what is new, without instances; then instances, those of

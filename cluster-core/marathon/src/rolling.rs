@@ -3,7 +3,7 @@
 use mesonet_model::{AppDefinition, UpgradeStrategy};
 use serde::{Deserialize, Serialize};
 
-use crate::census::Census;
+use crate::census::{Census, Generation};
 
 /// The label that forbids a second instance at any time.
 const SINGLE_INSTANCE_LABEL: &str = "MARATHON_SINGLE_INSTANCE_APP";
@@ -29,64 +29,87 @@ pub(crate) enum Goal {
 /// What to do next.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Decision {
-    /// So many of older configurations are killed.
-    pub(crate) kill_old: usize,
-    /// So many of any configuration are killed.
+    /// So many that are to be replaced are killed.
+    pub(crate) kill_outgoing: usize,
+    /// So many of any generation are killed.
     pub(crate) kill_any: usize,
     /// So many are launched.
     pub(crate) launch: u32,
 }
 
+impl Goal {
+    /// The generations that are to be replaced, and those that are not.
+    pub(crate) fn generations(self) -> (&'static [Generation], &'static [Generation]) {
+        match self {
+            Self::Scale { .. } | Self::Stop => {
+                (&[Generation::Leaving], &[Generation::Old, Generation::Current])
+            }
+            Self::Replace { .. } => (&[Generation::Leaving, Generation::Old], &[Generation::Current]),
+        }
+    }
+}
+
 /// The next step towards a goal.
 pub(crate) fn decide(goal: Goal, census: &Census, definition: &AppDefinition) -> Decision {
+    let all = census.wanted(&Generation::ALL);
     match goal {
-        Goal::Stop => Decision { kill_any: census.wanted(), ..Decision::default() },
-        Goal::Scale { instances } => {
-            let wanted = count(census.wanted());
+        Goal::Stop => Decision { kill_any: all, ..Decision::default() },
+        Goal::Scale { instances } if !census.is_leaving() => {
+            let wanted = count(all);
             let is_blocked = is_single(definition) && census.live() > 0;
             Decision {
-                kill_old: 0,
+                kill_outgoing: 0,
                 kill_any: usize::try_from(wanted.saturating_sub(u64::from(instances))).unwrap_or(usize::MAX),
                 launch: if is_blocked { 0 } else { saturate(u64::from(instances).saturating_sub(wanted)) },
             }
         }
-        Goal::Replace { instances } => replace(instances, census, &definition.upgrade_strategy),
-    }
-}
-
-/// Whether a goal is reached.
-pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {
-    let reached = |instances: u32, wanted: usize, serving: usize| {
-        count(wanted) == u64::from(instances) && wanted == serving && census.doomed() == 0
-    };
-    match goal {
-        Goal::Stop => census.live() == 0,
-        Goal::Scale { instances } => reached(instances, census.wanted(), census.serving()),
-        Goal::Replace { instances } => {
-            census.old().wanted() == 0
-                && reached(instances, census.current().wanted(), census.current().serving())
+        Goal::Scale { instances } | Goal::Replace { instances } => {
+            replace(goal, instances, census, definition)
         }
     }
 }
 
-/// One step of a rolling restart (Marathon's `TaskReplaceActor`). Running instances count as healthy, because health
-/// checks are not acted upon.
-fn replace(instances: u32, census: &Census, strategy: &UpgradeStrategy) -> Decision {
-    let serving = count(census.serving());
-    let (healthy_min, mut capacity_max) = bounds(instances, strategy);
+/// Whether a goal is reached. A scaled app has reached it also before its instances have left agents that are to be
+/// empty, so that no deployment waits for room elsewhere.
+pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {
+    let reached = |instances: u32, generations: &[Generation]| {
+        let wanted = census.wanted(generations);
+        let runs = wanted == census.serving(generations);
+        count(wanted) == u64::from(instances) && runs && census.doomed() == 0
+    };
+    match goal {
+        Goal::Stop => census.live() == 0,
+        Goal::Scale { instances } => reached(instances, &Generation::ALL),
+        Goal::Replace { instances } => {
+            let (outgoing, staying) = goal.generations();
+            census.wanted(outgoing) == 0 && reached(instances, staying)
+        }
+    }
+}
+
+/// One step of a rolling restart (Marathon's `TaskReplaceActor`), or of leaving agents that are to be empty. Running
+/// instances count as healthy, because health checks are not acted upon.
+fn replace(goal: Goal, instances: u32, census: &Census, definition: &AppDefinition) -> Decision {
+    let (outgoing, staying) = goal.generations();
+    let serving = count(census.serving(&Generation::ALL));
+    let (healthy_min, mut capacity_max) = match is_single(definition) {
+        // There is never a second one, so the first has to end before.
+        true => (0, u64::from(instances)),
+        false => bounds(instances, &definition.upgrade_strategy),
+    };
     if healthy_min == capacity_max && capacity_max <= serving {
         capacity_max = capacity_max.saturating_add(1);
     }
-    let old = census.old();
-    let idle = old.wanted() - old.serving();
+    let (out, out_serving) = (census.wanted(outgoing), census.serving(outgoing));
+    let idle = out - out_serving;
     let spare = usize::try_from(serving.saturating_sub(healthy_min)).unwrap_or(usize::MAX);
-    let kill_old = idle + old.serving().min(spare);
-    let current = count(census.current().wanted());
-    let surplus = if kill_old == old.wanted() { current.saturating_sub(u64::from(instances)) } else { 0 };
-    let missing = u64::from(instances).saturating_sub(current);
+    let kill_outgoing = idle + out_serving.min(spare);
+    let stays = count(census.wanted(staying));
+    let surplus = if kill_outgoing == out { stays.saturating_sub(u64::from(instances)) } else { 0 };
+    let missing = u64::from(instances).saturating_sub(stays);
     Decision {
-        kill_old,
-        kill_any: if old.wanted() == 0 { usize::try_from(surplus).unwrap_or(usize::MAX) } else { 0 },
+        kill_outgoing,
+        kill_any: if out == 0 { usize::try_from(surplus).unwrap_or(usize::MAX) } else { 0 },
         launch: saturate(missing.min(capacity_max.saturating_sub(count(census.live())))),
     }
 }

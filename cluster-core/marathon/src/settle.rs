@@ -3,6 +3,7 @@
 use mesonet_model::{AppId, DeploymentId, SchedulerCall, Table, TaskId, Timestamp};
 
 use crate::EventKind;
+use crate::census::Generation;
 use crate::instance::Instance;
 use crate::machine::{Marathon, Turn};
 use crate::recover::version_key;
@@ -26,8 +27,9 @@ impl Marathon {
     fn settle(&mut self, id: &AppId, turn: &mut Turn) {
         let Some(app) = self.apps.get(id) else { return self.settle_forgotten(id, turn) };
         let decision = decide(app.goal, app.census(), app.definition());
-        let mut victims = app.census().old().victims(decision.kill_old);
-        victims.extend(app.census().victims(decision.kill_any));
+        let (outgoing, _) = app.goal.generations();
+        let mut victims = app.census().victims(outgoing, decision.kill_outgoing);
+        victims.extend(app.census().victims(&Generation::ALL, decision.kill_any));
         for task in &victims {
             self.kill(task, turn);
         }

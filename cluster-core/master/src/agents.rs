@@ -14,8 +14,12 @@ impl Master {
     pub(crate) fn agent_report(&mut self, report: AgentReport, now: Timestamp) {
         match report {
             AgentReport::Register { agent, info, tasks } => self.register(agent, info, tasks, now),
-            AgentReport::Status(status) => self.status(*status, now),
-            AgentReport::Disconnected { agent } => self.disconnected(&agent),
+            AgentReport::Status(status) => self.status_report(*status, now),
+            AgentReport::Disconnected { agent } => {
+                if self.liveness.is_silent(&agent, now) {
+                    self.agent_is_lost(&agent, AgentState::Suspect, now);
+                }
+            }
         }
     }
 
@@ -29,12 +33,13 @@ impl Master {
     ) {
         clear_negative(&mut info.resources);
         let known = given.as_ref().and_then(|id| self.view.agents.get(id)).cloned();
-        let (id, registered_at) = match &known {
-            Some(agent) => (agent.id.clone(), agent.registered_at),
-            None => (self.next_agent_id(), now),
+        let (id, registered_at, draining) = match &known {
+            Some(agent) => (agent.id.clone(), agent.registered_at, agent.draining),
+            None => (self.next_agent_id(), now, false),
         };
         let has_moved = known.is_some_and(|agent| agent.info.address != info.address);
-        self.set_agent(Agent { id: id.clone(), info, state: AgentState::Active, registered_at });
+        self.liveness.answers(&id);
+        self.set_agent(Agent { id: id.clone(), info, state: AgentState::Active, draining, registered_at });
         self.out.command(&id, AgentCommand::Registered { agent: id.clone() });
         self.reconcile_agent(&id, running, now);
         if has_moved {
@@ -42,10 +47,26 @@ impl Master {
         }
     }
 
-    fn disconnected(&mut self, id: &AgentId) {
-        if let Some(agent) = self.view.agents.get(id) {
-            let agent = agent.as_ref().clone();
-            self.set_agent(Agent { state: AgentState::Disconnected, ..agent });
+    /// A report of an agent that does not count as connected is left to be repeated after its registration, which says
+    /// the same and more: what it knew before may be out of date.
+    fn status_report(&mut self, status: TaskStatus, now: Timestamp) {
+        let agent = status.agent.as_ref().and_then(|id| self.view.agents.get(id));
+        if agent.is_none_or(|agent| agent.state == AgentState::Active) {
+            self.status(status, now);
+        }
+    }
+
+    /// An agent does not answer, and neither may its tasks. Costs as much as it has tasks.
+    pub(crate) fn agent_is_lost(&mut self, id: &AgentId, state: AgentState, now: Timestamp) {
+        let Some(agent) = self.view.agents.get(id) else { return };
+        let agent = agent.as_ref().clone();
+        let message = format!("agent {} does not answer", agent.info.hostname);
+        self.set_agent(Agent { state, ..agent });
+        for key in self.agent_tasks.get(id).cloned().unwrap_or_default() {
+            self.set_suspect(&key, true, now);
+            if state == AgentState::Unreachable {
+                self.lose_task(&key, &message, now);
+            }
         }
     }
 
@@ -57,8 +78,8 @@ impl Master {
     }
 
     /// Whatever it is, the agent begins without offers.
-    fn set_agent(&mut self, agent: Agent) {
-        let is_active = agent.state == AgentState::Active;
+    pub(crate) fn set_agent(&mut self, agent: Agent) {
+        let is_active = agent.state == AgentState::Active && !agent.draining;
         for (framework, offer) in self.allocator.set_agent(&agent.id, &agent.info.resources, is_active) {
             self.out.rescind(&framework, offer);
         }
@@ -84,6 +105,9 @@ impl Master {
             if expected.contains(&key) && self.drains.is_killed(&key) {
                 self.send_kill(&key);
             }
+        }
+        for key in &expected {
+            self.set_suspect(key, false, now);
         }
     }
 

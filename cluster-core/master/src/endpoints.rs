@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use mesonet_model::{Endpoint, EndpointKey, EndpointState, ServicePort, Serving, Task, Vip};
 
-/// The endpoints of a task at an agent's address. Labels that are no VIP give none.
+/// The endpoints of a task at an agent's address. Labels that are no VIP give none. Those of suspect tasks have the
+/// weight of a service that has something better.
 pub(crate) fn endpoints_of(
     task: &Task,
     agent: IpAddr,
@@ -16,7 +17,7 @@ pub(crate) fn endpoints_of(
 ) -> BTreeMap<EndpointKey, Arc<Endpoint>> {
     let (state, weight) = match task.serving() {
         Serving::Ready => (EndpointState::Ready, 1),
-        Serving::NotReady => (EndpointState::Ready, 0),
+        Serving::Suspect | Serving::NotReady => (EndpointState::Ready, 0),
         Serving::Draining => (EndpointState::Draining, 0),
         Serving::Down => return BTreeMap::new(),
     };

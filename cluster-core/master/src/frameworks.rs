@@ -31,6 +31,7 @@ impl Master {
         }
         self.allocator.subscribe(&id);
         self.out.subscribed(&id);
+        self.tell_draining_to(&id);
     }
 
     /// A framework's call; one that has not subscribed is not heard.
@@ -189,7 +190,7 @@ impl Master {
 }
 
 /// The answer to a framework that asks about a task.
-fn current_status(task: &Task, now: Timestamp) -> TaskStatus {
+pub(crate) fn current_status(task: &Task, now: Timestamp) -> TaskStatus {
     TaskStatus {
         task: task.key.clone(),
         agent: Some(task.agent.clone()),

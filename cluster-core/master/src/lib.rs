@@ -11,17 +11,22 @@
 
 mod agents;
 mod drain;
+mod drain_label;
 mod endpoints;
 mod frameworks;
 mod launch_check;
+mod liveness;
 mod machine;
+mod node_drain;
 mod offers;
 mod outbox;
 mod phash2;
 mod recover;
 mod services;
+mod suspects;
 mod tasks;
 mod vips;
 
+pub use liveness::FailureDetection;
 pub use machine::{Config, Effect, Input, Master};
 pub use recover::{RecoverError, Recovered};

@@ -11,6 +11,7 @@ use mesonet_model::{
 };
 
 use crate::drain::Drains;
+use crate::liveness::{FailureDetection, Liveness};
 use crate::offers::Allocator;
 use crate::outbox::Outbox;
 use crate::recover::Counters;
@@ -29,8 +30,11 @@ pub struct Config {
     pub vip_range_v4: (Ipv4Addr, Ipv4Addr),
     /// First and last address of named VIPs, IPv6.
     pub vip_range_v6: (Ipv6Addr, Ipv6Addr),
-    /// How long a task to be killed may keep its connections after its endpoints are withdrawn.
+    /// How long a task to be killed may keep its connections after its endpoints are withdrawn, if its ports' labels do
+    /// not say.
     pub drain_grace: Duration,
+    /// When agents that do not answer are given up.
+    pub failure_detection: FailureDetection,
     /// Seed of the ids that it makes; another one at every start.
     pub seed: u64,
 }
@@ -58,6 +62,23 @@ pub enum Input {
         /// The plane.
         plane: Plane,
     },
+    /// An operator wants an agent to be empty.
+    DrainNode {
+        /// Which; unknown ones are ignored.
+        agent: AgentId,
+    },
+    /// An operator wants an agent to be used again.
+    UndrainNode {
+        /// Which; unknown ones are ignored.
+        agent: AgentId,
+    },
+    /// An operator declares an agent gone for good, with all that ran on it.
+    RemoveNode {
+        /// Which; unknown ones are ignored.
+        agent: AgentId,
+    },
+    /// An operator confirms that the many agents that do not answer are gone.
+    ConfirmRemoval,
     /// Something outside the view was committed and wants a revision of its own.
     Touch,
     /// Time has passed.
@@ -90,6 +111,14 @@ pub enum Effect {
         /// What is wrong with it, for people.
         message: String,
     },
+    /// Tell an operator that so many agents are lost at about the same time that none is given up until enough come
+    /// back or [`Input::ConfirmRemoval`].
+    RemovalHeld {
+        /// How many are lost.
+        lost: usize,
+        /// Of how many.
+        of: usize,
+    },
 }
 
 /// The master of a cluster.
@@ -102,6 +131,9 @@ pub struct Master {
     /// What is not in the view of the tasks that are.
     pub(crate) tasks: BTreeMap<TaskKey, TaskEntry>,
     pub(crate) agent_tasks: BTreeMap<AgentId, BTreeSet<TaskKey>>,
+    pub(crate) liveness: Liveness,
+    /// Agents that are to be empty.
+    pub(crate) draining: BTreeSet<AgentId>,
     pub(crate) allocator: Allocator,
     pub(crate) services: Services,
     pub(crate) drains: Drains,
@@ -115,8 +147,12 @@ pub struct Master {
 impl Master {
     pub(crate) fn new(config: Config, cluster: ClusterId, revision: Revision) -> Self {
         let mut view = ClusterView { revision, ..ClusterView::empty(cluster.clone()) };
-        let this =
-            mesonet_model::Master { id: config.master.clone(), address: config.address, leading: true };
+        let this = mesonet_model::Master {
+            id: config.master.clone(),
+            address: config.address,
+            leading: true,
+            removal_held: false,
+        };
         view.masters.insert(config.master.clone(), Arc::new(this));
         Self {
             view,
@@ -124,6 +160,8 @@ impl Master {
             framework_names: BTreeMap::new(),
             tasks: BTreeMap::new(),
             agent_tasks: BTreeMap::new(),
+            liveness: Liveness::new(config.failure_detection),
+            draining: BTreeSet::new(),
             allocator: Allocator::new(cluster, config.seed),
             services: Services::new(Vips::new(&config)),
             drains: Drains::default(),
@@ -137,12 +175,17 @@ impl Master {
     /// Reacts to one input. If anything changed, the view has a new revision afterwards.
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
         self.resume_drains(now);
+        self.liveness.begin(now);
         match input {
             Input::Subscribe(framework) => self.subscribe(framework, now),
             Input::Call { framework, call } => self.call(framework, call, now),
             Input::Agent(report) => self.agent_report(report, now),
             Input::Plane(report) => self.drains.report(report, now),
             Input::PlaneGone { node, plane } => self.drains.plane_gone(node, plane, now),
+            Input::DrainNode { agent } => self.set_draining(&agent, true),
+            Input::UndrainNode { agent } => self.set_draining(&agent, false),
+            Input::RemoveNode { agent } => self.remove_node(&agent, now),
+            Input::ConfirmRemoval => self.liveness.confirm_removal(),
             Input::Touch => self.out.view_changed = true,
             Input::Tick => {}
         }
@@ -162,12 +205,17 @@ impl Master {
             return Some((Timestamp::default(), "drains to be resumed"));
         }
         let drain = self.drains.deadline().map(|at| (at, "drain"));
+        let liveness = self.liveness.deadline().map(|at| (at, "agents that do not answer"));
         let filter = self.allocator.deadline().map(|at| (at, "offer filter"));
-        drain.into_iter().chain(filter).chain(self.services.deadline()).min()
+        drain.into_iter().chain(liveness).chain(filter).chain(self.services.deadline()).min()
     }
 
     /// Does what is due.
     fn pass_time(&mut self, now: Timestamp) {
+        for (agent, state) in self.liveness.pass_time(now) {
+            self.agent_is_lost(&agent, state, now);
+        }
+        self.show_removal_held();
         for task in self.drains.take_due(now) {
             self.send_kill(&task);
         }
@@ -206,6 +254,7 @@ pub(crate) mod tests {
                 "fd01:c::ffff:ffff:ffff:ffff".parse().expect("address"),
             ),
             drain_grace: Duration::from_secs(10),
+            failure_detection: FailureDetection::default(),
             seed: 1,
         }
     }

@@ -122,6 +122,23 @@ impl Allocator {
         rescinded
     }
 
+    /// Forgets an agent that has no tasks and no offers.
+    pub(crate) fn forget_agent(&mut self, agent: &AgentId) {
+        if let Some(capacity) = self.agents.remove(agent) {
+            self.total.subtract(&capacity.total);
+        }
+        self.offerable.remove(agent);
+        for demand in self.frameworks.values_mut() {
+            demand.candidates.remove(agent);
+        }
+    }
+
+    /// The frameworks that listen.
+    pub(crate) fn subscribed(&self) -> Vec<FrameworkId> {
+        let subscribed = self.frameworks.iter().filter(|(_, demand)| demand.subscribed);
+        subscribed.map(|(framework, _)| framework.clone()).collect()
+    }
+
     /// A framework subscribes, and begins without filters. The offers that it held are taken back.
     pub(crate) fn subscribe(&mut self, framework: &FrameworkId) {
         let demand = self.frameworks.entry(framework.clone()).or_default();

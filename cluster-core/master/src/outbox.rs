@@ -55,6 +55,14 @@ impl Outbox {
         self.effects.push(Effect::Warn { task: task.clone(), message });
     }
 
+    pub(crate) fn draining(&mut self, framework: &FrameworkId, agents: BTreeSet<AgentId>) {
+        self.event(framework, SchedulerEvent::Draining(agents));
+    }
+
+    pub(crate) fn removal_held(&mut self, lost: usize, of: usize) {
+        self.effects.push(Effect::RemovalHeld { lost, of });
+    }
+
     /// Everything said so far, in order; nothing is left.
     pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
         std::mem::take(&mut self.effects)

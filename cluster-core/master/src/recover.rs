@@ -3,16 +3,16 @@
 use std::sync::Arc;
 
 use mesonet_model::{
-    Agent, AgentState, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, TaskState, Timestamp,
-    Write,
+    Agent, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, Timestamp, Write,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::drain_label::drain_grace;
 use crate::machine::{Config, Master};
 use crate::outbox::Dirty;
-use crate::tasks::TaskEntry;
+use crate::tasks::{TaskEntry, may_serve};
 use crate::vips::Allocation;
 
 /// Records from the store, to begin from.
@@ -68,7 +68,7 @@ struct OwnedTaskRecord {
 
 impl Master {
     /// A master that begins from the store's records; a new cluster if there are none. `revision` is the last one
-    /// committed; the view's is greater, since agents count as disconnected until they register.
+    /// committed; the view's is greater, since agents may not be there until they register.
     ///
     /// Records of other parts of the control plane are not looked at.
     pub fn recover(
@@ -135,8 +135,9 @@ impl Master {
         }
         for key in std::mem::take(&mut self.drains_to_resume) {
             let Some(task) = self.view.tasks.get(&key) else { continue };
-            if task.state == TaskState::Running {
-                self.drains.begin(key, self.view.revision, now, self.config.drain_grace);
+            if may_serve(task) {
+                let grace = drain_grace(task, self.config.drain_grace);
+                self.drains.begin(key, self.view.revision, now, grace);
             } else {
                 self.drains.kill_at_once(key);
             }
@@ -149,7 +150,10 @@ impl Master {
     }
 
     fn restore_agent(&mut self, agent: Agent) {
-        let agent = Agent { state: AgentState::Disconnected, ..agent };
+        let agent = Agent { state: self.liveness.restore(&agent.id, agent.state), ..agent };
+        if agent.draining {
+            self.draining.insert(agent.id.clone());
+        }
         self.allocator.set_agent(&agent.id, &agent.info.resources, false);
         self.view.agents.insert(agent.id.clone(), Arc::new(agent));
     }

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesonet_model::{ClusterView, Endpoint, EndpointKey, Service, ServiceKey, Task, TaskKey, Timestamp, Vip};
+use mesonet_model::{
+    ClusterView, Endpoint, EndpointKey, Service, ServiceKey, Serving, Task, TaskKey, Timestamp, Vip,
+};
 
 use crate::endpoints::endpoints_of;
 use crate::outbox::Outbox;
+use crate::suspects::Suspects;
 use crate::vips::{Allocation, Exhausted, Vips};
 
 /// How long a service without endpoints stays, so that its name does not come and go while an app is suspended or
@@ -19,7 +22,8 @@ const SERVICE_LINGER: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct Services {
     vips: Vips,
-    endpoints: BTreeMap<TaskKey, BTreeSet<EndpointKey>>,
+    endpoints: BTreeMap<TaskKey, Published>,
+    suspects: Suspects,
     /// How many services each name has.
     names: BTreeMap<String, usize>,
     /// Services without endpoints by the time since.
@@ -33,6 +37,7 @@ impl Services {
         Self {
             vips,
             endpoints: BTreeMap::new(),
+            suspects: Suspects::default(),
             names: BTreeMap::new(),
             empty: BTreeSet::new(),
             unaddressed: BTreeSet::new(),
@@ -59,16 +64,13 @@ impl Services {
     /// Takes over the endpoints of a task from the store; its services are restored on their own.
     pub(crate) fn restore_endpoints(&mut self, view: &mut ClusterView, task: &Task) {
         let endpoints = wanted_endpoints(view, task);
-        if !endpoints.is_empty() {
-            self.endpoints.insert(task.key.clone(), endpoints.keys().cloned().collect());
-            view.endpoints.extend(endpoints);
-        }
+        self.publish(view, &task.key, task.serving(), endpoints);
     }
 
     /// Makes the endpoints of a task those that follow from it. Costs as much as the task has endpoints.
     pub(crate) fn update(&mut self, view: &mut ClusterView, out: &mut Outbox, task: &Task, now: Timestamp) {
         let wanted = wanted_endpoints(view, task);
-        self.replace(view, out, &task.key, wanted, now);
+        self.replace(view, out, &task.key, task.serving(), wanted, now);
     }
 
     /// Removes the endpoints of a task that has ended.
@@ -79,7 +81,7 @@ impl Services {
         task: &TaskKey,
         now: Timestamp,
     ) {
-        self.replace(view, out, task, BTreeMap::new(), now);
+        self.replace(view, out, task, Serving::Down, BTreeMap::new(), now);
     }
 
     /// Removes what has had no endpoint for long enough, and ends reservations.
@@ -112,34 +114,76 @@ impl Services {
         view: &mut ClusterView,
         out: &mut Outbox,
         task: &TaskKey,
+        serving: Serving,
         wanted: BTreeMap<EndpointKey, Arc<Endpoint>>,
         now: Timestamp,
     ) {
-        let old = self.endpoints.remove(task).unwrap_or_default();
-        let mut services = BTreeSet::new();
-        for key in old.iter().filter(|key| !wanted.contains_key(key)) {
-            view.endpoints.remove(key);
-            services.insert(&key.service);
-            out.view_changed = true;
-        }
-        for (key, endpoint) in &wanted {
-            services.insert(&key.service);
-            if view.endpoints.get(key) != Some(endpoint) {
-                view.endpoints.insert(key.clone(), Arc::clone(endpoint));
-                out.view_changed = true;
-            }
-        }
+        let old: BTreeSet<EndpointKey> =
+            self.endpoints.get(task).map(|old| old.keys.clone()).unwrap_or_default();
+        let keys: BTreeSet<EndpointKey> = wanted.keys().cloned().collect();
+        out.view_changed |= self.publish(view, task, serving, wanted);
+        let services: BTreeSet<&ServiceKey> = old.union(&keys).map(|key| &key.service).collect();
         for service in services {
-            let of_service = || wanted.keys().filter(|key| key.service == *service);
+            let of_service = || keys.iter().filter(|key| key.service == *service);
             let needs = Families {
                 ipv4: of_service().any(|key| key.address.is_ipv4()),
                 ipv6: of_service().any(|key| key.address.is_ipv6()),
             };
             self.settle(view, out, service, needs, task, now);
         }
-        if !wanted.is_empty() {
-            self.endpoints.insert(task.clone(), wanted.into_keys().collect());
+    }
+
+    /// Makes the endpoints of a task in the view those that are wanted, and weighs those of suspect tasks anew. Whether
+    /// the view has changed.
+    fn publish(
+        &mut self,
+        view: &mut ClusterView,
+        task: &TaskKey,
+        serving: Serving,
+        wanted: BTreeMap<EndpointKey, Arc<Endpoint>>,
+    ) -> bool {
+        let mut has_changed = false;
+        let old = self.endpoints.remove(task);
+        let mut unsettled = BTreeSet::new();
+        if let Some(old) = &old {
+            for key in &old.keys {
+                unsettled.extend(self.suspects.remove(key, old.serving));
+            }
         }
+        for key in wanted.keys() {
+            unsettled.extend(self.suspects.insert(key, serving));
+        }
+        for key in old.iter().flat_map(|old| &old.keys).filter(|key| !wanted.contains_key(key)) {
+            view.endpoints.remove(key);
+            has_changed = true;
+        }
+        for (key, endpoint) in &wanted {
+            let endpoint = match self.suspects.weight(key, serving) {
+                Some(weight) => Arc::new(Endpoint { weight, ..endpoint.as_ref().clone() }),
+                None => Arc::clone(endpoint),
+            };
+            if view.endpoints.get(key) != Some(&endpoint) {
+                view.endpoints.insert(key.clone(), endpoint);
+                has_changed = true;
+            }
+        }
+        for service in unsettled {
+            let weight = self.suspects.weight_in(&service);
+            for key in self.suspects.of(&service) {
+                let Some(endpoint) = view.endpoints.get(key).filter(|endpoint| endpoint.weight != weight)
+                else {
+                    continue;
+                };
+                let endpoint = Arc::new(Endpoint { weight, ..endpoint.as_ref().clone() });
+                view.endpoints.insert(key.clone(), endpoint);
+                has_changed = true;
+            }
+        }
+        if !wanted.is_empty() {
+            let keys = wanted.into_keys().collect();
+            self.endpoints.insert(task.clone(), Published { serving, keys });
+        }
+        has_changed
     }
 
     /// Makes a service's record that of its endpoints.
@@ -252,6 +296,14 @@ impl Services {
             out.dirty.vips.insert(name);
         }
     }
+}
+
+/// What a task has in the view.
+#[derive(Debug)]
+struct Published {
+    /// How its endpoints are counted.
+    serving: Serving,
+    keys: BTreeSet<EndpointKey>,
 }
 
 /// The address families that a service has endpoints of.

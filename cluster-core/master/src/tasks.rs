@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
-use mesonet_model::{AgentCommand, AgentId, Task, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp};
+use mesonet_model::{
+    AgentCommand, AgentId, StatusReason, Task, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp,
+};
 use uuid::Uuid;
 
+use crate::drain_label::{drain_grace, label_errors};
+use crate::frameworks::current_status;
 use crate::machine::Master;
 
 /// What the master keeps of a task beside the view.
@@ -45,11 +49,15 @@ impl Master {
             healthy: spec.health_checked.then_some(false),
             ready: true,
             draining: false,
+            suspect: false,
             staged_at: now,
             started_at: None,
             updated_at: now,
         };
         for error in task.service_ports().into_iter().flat_map(|port| port.vips).filter_map(Result::err) {
+            self.out.warn(&task.key, error.to_string());
+        }
+        for error in label_errors(&task) {
             self.out.warn(&task.key, error.to_string());
         }
         self.allocator.use_resources(&spec.agent, &spec.key.framework, &spec.resources);
@@ -104,15 +112,38 @@ impl Master {
         if self.drains.contains(&key) {
             return;
         }
-        let serves = task.state == TaskState::Running;
+        let serves = may_serve(&task);
+        let grace = drain_grace(&task, self.config.drain_grace);
         self.put_task(Task { draining: true, ..task.as_ref().clone() }, now);
         if serves {
             let revision = self.view.revision.next();
-            self.drains.begin(key, revision, now, self.config.drain_grace);
+            self.drains.begin(key, revision, now, grace);
         } else {
             self.send_kill(&key);
             self.drains.kill_at_once(key);
         }
+    }
+
+    /// Whether a task's agent answers has changed.
+    pub(crate) fn set_suspect(&mut self, key: &TaskKey, suspect: bool, now: Timestamp) {
+        let Some(task) = self.view.tasks.get(key).cloned() else { return };
+        self.put_task(Task { suspect, ..task.as_ref().clone() }, now);
+    }
+
+    /// A task's agent has not come back in time: its framework decides what follows.
+    pub(crate) fn lose_task(&mut self, key: &TaskKey, message: &str, now: Timestamp) {
+        let Some(task) = self.view.tasks.get(key).cloned() else { return };
+        let lost = Task {
+            state: TaskState::Unreachable,
+            // One that was about to end is not one to send clients to.
+            draining: task.draining || task.state == TaskState::Killing,
+            updated_at: now,
+            ..task.as_ref().clone()
+        };
+        let reason = Some(StatusReason::ReasonAgentRemoved);
+        let status = TaskStatus { reason, message: message.to_owned(), ..current_status(&lost, now) };
+        self.put_task(lost, now);
+        self.forward(status);
     }
 
     /// Tells a task's agent to end it.
@@ -168,6 +199,10 @@ impl Master {
 
     fn classify(&self, status: &TaskStatus, task: &Task) -> Report {
         let Some(entry) = self.tasks.get(&task.key) else { return Report::New };
+        // What was known before the agent was lost is news again.
+        if task.state == TaskState::Unreachable && progress(status.state) > 0 {
+            return Report::New;
+        }
         if status.uuid.is_some() && status.uuid == entry.last_uuid {
             return if entry.is_acknowledged { Report::Stale } else { Report::Repeated };
         }
@@ -199,6 +234,27 @@ impl Master {
         if let Some(uuid) = status.uuid {
             self.out.command(agent, AgentCommand::Acknowledge { task: status.task.clone(), uuid });
         }
+    }
+}
+
+/// Whether clients may be connected to a task, so that its end has to wait for the planes.
+pub(crate) fn may_serve(task: &Task) -> bool {
+    match task.state {
+        TaskState::Running => true,
+        // Its agent does not answer the master; others may reach it.
+        TaskState::Unreachable => task.started_at.is_some(),
+        TaskState::Staging
+        | TaskState::Starting
+        | TaskState::Killing
+        | TaskState::Finished
+        | TaskState::Failed
+        | TaskState::Killed
+        | TaskState::Error
+        | TaskState::Lost
+        | TaskState::Dropped
+        | TaskState::Gone
+        | TaskState::GoneByOperator
+        | TaskState::Unknown => false,
     }
 }
 

@@ -40,16 +40,64 @@ pub struct Agent {
     pub info: AgentInfo,
     /// Whether it answers.
     pub state: AgentState,
+    /// Whether an operator wants it empty: nothing new is placed on it, and its tasks move elsewhere.
+    #[serde(default)]
+    pub draining: bool,
     /// When it first registered.
     pub registered_at: Timestamp,
 }
 
-/// Whether an agent answers.
+/// The attribute with the name of an agent's node, for placement constraints and to name nodes by.
+pub const NODE_ATTRIBUTE: &str = "node";
+
+impl Agent {
+    /// The name of the agent's node; its id where the node has no name, as in a local cluster.
+    pub fn node_name(&self) -> &str {
+        let mut attributes = self.info.attributes.iter();
+        let named = attributes.find(|attribute| attribute.name == NODE_ATTRIBUTE);
+        named.map_or(self.id.as_str(), |attribute| &attribute.value)
+    }
+}
+
+/// Whether an agent answers. Only on an active one that does not drain anything new is placed.
+///
+/// ```text
+///                  registers          connection lost
+///   Recovered ───────────────► Active ───────────────► Suspect ───────► Unreachable
+///       │                        ▲                      │  ▲  does not        │
+///       │                        └─────── registers ────┴──│─ come back ──────┘
+///       └──────────────── does not come ───────────────────┘
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AgentState {
     /// It is connected.
     Active,
-    /// Its connection is lost; nothing new is placed on it.
-    Disconnected,
+    /// It was connected to the master before this one and may not have found this one yet.
+    Recovered,
+    /// Its connection is lost: clients are sent to its tasks only where there is nothing better.
+    #[serde(alias = "disconnected")]
+    Suspect,
+    /// It has not come back in time: frameworks may replace its tasks.
+    Unreachable,
+}
+
+impl AgentState {
+    /// The lower-case name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Recovered => "recovered",
+            Self::Suspect => "suspect",
+            Self::Unreachable => "unreachable",
+        }
+    }
+
+    /// Whether its tasks may be out of reach.
+    pub fn is_lost(self) -> bool {
+        match self {
+            Self::Active | Self::Recovered => false,
+            Self::Suspect | Self::Unreachable => true,
+        }
+    }
 }

@@ -15,6 +15,8 @@ pub enum AgentCommand {
         /// The agent's id.
         agent: AgentId,
     },
+    /// Register again, since the master may not know what was said before. Said by the bus when it has connected.
+    Reregister,
     /// Start a task.
     Launch(Box<TaskSpec>),
     /// End a task: SIGTERM, and SIGKILL after the grace. An unknown task is answered by `TASK_GONE`.

@@ -38,4 +38,8 @@ pub struct Master {
     pub address: SocketAddr,
     /// Whether it leads.
     pub leading: bool,
+    /// Whether agents that do not answer are not given up, because too many are lost at once, until they come back or
+    /// an operator confirms that they are gone.
+    #[serde(default)]
+    pub removal_held: bool,
 }

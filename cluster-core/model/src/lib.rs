@@ -36,7 +36,7 @@ mod uuid_source;
 mod view;
 mod vip;
 
-pub use agent::{Agent, AgentInfo, AgentState, Attribute};
+pub use agent::{Agent, AgentInfo, AgentState, Attribute, NODE_ATTRIBUTE};
 pub use agent_protocol::{AgentCommand, AgentReport, RunningTask};
 pub use app::{
     AppDefinition, AppPort, Backoff, Container, ContainerKind, EnvironmentValue, KillSelection, Network,

@@ -1,5 +1,6 @@
 //! What master and frameworks say to each other (Mesos v1 scheduler API).
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -82,4 +83,7 @@ pub enum SchedulerEvent {
     Rescind(OfferId),
     /// A task's status.
     Update(Box<TaskStatus>),
+    /// These agents, and no others, are to be empty: tasks on them should be replaced elsewhere and then killed.
+    /// Follows every subscription, and every change.
+    Draining(BTreeSet<AgentId>),
 }

@@ -41,7 +41,8 @@ pub struct Endpoint {
     pub agent: AgentId,
     /// Whether clients are sent to it.
     pub state: EndpointState,
-    /// Its share of new connections among the ready ones; 0 gets none unless every ready endpoint has 0.
+    /// Its share of new connections among the ready ones; 0 gets none unless every ready endpoint has 0. An endpoint
+    /// whose agent does not answer has 0, unless its service has nothing better.
     pub weight: u32,
 }
 

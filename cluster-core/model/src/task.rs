@@ -44,6 +44,9 @@ pub struct Task {
     pub ready: bool,
     /// Whether its endpoints are withdrawn because it is about to be killed.
     pub draining: bool,
+    /// Whether its agent does not answer, so that it may be out of reach. It may as well run and serve.
+    #[serde(default)]
+    pub suspect: bool,
     /// When it was given to the agent.
     pub staged_at: Timestamp,
     /// When it began to run.
@@ -52,12 +55,14 @@ pub struct Task {
     pub updated_at: Timestamp,
 }
 
-/// Whether clients may be sent to a task.
+/// Whether clients may be sent to a task, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Serving {
     /// It runs and no check says otherwise.
     Ready,
-    /// It runs, but a check fails or has no result yet: only if nothing is ready.
+    /// It ran when its agent was last heard of: only if nothing is ready.
+    Suspect,
+    /// It runs, but a check fails or has no result yet: only if nothing is better.
     NotReady,
     /// It is about to end: what is connected stays, nothing new.
     Draining,
@@ -148,8 +153,12 @@ impl Task {
     /// Whether clients may be sent to it.
     pub fn serving(&self) -> Serving {
         match self.state {
-            TaskState::Running if self.draining => Serving::Draining,
-            TaskState::Running if self.healthy == Some(false) || !self.ready => Serving::NotReady,
+            TaskState::Unreachable if self.started_at.is_none() => Serving::Down,
+            TaskState::Running | TaskState::Unreachable if self.draining => Serving::Draining,
+            TaskState::Running | TaskState::Unreachable if self.healthy == Some(false) || !self.ready => {
+                Serving::NotReady
+            }
+            TaskState::Running | TaskState::Unreachable if self.suspect => Serving::Suspect,
             TaskState::Running => Serving::Ready,
             TaskState::Killing => Serving::Draining,
             TaskState::Staging

@@ -60,7 +60,7 @@ pub enum StatusReason {
     ReasonInvalidOffers,
     /// The agent's connection is lost.
     ReasonAgentDisconnected,
-    /// The agent is gone for good.
+    /// The agent does not answer, or is gone for good.
     ReasonAgentRemoved,
     /// The agent came back without the task.
     ReasonAgentReregistered,

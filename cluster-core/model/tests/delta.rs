@@ -40,8 +40,12 @@ fn edit(view: &mut ClusterView, kind: u8, n: u16, value: Option<u8>) {
     match kind {
         0 => {
             let id = MasterId::new(format!("m{n}"));
-            let master =
-                |value| Master { id: id.clone(), address: ([127, 0, 0, 1], value).into(), leading: false };
+            let master = |value| Master {
+                id: id.clone(),
+                address: ([127, 0, 0, 1], value).into(),
+                leading: false,
+                removal_held: false,
+            };
             put_or_remove!(view.masters, id.clone(), value.map(|value| master(value.into())));
         }
         1 => {
@@ -101,6 +105,7 @@ fn agent(id: &AgentId, value: u8) -> Agent {
             attributes: Vec::new(),
         },
         state: AgentState::Active,
+        draining: false,
         registered_at: Timestamp::default(),
     }
 }
@@ -118,6 +123,7 @@ fn task(key: &TaskKey, value: u8) -> Task {
         healthy: None,
         ready: true,
         draining: false,
+        suspect: false,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

@@ -18,6 +18,15 @@ const UDP_PAYLOAD_MIN: u16 = 512;
 /// Octets of the smallest record: a compressed name, type, class, time to live, length and an IPv4 address.
 const RECORD_LENGTH_MIN: usize = 16;
 
+/// How old what is served is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Freshness {
+    /// As new as the cluster has it.
+    Current,
+    /// It may be out of date.
+    Stale,
+}
+
 /// What to do about a message.
 #[derive(Debug)]
 pub(crate) enum Outcome {
@@ -37,7 +46,7 @@ pub(crate) enum Outcome {
 }
 
 /// Answers a message from the zone.
-pub(crate) fn respond(zone: &Zone, packet: &[u8], transport: Transport) -> Outcome {
+pub(crate) fn respond(zone: &Zone, freshness: Freshness, packet: &[u8], transport: Transport) -> Outcome {
     let Some(header) = Header::read(packet) else {
         return Outcome::Malformed(None);
     };
@@ -53,7 +62,7 @@ pub(crate) fn respond(zone: &Zone, packet: &[u8], transport: Transport) -> Outco
     }
     match Message::from_vec(packet) {
         Ok(request) => match request.queries.as_slice() {
-            [query] => answer(zone, &request, query, transport)
+            [query] => answer(zone, freshness, &request, query, transport)
                 .unwrap_or_else(|| header.failed(kind_label(query.query_type))),
             _ => Outcome::Malformed(Some(header.reply(WireCode::FormErr))),
         },
@@ -62,7 +71,13 @@ pub(crate) fn respond(zone: &Zone, packet: &[u8], transport: Transport) -> Outco
 }
 
 /// Nothing if the answer cannot be encoded.
-fn answer(zone: &Zone, request: &Message, query: &Query, transport: Transport) -> Option<Outcome> {
+fn answer(
+    zone: &Zone,
+    freshness: Freshness,
+    request: &Message,
+    query: &Query,
+    transport: Transport,
+) -> Option<Outcome> {
     let mut response = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
     response.metadata.recursion_desired = request.metadata.recursion_desired;
     response.metadata.checking_disabled = request.metadata.checking_disabled;
@@ -82,7 +97,8 @@ fn answer(zone: &Zone, request: &Message, query: &Query, transport: Transport) -
         match question(query) {
             Some(question) => {
                 let records_max = usize::from(limit) / RECORD_LENGTH_MIN;
-                fill(&mut response, query, zone.answer(&question, request.metadata.id, records_max))?
+                let answer = zone.answer(&question, request.metadata.id, records_max);
+                fill(&mut response, query, freshness, answer)?
             }
             None => {
                 response.metadata.response_code = WireCode::Refused;
@@ -123,7 +139,7 @@ fn question(query: &Query) -> Option<Question> {
 }
 
 /// Puts the zone's answer into the message. Nothing if a name cannot be encoded.
-fn fill(response: &mut Message, query: &Query, answer: Answer) -> Option<CodeLabel> {
+fn fill(response: &mut Message, query: &Query, freshness: Freshness, answer: Answer) -> Option<CodeLabel> {
     response.metadata.authoritative = answer.authoritative;
     response.metadata.truncation = answer.truncated;
     // The client's spelling of the name comes back, as clients that check it expect (0x20).
@@ -136,7 +152,8 @@ fn fill(response: &mut Message, query: &Query, answer: Answer) -> Option<CodeLab
     for record in &answer.additional {
         response.additionals.push(wire::record(wire::name(&record.owner)?, record)?);
     }
-    if let (Some(edns), Some(reason)) = (&mut response.edns, answer.reason) {
+    let reason = answer.reason.map(ExtendedError::code).or_else(|| staleness(freshness, answer.code));
+    if let (Some(edns), Some(reason)) = (&mut response.edns, reason) {
         edns.options_mut().insert(extended_error(reason));
     }
     let (wire_code, label) = match answer.code {
@@ -149,11 +166,24 @@ fn fill(response: &mut Message, query: &Query, answer: Answer) -> Option<CodeLab
     Some(label)
 }
 
+/// The extended error of an answer that may be out of date (RFC 8914 §4.4 and §4.20).
+fn staleness(freshness: Freshness, code: ResponseCode) -> Option<u16> {
+    const STALE_ANSWER: u16 = 3;
+    const STALE_NXDOMAIN_ANSWER: u16 = 19;
+    match (freshness, code) {
+        (Freshness::Stale, ResponseCode::NoError) => Some(STALE_ANSWER),
+        (Freshness::Stale, ResponseCode::NameError) => Some(STALE_NXDOMAIN_ANSWER),
+        (Freshness::Stale, ResponseCode::ServerFailure | ResponseCode::Refused) | (Freshness::Current, _) => {
+            None
+        }
+    }
+}
+
 /// The EDNS option of an extended error, without text (RFC 8914 §2).
-fn extended_error(reason: ExtendedError) -> EdnsOption {
+fn extended_error(reason: u16) -> EdnsOption {
     const EXTENDED_ERROR: u16 = 15;
     debug_assert_eq!(EdnsCode::from(EXTENDED_ERROR), EdnsCode::Unknown(EXTENDED_ERROR));
-    EdnsOption::Unknown(EXTENDED_ERROR, reason.code().to_be_bytes().to_vec())
+    EdnsOption::Unknown(EXTENDED_ERROR, reason.to_be_bytes().to_vec())
 }
 
 fn kind_label(kind: RecordType) -> KindLabel {
@@ -218,7 +248,8 @@ mod tests {
         for at in 0..masters {
             let id = MasterId::new(format!("m{at:03}"));
             let address = ([10, 0, 0, at], 5050).into();
-            view.masters.insert(id.clone(), Arc::new(Master { id, address, leading: true }));
+            view.masters
+                .insert(id.clone(), Arc::new(Master { id, address, leading: true, removal_held: false }));
         }
         view.revision = Revision(1);
         let mut follower = ZoneFollower::new(&Config::default(), &[]).expect("default settings");
@@ -238,7 +269,7 @@ mod tests {
     }
 
     fn reply(zone: &Zone, packet: &[u8], transport: Transport) -> Message {
-        match respond(zone, packet, transport) {
+        match respond(zone, Freshness::Current, packet, transport) {
             Outcome::Answer { message, .. } => Message::from_vec(&message).expect("the answer can be read"),
             other => panic!("no answer but {other:?}"),
         }
@@ -285,7 +316,7 @@ mod tests {
     /// Whatever comes, there is a readable answer of the allowed size with the same id, or none.
     fn check_any(packet: &[u8]) -> Result<(), TestCaseError> {
         for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65_535)] {
-            let message = match respond(&zone(40), packet, transport) {
+            let message = match respond(&zone(40), Freshness::Current, packet, transport) {
                 Outcome::Answer { message, .. } | Outcome::Malformed(Some(message)) => message,
                 Outcome::Malformed(None) => {
                     prop_assert!(packet.len() < HEADER_LENGTH);
@@ -343,9 +374,33 @@ mod tests {
             packet.extend(kind.to_be_bytes());
             packet.extend([0, 1]);
             check_any(&packet)?;
-            let is_answered = matches!(respond(&zone(1), &packet, Transport::Udp), Outcome::Answer { .. });
+            let is_answered = matches!(respond(&zone(1), Freshness::Current, &packet, Transport::Udp), Outcome::Answer { .. });
             let length: usize = labels.iter().map(|label| label.len() + 1).sum();
             prop_assert!(is_answered || length + 7 > 255);
+        }
+    }
+
+    #[test]
+    fn answers_from_old_data_say_so_to_whoever_understands() {
+        let zone = zone(1);
+        for (name, payload, expected) in [
+            ("master.mesos.", Some(1232), Some(3)),
+            ("nothing.mesos.", Some(1232), Some(19)),
+            ("example.com.", Some(1232), Some(20)),
+            ("master.mesos.", None, None),
+        ] {
+            let packet = request(name, RecordType::A, payload);
+            let Outcome::Answer { message, .. } = respond(&zone, Freshness::Stale, &packet, Transport::Udp)
+            else {
+                panic!("{name} is not answered");
+            };
+            let message = Message::from_vec(&message).expect("the answer can be read");
+            let option = message.edns.as_ref().and_then(|edns| edns.option(EdnsCode::Unknown(15)).cloned());
+            let code = option.map(|option| match option {
+                EdnsOption::Unknown(15, data) => u16::from_be_bytes([data[0], data[1]]),
+                other => panic!("{other:?}"),
+            });
+            assert_eq!(code, expected, "{name}");
         }
     }
 }

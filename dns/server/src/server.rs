@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -13,6 +14,7 @@ use tracing::info;
 
 use crate::listener::Listener;
 use crate::metrics::Metrics;
+use crate::responder::Freshness;
 use crate::{tcp, udp};
 
 /// Most UDP sockets per address. More than there are cores do not help, and each has its receive buffer.
@@ -65,7 +67,15 @@ pub struct Server {
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) zone: ArcSwap<Zone>,
+    pub(crate) stale: AtomicBool,
     pub(crate) metrics: Metrics,
+}
+
+impl Shared {
+    /// How old what is served is.
+    pub(crate) fn freshness(&self) -> Freshness {
+        if self.stale.load(Ordering::Relaxed) { Freshness::Stale } else { Freshness::Current }
+    }
 }
 
 impl Server {
@@ -84,7 +94,11 @@ impl Server {
             .map(|address| Listener::bind(*address, cores.min(UDP_WORKERS_MAX)))
             .collect::<Result<Vec<Listener>, StartError>>()?;
         let metrics = Metrics::register(metrics).map_err(StartError::Metrics)?;
-        let shared = Arc::new(Shared { zone: ArcSwap::from_pointee(follower.zone()), metrics });
+        let shared = Arc::new(Shared {
+            zone: ArcSwap::from_pointee(follower.zone()),
+            stale: AtomicBool::new(false),
+            metrics,
+        });
         let (running, stop) = watch::channel(());
         let addresses = listeners.iter().map(|listener| listener.address).collect();
         for listener in listeners {
@@ -100,6 +114,11 @@ impl Server {
     /// The addresses that are served, with the ports that were chosen for port 0.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// From now on says with each answer whether it may be out of date (RFC 8914, extended errors 3 and 19).
+    pub fn set_stale(&self, stale: bool) {
+        self.shared.stale.store(stale, Ordering::Relaxed);
     }
 
     /// Serves a view from now on. `delta` leads to it from the view applied before (from an empty one the first time).

@@ -89,7 +89,7 @@ async fn serve_connection(
             return Ok(());
         };
         let started = Instant::now();
-        let outcome = respond(&shared.zone.load(), query, Transport::Tcp);
+        let outcome = respond(&shared.zone.load(), shared.freshness(), query, Transport::Tcp);
         match outcome {
             Outcome::Answer { message, kind, code } => {
                 shared.metrics.answered(kind, code, Transport::Tcp, started.elapsed());

@@ -39,7 +39,7 @@ pub(crate) async fn serve(socket: DatagramSocket, shared: Arc<Shared>, mut stop:
 async fn serve_one(socket: &DatagramSocket, shared: &Shared, buffer: &mut [u8]) -> io::Result<()> {
     let (length, client) = socket.receive(buffer).await?;
     let started = Instant::now();
-    let message = match respond(&shared.zone.load(), &buffer[..length], Transport::Udp) {
+    let message = match respond(&shared.zone.load(), shared.freshness(), &buffer[..length], Transport::Udp) {
         Outcome::Answer { message, kind, code } => {
             shared.metrics.answered(kind, code, Transport::Udp, started.elapsed());
             message

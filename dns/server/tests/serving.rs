@@ -55,7 +55,8 @@ fn view(tasks: u8) -> ClusterView {
         attributes: Vec::new(),
     };
     let state = AgentState::Active;
-    let entry = Agent { id: agent.clone(), info, state, registered_at: Timestamp::default() };
+    let entry =
+        Agent { id: agent.clone(), info, state, draining: false, registered_at: Timestamp::default() };
     view.agents.insert(agent.clone(), Arc::new(entry));
     for at in 0..tasks {
         let key = TaskKey::new(framework.clone(), TaskId::new(format!("web.{at}")));
@@ -74,6 +75,7 @@ fn view(tasks: u8) -> ClusterView {
             healthy: None,
             ready: true,
             draining: false,
+            suspect: false,
             staged_at: Timestamp::default(),
             started_at: None,
             updated_at: Timestamp::default(),

@@ -78,7 +78,8 @@ fn cluster(tasks: usize, per_app: usize) -> ClusterView {
             attributes: Vec::new(),
         };
         let state = AgentState::Active;
-        let agent = Agent { id: id.clone(), info, state, registered_at: Timestamp::default() };
+        let agent =
+            Agent { id: id.clone(), info, state, draining: false, registered_at: Timestamp::default() };
         view.agents.insert(id, Arc::new(agent));
     }
     for at in 0..tasks {
@@ -114,6 +115,7 @@ fn task(at: usize, per_app: usize) -> Task {
         healthy: Some(true),
         ready: true,
         draining: false,
+        suspect: false,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

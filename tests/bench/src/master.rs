@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use mesonet_master::{Config, Effect, Input, Master};
+use mesonet_master::{Config, Effect, FailureDetection, Input, Master};
 use mesonet_model::{
     AgentCommand, AgentInfo, AgentReport, ClusterId, ClusterView, Command, Discovery, DiscoveryPort,
     Framework, FrameworkId, MasterId, Offer, PortRanges, Resources, Revision, Scalar, SchedulerCall,
@@ -87,6 +87,7 @@ fn config() -> anyhow::Result<Config> {
         vip_range_v4: (Ipv4Addr::new(11, 0, 0, 0), Ipv4Addr::new(11, 255, 255, 255)),
         vip_range_v6: ("fd01:c::".parse()?, "fd01:c::ffff:ffff:ffff:ffff".parse()?),
         drain_grace: Duration::from_secs(10),
+        failure_detection: FailureDetection::default(),
         seed: 1,
     })
 }

@@ -54,7 +54,8 @@ pub fn who_slowly(address: SocketAddr) -> Result<Identity, String> {
     read(&http::get(address, "/slow")?)
 }
 
-fn read(body: &str) -> Result<Identity, String> {
+/// Reads such an answer.
+pub fn read(body: &str) -> Result<Identity, String> {
     let mut words = body.split_whitespace();
     let mut identity = || {
         Some(Identity {

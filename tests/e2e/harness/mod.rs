@@ -7,12 +7,15 @@ pub mod events;
 pub mod http;
 mod lane;
 pub mod load;
+pub mod network;
+pub mod nodes;
 pub mod process;
 pub mod program;
 
 use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
+pub use nodes::Nodes;
 pub use program::Outcome;
 
 /// How long a condition may take to come true: far longer than it should on a slow and busy machine.

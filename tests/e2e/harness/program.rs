@@ -13,8 +13,8 @@ pub struct Outcome {
 }
 
 /// Debian packages of the programs that tests run, for who lacks them.
-const PACKAGES: [(&str, &str); 4] =
-    [("curl", "curl"), ("dig", "bind9-dnsutils"), ("python3", "python3"), ("wrk", "wrk")];
+const PACKAGES: [(&str, &str); 5] =
+    [("curl", "curl"), ("dig", "bind9-dnsutils"), ("python3", "python3"), ("wrk", "wrk"), ("ip", "iproute2")];
 
 /// Runs a program to its end.
 #[track_caller]

@@ -99,6 +99,7 @@ impl Agent {
                 self.acknowledge(&task, uuid, now);
                 Vec::new()
             }
+            AgentCommand::Reregister => panic!("only an agent's own connection asks it to register again"),
         }
     }
 

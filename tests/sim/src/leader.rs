@@ -115,6 +115,7 @@ pub(crate) fn recover_master(life: u64, store: &Store) -> Master {
         vip_range_v4: VIPS,
         vip_range_v6: ([0xfd01, 0xc, 0, 0, 0, 0, 0, 0].into(), [0xfd01, 0xc, 0, 0, 0, 0, 0, 0xff].into()),
         drain_grace: DRAIN_GRACE,
+        failure_detection: mesonet_master::FailureDetection::default(),
         seed: life.wrapping_mul(2),
     };
     let records = store.records();

@@ -151,7 +151,7 @@ impl Simulation {
                 self.counts.answers += 1;
                 self.ledger.answer(number, &answer);
             }
-            Release::Event(_) => {}
+            Release::Event(_) | Release::RemovalHeld { .. } => {}
             Release::Warn { task, message } => panic!("{task}: {message}"),
         }
     }
@@ -221,6 +221,8 @@ impl std::fmt::Debug for Brief<'_> {
                         report.node, report.plane, report.applied, report.busy
                     )?;
                 }
+                Input::PlaneGone { node, plane } => write!(f, "[{node} {plane} is gone]")?,
+                Input::Node(order) => write!(f, "[{order:?}]")?,
                 Input::Command { number, .. } => write!(f, "[command {number}]")?,
             }
         }

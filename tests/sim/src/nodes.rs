@@ -61,7 +61,7 @@ impl Simulation {
     pub(crate) fn send_command(&mut self, node: usize, command: AgentCommand) {
         let Some(connection) = self.nodes[node].connection else { return };
         let lane = match &command {
-            AgentCommand::Registered { .. } => None,
+            AgentCommand::Registered { .. } | AgentCommand::Reregister => None,
             AgentCommand::Launch(spec) => Some(&spec.key),
             AgentCommand::Kill { task, .. } | AgentCommand::Acknowledge { task, .. } => Some(task),
         };
@@ -80,7 +80,7 @@ impl Simulation {
             AgentCommand::Registered { agent } => self.note(format_args!("agent {node} is {agent}")),
             AgentCommand::Launch(spec) => self.note(format_args!("agent {node} launches {}", spec.key.task)),
             AgentCommand::Kill { task, .. } => self.note(format_args!("agent {node} ends {}", task.task)),
-            AgentCommand::Acknowledge { .. } => {}
+            AgentCommand::Acknowledge { .. } | AgentCommand::Reregister => {}
         }
         let effects = self.nodes[node].agent.command(command, self.now);
         self.agent_acts(node, effects);

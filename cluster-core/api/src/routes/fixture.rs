@@ -20,7 +20,9 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
 use tower::ServiceExt;
 
-use crate::{Answer, Context, SandboxChunk, SandboxError, SandboxReader, State, router};
+use crate::{
+    Answer, Context, NodeOrder, NodeRequest, SandboxChunk, SandboxError, SandboxReader, State, router,
+};
 
 /// How many events a listener may lag behind.
 pub(super) const EVENTS_BUFFERED: usize = 8;
@@ -34,6 +36,18 @@ pub(super) struct Fixture {
     pub(super) refusals: Arc<Mutex<VecDeque<Rejection>>>,
     /// Commands that were received.
     pub(super) commands: Arc<Mutex<Vec<Command>>>,
+    /// Orders that were received.
+    pub(super) orders: Arc<Mutex<Vec<NodeOrder>>>,
+}
+
+/// Takes every order, the first at revision 1.
+async fn play_master(mut ordered: mpsc::Receiver<NodeRequest>, orders: Arc<Mutex<Vec<NodeOrder>>>) {
+    let mut revision = Revision::ZERO;
+    while let Some(NodeRequest { order, answer }) = ordered.recv().await {
+        orders.lock().expect("orders").push(order);
+        revision = Revision(revision.0 + 1);
+        answer.send(revision).expect("the API waits");
+    }
 }
 
 /// A whole answer.
@@ -59,6 +73,7 @@ impl Fixture {
     pub(super) fn not_started() -> Self {
         let state = Arc::new(watch::Sender::new(None));
         let (requests, received) = mpsc::channel(16);
+        let (nodes, ordered) = mpsc::channel(16);
         let events = broadcast::Sender::new(EVENTS_BUFFERED);
         let metrics = prometheus::Registry::new();
         let counter = prometheus::IntCounter::new("mesonet_test_total", "A counter").expect("valid");
@@ -66,6 +81,7 @@ impl Fixture {
         let context = Context {
             state: state.subscribe(),
             requests,
+            nodes,
             events: events.clone(),
             metrics,
             sandboxes: Arc::new(OneFile),
@@ -79,7 +95,9 @@ impl Fixture {
             Arc::clone(&refusals),
             Arc::clone(&commands),
         ));
-        Self { router: router(context), state, events, refusals, commands }
+        let orders = Arc::new(Mutex::new(Vec::new()));
+        tokio::spawn(play_master(ordered, Arc::clone(&orders)));
+        Self { router: router(context), state, events, refusals, commands, orders }
     }
 
     /// With nothing in it.

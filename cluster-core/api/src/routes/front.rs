@@ -106,7 +106,7 @@ fn slave(state: &State, agent: &Agent) -> Value {
         },
         "registered_time": agent.registered_at.as_seconds(),
         "active": agent.state == AgentState::Active,
-        "deactivated": false,
+        "deactivated": agent.draining,
     });
     extend(&mut printed, counters(tasks.map(|task| task.state)));
     printed

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use mesonet_model::{Service, TaskId, TaskKey, Vip};
+use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, TaskId, TaskKey, Vip};
 use serde_json::{Value, json};
 
-use crate::api::{Api, allow_get};
+use crate::api::{Api, allow, allow_get};
 use crate::call::Call;
-use crate::context::{SandboxError, State};
+use crate::context::{NodeOrder, SandboxError, State};
 use crate::failure::Failure;
 use crate::respond;
 
@@ -47,6 +47,14 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
         ["planes"] => {
             allow_get(call)?;
             planes(api)
+        }
+        ["nodes", node, "drain"] => order(api, call, node, NodeOrder::Drain).await,
+        ["nodes", node, "undrain"] => order(api, call, node, NodeOrder::Undrain).await,
+        ["nodes", node, "remove"] => remove(api, call, node).await,
+        ["nodes", "confirm-removal"] => {
+            allow(call, &[Method::POST], "POST")?;
+            let revision = api.order(NodeOrder::ConfirmRemoval).await?;
+            Ok(ordered(&json!({"revision": revision}), revision))
         }
         ["tasks", task, "files", file @ ..] if !file.is_empty() => {
             allow_get(call)?;
@@ -130,6 +138,56 @@ fn planes(api: &Api) -> Result<Response, Failure> {
         })
         .collect();
     Ok(respond::ok(&json!({"revision": revision, "planes": planes})))
+}
+
+/// Gives the master an order for a node, which is named by its agent's id, by its name or by its host's.
+async fn order(
+    api: &Api,
+    call: &Call,
+    node: &str,
+    order: fn(AgentId) -> NodeOrder,
+) -> Result<Response, Failure> {
+    allow(call, &[Method::POST], "POST")?;
+    let agent = agent_of(&*api.state()?, node)?;
+    let revision = api.order(order(agent.clone())).await?;
+    Ok(ordered(&json!({"agent": agent, "revision": revision}), revision))
+}
+
+/// Forgets a node. One that is connected is not gone, and its clients would be cut.
+async fn remove(api: &Api, call: &Call, node: &str) -> Result<Response, Failure> {
+    allow(call, &[Method::POST], "POST")?;
+    let state = api.state()?;
+    let agent = agent_of(&state, node)?;
+    match state.cluster.agents.get(&agent).map(|agent| agent.state) {
+        Some(AgentState::Active) => Err(Failure::BadRequest(format!(
+            "Node '{node}' is connected: drain it and stop its agent before it is removed"
+        ))),
+        _ => order(api, call, agent.as_str(), NodeOrder::Remove).await,
+    }
+}
+
+fn ordered(answer: &Value, revision: Revision) -> Response {
+    let mut response = respond::ok(answer);
+    respond::set_revision(&mut response, revision);
+    response
+}
+
+fn agent_of(state: &State, node: &str) -> Result<AgentId, Failure> {
+    let agents = &state.cluster.agents;
+    if let Some(agent) = agents.get(&AgentId::new(node)) {
+        return Ok(agent.id.clone());
+    }
+    let is_named = |agent: &Agent| agent.node_name() == node || agent.info.hostname == node;
+    let named: Vec<&AgentId> =
+        agents.values().filter(|&agent| is_named(agent)).map(|agent| &agent.id).collect();
+    match named.as_slice() {
+        [] => Err(Failure::NotFound(format!("Node '{node}' does not exist"))),
+        [agent] => Ok((*agent).clone()),
+        more => Err(Failure::BadRequest(format!(
+            "'{node}' names {} nodes: name one by its agent's id",
+            more.len()
+        ))),
+    }
 }
 
 async fn read_file(api: &Api, call: &Call, task: &str, file: &[&str]) -> Result<Response, Failure> {

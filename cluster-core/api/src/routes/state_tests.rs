@@ -16,6 +16,8 @@ use mesonet_model::{
 };
 use serde_json::json;
 
+use crate::NodeOrder;
+
 use super::fixture::{Fixture, app, instance, run};
 
 const TIME: Timestamp = Timestamp::from_millis(1_795_208_400_000);
@@ -258,7 +260,8 @@ fn add_agent(state: &mut crate::State) {
         resources,
         attributes: Vec::new(),
     };
-    let agent = Agent { id: id.clone(), info, state: AgentState::Active, registered_at: TIME };
+    let agent =
+        Agent { id: id.clone(), info, state: AgentState::Active, draining: false, registered_at: TIME };
     state.cluster.agents.insert(id, Arc::new(agent));
 }
 
@@ -357,4 +360,54 @@ async fn metrics_are_text_or_json() {
     assert!(text.text.contains("mesonet_test_total 0"), "{}", text.text);
     let json = fixture.send_with("GET", "/metrics", &[("accept", "application/json")], "").await.json();
     assert_eq!(json["counters"]["mesonet_test_total"], json!({"count": 0.0}));
+}
+
+#[tokio::test]
+async fn nodes_are_drained_by_id_and_by_host() {
+    let fixture = Fixture::new();
+    fixture.change(add_agent);
+    let (agent, host) = {
+        let state = fixture.state.borrow().clone().expect("a state");
+        let agent = state.cluster.agents.values().next().expect("an agent");
+        (agent.id.clone(), agent.info.hostname.clone())
+    };
+    let drained = fixture.send("POST", &format!("/v1/nodes/{agent}/drain"), "").await;
+    assert_eq!((drained.status, drained.header("mesonet-revision")), (StatusCode::OK, "1"));
+    let undrained = fixture.send("POST", &format!("/v1/nodes/{host}/undrain"), "").await;
+    assert_eq!(undrained.json(), json!({ "agent": agent, "revision": 2 }));
+    let orders = fixture.orders.lock().expect("orders").clone();
+    assert_eq!(orders, [NodeOrder::Drain(agent.clone()), NodeOrder::Undrain(agent.clone())]);
+    let unknown = fixture.send("POST", "/v1/nodes/nobody/drain", "").await;
+    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    assert_eq!(fixture.get(&format!("/v1/nodes/{agent}/drain")).await.status, StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn only_a_lost_node_is_removed() {
+    let fixture = Fixture::new();
+    for (state, expected) in [
+        (AgentState::Active, StatusCode::BAD_REQUEST),
+        (AgentState::Suspect, StatusCode::OK),
+        (AgentState::Unreachable, StatusCode::OK),
+    ] {
+        fixture.change(add_agent);
+        fixture.change(|all| {
+            let agents: Vec<Agent> =
+                all.cluster.agents.values().map(|agent| agent.as_ref().clone()).collect();
+            for agent in agents {
+                all.cluster.agents.insert(agent.id.clone(), Arc::new(Agent { state, ..agent }));
+            }
+        });
+        let agent = fixture.state.borrow().clone().expect("a state").cluster.agents.keys().next().cloned();
+        let agent = agent.expect("an agent");
+        let answer = fixture.send("POST", &format!("/v1/nodes/{agent}/remove"), "").await;
+        assert_eq!(answer.status, expected, "{state:?}");
+        let last = fixture.orders.lock().expect("orders").last().cloned();
+        let is_ordered = last == Some(NodeOrder::Remove(agent));
+        assert_eq!(is_ordered, expected == StatusCode::OK, "{state:?}");
+    }
+    let confirmed = fixture.send("POST", "/v1/nodes/confirm-removal", "").await;
+    assert_eq!(confirmed.status, StatusCode::OK);
+    let last = fixture.orders.lock().expect("orders").last().cloned();
+    assert_eq!(last, Some(NodeOrder::ConfirmRemoval));
 }

@@ -448,6 +448,7 @@ async fn a_change_that_cannot_be_stored_is_refused_with_the_reason() {
     let context = crate::Context {
         state: fixture.state.subscribe(),
         requests,
+        nodes: tokio::sync::mpsc::channel(1).0,
         events: fixture.events.clone(),
         metrics: prometheus::Registry::new(),
         sandboxes: Arc::new(super::fixture::OneFile),
@@ -469,6 +470,7 @@ async fn a_gone_control_plane_is_unavailable() {
     let context = crate::Context {
         state: fixture.state.subscribe(),
         requests,
+        nodes: tokio::sync::mpsc::channel(1).0,
         events: fixture.events.clone(),
         metrics: prometheus::Registry::new(),
         sandboxes: Arc::new(super::fixture::OneFile),

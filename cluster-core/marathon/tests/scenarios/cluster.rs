@@ -1,6 +1,6 @@
 //! The harness: a master with agents, and time that only moves when told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use mesonet_marathon::{
@@ -22,6 +22,8 @@ pub struct Cluster {
     pub marathon: Marathon,
     pub now: Timestamp,
     pub agents: BTreeMap<AgentId, AgentInfo>,
+    /// Agents that are to be empty.
+    pub draining: BTreeSet<AgentId>,
     pub tasks: BTreeMap<TaskId, Running>,
     /// Every launch, in order.
     pub launches: Vec<(Timestamp, TaskSpec)>,
@@ -142,6 +144,7 @@ impl Cluster {
             marathon: Marathon::recover(config(7), &Vec::new()).expect("no records"),
             now: at(0),
             agents: agents.into_iter().enumerate().map(named).collect(),
+            draining: BTreeSet::new(),
             tasks: BTreeMap::new(),
             launches: Vec::new(),
             kills: Vec::new(),
@@ -166,7 +169,38 @@ impl Cluster {
         self.refused.clear();
         self.is_suppressed = false;
         self.inbox.push_back(SchedulerEvent::Subscribed { framework: FrameworkId::new("c-0000") });
+        self.inbox.push_back(SchedulerEvent::Draining(self.draining.clone()));
         self.drive();
+    }
+
+    /// An operator wants these agents to be empty, and no others.
+    pub fn drain(&mut self, agents: impl IntoIterator<Item = usize>) {
+        self.draining = agents.into_iter().map(|index| AgentId::new(format!("c-S{index}"))).collect();
+        self.inbox.push_back(SchedulerEvent::Draining(self.draining.clone()));
+        self.drive();
+    }
+
+    /// How many tasks that have not ended are on an agent.
+    pub fn tasks_on(&self, index: usize) -> usize {
+        let agent = AgentId::new(format!("c-S{index}"));
+        self.tasks.values().filter(|task| task.spec.agent == agent).count()
+    }
+
+    /// One thing at a time happens, chosen by the numbers: a task begins to run, or a killed one ends.
+    pub fn settle_one_by_one(&mut self, choices: impl IntoIterator<Item = usize>) {
+        for choice in choices {
+            let can_move = |task: &&TaskId| {
+                let running = &self.tasks[*task];
+                running.is_kill_asked || running.state == TaskState::Staging
+            };
+            let movable: Vec<TaskId> = self.tasks.keys().filter(can_move).cloned().collect();
+            if movable.is_empty() {
+                return;
+            }
+            let task = &movable[choice % movable.len()];
+            let is_kill_asked = self.tasks[task].is_kill_asked;
+            self.report(task, if is_kill_asked { TaskState::Killed } else { TaskState::Running });
+        }
     }
 
     /// Another Marathon takes over from what was stored; the tasks have gone on meanwhile.
@@ -299,7 +333,9 @@ impl Cluster {
         if self.is_suppressed {
             return Vec::new();
         }
-        let agents = self.agents.iter().filter(|(agent, _)| !self.refused.contains_key(*agent));
+        let is_offered =
+            |agent: &AgentId| !self.refused.contains_key(agent) && !self.draining.contains(agent);
+        let agents = self.agents.iter().filter(|(agent, _)| is_offered(agent));
         let offer = |(agent, info): (&AgentId, &AgentInfo)| Offer {
             id: OfferId::new(agent.as_str()),
             agent: agent.clone(),

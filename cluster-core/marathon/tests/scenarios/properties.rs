@@ -22,6 +22,7 @@ enum Step {
     Cancel { deployment: usize, force: bool },
     Report { task: usize, state: TaskState },
     EndKilled,
+    Drain { agents: BTreeSet<usize> },
     Pass { millis: u64 },
     TakeOver,
 }
@@ -51,6 +52,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (any::<usize>(), any::<bool>()).prop_map(|(deployment, force)| Step::Cancel { deployment, force }),
         8 => (any::<usize>(), state).prop_map(|(task, state)| Step::Report { task, state }),
         2 => Just(Step::EndKilled),
+        1 => prop::collection::btree_set(0..2_usize, 0..=2).prop_map(|agents| Step::Drain { agents }),
         2 => (0..15_000_u64).prop_map(|millis| Step::Pass { millis }),
         1 => Just(Step::TakeOver),
     ];
@@ -109,6 +111,7 @@ fn play(cluster: &mut Cluster, step: Step) {
             }
         }
         Step::EndKilled => cluster.end_killed(),
+        Step::Drain { agents } => cluster.drain(agents),
         Step::Pass { millis } => cluster.pass(Duration::from_millis(millis)),
         Step::TakeOver => cluster.restart(),
     }
@@ -140,6 +143,7 @@ proptest! {
         }
         cluster.is_running_at_once = true;
         cluster.is_killing_at_once = true;
+        cluster.drain([]);
         let waiting: Vec<TaskId> = cluster.tasks.keys().cloned().collect();
         for task in waiting {
             if cluster.tasks.contains_key(&task) {
@@ -182,20 +186,40 @@ proptest! {
         web.instances = after;
         web.cmd = Some("sleep 2".into());
         cluster.put(web).expect("accepted");
-        for choice in order {
-            let can_move = |task: &&TaskId| {
-                let running = &cluster.tasks[*task];
-                running.is_kill_asked || running.state == TaskState::Staging
-            };
-            let movable: Vec<TaskId> = cluster.tasks.keys().filter(can_move).cloned().collect();
-            if movable.is_empty() {
-                break;
-            }
-            let task = &movable[choice % movable.len()];
-            let is_kill_asked = cluster.tasks[task].is_kill_asked;
-            cluster.report(task, if is_kill_asked { TaskState::Killed } else { TaskState::Running });
-        }
+        cluster.settle_one_by_one(order);
         prop_assert!(cluster.view().deployments.is_empty(), "stuck: {:?}", cluster.view().deployments);
         prop_assert_eq!(cluster.app("/web").counts().running, after as usize);
+    }
+
+    #[test]
+    fn agents_are_left_within_the_bounds(
+        instances in 0..8_u32,
+        (minimum, over) in (0.0..=1.0_f64, 0.0..=1.0_f64),
+        restarts in any::<bool>(),
+        takes_over in any::<bool>(),
+        order in prop::collection::vec(any::<usize>(), 200),
+    ) {
+        let mut cluster = Cluster::with_agents(["a0", "a1", "a2"].map(|name| agent(name, 8, &[])));
+        let mut web = app("/web", instances);
+        web.upgrade_strategy.minimum_health_capacity = minimum;
+        web.upgrade_strategy.maximum_over_capacity = over;
+        cluster.put(web.clone()).expect("accepted");
+        let total = f64::from(instances);
+        let (least, most) = ((total * minimum).ceil() as usize, (total * (1.0 + over)).floor() as usize);
+        cluster.bounds = Some((id("/web"), least, most + usize::from(least == most)));
+        cluster.is_running_at_once = false;
+        cluster.is_killing_at_once = false;
+        cluster.drain([0, 1]);
+        if takes_over {
+            cluster.restart();
+        }
+        if restarts {
+            web.cmd = Some("sleep 2".into());
+            cluster.put(web).expect("accepted");
+        }
+        cluster.settle_one_by_one(order);
+        prop_assert_eq!((cluster.tasks_on(0), cluster.tasks_on(1)), (0, 0), "tasks are left");
+        prop_assert_eq!(cluster.app("/web").counts().running, instances as usize);
+        prop_assert!(cluster.view().deployments.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesonet_master::{Config, Effect, Input, Master, Recovered};
+use mesonet_master::{Config, Effect, FailureDetection, Input, Master, Recovered};
 use mesonet_model::{
     AgentCommand, AgentId, AgentInfo, AgentReport, ClusterId, ClusterView, Command, Discovery, DiscoveryPort,
     Endpoint, EndpointKey, Framework, FrameworkId, MasterId, Offer, Plane, PlaneReport, PortRanges,
@@ -35,6 +35,7 @@ pub fn config() -> Config {
             "fd01:c::ffff:ffff:ffff:ffff".parse().expect("address"),
         ),
         drain_grace: GRACE,
+        failure_detection: FailureDetection::default(),
         seed: 7,
     }
 }

@@ -159,7 +159,7 @@ fn an_agent_that_comes_back_is_reconciled() {
     let never_sent = cluster.spec(&agent, "never-sent", Vec::new());
     cluster.launch(never_sent.clone());
     cluster.disconnect(&agent);
-    assert_eq!(cluster.view().agents[&agent].state, AgentState::Disconnected);
+    assert_eq!(cluster.view().agents[&agent].state, AgentState::Suspect);
     assert_eq!(cluster.endpoints(WEB).len(), 3, "a lost connection is not the end of the tasks");
     cluster.updates();
     cluster.commands();

@@ -2,7 +2,9 @@
 
 mod cluster;
 mod drains;
+mod failures;
 mod lifecycle;
+mod node_drain;
 mod offers;
 mod random_script;
 mod recovery;

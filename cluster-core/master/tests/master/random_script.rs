@@ -9,7 +9,7 @@ use mesonet_master::{Effect, Input, Master, Recovered};
 use mesonet_model::{
     Agent, AgentId, AgentReport, AgentState, ClusterId, ClusterView, Endpoint, EndpointKey, EndpointState,
     FrameworkId, Offer, OfferId, Plane, Resources, Revision, RunningTask, Scalar, SchedulerCall,
-    SchedulerEvent, TaskId, TaskSpec, TaskState, Timestamp, Vip, VipLabel,
+    SchedulerEvent, ServiceKey, TaskId, TaskSpec, TaskState, Timestamp, Vip, VipLabel,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -34,6 +34,9 @@ enum Step {
     Subscribe { framework: usize },
     Register { agent: u8, cpus: i64, address: u8, keeps: Vec<Index>, state: TaskState },
     Disconnect { agent: u8 },
+    Drain { agent: u8, draining: bool },
+    Remove { agent: u8 },
+    ConfirmRemoval,
     Report { agent: u8, framework: usize, task: u8, state: TaskState, age: i64, addresses: bool },
     Plane { node: u8, plane: Plane, behind: u64, busy: Vec<u8> },
     PlaneGone { node: u8, plane: Plane },
@@ -97,7 +100,9 @@ fn step() -> impl Strategy<Value = Step> {
     let nodes = prop_oneof![
         3 => (agent(), 1..5_i64, 1..9_u8, prop::collection::vec(any::<Index>(), 0..4), state())
             .prop_map(|(agent, cpus, address, keeps, state)| Step::Register { agent, cpus, address, keeps, state }),
-        1 => agent().prop_map(|agent| Step::Disconnect { agent }),
+        2 => agent().prop_map(|agent| Step::Disconnect { agent }),
+        1 => (agent(), any::<bool>()).prop_map(|(agent, draining)| Step::Drain { agent, draining }),
+        1 => prop_oneof![3 => Just(Step::ConfirmRemoval), 1 => agent().prop_map(|agent| Step::Remove { agent })],
         8 => (agent(), framework(), 0..TASKS, state(), 0..3_i64, any::<bool>()).prop_map(
             |(agent, framework, task, state, age, addresses)| {
                 Step::Report { agent, framework, task, state, age, addresses }
@@ -108,7 +113,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (agent(), plane()).prop_map(|(node, plane)| Step::PlaneGone { node, plane }),
     ];
     let rest = prop_oneof![
-        4 => prop::sample::select(vec![1_u64, 7, 700, 90_000]).prop_map(|seconds| Step::Pass { seconds }),
+        4 => prop::sample::select(vec![1_u64, 3, 7, 31, 700, 90_000]).prop_map(|seconds| Step::Pass { seconds }),
         1 => Just(Step::Touch),
         1 => Just(Step::Restart),
     ];
@@ -184,6 +189,9 @@ impl Script {
             }
             Step::Register { .. }
             | Step::Disconnect { .. }
+            | Step::Drain { .. }
+            | Step::Remove { .. }
+            | Step::ConfirmRemoval
             | Step::Report { .. }
             | Step::Plane { .. }
             | Step::PlaneGone { .. } => self.run_node(step),
@@ -196,6 +204,17 @@ impl Script {
                 self.register(agent, cpus, address, &keeps, state)
             }
             Step::Disconnect { agent } => self.cluster.disconnect(&self.agent(agent)),
+            Step::Drain { agent, draining: true } => {
+                self.cluster.handle(Input::DrainNode { agent: self.agent(agent) });
+            }
+            Step::Drain { agent, draining: false } => {
+                self.cluster.handle(Input::UndrainNode { agent: self.agent(agent) });
+            }
+            Step::Remove { agent } => {
+                self.cluster.handle(Input::RemoveNode { agent: self.agent(agent) });
+                self.agents.remove(&agent);
+            }
+            Step::ConfirmRemoval => self.cluster.handle(Input::ConfirmRemoval),
             Step::Report { agent, framework, task, state, age, addresses } => {
                 self.cluster.framework = self.frameworks[framework].clone();
                 let task = task_id(task);
@@ -289,14 +308,19 @@ impl Script {
                 Effect::Framework { event: SchedulerEvent::Rescind(offer), .. } => {
                     self.offers.remove(&offer).expect("an offer that is held");
                 }
-                Effect::Store(_) | Effect::Agent { .. } | Effect::Framework { .. } | Effect::Warn { .. } => {}
+                Effect::Store(_)
+                | Effect::Agent { .. }
+                | Effect::Framework { .. }
+                | Effect::RemovalHeld { .. }
+                | Effect::Warn { .. } => {}
             }
         }
     }
 
     /// Everything that an active agent has left is offered, to this framework or to another one.
     fn check_nothing_is_kept_from(&self, framework: &FrameworkId) {
-        for agent in self.cluster.view().agents.values().filter(|agent| agent.state == AgentState::Active) {
+        let is_offered = |agent: &&Arc<Agent>| agent.state == AgentState::Active && !agent.draining;
+        for agent in self.cluster.view().agents.values().filter(is_offered) {
             let holds = self.offers.values().any(|(of, offer)| of == framework && offer.agent == agent.id);
             let left = self.left(agent);
             assert!(holds || left.cpus <= Scalar::ZERO, "{} has {left:?} that nobody is offered", agent.id);
@@ -323,6 +347,7 @@ impl Script {
             view.endpoints.iter().map(|(key, endpoint)| (key.clone(), endpoint.as_ref().clone())).collect();
         assert_eq!(endpoints, endpoints_from_scratch(view));
         check_services(view);
+        check_lost_tasks(view);
         self.check_recovery();
     }
 
@@ -332,7 +357,8 @@ impl Script {
         let mut holders = BTreeSet::new();
         for (framework, offer) in self.offers.values() {
             assert!(holders.insert((framework, &offer.agent)), "two offers of one agent to one framework");
-            assert_eq!(view.agents[&offer.agent].state, AgentState::Active);
+            let agent = &view.agents[&offer.agent];
+            assert!(agent.state == AgentState::Active && !agent.draining, "{agent:?} is offered");
             assert!(offer.resources.cpus >= Scalar::ZERO && offer.resources.mem >= Scalar::ZERO);
         }
         for agent in view.agents.values() {
@@ -375,10 +401,18 @@ impl Script {
             Master::recover(config(), ClusterId::new("c"), view.revision, &records).expect("own records");
         let mut agents = view.agents.clone();
         for (id, agent) in &view.agents {
-            let agent = Agent { state: AgentState::Disconnected, ..agent.as_ref().clone() };
-            agents.insert(id.clone(), Arc::new(agent));
+            if agent.state == AgentState::Active {
+                let agent = Agent { state: AgentState::Recovered, ..agent.as_ref().clone() };
+                agents.insert(id.clone(), Arc::new(agent));
+            }
         }
-        let expected = ClusterView { agents, revision: view.revision.next(), ..view.clone() };
+        let mut masters = view.masters.clone();
+        for (id, master) in &view.masters {
+            // A master that begins has not looked yet.
+            let master = mesonet_model::Master { removal_held: false, ..master.as_ref().clone() };
+            masters.insert(id.clone(), Arc::new(master));
+        }
+        let expected = ClusterView { agents, masters, revision: view.revision.next(), ..view.clone() };
         assert_eq!(*recovered.view(), expected);
     }
 }
@@ -390,15 +424,21 @@ fn task_id(task: u8) -> TaskId {
 /// The endpoints by the rules of spec/dcos-networking.md §2.3.3, from the tasks alone.
 fn endpoints_from_scratch(view: &ClusterView) -> BTreeMap<EndpointKey, Endpoint> {
     let mut endpoints = BTreeMap::new();
+    let mut suspects = BTreeSet::new();
     for task in view.tasks.values() {
-        let (state, weight) = match (task.state, task.draining) {
-            (TaskState::Running, false) if task.healthy == Some(false) || !task.ready => {
-                (EndpointState::Ready, 0)
-            }
-            (TaskState::Running, false) => (EndpointState::Ready, 1),
-            (TaskState::Running, true) | (TaskState::Killing, _) => (EndpointState::Draining, 0),
-            _ => continue,
+        let is_lost = view.agents[&task.agent].state.is_lost();
+        let may_run = task.state == TaskState::Running
+            || (task.state == TaskState::Unreachable && task.started_at.is_some());
+        let (state, weight) = match (may_run, task.draining) {
+            (true, false) if task.healthy == Some(false) || !task.ready => (EndpointState::Ready, 0),
+            (true, false) if is_lost => (EndpointState::Ready, 0),
+            (true, false) => (EndpointState::Ready, 1),
+            (true, true) => (EndpointState::Draining, 0),
+            (false, _) if task.state == TaskState::Killing => (EndpointState::Draining, 0),
+            (false, _) => continue,
         };
+        let is_suspect =
+            is_lost && state == EndpointState::Ready && task.healthy != Some(false) && task.ready;
         let port = &task.discovery.as_ref().expect("set by the script").ports[0];
         let Ok(label) = VipLabel::parse(&port.labels["VIP_0"]) else { continue };
         let service =
@@ -412,10 +452,30 @@ fn endpoints_from_scratch(view: &ClusterView) -> BTreeMap<EndpointKey, Endpoint>
             }
             let address = SocketAddr::new(*address, port.number);
             let key = EndpointKey { service: service.clone(), task: task.key.clone(), address };
+            if is_suspect {
+                suspects.insert(key.clone());
+            }
             endpoints.insert(key, Endpoint { agent: task.agent.clone(), state, weight });
         }
     }
+    let served: BTreeSet<ServiceKey> = endpoints
+        .iter()
+        .filter(|(_, endpoint)| endpoint.weight > 0)
+        .map(|(key, _)| key.service.clone())
+        .collect();
+    for key in suspects.iter().filter(|key| !served.contains(&key.service)) {
+        endpoints.get_mut(key).expect("inserted above").weight = 1;
+    }
     endpoints
+}
+
+/// Tasks are lost with their agents and come back with them.
+fn check_lost_tasks(view: &ClusterView) {
+    for task in view.tasks.values() {
+        let agent = view.agents[&task.agent].state;
+        assert_eq!(task.suspect, agent.is_lost(), "{task:?}");
+        assert_eq!(task.state == TaskState::Unreachable, agent == AgentState::Unreachable, "{task:?}");
+    }
 }
 
 fn check_services(view: &ClusterView) {

@@ -22,7 +22,7 @@ fn names_tasks_and_addresses_are_there_before_any_agent_is() {
     assert_eq!(after.endpoints, before.endpoints);
     assert_eq!(after.frameworks, before.frameworks);
     assert_eq!(after.masters, before.masters);
-    assert_eq!(after.agents[&agent].state, AgentState::Disconnected);
+    assert_eq!(after.agents[&agent].state, AgentState::Recovered);
 
     cluster.subscribe("marathon");
     let framework = cluster.framework.clone();

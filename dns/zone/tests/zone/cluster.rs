@@ -43,7 +43,8 @@ pub fn dump(follower: &ZoneFollower) -> String {
 
 pub fn master(view: &mut ClusterView, id: &str, address: &str, leading: bool) {
     let id = MasterId::new(id);
-    let master = Master { id: id.clone(), address: address.parse().expect(address), leading };
+    let master =
+        Master { id: id.clone(), address: address.parse().expect(address), leading, removal_held: false };
     view.masters.insert(id, Arc::new(master));
     view.revision = view.revision.next();
 }
@@ -57,8 +58,13 @@ pub fn agent(view: &mut ClusterView, id: &str, address: &str, port: u16) {
         resources: Resources::default(),
         attributes: Vec::new(),
     };
-    let agent =
-        Agent { id: id.clone(), info, state: AgentState::Active, registered_at: Timestamp::default() };
+    let agent = Agent {
+        id: id.clone(),
+        info,
+        state: AgentState::Active,
+        draining: false,
+        registered_at: Timestamp::default(),
+    };
     view.agents.insert(id, Arc::new(agent));
     view.revision = view.revision.next();
 }
@@ -111,6 +117,7 @@ pub fn running(id: &str, name: &str, agent: &str) -> Task {
         healthy: None,
         ready: true,
         draining: false,
+        suspect: false,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

@@ -238,6 +238,34 @@ fn names_lead_to_the_best_tasks_that_are_left() {
 }
 
 #[test]
+fn names_lead_to_tasks_of_lost_agents_only_if_nothing_is_ready() {
+    for (others, expected) in [
+        (vec![("9.0.0.3", Some(true))], "9.0.0.3"),
+        // What was well when it was last heard of is better than what is not.
+        (vec![("9.0.0.3", Some(false))], "9.0.0.1 9.0.0.2"),
+        (vec![], "9.0.0.1 9.0.0.2"),
+    ] {
+        let mut view = one_agent();
+        let lost = [("9.0.0.1", TaskState::Running), ("9.0.0.2", TaskState::Unreachable)];
+        for (address, state) in lost {
+            let mut each = running(address, "web", "c-S0");
+            (each.state, each.suspect, each.started_at) = (state, true, Some(each.staged_at));
+            each.addresses = addresses(&[address]);
+            task(&mut view, each);
+        }
+        for (address, healthy) in others {
+            let mut each = running(address, "web", "c-S0");
+            (each.healthy, each.addresses) = (healthy, addresses(&[address]));
+            task(&mut view, each);
+        }
+        let records = dump(&following(&view));
+        let prefix = "web.marathon.mesos. 5 IN A ";
+        let found: Vec<&str> = records.lines().filter_map(|line| line.strip_prefix(prefix)).collect();
+        assert_eq!(found.join(" "), expected);
+    }
+}
+
+#[test]
 fn tasks_wait_for_their_agent_and_framework() {
     let mut view = view();
     let mut orphan = running("t", "web", "c-S9");

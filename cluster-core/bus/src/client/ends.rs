@@ -1,0 +1,185 @@
+//! What a connection is for: the channels of an agent, or of a network daemon.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use mesonet_model::{AgentCommand, AgentReport, ClusterId, ClusterView, Plane, PlaneReport, Revision};
+use tokio::sync::mpsc;
+
+use super::dial::LinkError;
+use crate::wire::{FromNode, ViewMessage};
+use crate::{PlaneNews, Publisher};
+
+/// This side of a connection. It outlives each connection.
+pub(super) enum Ends {
+    Agent {
+        commands: mpsc::Sender<AgentCommand>,
+        reports: mpsc::Receiver<AgentReport>,
+        /// Whether a registration of the agent was taken, and perhaps lost with its connection.
+        has_registered: bool,
+    },
+    Net {
+        known: Option<ClusterView>,
+        views: Publisher,
+        reports: mpsc::Receiver<PlaneNews>,
+        /// What each plane has said last, to be said again to the next master.
+        latest: BTreeMap<Plane, PlaneReport>,
+    },
+}
+
+/// Where what the master says goes.
+pub(super) enum Inward<'ends> {
+    Agent(&'ends mpsc::Sender<AgentCommand>),
+    Net { known: &'ends mut Option<ClusterView>, views: &'ends Publisher },
+}
+
+/// Where what is said to the master comes from.
+pub(super) enum Outward<'ends> {
+    Agent {
+        reports: &'ends mut mpsc::Receiver<AgentReport>,
+        has_registered: &'ends mut bool,
+        /// Up to the next registration, reports are of the time before: the agent repeats what is not acknowledged.
+        is_stale: bool,
+    },
+    Net {
+        reports: &'ends mut mpsc::Receiver<PlaneNews>,
+        latest: &'ends mut BTreeMap<Plane, PlaneReport>,
+        repeat: VecDeque<PlaneReport>,
+    },
+}
+
+impl Ends {
+    pub(super) fn agent(commands: mpsc::Sender<AgentCommand>, reports: mpsc::Receiver<AgentReport>) -> Self {
+        Self::Agent { commands, reports, has_registered: false }
+    }
+
+    pub(super) fn net(
+        known: Option<ClusterView>,
+        views: Publisher,
+        reports: mpsc::Receiver<PlaneNews>,
+    ) -> Self {
+        Self::Net { known, views, reports, latest: BTreeMap::new() }
+    }
+
+    /// The newest view that is here.
+    pub(super) fn known(&self) -> Option<(ClusterId, Revision)> {
+        match self {
+            Self::Agent { .. } => None,
+            Self::Net { known, .. } => known.as_ref().map(|view| (view.cluster.clone(), view.revision)),
+        }
+    }
+
+    /// The two directions of a new connection.
+    pub(super) async fn open(&mut self) -> Result<(Inward<'_>, Outward<'_>), LinkError> {
+        match self {
+            Self::Agent { commands, reports, has_registered } => {
+                let is_stale = *has_registered;
+                if is_stale {
+                    commands.send(AgentCommand::Reregister).await.map_err(|_| LinkError::Closed)?;
+                }
+                Ok((Inward::Agent(commands), Outward::Agent { reports, has_registered, is_stale }))
+            }
+            Self::Net { known, views, reports, latest } => {
+                let repeat = latest.values().cloned().collect();
+                Ok((Inward::Net { known, views }, Outward::Net { reports, latest, repeat }))
+            }
+        }
+    }
+
+    /// Waits without a connection. Planes go on: what they say replaces what they said before. Agents wait.
+    pub(super) async fn idle(&mut self, pause: Duration) -> Result<(), LinkError> {
+        let until = tokio::time::sleep(pause);
+        tokio::pin!(until);
+        loop {
+            match self {
+                Self::Agent { commands, .. } => tokio::select! {
+                    () = &mut until => return Ok(()),
+                    () = commands.closed() => return Err(LinkError::Closed),
+                },
+                Self::Net { reports, latest, .. } => tokio::select! {
+                    () = &mut until => return Ok(()),
+                    news = reports.recv() => {
+                        note(news.ok_or(LinkError::Closed)?, latest);
+                    }
+                },
+            }
+        }
+    }
+}
+
+impl Inward<'_> {
+    pub(super) async fn command(&self, command: AgentCommand) -> Result<(), LinkError> {
+        match self {
+            Self::Agent(commands) => commands.send(command).await.map_err(|_| LinkError::Closed),
+            Self::Net { .. } => {
+                Err(LinkError::Message("a command for an agent reaches a network daemon".into()))
+            }
+        }
+    }
+
+    /// Takes a view. Returns whether it was a snapshot.
+    pub(super) fn view(&mut self, message: ViewMessage) -> Result<bool, LinkError> {
+        let Self::Net { known, views } = self else {
+            return Err(LinkError::Message("a view reaches an agent".into()));
+        };
+        let is_snapshot = matches!(message, ViewMessage::Snapshot(_));
+        let view = match message {
+            ViewMessage::Snapshot(view) => {
+                if known.as_ref().is_some_and(|known| known.revision > view.revision) {
+                    tracing::warn!(revision = %view.revision, "The master is behind this node, whose view stays");
+                }
+                view
+            }
+            ViewMessage::Delta(delta) => {
+                let mut view =
+                    known.clone().ok_or_else(|| LinkError::Message("a delta without a view".to_owned()))?;
+                view.apply(&delta).map_err(|error| LinkError::Message(error.to_string()))?;
+                view
+            }
+        };
+        // Revisions never go back on a node: the publisher ignores an older one.
+        views.publish(view.clone());
+        **known = Some(view);
+        Ok(is_snapshot)
+    }
+}
+
+impl Outward<'_> {
+    /// The next thing to say; `None` when there will be nothing more. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<FromNode> {
+        match self {
+            Self::Agent { reports, has_registered, is_stale } => loop {
+                let report = reports.recv().await?;
+                if matches!(report, AgentReport::Register { .. }) {
+                    **has_registered = true;
+                    *is_stale = false;
+                }
+                if !*is_stale {
+                    return Some(FromNode::Agent(report));
+                }
+            },
+            Self::Net { reports, latest, repeat } => {
+                if let Some(report) = repeat.pop_front() {
+                    return Some(FromNode::Plane(report));
+                }
+                loop {
+                    if let Some(report) = note(reports.recv().await?, latest) {
+                        return Some(FromNode::Plane(report));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Keeps what a plane says, for the next master.
+fn note(news: PlaneNews, latest: &mut BTreeMap<Plane, PlaneReport>) -> Option<PlaneReport> {
+    match news {
+        PlaneNews::Report(report) => {
+            latest.insert(report.report.plane, report.report.clone());
+            Some(report.report)
+        }
+        // A plane of this node ends with the node's daemon, and the master sees that.
+        PlaneNews::Gone { .. } => None,
+    }
+}

@@ -1,0 +1,10 @@
+//! The wall clock of this machine.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use mesonet_model::Timestamp;
+
+/// The time by this machine's clock.
+pub(crate) fn now() -> Timestamp {
+    Timestamp::from_millis(0).plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}

@@ -1,0 +1,108 @@
+//! The agent's process.
+//!
+//! Tasks of the runtime: the agent's own, and the bus client's. The tasks that the agent runs go on without it, and the
+//! next one takes them up.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use mesonet_agent::{CgroupMode, LogLimits};
+use mesonet_bus::{Client, ClientSettings, Identity, JoinToken};
+use mesonet_model::{Attribute, NODE_ATTRIBUTE};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::node_identity::Node;
+use crate::config::{AgentOptions, Grace};
+use crate::driver::{AGENT_COMMANDS_MAX, AGENT_REPORTS_MAX};
+use crate::machine::{self, Wanted};
+use crate::open_files;
+use crate::process::{self, Running};
+
+/// Runs the node's agent until SIGINT or SIGTERM; its tasks run on. `token` is needed until the node has joined.
+///
+/// # Errors
+/// When it cannot start: the node has not joined, the token is refused, the directory is in use.
+pub fn run_agent(options: &AgentOptions, token: Option<&JoinToken>) -> anyhow::Result<()> {
+    let start = AgentProcess::start(options, token);
+    process::run(&options.log, options.log_format, start, |agent| {
+        println!("mesonet agent of node {} is up", agent.identity.name());
+    })
+}
+
+#[derive(Debug)]
+struct AgentProcess {
+    identity: Identity,
+    agent: JoinHandle<()>,
+    /// Held so that the connection is kept up.
+    _bus: Client,
+}
+
+impl AgentProcess {
+    async fn start(options: &AgentOptions, token: Option<&JoinToken>) -> anyhow::Result<Self> {
+        let node =
+            Node { dir: &options.dir, masters: options.master.as_ref(), token, name: options.node.as_ref() };
+        let Grace(idle_timeout) = options.master_timeout;
+        let masters = node.masters()?.to_vec();
+        let identity = node.identity().await?;
+        let address = match options.address {
+            Some(address) => address,
+            None => address_towards_masters(&node).await?,
+        };
+        let config = mesonet_agent::Config {
+            dir: options.dir.join("agent"),
+            hostname: options.hostname.clone().unwrap_or_else(|| address.to_string()),
+            address,
+            resources: machine::offered(Wanted::from(options), &options.dir),
+            attributes: vec![Attribute {
+                name: NODE_ATTRIBUTE.to_owned(),
+                value: identity.name().to_string(),
+            }],
+            supervisor: process::supervisor()?,
+            logs: LogLimits::default(),
+            cgroups: CgroupMode::default(),
+            open_files: open_files::raise_limit(),
+            tasks_end_with_agent: false,
+            port: 0,
+        };
+        let (commands, commands_in) = mpsc::channel(AGENT_COMMANDS_MAX);
+        let (reports, reports_out) = mpsc::channel(AGENT_REPORTS_MAX);
+        let agent =
+            mesonet_agent::start(config, commands_in, reports).await.context("cannot start the agent")?;
+        let settings = ClientSettings { masters, identity: node.identity_dir(), idle_timeout };
+        let bus = Client::start_agent(settings, commands, reports_out).context("cannot use the bus")?;
+        Ok(Self { identity, agent, _bus: bus })
+    }
+}
+
+impl Running for AgentProcess {
+    async fn broken(&mut self) -> anyhow::Error {
+        match (&mut self.agent).await {
+            Ok(()) => anyhow!("BUG: the agent has ended by itself"),
+            Err(error) => anyhow!(error).context("BUG: the agent has failed"),
+        }
+    }
+
+    async fn end(self) {}
+}
+
+impl From<&AgentOptions> for Wanted {
+    fn from(options: &AgentOptions) -> Self {
+        let AgentOptions { cpus, mem, disk, host_ports, .. } = options;
+        Self { cpus: *cpus, mem: *mem, disk: *disk, host_ports: *host_ports }
+    }
+}
+
+/// Waits for a way to a master: after a reboot, the network may come up later than the agent.
+async fn address_towards_masters(node: &Node<'_>) -> anyhow::Result<std::net::IpAddr> {
+    const ATTEMPTS: u32 = 30;
+    const PAUSE: Duration = Duration::from_secs(1);
+    let mut found = node.address_towards_masters();
+    for _ in 1..ATTEMPTS {
+        let Err(error) = &found else { break };
+        tracing::warn!(error = format!("{error:#}"), "Waiting for the network");
+        tokio::time::sleep(PAUSE).await;
+        found = node.address_towards_masters();
+    }
+    found
+}

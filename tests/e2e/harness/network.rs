@@ -1,0 +1,93 @@
+//! A network of namespaces: one per host, joined by a bridge in a namespace of its own. Needs root.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::program;
+
+/// Numbers the networks of this process.
+static NETWORKS: AtomicU32 = AtomicU32::new(0);
+
+/// Hosts with one address each on one wire. Nobody else is on it, so that addresses may repeat in other networks.
+/// Removed when dropped; whatever runs in it has to be ended before.
+pub struct Network {
+    name: String,
+    hosts: Vec<String>,
+}
+
+impl Network {
+    /// Makes the network; the first host has the address 10.77.0.1.
+    #[track_caller]
+    pub fn new(hosts: &[&str]) -> Self {
+        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mesonet-{}-{number}", std::process::id());
+        // Owned from here on, so that a failure on the way removes what is there.
+        let network = Self { name, hosts: hosts.iter().map(|&host| host.to_owned()).collect() };
+        let bridge = network.bridge();
+        ip(&["netns", "add", &bridge]);
+        ip(&["-n", &bridge, "link", "add", "wire", "type", "bridge"]);
+        ip(&["-n", &bridge, "link", "set", "wire", "up"]);
+        for host in hosts {
+            let namespace = network.namespace(host);
+            let address = format!("{}/24", network.address(host));
+            ip(&["netns", "add", &namespace]);
+            ip(&[
+                "-n", &namespace, "link", "add", "eth0", "type", "veth", "peer", "name", host, "netns",
+                &bridge,
+            ]);
+            ip(&["-n", &bridge, "link", "set", "dev", host, "master", "wire", "up"]);
+            ip(&["-n", &namespace, "addr", "add", &address, "dev", "eth0"]);
+            ip(&["-n", &namespace, "link", "set", "lo", "up"]);
+            ip(&["-n", &namespace, "link", "set", "eth0", "up"]);
+        }
+        network
+    }
+
+    /// A host's address.
+    pub fn address(&self, host: &str) -> String {
+        let position = self.hosts.iter().position(|name| name == host).expect("a host of the network");
+        format!("10.77.0.{}", position + 1)
+    }
+
+    /// A program that will run on a host. Its process id is that of the program.
+    pub fn command(&self, host: &str, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        // Only the network: control groups and files are those of the machine.
+        command.arg(format!("--net=/run/netns/{}", self.namespace(host))).arg("--").arg(program);
+        command
+    }
+
+    /// Pulls a host's cable.
+    #[track_caller]
+    pub fn cut(&self, host: &str) {
+        ip(&["-n", &self.bridge(), "link", "set", "dev", host, "down"]);
+    }
+
+    /// Plugs it in again.
+    #[track_caller]
+    pub fn heal(&self, host: &str) {
+        ip(&["-n", &self.bridge(), "link", "set", "dev", host, "up"]);
+    }
+
+    fn namespace(&self, host: &str) -> String {
+        format!("{}-{host}", self.name)
+    }
+
+    fn bridge(&self) -> String {
+        format!("{}-wire", self.name)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        for namespace in self.hosts.iter().map(|host| self.namespace(host)).chain([self.bridge()]) {
+            // It may not have been made yet.
+            let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
+        }
+    }
+}
+
+#[track_caller]
+fn ip(arguments: &[&str]) {
+    program::run("ip", arguments).success();
+}

@@ -1,0 +1,276 @@
+//! A cluster of many nodes: a master and nodes with agent and network daemon, each process on its own host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::OpenOptions;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::app::Identity;
+use super::cluster::{find_service, mesonet};
+use super::network::Network;
+use super::{Outcome, eventually, process, program};
+
+/// The master's host.
+pub const MASTER: &str = "master";
+
+/// Lines of each log that a failed test shows.
+const LOG_TAIL: usize = 30;
+
+/// The cluster. When dropped, all that it has started is ended and its network removed; an error in a log fails the
+/// test.
+pub struct Nodes {
+    processes: BTreeMap<(String, &'static str), Child>,
+    dir: TempDir,
+    // Dropped after the processes have ended.
+    network: Network,
+}
+
+impl Nodes {
+    /// Makes a cluster with a running master and these hosts, on which nothing runs yet.
+    #[track_caller]
+    pub fn start(hosts: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
+        let network = Network::new(&[&[MASTER], hosts].concat());
+        let mut nodes = Self { processes: BTreeMap::new(), dir, network };
+        let dir = nodes.host_dir(MASTER);
+        nodes.mesonet(&["init", "--dir", &dir]).success();
+        nodes.start_master();
+        nodes
+    }
+
+    /// Starts the master.
+    #[track_caller]
+    pub fn start_master(&mut self) {
+        let dir = self.host_dir(MASTER);
+        self.launch(MASTER, "master", &["--dir", &dir, "--node-timeout", "2s", "--unreachable-after", "2s"]);
+        eventually("the master is ready", || {
+            match self.curl(MASTER, "http://127.0.0.1:8080/v1/health/ready") {
+                Ok(_) => Ok(()),
+                Err(error) => Err(error),
+            }
+        });
+    }
+
+    /// A token for nodes to join with.
+    #[track_caller]
+    pub fn token(&self, uses: u32) -> String {
+        let dir = self.host_dir(MASTER);
+        let uses = uses.to_string();
+        let made = self.mesonet(&["join-token", "create", "--dir", &dir, "--ttl", "10m", "--uses", &uses]);
+        made.success().trim().to_owned()
+    }
+
+    /// Starts a host's agent; with a token, it can join.
+    #[track_caller]
+    pub fn start_agent(&mut self, host: &str, token: Option<&str>) {
+        // Far more than the tests use, so that no app waits for room on a small machine.
+        let fixed = ["--node", host, "--cpus", "8", "--mem", "4096", "--disk", "4096"];
+        let join = token.map_or_else(Vec::new, |token| vec!["--join", token]);
+        self.launch_daemon(host, "agent", &[&fixed[..], &join].concat());
+    }
+
+    /// Starts a host's network daemon.
+    #[track_caller]
+    pub fn start_net(&mut self, host: &str) {
+        self.launch_daemon(host, "net", &["--stale-after", "2s"]);
+    }
+
+    #[track_caller]
+    fn launch_daemon(&mut self, host: &str, role: &'static str, arguments: &[&str]) {
+        let dir = self.host_dir(host);
+        let master = format!("{}:7070", self.network.address(MASTER));
+        let common = ["--dir", &dir, "--master", &master, "--master-timeout", "2s"];
+        self.launch(host, role, &[&common, arguments].concat());
+    }
+
+    #[track_caller]
+    fn launch(&mut self, host: &str, role: &'static str, arguments: &[&str]) {
+        let log =
+            OpenOptions::new().create(true).append(true).open(self.log_path(host, role)).expect("log file");
+        let mut command = self.clean(host, env!("CARGO_BIN_EXE_mesonet"));
+        command.arg(role).args(arguments).args(["--log-format", "json"]);
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        let before = self.processes.insert((host.to_owned(), role), child.expect("the built binary starts"));
+        assert!(before.is_none(), "{role} of {host} runs already");
+    }
+
+    /// Kills a process as a power cut would.
+    #[track_caller]
+    pub fn kill(&mut self, host: &str, role: &'static str) {
+        let mut child = self.processes.remove(&(host.to_owned(), role)).expect("a running process");
+        process::signal(child.id(), Signal::KILL);
+        child.wait().expect("the killed process ends");
+    }
+
+    /// The wire between the hosts.
+    pub fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Runs the command line on the master's host.
+    #[track_caller]
+    pub fn mesonet(&self, arguments: &[&str]) -> Outcome {
+        let mut command = self.clean(MASTER, env!("CARGO_BIN_EXE_mesonet"));
+        program::outcome("mesonet", command.args(arguments).stdin(Stdio::null()).output())
+    }
+
+    /// Runs the command line on a host and with arguments of which one may have to be refused.
+    #[track_caller]
+    pub fn try_agent(&self, host: &str, token: &str) -> Outcome {
+        let master = format!("{}:7070", self.network.address(MASTER));
+        let mut command = self.clean(host, env!("CARGO_BIN_EXE_mesonet"));
+        command.args(["agent", "--dir", &self.host_dir(host), "--master", &master, "--join", token]);
+        program::outcome("mesonet", command.args(["--node", host]).stdin(Stdio::null()).output())
+    }
+
+    /// A program on a host, without settings of the environment.
+    fn clean(&self, host: &str, name: &str) -> Command {
+        let mut command = self.network.command(host, name);
+        for (name, _) in mesonet().get_envs() {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Asks for a resource of the API.
+    #[track_caller]
+    pub fn get(&self, path: &str) -> Value {
+        eventually("the API answers", || {
+            let text = self.curl(MASTER, &format!("http://127.0.0.1:8080{path}"))?;
+            serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
+        })
+    }
+
+    /// Posts an app and waits until it is deployed.
+    #[track_caller]
+    pub fn deploy(&self, app: &Value) {
+        let file = self.dir.path().join("app.json");
+        std::fs::write(&file, app.to_string()).expect("written");
+        self.mesonet(&["app", "add", &file.display().to_string(), "--timeout", "60s"]).success();
+    }
+
+    /// The only address of the only service whose key contains a text.
+    #[track_caller]
+    pub fn vip(&self, name: &str) -> String {
+        eventually("the service has an address", || {
+            let services = self.get("/v1/services");
+            let service = find_service(&services, name).ok_or_else(|| services.to_string())?;
+            let address = service["addresses"][0].as_str().ok_or_else(|| services.to_string())?;
+            Ok(format!("{address}:{}", service["port"]))
+        })
+    }
+
+    /// Asks a web server from a host; one attempt.
+    pub fn curl(&self, host: &str, url: &str) -> Result<String, String> {
+        let mut command = self.network.command(host, "curl");
+        let output = command.args(["-sS", "--fail", "--max-time", "5", "--noproxy", "*", url]).output();
+        let output = output.map_err(|error| error.to_string())?;
+        if output.status.success() {
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    /// Runs dig on a host, against the host's own name server.
+    #[track_caller]
+    pub fn dig(&self, host: &str, arguments: &[&str]) -> String {
+        let mut command = self.network.command(host, "dig");
+        command.args(["@127.0.0.1", "-p", "8053", "+tries=1", "+time=5"]).args(arguments);
+        program::outcome("dig", command.output()).success()
+    }
+
+    /// Asks an app of `app::web` from a host until so many instances have answered, each without fail.
+    #[track_caller]
+    pub fn who_all(&self, host: &str, vip: &str, count: usize) -> BTreeSet<Identity> {
+        let mut seen = BTreeSet::new();
+        eventually(&format!("every instance is reached from {host}"), || {
+            let answer = self.curl(host, &format!("http://{vip}/"))?;
+            seen.insert(super::app::read(&answer)?);
+            if seen.len() == count { Ok(()) } else { Err(format!("{} of {count} answered", seen.len())) }
+        });
+        seen
+    }
+
+    /// The tasks of an app by host address.
+    #[track_caller]
+    pub fn tasks(&self, app: &str) -> Vec<(String, String)> {
+        let tasks = self.get(&format!("/v2/apps{app}/tasks"));
+        let all = tasks["tasks"].as_array().expect("list").iter();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let mut running: Vec<(String, String)> = all
+            .filter(|task| task["state"] == "TASK_RUNNING")
+            .map(|task| (text(&task["host"]), text(&task["id"])))
+            .collect();
+        running.sort();
+        running
+    }
+
+    /// The newest revision.
+    #[track_caller]
+    pub fn revision(&self) -> Value {
+        self.get("/v1/planes")["revision"].clone()
+    }
+
+    /// The revision of the view that a host's network daemon has on disk.
+    #[track_caller]
+    pub fn kept_revision(&self, host: &str) -> Value {
+        let text = std::fs::read(self.dir.path().join(host).join("view.json")).unwrap_or_default();
+        let kept: Value = serde_json::from_slice(&text).unwrap_or_default();
+        kept["view"]["revision"].clone()
+    }
+
+    /// A number that a host's network daemon shows.
+    #[track_caller]
+    pub fn metric(&self, host: &str, name: &str) -> Result<f64, String> {
+        let text = self.curl(host, "http://127.0.0.1:8081/metrics")?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {name} in {text}"))
+    }
+
+    fn host_dir(&self, host: &str) -> String {
+        self.dir.path().join(host).display().to_string()
+    }
+
+    fn log_path(&self, host: &str, role: &str) -> PathBuf {
+        self.dir.path().join(format!("{host}-{role}.log"))
+    }
+}
+
+impl Drop for Nodes {
+    fn drop(&mut self) {
+        for child in self.processes.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        process::end_all_in(self.dir.path());
+        let logs = logs(self.dir.path());
+        if std::thread::panicking() {
+            for (name, text) in logs {
+                let lines: Vec<&str> = text.lines().collect();
+                let tail = &lines[lines.len().saturating_sub(LOG_TAIL)..];
+                eprintln!("--- the end of {name} ---\n{}", tail.join("\n"));
+            }
+        } else {
+            for (name, text) in logs {
+                let errors: Vec<&str> =
+                    text.lines().filter(|line| line.contains("\"level\":\"ERROR\"")).collect();
+                assert!(errors.is_empty(), "errors in {name}: {errors:#?}");
+            }
+        }
+    }
+}
+
+fn logs(dir: &Path) -> Vec<(String, String)> {
+    let files = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut logs: Vec<(String, String)> = files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
+        .map(|path| (path.display().to_string(), std::fs::read_to_string(&path).unwrap_or_default()))
+        .collect();
+    logs.sort();
+    logs
+}
