@@ -149,6 +149,9 @@ fn the_tasks_of_a_node_that_is_cut_off_are_replaced_and_end_when_it_is_back() {
 
     nodes.network().cut(host);
     eventually("six instances run elsewhere", || equal(&elsewhere(&nodes, "/web", host), &6));
+    // Before they are given up for good, instances that come back are taken back.
+    let known = || nodes.get("/v2/apps/web/tasks")["tasks"].as_array().map(Vec::len);
+    eventually("the lost instances are given up", || equal(&known(), &Some(6)));
     let listed = nodes.mesonet(&["node", "list"]).success();
     let line = listed.lines().find(|line| line.starts_with(host)).expect("the node is listed");
     assert!(line.contains("unreachable"), "{listed}");
