@@ -32,6 +32,8 @@ pub(super) struct Connection {
     pub(super) is_open: bool,
     /// How often an endpoint was dialled for it.
     pub(super) dials: u64,
+    /// How many of them ran out of time.
+    pub(super) expired: u32,
     /// Endpoints that did not take it, since all were last asked again.
     pub(super) tried: Vec<SlotKey>,
     /// It keeps the endpoint's task busy: until it is closed, or the endpoint has ended its side and all that it sent is
@@ -67,6 +69,7 @@ impl Connection {
             backend: None,
             is_open: false,
             dials: 0,
+            expired: 0,
             tried: Vec::new(),
             keeps_busy: false,
             is_queued: false,

@@ -16,13 +16,16 @@ use super::slots::SlotKey;
 use super::token::Token;
 use super::worker::Worker;
 
-/// An endpoint on the same network answers within milliseconds; one that does not in a second is as good as dead, and
-/// the client still waits for less than its first retransmission would take.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a connection's first attempt may take. An endpoint on the same network answers within milliseconds; one
+/// that does not has a full queue or is dead, and the system would only ask it again after a second.
+const DIAL_TIMEOUT_FIRST: Duration = Duration::from_millis(250);
+
+/// Each further attempt of a connection may take twice as long, so that an endpoint far away is reached as well, and at
+/// most this long.
+const DIAL_TIMEOUT_MAX: Duration = Duration::from_secs(2);
 
 /// For how long endpoints are tried for one connection, so that a client hears within seconds that all endpoints of a
-/// service are out of reach. An endpoint whose queue was full takes the connection when the system repeats the attempt,
-/// which it does after one and after three seconds.
+/// service are out of reach. An endpoint whose queue was full takes the connection at one of the repeated attempts.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(4);
 
 /// For how long endpoints that all refuse are asked again while one of them may be about to listen: a client rather
@@ -149,7 +152,7 @@ impl Worker {
                     connection.keeps_busy = true;
                     connection.dials += 1;
                     self.routes.begin(endpoint);
-                    self.dials.push_back((self.now + CONNECT_TIMEOUT, key, connection.dials));
+                    self.dials.insert((self.now + dial_timeout(connection.expired), key, connection.dials));
                     return;
                 }
                 Err(error) => {
@@ -164,15 +167,23 @@ impl Worker {
 
     /// The endpoint did not take the connection, so another one should.
     pub(super) fn connect_failed(&mut self, key: SlotKey) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Some((endpoint, socket)) = connection.backend.take() else { return };
+        let Some(endpoint) = self.abandon_dial(key) else { return };
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.tried.push(endpoint);
+        }
+        self.connect_next(key);
+    }
+
+    /// Ends the attempt under way. Returns the endpoint that was to take the connection.
+    fn abandon_dial(&mut self, key: SlotKey) -> Option<SlotKey> {
+        let connection = self.connections.get_mut(key)?;
+        let (endpoint, socket) = connection.backend.take()?;
         drop(socket);
         connection.keeps_busy = false;
         connection.metrics.connect_failures.inc();
-        connection.tried.push(endpoint);
         self.routes.end(endpoint);
         self.routes.note_failure(endpoint, self.now);
-        self.connect_next(key);
+        Some(endpoint)
     }
 
     /// No endpoint took the connection. All are asked again after a pause, unless this has gone on for long enough or
@@ -192,14 +203,14 @@ impl Worker {
     }
 
     pub(super) fn expire_dials(&mut self) {
-        while let Some((deadline, key, dial)) = self.dials.front().copied() {
+        while let Some((deadline, key, dial)) = self.dials.first().copied() {
             let is_waiting = self.connections.get(key).is_some_and(|connection| {
                 !connection.is_open && connection.backend.is_some() && connection.dials == dial
             });
             if is_waiting && deadline > self.now {
                 break;
             }
-            self.dials.pop_front();
+            self.dials.pop_first();
             if is_waiting {
                 self.dial_expired(key);
             }
@@ -212,23 +223,24 @@ impl Worker {
         }
     }
 
-    /// An endpoint takes its time. Another one is tried; without another one, it may have more time.
+    /// An endpoint takes its time. Another one is tried; without another one, it is asked again.
     fn dial_expired(&mut self, key: SlotKey) {
-        let Some(connection) = self.connections.get(key) else { return };
-        let Some((endpoint, _)) = &connection.backend else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(endpoint) = connection.backend.as_ref().map(|(endpoint, _)| *endpoint) else { return };
+        connection.expired += 1;
         let waited = self.now.saturating_duration_since(connection.accepted_at);
         let mut tried = connection.tried.clone();
-        tried.push(*endpoint);
+        tried.push(endpoint);
         let has_other = self.routes.choose(connection.service, &tried, self.now).is_some();
         if has_other || waited >= CONNECT_PATIENCE {
             self.connect_failed(key);
-        } else {
-            self.dials.push_back((self.now + CONNECT_TIMEOUT, key, connection.dials));
+        } else if self.abandon_dial(key).is_some() {
+            self.connect_next(key);
         }
     }
 
     pub(super) fn next_dial_deadline(&self) -> Option<Instant> {
-        let dial = self.dials.front().map(|(deadline, _, _)| *deadline);
+        let dial = self.dials.first().map(|(deadline, _, _)| *deadline);
         let pause = self.pauses.front().map(|(until, _)| *until);
         dial.into_iter().chain(pause).min()
     }
@@ -312,6 +324,13 @@ impl Worker {
     }
 }
 
+/// How long an attempt may take after so many of its connection ran out of time.
+fn dial_timeout(expired: u32) -> Duration {
+    2_u32
+        .checked_pow(expired)
+        .map_or(DIAL_TIMEOUT_MAX, |factor| DIAL_TIMEOUT_FIRST.saturating_mul(factor).min(DIAL_TIMEOUT_MAX))
+}
+
 fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -324,5 +343,17 @@ fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
     match connect(&socket, &address) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_may_take_ever_longer_up_to_a_bound() {
+        let timeouts: Vec<u128> = (0..5).map(|expired| dial_timeout(expired).as_millis()).collect();
+        assert_eq!(timeouts, [250, 500, 1000, 2000, 2000]);
+        assert_eq!(dial_timeout(u32::MAX), DIAL_TIMEOUT_MAX);
     }
 }

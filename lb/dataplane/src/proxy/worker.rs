@@ -1,6 +1,6 @@
 //! A thread with an epoll loop that carries the traffic of its connections.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -63,7 +63,7 @@ pub(super) struct Worker {
     /// Connections that had more to do when their turn was over.
     pub(super) unfinished: Vec<SlotKey>,
     /// Connection attempts under way, in the order of their deadlines: the connection, and which of its dials it is.
-    pub(super) dials: VecDeque<(Instant, SlotKey, u64)>,
+    pub(super) dials: BTreeSet<(Instant, SlotKey, u64)>,
     /// Connections that no endpoint took, in the order in which endpoints are to be asked again.
     pub(super) pauses: VecDeque<(Instant, SlotKey)>,
     pub(super) tools: Tools,
@@ -98,7 +98,7 @@ impl Worker {
             connections: Slots::new(),
             sessions: UdpSessions::new(),
             unfinished: Vec::new(),
-            dials: VecDeque::new(),
+            dials: BTreeSet::new(),
             pauses: VecDeque::new(),
             tools: Tools { scratch, pipes: PipePool::new(budget.pipes) },
             accepts_again_at: None,
