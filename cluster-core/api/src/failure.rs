@@ -97,7 +97,6 @@ impl Failure {
                 let deployments: Vec<Value> = deployments.iter().map(|id| json!({"id": id})).collect();
                 json!({"message": message, "deployments": deployments})
             }
-            Self::Rejected(Rejection::ServicePortTaken { .. }) => rule_broken("/", &message),
             Self::Rejected(Rejection::DependencyCycle(_)) => rule_broken("/dependencies", &message),
             Self::Rejected(_)
             | Self::BadRequest(_)
@@ -134,9 +133,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::UnknownDeployment(_)
         | Rejection::NotQueued(_) => StatusCode::NOT_FOUND,
         Rejection::TooManyDeployments(_) => StatusCode::FORBIDDEN,
-        Rejection::ServicePortTaken { .. } | Rejection::DependencyCycle(_) => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        Rejection::DependencyCycle(_) => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 

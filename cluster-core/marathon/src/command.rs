@@ -122,16 +122,6 @@ pub enum Rejection {
         "Max number ({0}) of running deployments reached. Cannot create new deployments until the number decreases."
     )]
     TooManyDeployments(usize),
-    /// A service port that the app asks for belongs to another app.
-    #[error("Requested service port {port} is used by app {owner}")]
-    ServicePortTaken {
-        /// The port.
-        port: u16,
-        /// Whose it is.
-        owner: AppId,
-        /// The app that asked.
-        app: AppId,
-    },
     /// The range of service ports is used up.
     #[error("No service port is free between {first} and {last}")]
     ServicePortsExhausted {

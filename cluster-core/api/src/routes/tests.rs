@@ -360,13 +360,6 @@ async fn refusals_have_marathons_statuses() {
             json!({"message": "Max number (100) of running deployments reached. Cannot create new deployments until the number decreases."}),
         ),
         (
-            Rejection::ServicePortTaken { port: 80, owner: id.clone(), app: id.clone() },
-            422,
-            json!({"message": "Object is not valid", "details": [
-                {"path": "/", "errors": ["Requested service port 80 is used by app /web"]},
-            ]}),
-        ),
-        (
             Rejection::DependencyCycle(id.clone()),
             422,
             json!({"message": "Object is not valid", "details": [
