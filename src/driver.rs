@@ -397,7 +397,11 @@ mod tests {
             if journal.failures_left > 0 {
                 journal.failures_left -= 1;
                 let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-                return Err(CommitError::Full { revision, path: "memory".into(), source });
+                return Err(CommitError::Full {
+                    revision,
+                    place: "memory".to_owned(),
+                    source: source.into(),
+                });
             }
             journal.committed.push(revision);
             Ok(())

@@ -1,12 +1,14 @@
 //! Durable state of the control plane.
 //!
 //! A [`Store`] keeps records in named tables and makes groups of writes durable at once, each under its revision.
-//! [`RedbStore`] is the embedded one: a single file. What records mean is none of its business.
+//! [`RedbStore`] is the embedded one: a single file. [`EtcdStore`] is shared by several masters, of which one at a
+//! time may write: [`EtcdReplica`] follows it and elects. What records mean is none of its business.
 //!
-//! Main types: [`Store`], [`RedbStore`], [`Contents`].
+//! Main types: [`Store`], [`Contents`], [`RedbStore`], [`EtcdReplica`], [`EtcdStore`], [`EtcdKeys`].
 
 #![forbid(unsafe_code)]
 
+mod etcd;
 mod redb_store;
 
 use std::io;
@@ -15,6 +17,10 @@ use std::path::PathBuf;
 use mesonet_model::{Revision, Table, Write};
 use thiserror::Error;
 
+pub use etcd::{
+    Candidate, ElectionError, EtcdError, EtcdKeys, EtcdReplica, EtcdSettings, EtcdStore, EtcdTls, KeysError,
+    Leader, Swap, Term, TermLease,
+};
 pub use redb_store::{FORMAT, RedbStore};
 
 /// Keeps records. A commit is atomic and survives a crash once it has returned.
@@ -34,7 +40,7 @@ pub struct Contents {
     pub records: Vec<(Table, String, Vec<u8>)>,
 }
 
-/// A commit did not happen; nothing of it is kept.
+/// A commit did not happen; nothing of it is kept, except where a variant says otherwise.
 #[derive(Debug, Error)]
 pub enum CommitError {
     /// The revision does not follow the last one.
@@ -46,24 +52,34 @@ pub enum CommitError {
         last: Revision,
     },
     /// There is no room left, by the disk's size, a quota or a limit.
-    #[error("cannot commit revision {revision}: no space left for state file {}", path.display())]
+    #[error("cannot commit revision {revision}: no space left for {place}")]
     Full {
         /// The revision asked for.
         revision: Revision,
-        /// The file.
-        path: PathBuf,
+        /// The state file, or etcd with its endpoints.
+        place: String,
         /// The system's words.
-        source: io::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The file could not be written or read for another reason.
-    #[error("cannot commit revision {revision} to state file {}", path.display())]
+    /// It could not be written or read for another reason.
+    #[error("cannot commit revision {revision} to {place}")]
     Storage {
         /// The revision asked for.
         revision: Revision,
-        /// The file.
-        path: PathBuf,
+        /// The state file, or etcd with its endpoints.
+        place: String,
         /// The engine's words.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// This master is the leader no longer, or may be none: no further commit of this term can succeed, so there is
+    /// no use in trying again. Whether this one took effect before is for the next leader to find out; unless etcd was
+    /// away it did not.
+    #[error("cannot commit revision {revision}: term {term} of this master is over")]
+    Deposed {
+        /// The revision asked for.
+        revision: Revision,
+        /// The term.
+        term: u64,
     },
 }
 
@@ -121,4 +137,7 @@ pub enum OpenError {
         /// The engine's words.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The state is in etcd and cannot be had from there.
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
 }

@@ -102,7 +102,7 @@ impl Store for RedbStore {
         if let Err(failure) = result {
             self.database = None;
             if !self.holds(revision) {
-                return Err(failure.into_commit_error(revision, self.directory.join(FILE_NAME)));
+                return Err(failure.into_commit_error(revision, &self.directory.join(FILE_NAME)));
             }
         }
         self.last = revision;
@@ -251,11 +251,11 @@ struct Failure {
 }
 
 impl Failure {
-    fn into_commit_error(self, revision: Revision, path: PathBuf) -> CommitError {
-        match self.source.downcast::<io::Error>() {
-            Ok(source) if self.full => CommitError::Full { revision, path, source: *source },
-            Ok(source) => CommitError::Storage { revision, path, source },
-            Err(source) => CommitError::Storage { revision, path, source },
+    fn into_commit_error(self, revision: Revision, path: &Path) -> CommitError {
+        let place = format!("state file {}", path.display());
+        match self {
+            Self { full: true, source } => CommitError::Full { revision, place, source },
+            Self { full: false, source } => CommitError::Storage { revision, place, source },
         }
     }
 }
