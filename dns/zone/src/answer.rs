@@ -182,7 +182,7 @@ impl Zone {
         }
     }
 
-    fn soa(&self, apex: &Name, revision: Revision) -> Record {
+    pub(crate) fn soa(&self, apex: &Name, revision: Revision) -> Record {
         let origins = &*self.origins;
         let soa = Soa {
             primary: origins.nameserver.clone(),

@@ -11,7 +11,7 @@ use crate::config::Origins;
 use crate::contribution::Contribution;
 use crate::table::{Table, TableChanges};
 use crate::task_names::of_task;
-use crate::{Config, ConfigError, NameError, Zone};
+use crate::{Config, ConfigError, Name, NameError, Zone};
 
 /// Keeps a zone in step with the cluster.
 ///
@@ -66,20 +66,23 @@ impl ZoneFollower {
 
     /// Follows to a view. `delta` says what differs from the view applied last; one that starts elsewhere is not used
     /// and the difference is found instead.
-    pub fn apply(&mut self, view: &ClusterView, delta: &Delta) {
+    ///
+    /// Says which names have other records than before, as the zone keeps them ([`crate::Apex::stored`]), sorted.
+    pub fn apply(&mut self, view: &ClusterView, delta: &Delta) -> Vec<Name> {
         let is_next = self.is_ready
             && self.view.cluster == view.cluster
             && self.view.revision == delta.from
             && view.revision == delta.to;
-        if is_next {
-            self.follow(view, delta);
+        let changed = if is_next {
+            self.follow(view, delta)
         } else {
-            self.follow(view, &Delta::between(&self.view, view));
-        }
+            self.follow(view, &Delta::between(&self.view, view))
+        };
         self.is_ready = true;
+        changed
     }
 
-    fn follow(&mut self, new: &ClusterView, delta: &Delta) {
+    fn follow(&mut self, new: &ClusterView, delta: &Delta) -> Vec<Name> {
         let old = std::mem::replace(&mut self.view, new.clone());
         self.place(&old, delta);
         let mut change = Change { changes: TableChanges::default(), skipped: &mut self.skipped };
@@ -102,7 +105,7 @@ impl ZoneFollower {
         for key in affected_tasks(&old, new, delta, &self.placements) {
             change.replace(&task_in(origins, &old, &key), &task_in(origins, new, &key));
         }
-        self.table.apply(change.changes);
+        self.table.apply(change.changes)
     }
 
     /// Keeps the index of tasks by agent.

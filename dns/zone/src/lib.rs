@@ -19,6 +19,7 @@ mod entry_set;
 mod follower;
 mod mesos_name;
 mod name;
+mod parts;
 mod record;
 mod table;
 mod task_names;
@@ -27,4 +28,5 @@ pub use answer::{Answer, ExtendedError, Question, QuestionType, ResponseCode, Zo
 pub use config::{Config, ConfigError};
 pub use follower::ZoneFollower;
 pub use name::{Name, NameError};
+pub use parts::Apex;
 pub use record::{Data, Record, Soa};

@@ -103,6 +103,17 @@ impl Name {
         (octets.len() < NAME_LENGTH_MAX).then(|| Self(Arc::from(octets)))
     }
 
+    /// The octets it is held in: its labels from the root on, each behind its length, without the root's.
+    pub fn octets(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The name one label up; nothing for the root.
+    pub fn parent(&self) -> Option<Self> {
+        let last = self.labels().next()?;
+        Some(Self(Arc::from(&self.0[..self.0.len() - last.len() - 1])))
+    }
+
     /// How many octets it is held in: longer for names further down.
     pub(crate) fn octet_count(&self) -> usize {
         self.0.len()
@@ -182,6 +193,13 @@ mod tests {
         let first = within.iter().position(|inside| *inside).expect("some");
         assert_eq!(names[first], name("mesos"));
         assert_eq!(within[first..].iter().take_while(|inside| **inside).count(), 5);
+    }
+
+    #[test]
+    fn parents_lack_the_first_label() {
+        assert_eq!(name("a.b.mesos").parent(), Some(name("b.mesos")));
+        assert_eq!(name("mesos").parent(), Some(Name::root()));
+        assert_eq!(Name::root().parent(), None);
     }
 
     #[test]

@@ -31,10 +31,12 @@ pub(crate) struct TableChanges(BTreeMap<Name, CountChanges>);
 // === impl Table ===
 
 impl Table {
-    /// Makes the changes. For each name, that costs about the square root of its number of records and the logarithm
-    /// of the number of names.
-    pub(crate) fn apply(&mut self, changes: TableChanges) {
+    /// Makes the changes, and says which names they are of, sorted. For each name, that costs about the square root of
+    /// its number of records and the logarithm of the number of names.
+    pub(crate) fn apply(&mut self, changes: TableChanges) -> Vec<Name> {
+        let mut changed = Vec::with_capacity(changes.0.len());
         for (name, changes) in changes.0 {
+            changed.push(name.clone());
             let (new, served_before) = match self.sets.get(&name) {
                 Some(old) => (old.changed(changes), RecordSet::best_of(old).len()),
                 None => (EntrySet::default().changed(changes), 0),
@@ -47,6 +49,12 @@ impl Table {
                 self.sets.insert(name, new);
             }
         }
+        changed
+    }
+
+    /// Every name that has records, sorted.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.sets.keys()
     }
 
     /// The records of a name; none if it has none of its own.

@@ -116,7 +116,12 @@ proptest! {
                 // A view that is never applied; the next delta does not start from the one applied last.
                 continue;
             }
-            follower.apply(&view, &Delta::between(&before, &view));
+            let earlier = follower.zone();
+            let changed = follower.apply(&view, &Delta::between(&before, &view));
+            let later = follower.zone();
+            for name in earlier.names().chain(later.names()).filter(|name| changed.binary_search(name).is_err()) {
+                prop_assert!(earlier.values(name).1.eq(later.values(name).1), "{name} changed and is not named");
+            }
             let anew = following(&view);
             prop_assert_eq!(dump(&follower), dump(&anew));
             prop_assert_eq!(follower.skipped(), anew.skipped());
