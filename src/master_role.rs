@@ -188,6 +188,7 @@ pub(crate) fn marathon_as_framework(address: SocketAddr, now: Timestamp) -> Fram
         hostname: address.ip().to_string(),
         address: Some(address),
         webui_url: Some(format!("http://{address}")),
+        other_addresses: Vec::new(),
         active: true,
         registered_at: now,
     }

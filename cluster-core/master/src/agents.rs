@@ -39,7 +39,9 @@ impl Master {
         };
         let has_moved = known.is_some_and(|agent| agent.info.address != info.address);
         self.liveness.answers(&id);
-        self.set_agent(Agent { id: id.clone(), info, state: AgentState::Active, draining, registered_at });
+        let state = AgentState::Active;
+        let other_addresses = Vec::new();
+        self.set_agent(Agent { id: id.clone(), info, other_addresses, state, draining, registered_at });
         self.out.command(&id, AgentCommand::Registered { agent: id.clone() });
         self.reconcile_agent(&id, running, now);
         if has_moved {

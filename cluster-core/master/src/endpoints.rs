@@ -10,7 +10,7 @@ use mesonet_model::{Endpoint, EndpointKey, EndpointState, ServicePort, Serving, 
 
 /// The endpoints of a task at an agent's address. Labels that are no VIP give none. Those of suspect tasks have the
 /// weight of a service that has something better.
-pub(crate) fn endpoints_of(
+pub fn endpoints_of(
     task: &Task,
     agent: IpAddr,
     framework_name: &str,

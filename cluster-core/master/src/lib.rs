@@ -27,6 +27,8 @@ mod suspects;
 mod tasks;
 mod vips;
 
+pub use endpoints::endpoints_of;
 pub use liveness::FailureDetection;
 pub use machine::{Config, Effect, Input, Master};
 pub use recover::{RecoverError, Recovered};
+pub use vips::{Exhausted, Vips};

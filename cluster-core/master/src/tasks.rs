@@ -50,6 +50,7 @@ impl Master {
             ready: true,
             draining: false,
             suspect: false,
+            network: None,
             staged_at: now,
             started_at: None,
             updated_at: now,

@@ -17,7 +17,7 @@ const VIP_RESERVATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The addresses given to names, `name.framework`.
 #[derive(Debug)]
-pub(crate) struct Vips {
+pub struct Vips {
     v4: Pool,
     v6: Pool,
     allocations: BTreeMap<String, Allocation>,
@@ -39,7 +39,7 @@ pub(crate) struct Allocation {
 /// Every address of the range is taken; nothing was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("all {size} addresses from {first} to {last} are taken")]
-pub(crate) struct Exhausted {
+pub struct Exhausted {
     first: IpAddr,
     last: IpAddr,
     size: u128,
@@ -55,7 +55,11 @@ struct Pool {
 
 impl Vips {
     pub(crate) fn new(config: &Config) -> Self {
-        let ((first4, last4), (first6, last6)) = (config.vip_range_v4, config.vip_range_v6);
+        Self::in_ranges(config.vip_range_v4, config.vip_range_v6)
+    }
+
+    /// Gives addresses from the first to the last of each range, none of which is given yet.
+    pub fn in_ranges((first4, last4): (Ipv4Addr, Ipv4Addr), (first6, last6): (Ipv6Addr, Ipv6Addr)) -> Self {
         Self {
             v4: Pool::new(first4.to_bits().into(), last4.to_bits().into()),
             v6: Pool::new(first6.to_bits(), last6.to_bits()),
@@ -79,7 +83,7 @@ impl Vips {
     }
 
     /// The name's IPv4 address, given to it if it has none. A name without service stays reserved as it was.
-    pub(crate) fn ipv4(&mut self, name: &str) -> Result<Ipv4Addr, Exhausted> {
+    pub fn ipv4(&mut self, name: &str) -> Result<Ipv4Addr, Exhausted> {
         if let Some(address) = self.allocation(name).and_then(|allocation| allocation.ipv4) {
             return Ok(address);
         }
@@ -91,7 +95,7 @@ impl Vips {
     }
 
     /// The name's IPv6 address, given to it if it has none.
-    pub(crate) fn ipv6(&mut self, name: &str) -> Result<Ipv6Addr, Exhausted> {
+    pub fn ipv6(&mut self, name: &str) -> Result<Ipv6Addr, Exhausted> {
         if let Some(address) = self.allocation(name).and_then(|allocation| allocation.ipv6) {
             return Ok(address);
         }
@@ -102,7 +106,7 @@ impl Vips {
     }
 
     /// A user chose this address: names are not given it as long as it is in use.
-    pub(crate) fn take_static(&mut self, address: IpAddr) {
+    pub fn take_static(&mut self, address: IpAddr) {
         match address {
             IpAddr::V4(address) => self.v4.take(address.to_bits().into()),
             IpAddr::V6(address) => self.v6.take(address.to_bits()),
@@ -110,7 +114,7 @@ impl Vips {
     }
 
     /// The end of one [`Vips::take_static`].
-    pub(crate) fn free_static(&mut self, address: IpAddr) {
+    pub fn free_static(&mut self, address: IpAddr) {
         match address {
             IpAddr::V4(address) => self.v4.free(address.to_bits().into()),
             IpAddr::V6(address) => self.v6.free(address.to_bits()),
@@ -118,13 +122,13 @@ impl Vips {
     }
 
     /// A service has the name. Whether that ends its reservation.
-    pub(crate) fn hold(&mut self, name: &str) -> bool {
+    pub fn hold(&mut self, name: &str) -> bool {
         let held = self.allocations.get_mut(name).and_then(|allocation| allocation.released_at.take());
         held.is_some_and(|at| self.released.remove(&(at, name.to_owned())))
     }
 
     /// No service has the name any more. Whether it has an address that stays reserved.
-    pub(crate) fn release(&mut self, name: &str, now: Timestamp) -> bool {
+    pub fn release(&mut self, name: &str, now: Timestamp) -> bool {
         let Some(allocation) = self.allocations.get_mut(name) else { return false };
         allocation.released_at = Some(now);
         self.released.insert((now, name.to_owned()))
@@ -136,7 +140,7 @@ impl Vips {
     }
 
     /// Ends a reservation that is over, if there is one; its name.
-    pub(crate) fn expire(&mut self, now: Timestamp) -> Option<String> {
+    pub fn expire(&mut self, now: Timestamp) -> Option<String> {
         if self.deadline()? > now {
             return None;
         }

@@ -11,7 +11,8 @@ use crate::{AgentId, Resources, Timestamp};
 pub struct AgentInfo {
     /// The host's name as clients should see it; must resolve for them or be an address.
     pub hostname: String,
-    /// The address at which its tasks' host ports are reached.
+    /// The address at which its tasks' host ports are reached. An unspecified one, `0.0.0.0`, stands for an address
+    /// that is not known.
     pub address: IpAddr,
     /// The port of its HTTP endpoint; 0 if it has none of its own.
     pub port: u16,
@@ -38,6 +39,10 @@ pub struct Agent {
     pub id: AgentId,
     /// What it said of itself.
     pub info: AgentInfo,
+    /// The addresses of its HTTP endpoint where they are not that of its tasks' host ports alone, as when its Mesos
+    /// process listens under a name; see [`Agent::endpoint_addresses`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_addresses: Vec<IpAddr>,
     /// Whether it answers.
     pub state: AgentState,
     /// Whether an operator wants it empty: nothing new is placed on it, and its tasks move elsewhere.
@@ -51,6 +56,12 @@ pub struct Agent {
 pub const NODE_ATTRIBUTE: &str = "node";
 
 impl Agent {
+    /// The addresses of its HTTP endpoint, as far as they are known.
+    pub fn endpoint_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let own = self.other_addresses.is_empty().then_some(self.info.address);
+        self.other_addresses.iter().copied().chain(own).filter(|address| !address.is_unspecified())
+    }
+
     /// The name of the agent's node; its id where the node has no name, as in a local cluster.
     pub fn node_name(&self) -> &str {
         let mut attributes = self.info.attributes.iter();

@@ -1,6 +1,6 @@
 //! Frameworks and masters, as names and clients see them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,9 @@ pub struct Framework {
     pub hostname: String,
     /// The address of its scheduler or web page, if known.
     pub address: Option<SocketAddr>,
+    /// The addresses of its scheduler if they are not that of `address`, as when it runs under a name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_addresses: Vec<IpAddr>,
     /// Its web page.
     pub webui_url: Option<String>,
     /// Whether it is subscribed.

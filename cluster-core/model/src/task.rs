@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::text_key::{TextKeyError, serde_as_text};
-use crate::{AgentId, Discovery, FrameworkId, Resources, ServicePort, TaskId, Timestamp};
+use crate::{AgentId, Discovery, FrameworkId, Resources, ServicePort, TaskId, TaskNetwork, Timestamp};
 
 /// A task of a framework; frameworks choose task ids, so only both together are unique.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -38,6 +39,9 @@ pub struct Task {
     pub labels: BTreeMap<String, String>,
     /// Addresses of its own; empty on the host's network.
     pub addresses: Vec<IpAddr>,
+    /// What a Mesos cluster reports of its network; `None` for a task of mesonet's own cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Arc<TaskNetwork>>,
     /// Last health check result; `None` without a check, `Some(false)` before the first result.
     pub healthy: Option<bool>,
     /// Whether the framework wants clients to be sent to it (readiness checks).
@@ -184,6 +188,9 @@ impl Task {
 
     /// The ports that it publishes. On the host's network a port without scope is a host port.
     pub fn service_ports(&self) -> Vec<ServicePort> {
+        if let Some(network) = &self.network {
+            return network.ports.iter().map(crate::NetworkPort::service_port).collect();
+        }
         let ports = self.discovery.iter().flat_map(|discovery| &discovery.ports);
         let mut ports: Vec<ServicePort> = ports.filter_map(crate::DiscoveryPort::service_port).collect();
         if self.addresses.is_empty() {

@@ -89,6 +89,7 @@ fn framework(id: &FrameworkId, value: u8) -> Framework {
         hostname: String::new(),
         address: None,
         webui_url: None,
+        other_addresses: Vec::new(),
         active: true,
         registered_at: Timestamp::default(),
     }
@@ -104,6 +105,7 @@ fn agent(id: &AgentId, value: u8) -> Agent {
             resources: Resources::default(),
             attributes: Vec::new(),
         },
+        other_addresses: Vec::new(),
         state: AgentState::Active,
         draining: false,
         registered_at: Timestamp::default(),
@@ -124,6 +126,7 @@ fn task(key: &TaskKey, value: u8) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        network: None,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

@@ -42,6 +42,7 @@ fn view(tasks: u8) -> ClusterView {
             hostname: "host".to_owned(),
             address: None,
             webui_url: None,
+            other_addresses: Vec::new(),
             active: true,
             registered_at: Timestamp::default(),
         }),
@@ -55,8 +56,14 @@ fn view(tasks: u8) -> ClusterView {
         attributes: Vec::new(),
     };
     let state = AgentState::Active;
-    let entry =
-        Agent { id: agent.clone(), info, state, draining: false, registered_at: Timestamp::default() };
+    let entry = Agent {
+        id: agent.clone(),
+        info,
+        other_addresses: Vec::new(),
+        state,
+        draining: false,
+        registered_at: Timestamp::default(),
+    };
     view.agents.insert(agent.clone(), Arc::new(entry));
     for at in 0..tasks {
         let key = TaskKey::new(framework.clone(), TaskId::new(format!("web.{at}")));
@@ -76,6 +83,7 @@ fn view(tasks: u8) -> ClusterView {
             ready: true,
             draining: false,
             suspect: false,
+            network: None,
             staged_at: Timestamp::default(),
             started_at: None,
             updated_at: Timestamp::default(),

@@ -64,6 +64,7 @@ fn cluster(tasks: usize, per_app: usize) -> ClusterView {
         hostname: "host".to_owned(),
         address: None,
         webui_url: None,
+        other_addresses: Vec::new(),
         active: true,
         registered_at: Timestamp::default(),
     };
@@ -78,8 +79,14 @@ fn cluster(tasks: usize, per_app: usize) -> ClusterView {
             attributes: Vec::new(),
         };
         let state = AgentState::Active;
-        let agent =
-            Agent { id: id.clone(), info, state, draining: false, registered_at: Timestamp::default() };
+        let agent = Agent {
+            id: id.clone(),
+            info,
+            other_addresses: Vec::new(),
+            state,
+            draining: false,
+            registered_at: Timestamp::default(),
+        };
         view.agents.insert(id, Arc::new(agent));
     }
     for at in 0..tasks {
@@ -116,6 +123,7 @@ fn task(at: usize, per_app: usize) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        network: None,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

@@ -134,6 +134,7 @@ impl Cluster {
             hostname: "localhost".into(),
             address: None,
             webui_url: None,
+            other_addresses: Vec::new(),
             active: true,
             registered_at: Timestamp::from_millis(0),
         }));

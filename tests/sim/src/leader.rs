@@ -141,6 +141,7 @@ fn marathon_as_framework(now: Timestamp) -> Framework {
         hostname: "127.0.0.1".to_owned(),
         address: None,
         webui_url: None,
+        other_addresses: Vec::new(),
         active: true,
         registered_at: now,
     }

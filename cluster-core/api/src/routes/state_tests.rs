@@ -260,8 +260,14 @@ fn add_agent(state: &mut crate::State) {
         resources,
         attributes: Vec::new(),
     };
-    let agent =
-        Agent { id: id.clone(), info, state: AgentState::Active, draining: false, registered_at: TIME };
+    let agent = Agent {
+        id: id.clone(),
+        info,
+        other_addresses: Vec::new(),
+        state: AgentState::Active,
+        draining: false,
+        registered_at: TIME,
+    };
     state.cluster.agents.insert(id, Arc::new(agent));
 }
 

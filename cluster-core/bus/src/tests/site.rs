@@ -138,6 +138,7 @@ impl Site {
         let agent = Agent {
             id: id.clone(),
             info: info(&text),
+            other_addresses: Vec::new(),
             state: AgentState::Active,
             draining: false,
             registered_at: Timestamp::from_millis(0),

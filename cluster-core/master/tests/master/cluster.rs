@@ -49,6 +49,7 @@ pub fn framework(name: &str) -> Framework {
         hostname: "here".to_owned(),
         address: None,
         webui_url: None,
+        other_addresses: Vec::new(),
         active: false,
         registered_at: Timestamp::default(),
     }

@@ -61,6 +61,7 @@ pub fn agent(view: &mut ClusterView, id: &str, address: &str, port: u16) {
     let agent = Agent {
         id: id.clone(),
         info,
+        other_addresses: Vec::new(),
         state: AgentState::Active,
         draining: false,
         registered_at: Timestamp::default(),
@@ -79,6 +80,7 @@ pub fn framework(view: &mut ClusterView, id: &str, name: &str, address: Option<&
         hostname: "a-host".to_owned(),
         address: address.map(|address| address.parse().expect(address)),
         webui_url: None,
+        other_addresses: Vec::new(),
         active: true,
         registered_at: Timestamp::default(),
     };
@@ -118,6 +120,7 @@ pub fn running(id: &str, name: &str, agent: &str) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        network: None,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),
