@@ -15,9 +15,10 @@
 //! everything that follows from its inputs.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use mesonet_api::NodeOrder;
 pub use mesonet_api::State;
+use mesonet_api::{NodeOrder, Planes};
 use mesonet_marathon::{Command, Event, Marathon, Rejection, Reply};
 use mesonet_master::Master;
 use mesonet_model::{
@@ -35,7 +36,7 @@ pub struct ControlPlane {
     master: Master,
     marathon: Marathon,
     marathon_id: Option<FrameworkId>,
-    planes: BTreeMap<(AgentId, Plane), PlaneReport>,
+    planes: Planes,
     messages: VecDeque<Message>,
     committed: Revision,
 }
@@ -144,7 +145,7 @@ impl ControlPlane {
             master,
             marathon,
             marathon_id: None,
-            planes: BTreeMap::new(),
+            planes: Planes::new(),
             messages: VecDeque::from([Message::ToMaster(subscribe)]),
             committed,
         };
@@ -192,7 +193,7 @@ impl ControlPlane {
         let message = match input {
             Input::Agent(report) => Message::ToMaster(mesonet_master::Input::Agent(report)),
             Input::Plane(report) => {
-                self.planes.insert((report.node.clone(), report.plane), report.clone());
+                self.planes.insert((report.node.clone(), report.plane), Arc::new(report.clone()));
                 Message::ToMaster(mesonet_master::Input::Plane(report))
             }
             Input::PlaneGone { node, plane } => {

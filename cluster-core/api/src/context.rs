@@ -1,9 +1,9 @@
 //! What the API sees of the rest.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use imbl::OrdMap;
 use mesonet_marathon::{Command, Event, MarathonView, Rejection, Reply};
 use mesonet_model::{AgentId, ClusterView, Plane, PlaneReport, Revision, TaskKey};
 use thiserror::Error;
@@ -36,8 +36,12 @@ pub struct State {
     /// Marathon.
     pub marathon: MarathonView,
     /// The latest report of each plane of each node.
-    pub planes: BTreeMap<(AgentId, Plane), PlaneReport>,
+    pub planes: Planes,
 }
+
+/// Reports of planes. Shares its structure with its clones: there is one after every turn of the control plane, and
+/// planes are twice as many as nodes.
+pub type Planes = OrdMap<(AgentId, Plane), Arc<PlaneReport>>;
 
 /// A command on its way to Marathon.
 #[derive(Debug)]

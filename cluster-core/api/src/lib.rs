@@ -21,5 +21,6 @@ mod routes;
 
 pub use api::router;
 pub use context::{
-    Answer, Context, NodeOrder, NodeRequest, Request, SandboxChunk, SandboxError, SandboxReader, State,
+    Answer, Context, NodeOrder, NodeRequest, Planes, Request, SandboxChunk, SandboxError, SandboxReader,
+    State,
 };

@@ -1,6 +1,6 @@
 //! The API in front of a Marathon that is played by a task of the test.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
@@ -111,7 +111,7 @@ impl Fixture {
                 apps: OrdMap::new(),
                 deployments: OrdMap::new(),
             },
-            planes: BTreeMap::new(),
+            planes: crate::Planes::new(),
         })));
         fixture
     }

@@ -295,7 +295,7 @@ fn add_services(state: &mut crate::State) {
         busy: BTreeSet::new(),
         failed: BTreeMap::from([(fixed, "address in use".to_owned())]),
     };
-    state.planes.insert((agent, Plane::Lb), report);
+    state.planes.insert((agent, Plane::Lb), Arc::new(report));
 }
 
 #[tokio::test]
