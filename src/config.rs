@@ -73,6 +73,8 @@ settings! {
             "A node that is silent for so long is taken to be disconnected", "5s";
         unreachable_after: fixed Grace, "unreachable-after", "MESONET_UNREACHABLE_AFTER", "TIME",
             "So long after that, the tasks of an agent may be replaced", "5s";
+        removed_after: fixed Grace, "removed-after", "MESONET_REMOVED_AFTER", "TIME",
+            "So long after that, an agent is removed with its tasks", "24h";
         vip_range: fixed VipRange, "vip-range", "MESONET_VIP_RANGE", "RANGE",
             "Addresses of named VIPs", "127.11.0.0/16";
         service_ports: fixed PortSpan, "service-ports", "MESONET_SERVICE_PORTS", "FIRST-LAST",

@@ -52,6 +52,8 @@ pub struct MasterSettings {
     pub drain_grace: Duration,
     /// How long after its connection is lost an agent is unreachable.
     pub unreachable_after: Duration,
+    /// How long after that it is removed with its tasks.
+    pub removed_after: Duration,
 }
 
 impl MasterSettings {
@@ -60,6 +62,7 @@ impl MasterSettings {
         let defaults = MasterOptions::default();
         let Grace(drain_grace) = defaults.drain_grace;
         let Grace(unreachable_after) = defaults.unreachable_after;
+        let Grace(removed_after) = defaults.removed_after;
         Self {
             cluster: None,
             address,
@@ -67,6 +70,7 @@ impl MasterSettings {
             service_ports: defaults.service_ports,
             drain_grace,
             unreachable_after,
+            removed_after,
         }
     }
 }
@@ -157,6 +161,7 @@ pub(crate) fn recover_master(
         drain_grace: settings.drain_grace,
         failure_detection: FailureDetection {
             unreachable_after: settings.unreachable_after,
+            removed_after: settings.removed_after,
             ..FailureDetection::default()
         },
         seed: seed.wrapping_add(1),

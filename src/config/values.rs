@@ -215,6 +215,7 @@ impl FromStr for Grace {
             "ms" => Some(1),
             "s" => Some(1_000),
             "m" => Some(60_000),
+            "h" => Some(3_600_000),
             _ => None,
         };
         number
@@ -223,7 +224,7 @@ impl FromStr for Grace {
             .zip(millis_per_unit)
             .and_then(|(number, millis)| number.checked_mul(millis))
             .map(|millis| Self(Duration::from_millis(millis)))
-            .ok_or_else(|| error(text, "duration", "a number with ms, s or m, such as 10s"))
+            .ok_or_else(|| error(text, "duration", "a number with ms, s, m or h, such as 10s"))
     }
 }
 
@@ -301,7 +302,8 @@ mod tests {
         assert_eq!("10s".parse(), Ok(Grace(Duration::from_secs(10))));
         assert_eq!("250ms".parse(), Ok(Grace(Duration::from_millis(250))));
         assert_eq!("2m".parse(), Ok(Grace(Duration::from_secs(120))));
-        for text in ["10", "s", "-1s", "1h", "99999999999999999999s"] {
+        assert_eq!("24h".parse(), Ok(Grace(Duration::from_secs(86_400))));
+        for text in ["10", "s", "-1s", "1d", "99999999999999999999s"] {
             assert!(text.parse::<Grace>().is_err(), "{text}");
         }
     }

@@ -65,6 +65,7 @@ impl MasterProcess {
         let metrics = Registry::new();
         let Grace(drain_grace) = options.drain_grace;
         let Grace(unreachable_after) = options.unreachable_after;
+        let Grace(removed_after) = options.removed_after;
         let reachable = http::reachable(http);
         let address = options.address.map_or(reachable, |ip| SocketAddr::new(ip, http.port()));
         let settings = MasterSettings {
@@ -74,6 +75,7 @@ impl MasterProcess {
             service_ports: options.service_ports,
             drain_grace,
             unreachable_after,
+            removed_after,
         };
         let (role, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
         let ends = MasterEnds { feed: role.feed.clone(), reports: link.reports, commands: link.commands };

@@ -4,6 +4,9 @@
 //! the agents is lost at about the same time, the fault is rather the network's or the master's own than the agents',
 //! and giving them up would start everything once more on the few that are left. Then none is given up until enough
 //! of them are back or an operator confirms that they are gone.
+//!
+//! An agent that stays unreachable for very long is removed from the cluster. What it ran is over then, even if its
+//! framework would wait for ever, and it is another agent if it comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -27,6 +30,9 @@ pub struct FailureDetection {
     pub removal_percent_max: u8,
     /// For how long an agent that was given up counts for that share.
     pub removal_window: Duration,
+    /// How long after it became unreachable an agent is removed with its tasks, unless an operator empties it: then it
+    /// is kept until the operator removes it. A start of the master begins the time anew.
+    pub removed_after: Duration,
 }
 
 impl Default for FailureDetection {
@@ -36,6 +42,7 @@ impl Default for FailureDetection {
             unreachable_after: Duration::from_secs(5),
             removal_percent_max: 50,
             removal_window: Duration::from_secs(60),
+            removed_after: Duration::from_secs(24 * 60 * 60),
         }
     }
 }
@@ -56,6 +63,8 @@ pub(crate) struct Liveness {
     confirmed: BTreeSet<AgentId>,
     /// Agents given up within the window and not back, and since when.
     recent: BTreeMap<AgentId, Timestamp>,
+    /// Unreachable agents whose time is over.
+    gone: BTreeSet<AgentId>,
     is_held: bool,
 }
 
@@ -77,6 +86,7 @@ impl Liveness {
             overdue: BTreeSet::new(),
             confirmed: BTreeSet::new(),
             recent: BTreeMap::new(),
+            gone: BTreeSet::new(),
             is_held: false,
         }
     }
@@ -101,7 +111,8 @@ impl Liveness {
             let timer = match watch.state {
                 AgentState::Recovered => Some(window_end),
                 AgentState::Suspect => Some(window_end.plus(self.config.unreachable_after)),
-                AgentState::Active | AgentState::Unreachable => None,
+                AgentState::Unreachable => Some(now.plus(self.config.removed_after)),
+                AgentState::Active => None,
             };
             self.set(&agent, watch.state, timer);
         }
@@ -161,28 +172,44 @@ impl Liveness {
     pub(crate) fn pass_time(&mut self, now: Timestamp) -> Vec<(AgentId, AgentState)> {
         let mut changes = Vec::new();
         while let Some((_, agent)) = self.timers.first().filter(|(at, _)| *at <= now).cloned() {
-            if self.agents.get(&agent).is_some_and(|watch| watch.state == AgentState::Recovered) {
-                let timer = now.plus(self.config.unreachable_after);
-                self.set(&agent, AgentState::Suspect, Some(timer));
-                changes.push((agent, AgentState::Suspect));
-            } else {
-                self.set(&agent, AgentState::Suspect, None);
-                self.overdue.insert(agent);
+            match self.agents.get(&agent).map(|watch| watch.state) {
+                Some(AgentState::Recovered) => {
+                    let timer = now.plus(self.config.unreachable_after);
+                    self.set(&agent, AgentState::Suspect, Some(timer));
+                    changes.push((agent, AgentState::Suspect));
+                }
+                Some(AgentState::Unreachable) => {
+                    self.set(&agent, AgentState::Unreachable, None);
+                    self.gone.insert(agent);
+                }
+                Some(AgentState::Active | AgentState::Suspect) | None => {
+                    self.set(&agent, AgentState::Suspect, None);
+                    self.overdue.insert(agent);
+                }
             }
         }
         for agent in std::mem::take(&mut self.confirmed) {
-            self.set(&agent, AgentState::Unreachable, None);
-            changes.push((agent, AgentState::Unreachable));
+            self.give_up(agent, now, &mut changes);
         }
         self.brake(now);
         if !self.is_held {
             for agent in std::mem::take(&mut self.overdue) {
-                self.set(&agent, AgentState::Unreachable, None);
-                self.recent.insert(agent.clone(), now);
-                changes.push((agent, AgentState::Unreachable));
+                self.give_up(agent.clone(), now, &mut changes);
+                self.recent.insert(agent, now);
             }
         }
         changes
+    }
+
+    /// The agents to be removed: unreachable for too long. None while the brake is pulled, since the fault may be the
+    /// network's for longer than the agents that it holds are lost.
+    pub(crate) fn take_gone(&mut self) -> BTreeSet<AgentId> {
+        if self.is_held { BTreeSet::new() } else { std::mem::take(&mut self.gone) }
+    }
+
+    fn give_up(&mut self, agent: AgentId, now: Timestamp, changes: &mut Vec<(AgentId, AgentState)>) {
+        self.set(&agent, AgentState::Unreachable, Some(now.plus(self.config.removed_after)));
+        changes.push((agent, AgentState::Unreachable));
     }
 
     /// Pulls the brake before an agent is given up too many, and releases it when enough are back. While it is pulled,
@@ -228,6 +255,7 @@ impl Liveness {
         self.overdue.remove(agent);
         self.confirmed.remove(agent);
         self.recent.remove(agent);
+        self.gone.remove(agent);
     }
 }
 
@@ -320,6 +348,46 @@ mod tests {
         assert_eq!(liveness.lost(), (0, 1));
         liveness.is_silent(&id(3), at(10));
         assert_eq!(given_up(&liveness.pass_time(at(15))), 1, "the last one is lost for itself");
+    }
+
+    #[test]
+    fn an_agent_is_removed_when_it_is_unreachable_for_too_long() {
+        const DAY: i64 = 24 * 60 * 60;
+        let mut liveness = connected(3);
+        liveness.is_silent(&id(0), at(0));
+        assert_eq!(given_up(&liveness.pass_time(at(5))), 1);
+        assert_eq!(liveness.deadline(), Some(at(5 + DAY)));
+        liveness.pass_time(at(4 + DAY));
+        assert!(liveness.take_gone().is_empty());
+        liveness.pass_time(at(5 + DAY));
+        assert_eq!(liveness.take_gone(), BTreeSet::from([id(0)]));
+        assert_eq!(liveness.deadline(), None);
+
+        let mut back = connected(3);
+        back.is_silent(&id(0), at(0));
+        back.pass_time(at(5));
+        back.answers(&id(0));
+        back.pass_time(at(5 + DAY));
+        assert!(back.take_gone().is_empty(), "it has come back");
+    }
+
+    #[test]
+    fn no_agent_is_removed_while_the_brake_is_pulled() {
+        const DAY: i64 = 24 * 60 * 60;
+        let mut liveness = connected(5);
+        liveness.is_silent(&id(0), at(0));
+        liveness.pass_time(at(5));
+        for n in 1..5 {
+            liveness.is_silent(&id(n), at(DAY));
+        }
+        liveness.pass_time(at(DAY + 5));
+        assert!(liveness.is_held());
+        assert!(liveness.take_gone().is_empty());
+        for n in 1..5 {
+            liveness.answers(&id(n));
+        }
+        liveness.pass_time(at(DAY + 6));
+        assert_eq!(liveness.take_gone(), BTreeSet::from([id(0)]));
     }
 
     #[test]

@@ -215,6 +215,9 @@ impl Master {
         for (agent, state) in self.liveness.pass_time(now) {
             self.agent_is_lost(&agent, state, now);
         }
+        for agent in self.liveness.take_gone() {
+            self.agent_is_gone(&agent, now);
+        }
         self.show_removal_held();
         for task in self.drains.take_due(now) {
             self.send_kill(&task);

@@ -1,4 +1,4 @@
-//! What operators do with agents: empty them, and declare them gone.
+//! Agents that are to be empty, and agents that are gone: declared so by operators, or away for too long.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,12 +25,27 @@ impl Master {
 
     /// An operator declares an agent gone for good, with all that ran on it. If it comes back, it is another one.
     pub(crate) fn remove_node(&mut self, id: &AgentId, now: Timestamp) {
-        let Some(agent) = self.view.agents.get(id).map(|agent| agent.as_ref().clone()) else { return };
-        for key in self.agent_tasks.remove(id).unwrap_or_default() {
+        let Some(agent) = self.view.agents.get(id).cloned() else { return };
+        for key in self.agent_tasks.get(id).into_iter().flatten() {
             self.out.command(id, AgentCommand::Kill { task: key.clone(), grace: None });
+        }
+        let message = format!("agent {} was declared gone by an operator", agent.info.hostname);
+        self.forget_agent(id, TaskState::GoneByOperator, &message, now);
+    }
+
+    /// An agent has been unreachable for too long. One that is to be empty is kept: its operator knows of it, and it
+    /// must not be used when it comes back.
+    pub(crate) fn agent_is_gone(&mut self, id: &AgentId, now: Timestamp) {
+        let Some(agent) = self.view.agents.get(id).filter(|agent| !agent.draining).cloned() else { return };
+        let message = format!("agent {} has not answered for too long", agent.info.hostname);
+        self.forget_agent(id, TaskState::Gone, &message, now);
+    }
+
+    /// Removes an agent with all that ran on it, of which the frameworks are told.
+    fn forget_agent(&mut self, id: &AgentId, state: TaskState, message: &str, now: Timestamp) {
+        for key in self.agent_tasks.remove(id).unwrap_or_default() {
             self.remove_task(&key, now);
-            let message = format!("agent {} was declared gone by an operator", agent.info.hostname);
-            self.tell(key, TaskState::GoneByOperator, StatusReason::ReasonAgentRemoved, message, now);
+            self.tell(key, state, StatusReason::ReasonAgentRemoved, message.to_owned(), now);
         }
         for (framework, offer) in self.allocator.set_agent(id, &Resources::default(), false) {
             self.out.rescind(&framework, offer);

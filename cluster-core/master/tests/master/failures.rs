@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, agent_info};
 
 const WEB: &str = "tcp/web@marathon:80";
 const UNREACHABLE_AFTER: Duration = Duration::from_secs(5);
+const REMOVED_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// Agents that each run one task of one service: `t1` on 10.0.0.1, and so on.
@@ -199,4 +200,44 @@ fn many_agents_that_come_back_release_the_brake() {
     }
     assert!(cluster.view().masters.values().all(|master| !master.removal_held));
     assert_eq!(cluster.view().agents[&agents[2]].state, AgentState::Unreachable, "one alone is given up");
+}
+
+#[test]
+fn an_agent_that_never_comes_back_is_removed_with_its_tasks() {
+    let (mut cluster, agents) = cluster_with_agents(3);
+    cluster.disconnect(&agents[0]);
+    cluster.pass(UNREACHABLE_AFTER);
+    cluster.updates();
+    cluster.restart();
+    cluster.subscribe("marathon");
+    for n in [2, 3] {
+        let status = running(&mut cluster, &agents, n);
+        come_back(&mut cluster, &agents, n, status);
+    }
+    cluster.updates();
+    cluster.pass(REMOVED_AFTER - Duration::from_millis(1));
+    assert_eq!(cluster.view().agents.len(), 3, "a restart begins the time anew");
+    cluster.pass(Duration::from_millis(1));
+    assert!(!cluster.view().agents.contains_key(&agents[0]));
+    assert!(cluster.task("t1").is_none());
+    assert_eq!(cluster.endpoint_texts(WEB), ["10.0.0.2:31000 ready 1", "10.0.0.3:31000 ready 1"]);
+    let updates = cluster.updates();
+    assert_eq!(updates.iter().map(|update| update.state).collect::<Vec<_>>(), [TaskState::Gone]);
+    assert_eq!(updates[0].message, "agent node1 has not answered for too long");
+    let spec = cluster.spec(&agents[1], "t1", Vec::new());
+    let status = cluster.status(&agents[0], "t1", TaskState::Running);
+    let again = cluster.register(Some(&agents[0]), agent_info(1, 8), vec![RunningTask { spec, status }]);
+    assert_ne!(again, agents[0], "it is another agent");
+    assert_eq!(cluster.kills(), ["t1"], "what it ran is over");
+    cluster.restart();
+    assert_eq!(cluster.view().agents.len(), 3, "it is not in the store either");
+}
+
+#[test]
+fn an_agent_that_is_to_be_empty_is_kept_however_long_it_is_away() {
+    let (mut cluster, agents) = cluster_with_agents(3);
+    cluster.handle(Input::DrainNode { agent: agents[0].clone() });
+    cluster.disconnect(&agents[0]);
+    cluster.pass(UNREACHABLE_AFTER + REMOVED_AFTER);
+    assert!(cluster.view().agents[&agents[0]].draining);
 }

@@ -263,6 +263,8 @@ impl Script {
             let status = self.cluster.status(&spec.agent, spec.key.task.as_str(), state);
             tasks.push(RunningTask { spec: spec.clone(), status });
         }
+        // One that was away for too long is another one.
+        let id = id.filter(|id| self.cluster.view().agents.contains_key(id));
         let given = self.cluster.register(id.as_ref(), agent_info(address, cpus), tasks);
         assert!(id.is_none_or(|id| id == given), "an agent keeps its id");
         self.agents.insert(agent, given);
