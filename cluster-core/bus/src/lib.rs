@@ -19,6 +19,7 @@ mod clock;
 mod commit_log;
 mod feed;
 mod pki;
+mod plane_paths;
 mod reason;
 mod role;
 mod server;
@@ -36,6 +37,7 @@ pub use pki::{
     Authority, AuthorityError, CertificateError, FileError, Identity, IdentityError, JoinToken,
     JoinTokenError, NoRandomness, NodeRecord, RecordError, TOKEN_USES_MAX, TlsError, TokenRecord, TokenTerms,
 };
+pub use plane_paths::{PlaneKnown, PlanePaths};
 pub use reason::Reason;
 pub use role::{NODE_NAME_LENGTH_MAX, NodeName, NodeNameError, Role, RoleError};
 pub use server::{
