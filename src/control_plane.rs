@@ -30,6 +30,9 @@ use mesonet_model::{
 /// reader waits longer than this takes (some 100 ms); a thousand launches are about three thousand messages.
 const MESSAGES_MAX: usize = 16_384;
 
+/// The key of the time of the latest commit in [`Table::Cluster`].
+const CLOCK_KEY: &str = "clock";
+
 /// Master and Marathon.
 #[derive(Debug)]
 pub struct ControlPlane {
@@ -170,7 +173,7 @@ impl ControlPlane {
         if !records.0.is_empty() && self.master.view().revision == self.committed {
             self.deliver(Message::ToMaster(mesonet_master::Input::Touch), now, &mut records, &mut releases);
         }
-        Batch { commit: self.commit(records), releases }
+        Batch { commit: self.commit(records, now), releases }
     }
 
     /// The state after the latest step.
@@ -298,14 +301,22 @@ impl ControlPlane {
     }
 
     /// A new revision is committed even if no record changed with it, because revisions are never used twice.
-    fn commit(&mut self, records: Records) -> Option<Commit> {
+    fn commit(&mut self, mut records: Records, now: Timestamp) -> Option<Commit> {
         let revision = self.master.view().revision;
         if revision == self.committed {
             return None;
         }
         self.committed = revision;
+        records.keep(Write::put(Table::Cluster, CLOCK_KEY, &now));
         Some(Commit { revision, writes: records.into_writes() })
     }
+}
+
+/// When the last commit was made, by the clock of the control plane that made it. Whoever goes on from these records
+/// must not be given an earlier time: what is kept until a time would be kept for too long.
+pub fn committed_at(records: &[(Table, String, Vec<u8>)]) -> Timestamp {
+    let mut clocks = records.iter().filter(|(table, key, _)| *table == Table::Cluster && key == CLOCK_KEY);
+    clocks.find_map(|(_, _, value)| serde_json::from_slice(value).ok()).unwrap_or_default()
 }
 
 impl Records {
@@ -490,6 +501,16 @@ mod tests {
         assert!(
             after.marathon.apps[&web()].instances.keys().eq(before.marathon.apps[&web()].instances.keys())
         );
+    }
+
+    #[test]
+    fn the_time_of_the_last_commit_is_kept() {
+        let mut cluster = Cluster::start(&Contents::default());
+        assert_eq!(committed_at(&cluster.contents().records), cluster.now);
+        cluster.now = cluster.now.plus(Duration::from_secs(7));
+        cluster.put(1, 1);
+        assert_eq!(committed_at(&cluster.contents().records), cluster.now);
+        assert_eq!(committed_at(&[]), Timestamp::default(), "a new cluster");
     }
 
     #[test]

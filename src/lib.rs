@@ -31,6 +31,7 @@ mod signals;
 mod state_dir;
 mod telemetry;
 
+pub use clock::WallClock;
 pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::clock::WallClock;
 use crate::config::{Grace, MasterOptions, PortSpan, VipRange};
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{self, ControlPlane};
 use crate::driver::{self, Driver, Ending, Inlets, Outlets};
 use crate::metrics::{self, DriverMetrics};
 
@@ -112,7 +112,7 @@ impl MasterRole {
         settings: &MasterSettings,
         registry: &Registry,
     ) -> anyhow::Result<(Self, AgentLink)> {
-        let mut clock = WallClock::default();
+        let mut clock = WallClock::not_before(control_plane::committed_at(&contents.records));
         let (control_plane, first) = ControlPlane::start(
             recover_master(settings, contents, seed()?)?,
             recover_marathon(settings, contents, seed()?)?,
