@@ -15,8 +15,14 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// Crates that decide and do nothing else.
-const PURE: [&str; 5] =
-    ["mesonet-model", "mesonet-master", "mesonet-marathon", "mesonet-dns-zone", "mesonet-lb-plan"];
+const PURE: [&str; 6] = [
+    "mesonet-model",
+    "mesonet-master",
+    "mesonet-marathon",
+    "mesonet-mesos",
+    "mesonet-dns-zone",
+    "mesonet-lb-plan",
+];
 
 /// Crates that act.
 const ACTING: [&str; 6] = [

@@ -1,0 +1,3 @@
+//! What masters say, and the views that follow.
+
+mod state;
