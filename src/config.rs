@@ -4,6 +4,7 @@
 //! reads the first two into a [`Settings`]; [`Settings::resolve`] adds the file and the defaults. Every value has
 //! one text form, the same in all three places, read by the `FromStr` of its type.
 
+mod dns_values;
 mod file;
 mod settings;
 mod values;
@@ -15,6 +16,7 @@ use mesonet_bus::NodeName;
 
 use settings::settings;
 
+pub use dns_values::{ForwardZones, UpstreamSource, Upstreams};
 pub use file::{ConfigError, ConfigProblem, Keys};
 pub use settings::{DefaultText, SettingText, Settings};
 pub use values::{Amount, Datapath, Grace, LogFormat, Masters, PortSpan, Switch, ValueError, VipRange};
@@ -23,6 +25,23 @@ pub use values::{Amount, Datapath, Grace, LogFormat, Masters, PortSpan, Switch, 
 // 127/8 is local, so listening on VIPs in it needs no rights on any node; 11 as in DC/OS' 11.0.0.0/8. Host ports are
 // those of Mesos agents, service ports Marathon's `--local_port_min` and `--local_port_max`. The drain's grace is long
 // enough for ordinary requests to end, short enough for a person to wait for.
+
+settings! {
+    /// How names are served.
+    DnsSettings => DnsOptions {
+        forward: optional Upstreams, "forward", "MESONET_FORWARD", "IP[:PORT],...",
+            "DNS servers for names outside the zones, or 'system' for those of /etc/resolv.conf",
+            "such names are refused";
+        forward_zones: optional ForwardZones, "forward-zones", "MESONET_FORWARD_ZONES", "ZONE=IP[:PORT],...;...",
+            "DNS servers for the names below others; the longest match counts", "none";
+        validate: fixed Switch, "dns-validate", "MESONET_DNS_VALIDATE", "on|off",
+            "Whether signatures of what the servers of 'forward' say are checked (DNSSEC): on or off", "off";
+        cache: fixed usize, "dns-cache", "MESONET_DNS_CACHE", "N",
+            "How many answers of other DNS servers are kept", "20000";
+        serve_stale: fixed Grace, "dns-serve-stale", "MESONET_DNS_SERVE_STALE", "TIME",
+            "How long answers of other DNS servers are used after their time when there is no new one", "1440m";
+    }
+}
 
 settings! {
     /// A local cluster: master, agent and network daemon in one process.
@@ -56,6 +75,7 @@ settings! {
         log_format: fixed LogFormat, "log-format", "MESONET_LOG_FORMAT", "FORM",
             "The form of log lines: text or json", "text";
     }
+    names: DnsSettings => DnsOptions;
 }
 
 settings! {
@@ -142,6 +162,7 @@ settings! {
         log_format: fixed LogFormat, "log-format", "MESONET_LOG_FORMAT", "FORM",
             "The form of log lines: text or json", "text";
     }
+    names: DnsSettings => DnsOptions;
 }
 
 #[cfg(test)]
@@ -165,7 +186,7 @@ mod tests {
         let text = S::documented();
         let read: S = file::parse(&text).expect(&text);
         assert_eq!(read.with_defaults(), S::default().with_defaults(), "{text}");
-        for setting in S::TEXTS {
+        for setting in S::texts() {
             assert!(text.contains(&format!("{} = ", setting.key)), "{text}");
         }
     }

@@ -10,6 +10,7 @@ mod clock;
 mod compose;
 pub mod config;
 pub mod control_plane;
+mod dns_config;
 mod driver;
 mod greeting;
 mod histogram;

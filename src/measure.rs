@@ -79,9 +79,7 @@ impl MeasuredCluster {
         let metrics = Registry::new();
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let settings = MasterSettings::at(anywhere);
-        let zone = mesonet_dns_zone::Config::default();
-        let dns = mesonet_dns_server::Config { listen: vec![anywhere], zone };
-        let dns = Server::start(dns, &metrics).await?;
+        let dns = Server::start(mesonet_dns_server::Config::at(anywhere), &metrics).await?;
         let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
         let mut others = JoinSet::new();
         others.spawn(memory_agents::run(AGENTS, link));

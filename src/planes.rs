@@ -3,16 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 use mesonet_bus::{Feed, Subscriber};
-use mesonet_dns_server::Server;
+use mesonet_dns_server::{Server, StartError};
 use mesonet_lb_dataplane::{LoadBalancer, RETRY_INTERVAL};
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::Datapath;
+use crate::config::{Datapath, DnsOptions};
+use crate::dns_config;
 
 /// Refuses a data path that this version does not have.
 ///
@@ -28,13 +29,20 @@ pub fn refuse_missing(datapath: Datapath) -> anyhow::Result<()> {
 /// Starts to answer for names: SERVFAIL until the plane follows.
 ///
 /// # Errors
-/// When the address is taken or not this machine's.
-pub async fn start_dns(address: SocketAddr, metrics: &Registry) -> anyhow::Result<Server> {
-    let zone = mesonet_dns_zone::Config::default();
-    let config = mesonet_dns_server::Config { listen: vec![address], zone };
-    Server::start(config, metrics)
-        .await
-        .with_context(|| format!("cannot serve names on {address} (choose another address with --dns)"))
+/// When the address is taken or not this machine's, or the settings are wrong.
+pub async fn start_dns(
+    address: SocketAddr,
+    options: &DnsOptions,
+    metrics: &Registry,
+) -> anyhow::Result<Server> {
+    let config = dns_config::server_config(address, options)?;
+    Server::start(config, metrics).await.map_err(|error| {
+        let hint = match &error {
+            StartError::Bind { .. } => " (choose another address with --dns)",
+            _ => "",
+        };
+        anyhow!(error).context(format!("cannot serve names on {address}{hint}"))
+    })
 }
 
 /// Starts to balance, if a data path is wanted.

@@ -35,7 +35,7 @@ pub trait Settings: Sized + Default {
     type Options;
 
     /// Every setting, in the order in which they are shown.
-    const TEXTS: &'static [SettingText];
+    fn texts() -> Vec<SettingText>;
 
     /// Takes the settings out of a file's keys.
     #[doc(hidden)]
@@ -63,7 +63,7 @@ pub trait Settings: Sized + Default {
     /// A file that says what is so without it, with the meaning of every setting.
     fn documented() -> String {
         let mut text = String::new();
-        for SettingText { key, meaning, default } in Self::TEXTS {
+        for SettingText { key, meaning, default } in Self::texts() {
             if !text.is_empty() {
                 text.push('\n');
             }
@@ -83,7 +83,8 @@ pub trait Settings: Sized + Default {
 }
 
 /// Defines a set of settings. A setting is `fixed` if it has a default value, `needed` if it has to be given (and comes
-/// with an example), else `optional` (and comes with what happens without it).
+/// with an example), else `optional` (and comes with what happens without it). Settings that several roles have are a
+/// set of their own, named after the role's.
 macro_rules! settings {
     (
         $(#[doc = $about:literal])+
@@ -93,6 +94,7 @@ macro_rules! settings {
                 $meaning:literal, $default:literal;
             )+
         }
+        $( $part:ident: $part_settings:ident => $part_options:ident; )*
     ) => {
         $(#[doc = $about])+
         ///
@@ -109,6 +111,11 @@ macro_rules! settings {
                 )]
                 pub $field: Option<$type>,
             )+
+            $(
+                /// Settings that other roles have too.
+                #[command(flatten)]
+                pub $part: $part_settings,
+            )*
         }
 
         $(#[doc = $about])+
@@ -120,32 +127,48 @@ macro_rules! settings {
                 #[doc = concat!($meaning, ".")]
                 pub $field: crate::config::settings::settings!(@type $kind $type),
             )+
+            $(
+                /// Settings that other roles have too.
+                pub $part: $part_options,
+            )*
         }
 
         impl crate::config::settings::Settings for $settings {
             type Options = $options;
 
-            const TEXTS: &'static [crate::config::settings::SettingText] = &[
-                $(
-                    crate::config::settings::SettingText {
-                        key: $key,
-                        meaning: $meaning,
-                        default: crate::config::settings::settings!(@text $kind $default),
-                    },
-                )+
-            ];
+            fn texts() -> Vec<crate::config::settings::SettingText> {
+                let own = [
+                    $(
+                        crate::config::settings::SettingText {
+                            key: $key,
+                            meaning: $meaning,
+                            default: crate::config::settings::settings!(@text $kind $default),
+                        },
+                    )+
+                ];
+                let parts: Vec<Vec<crate::config::settings::SettingText>> =
+                    vec![ $( <$part_settings as crate::config::settings::Settings>::texts(), )* ];
+                own.into_iter().chain(parts.into_iter().flatten()).collect()
+            }
 
             fn take(keys: &mut crate::config::file::Keys) -> Self {
-                Self { $( $field: keys.take($key), )+ }
+                Self {
+                    $( $field: keys.take($key), )+
+                    $( $part: crate::config::settings::Settings::take(keys), )*
+                }
             }
 
             fn or(self, others: Self) -> Self {
-                Self { $( $field: self.$field.or(others.$field), )+ }
+                Self {
+                    $( $field: self.$field.or(others.$field), )+
+                    $( $part: crate::config::settings::Settings::or(self.$part, others.$part), )*
+                }
             }
 
             fn with_defaults(self) -> $options {
                 $options {
                     $( $field: crate::config::settings::settings!(@complete $kind self.$field, $default), )+
+                    $( $part: crate::config::settings::Settings::with_defaults(self.$part), )*
                 }
             }
         }

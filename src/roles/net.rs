@@ -55,7 +55,7 @@ impl NetProcess {
         let view_metrics = ViewMetrics::register(&metrics).context("cannot register metrics")?;
         let listener = http::listen(options.http, "metrics").await?;
         let http = listener.local_addr().context("cannot tell the metrics' address")?;
-        let dns_server = planes::start_dns(options.dns, &metrics).await?;
+        let dns_server = planes::start_dns(options.dns, &options.names, &metrics).await?;
         let dns = dns_server.addresses().first().copied().unwrap_or(options.dns);
 
         let cache = ViewCache::of(&options.dir);

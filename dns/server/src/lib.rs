@@ -4,16 +4,24 @@
 //! [`Server::apply`] swaps, so that queries and changes never wait for each other. Which records a name has is
 //! decided by `mesonet-dns-zone`; here is what goes over the wire: message ids, EDNS, truncation, connections.
 //!
-//! Tasks: per address one UDP loop for each core and one TCP accept loop, and one task for each TCP connection. All
-//! end when the [`Server`] is dropped; a query that is being answered is answered first.
+//! Names outside the zone are asked of upstream servers, if there are any ([`ForwardConfig`]).
+//!
+//! Tasks: per address one UDP loop for each core and one TCP accept loop, and one task for each TCP connection, for
+//! each UDP query that waits for an upstream server, and for each question that upstream servers are asked. All but the
+//! last two, which end within seconds, end when the [`Server`] is dropped; a query that is being answered is answered
+//! first.
 
 mod datagram;
+mod forward;
 mod listener;
 mod metrics;
+mod own_address;
 mod responder;
 mod server;
 mod tcp;
 mod udp;
 mod wire;
 
+pub use forward::{ForwardConfig, ForwardError};
+pub use own_address::leads_to;
 pub use server::{Config, Server, StartError};

@@ -1,12 +1,13 @@
 //! The server's instruments.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use mesonet_dns_zone::NameError;
 use prometheus::{
-    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
     exponential_buckets,
 };
 
@@ -16,6 +17,18 @@ const RECORDS: &str = "mesonet_dns_records";
 const RECORDS_LEFT_OUT: &str = "mesonet_dns_records_left_out";
 const APPLY_DURATION: &str = "mesonet_dns_apply_duration_seconds";
 const MALFORMED: &str = "mesonet_dns_malformed_total";
+
+const CACHE_LOOKUPS: &str = "mesonet_dns_cache_lookups_total";
+const CACHE_ENTRIES: &str = "mesonet_dns_cache_entries";
+const COALESCED: &str = "mesonet_dns_coalesced_total";
+const UPSTREAM_DURATION: &str = "mesonet_dns_upstream_duration_seconds";
+const UPSTREAM_FAILURES_TOTAL: &str = "mesonet_dns_upstream_failures_total";
+
+/// Smallest bucket of upstream latencies in seconds: a server on the same machine or network.
+const UPSTREAM_BUCKET_FIRST: f64 = 0.000_5;
+
+/// Number of those buckets, each twice the one before; the last one ends at about four seconds.
+const UPSTREAM_BUCKET_COUNT: usize = 14;
 
 /// Smallest histogram bucket in seconds: about what one answer takes.
 const BUCKET_FIRST: f64 = 0.000_004;
@@ -163,6 +176,119 @@ impl Metrics {
     }
 }
 
+// === Forwarding ===
+
+/// Why an upstream server did not answer, as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum UpstreamFailure {
+    Timeout,
+    Network,
+    Mismatch,
+    ServFail,
+    Refused,
+    OtherCode,
+}
+
+const UPSTREAM_FAILURES: [(UpstreamFailure, &str); 6] = [
+    (UpstreamFailure::Timeout, "timeout"),
+    (UpstreamFailure::Network, "network"),
+    (UpstreamFailure::Mismatch, "mismatch"),
+    (UpstreamFailure::ServFail, "servfail"),
+    (UpstreamFailure::Refused, "refused"),
+    (UpstreamFailure::OtherCode, "other_code"),
+];
+
+/// What the cache had, as a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CacheResult {
+    Hit,
+    Miss,
+    Stale,
+}
+
+const CACHE_RESULTS: [(CacheResult, &str); 3] =
+    [(CacheResult::Hit, "hit"), (CacheResult::Miss, "miss"), (CacheResult::Stale, "stale")];
+
+/// The instruments of forwarding.
+#[derive(Debug)]
+pub(crate) struct ForwardMetrics {
+    cache: [IntCounter; CACHE_RESULTS.len()],
+    cache_entries: IntGauge,
+    coalesced: IntCounter,
+    upstream_duration: HistogramVec,
+    upstream_failures: IntCounterVec,
+}
+
+impl ForwardMetrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let cache = IntCounterVec::new(
+            Opts::new(CACHE_LOOKUPS, "Forwarded DNS queries by what the cache had for them"),
+            &["result"],
+        )?;
+        let cache_entries = IntGauge::new(CACHE_ENTRIES, "Answers of upstream DNS servers that are kept")?;
+        let coalesced =
+            IntCounter::new(COALESCED, "Forwarded DNS queries that waited for the answer to an equal one")?;
+        let upstream_duration = HistogramVec::new(
+            HistogramOpts::new(UPSTREAM_DURATION, "Time that an upstream DNS server took to answer")
+                .buckets(exponential_buckets(UPSTREAM_BUCKET_FIRST, 2.0, UPSTREAM_BUCKET_COUNT)?),
+            &["upstream"],
+        )?;
+        let upstream_failures = IntCounterVec::new(
+            Opts::new(UPSTREAM_FAILURES_TOTAL, "Questions that an upstream DNS server did not answer"),
+            &["upstream", "reason"],
+        )?;
+        registry.register(Box::new(cache.clone()))?;
+        registry.register(Box::new(cache_entries.clone()))?;
+        registry.register(Box::new(coalesced.clone()))?;
+        registry.register(Box::new(upstream_duration.clone()))?;
+        registry.register(Box::new(upstream_failures.clone()))?;
+        let cache = CACHE_RESULTS.map(|(_, label)| cache.with_label_values(&[label]));
+        Ok(Self { cache, cache_entries, coalesced, upstream_duration, upstream_failures })
+    }
+
+    /// The instruments of one upstream server.
+    pub(crate) fn upstream(&self, address: SocketAddr) -> UpstreamMetrics {
+        let address = address.to_string();
+        let failures = UPSTREAM_FAILURES
+            .map(|(_, reason)| self.upstream_failures.with_label_values(&[address.as_str(), reason]));
+        UpstreamMetrics { duration: self.upstream_duration.with_label_values(&[&address]), failures }
+    }
+
+    /// The cache was asked.
+    pub(crate) fn looked_up(&self, result: CacheResult) {
+        self.cache[result as usize].inc();
+    }
+
+    /// So many answers are kept.
+    pub(crate) fn cached(&self, entries: usize) {
+        self.cache_entries.set(gauge_value(entries));
+    }
+
+    /// A query waits for the answer to an equal one.
+    pub(crate) fn coalesced(&self) {
+        self.coalesced.inc();
+    }
+}
+
+/// The instruments of one upstream server.
+#[derive(Debug)]
+pub(crate) struct UpstreamMetrics {
+    duration: Histogram,
+    failures: [IntCounter; UPSTREAM_FAILURES.len()],
+}
+
+impl UpstreamMetrics {
+    /// It answered.
+    pub(crate) fn answered(&self, latency: Duration) {
+        self.duration.observe(latency.as_secs_f64());
+    }
+
+    /// It did not.
+    pub(crate) fn failed(&self, reason: UpstreamFailure) {
+        self.failures[reason as usize].inc();
+    }
+}
+
 fn gauge_value(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
@@ -175,6 +301,8 @@ mod tests {
     fn label_tables_are_in_the_order_of_their_enums() {
         assert!(KINDS.iter().enumerate().all(|(at, (kind, _))| *kind as usize == at));
         assert!(CODES.iter().enumerate().all(|(at, (code, _))| *code as usize == at));
+        assert!(UPSTREAM_FAILURES.iter().enumerate().all(|(at, (reason, _))| *reason as usize == at));
+        assert!(CACHE_RESULTS.iter().enumerate().all(|(at, (result, _))| *result as usize == at));
         assert!(TRANSPORTS.iter().enumerate().all(|(at, (transport, _))| *transport as usize == at));
     }
 }

@@ -1,10 +1,13 @@
 //! One message in, one message out.
 
+use std::sync::Arc;
+
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode as WireCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
-use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_proto::rr::{DNSClass, Record, RecordType};
 use mesonet_dns_zone::{Answer, ExtendedError, Name, Question, QuestionType, ResponseCode, Zone};
 
+use crate::forward::{Age, Failure, Forwarder, Key, Reply};
 use crate::metrics::{CodeLabel, KindLabel, Transport};
 use crate::wire::{self, HEADER_LENGTH};
 
@@ -45,69 +48,202 @@ pub(crate) enum Outcome {
     Ignore,
 }
 
-/// Answers a message from the zone.
-pub(crate) fn respond(zone: &Zone, freshness: Freshness, packet: &[u8], transport: Transport) -> Outcome {
+/// What answers are made from.
+#[derive(Debug)]
+pub(crate) struct Sources<'server> {
+    pub(crate) zone: &'server Zone,
+    pub(crate) freshness: Freshness,
+    /// Resolves names outside the zone, if upstream servers are configured.
+    pub(crate) forwarder: Option<&'server Arc<Forwarder>>,
+}
+
+/// What becomes of a message.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// It is dealt with.
+    Done(Outcome),
+    /// Its answer has to be waited for.
+    Wait(Box<Forwarded>),
+}
+
+/// Answers a message, if that needs no waiting.
+pub(crate) fn respond(sources: &Sources<'_>, packet: &[u8], transport: Transport) -> Step {
     let Some(header) = Header::read(packet) else {
-        return Outcome::Malformed(None);
+        return Step::Done(Outcome::Malformed(None));
     };
     if header.is_response() {
-        return Outcome::Ignore;
+        return Step::Done(Outcome::Ignore);
     }
     if header.opcode() != u8::from(OpCode::Query) {
-        return Outcome::Answer {
+        return Step::Done(Outcome::Answer {
             message: header.reply(WireCode::NotImp),
             kind: KindLabel::Other,
             code: CodeLabel::NotImp,
-        };
+        });
     }
-    match Message::from_vec(packet) {
-        Ok(request) => match request.queries.as_slice() {
-            [query] => answer(zone, freshness, &request, query, transport)
-                .unwrap_or_else(|| header.failed(kind_label(query.query_type))),
-            _ => Outcome::Malformed(Some(header.reply(WireCode::FormErr))),
-        },
-        Err(_) => Outcome::Malformed(Some(header.reply(WireCode::FormErr))),
+    let malformed = || Step::Done(Outcome::Malformed(Some(header.reply(WireCode::FormErr))));
+    let Ok(mut request) = Message::from_vec(packet) else {
+        return malformed();
+    };
+    let Some(query) = request.queries.pop().filter(|_| request.queries.is_empty()) else {
+        return malformed();
+    };
+    let query = Request { header, limit: size_limit(&request, transport), message: request, query };
+    query.answered(sources)
+}
+
+/// A query that was read.
+#[derive(Debug)]
+pub(crate) struct Request {
+    header: Header,
+    /// All but its question.
+    message: Message,
+    query: Query,
+    /// How many octets an answer may have.
+    limit: u16,
+}
+
+impl Request {
+    fn answered(self, sources: &Sources<'_>) -> Step {
+        let mut response = self.response(sources.forwarder.is_some());
+        if self.message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
+            response.metadata.response_code = WireCode::BADVERS;
+            return Step::Done(self.encoded(response, CodeLabel::BadVers));
+        }
+        let Some(question) = question(&self.query) else {
+            response.metadata.response_code = WireCode::Refused;
+            return Step::Done(self.encoded(response, CodeLabel::Refused));
+        };
+        let records_max = usize::from(self.limit) / RECORD_LENGTH_MIN;
+        let answer = sources.zone.answer(&question, self.message.metadata.id, records_max);
+        let is_outside = answer.code == ResponseCode::Refused;
+        let wants_recursion = self.message.metadata.recursion_desired;
+        if is_outside
+            && wants_recursion
+            && let Some(forwarder) = sources.forwarder
+            && forwarder.serves(&self.query.name)
+        {
+            return self.forwarded(response, forwarder);
+        }
+        match fill(&mut response, &self.query, sources.freshness, answer) {
+            Some(code) => Step::Done(self.encoded(response, code)),
+            None => Step::Done(self.header.failed(kind_label(self.query.query_type))),
+        }
+    }
+
+    /// A response without anything but what every one has.
+    fn response(&self, recursion_available: bool) -> Message {
+        let asked = &self.message;
+        let mut response = Message::new(asked.metadata.id, MessageType::Response, OpCode::Query);
+        response.metadata.recursion_desired = asked.metadata.recursion_desired;
+        response.metadata.recursion_available = recursion_available;
+        response.metadata.checking_disabled = asked.metadata.checking_disabled;
+        response.add_query(self.query.clone());
+        response.edns = asked.edns.as_ref().map(|asked| {
+            let mut edns = Edns::new();
+            edns.set_max_payload(UDP_PAYLOAD_MAX);
+            // It comes back even though nothing is signed (RFC 3225 §3).
+            edns.flags_mut().dnssec_ok = asked.flags().dnssec_ok;
+            edns
+        });
+        response
+    }
+
+    fn forwarded(self, response: Message, forwarder: &Arc<Forwarder>) -> Step {
+        let key = Key {
+            name: (&self.query.name).into(),
+            kind: self.query.query_type,
+            dnssec_ok: self.message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok),
+            checking_disabled: self.message.metadata.checking_disabled,
+        };
+        let kept = forwarder.kept(&key);
+        let forwarded = Forwarded { request: self, response, key, forwarder: forwarder.clone() };
+        match kept {
+            Some(reply) => Step::Done(forwarded.replied(Ok(reply))),
+            None => Step::Wait(Box::new(forwarded)),
+        }
+    }
+
+    fn encoded(&self, mut response: Message, code: CodeLabel) -> Outcome {
+        let kind = kind_label(self.query.query_type);
+        match wire::encode_within(&mut response, self.limit) {
+            Some(message) => Outcome::Answer { message, kind, code },
+            None => self.header.failed(kind),
+        }
     }
 }
 
-/// Nothing if the answer cannot be encoded.
-fn answer(
-    zone: &Zone,
-    freshness: Freshness,
-    request: &Message,
-    query: &Query,
-    transport: Transport,
-) -> Option<Outcome> {
-    let mut response = Message::new(request.metadata.id, MessageType::Response, OpCode::Query);
-    response.metadata.recursion_desired = request.metadata.recursion_desired;
-    response.metadata.checking_disabled = request.metadata.checking_disabled;
-    response.add_query(query.clone());
-    response.edns = request.edns.as_ref().map(|asked| {
-        let mut edns = Edns::new();
-        edns.set_max_payload(UDP_PAYLOAD_MAX);
-        // It comes back even though nothing is signed (RFC 3225 §3).
-        edns.flags_mut().dnssec_ok = asked.flags().dnssec_ok;
-        edns
-    });
-    let limit = size_limit(request, transport);
-    let code = if request.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
-        response.metadata.response_code = WireCode::BADVERS;
-        CodeLabel::BadVers
-    } else {
-        match question(query) {
-            Some(question) => {
-                let records_max = usize::from(limit) / RECORD_LENGTH_MIN;
-                let answer = zone.answer(&question, request.metadata.id, records_max);
-                fill(&mut response, query, freshness, answer)?
+/// A query that upstream servers answer.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    request: Request,
+    response: Message,
+    key: Key,
+    forwarder: Arc<Forwarder>,
+}
+
+impl Forwarded {
+    /// Waits for the answer, which takes some seconds at most.
+    pub(crate) async fn finish(self) -> Outcome {
+        let reply = self.forwarder.resolve(&self.key).await;
+        self.replied(reply)
+    }
+
+    fn replied(self, reply: Result<Reply, Failure>) -> Outcome {
+        let Self { request, mut response, .. } = self;
+        let code = match reply {
+            Ok(reply) => fill_forwarded(&mut response, &request.query, &reply),
+            Err(failure) => {
+                let (code, label, reason) = match failure {
+                    Failure::Unreachable => (WireCode::ServFail, CodeLabel::ServFail, NO_REACHABLE_AUTHORITY),
+                    Failure::Bogus => (WireCode::ServFail, CodeLabel::ServFail, DNSSEC_BOGUS),
+                    Failure::Busy => (WireCode::Refused, CodeLabel::Refused, PROHIBITED),
+                };
+                response.metadata.response_code = code;
+                explain(&mut response, reason);
+                label
             }
-            None => {
-                response.metadata.response_code = WireCode::Refused;
-                CodeLabel::Refused
-            }
+        };
+        request.encoded(response, code)
+    }
+}
+
+/// Extended errors (RFC 8914 §4).
+const STALE_ANSWER: u16 = 3;
+const DNSSEC_BOGUS: u16 = 6;
+const PROHIBITED: u16 = 18;
+const STALE_NXDOMAIN_ANSWER: u16 = 19;
+const NO_REACHABLE_AUTHORITY: u16 = 22;
+
+fn fill_forwarded(response: &mut Message, query: &Query, reply: &Reply) -> CodeLabel {
+    let Reply { resolved, age } = reply;
+    let shown = |record: &Record| {
+        let mut record = record.clone();
+        record.ttl = age.ttl_of(record.ttl);
+        // The client's spelling comes back, whoever asked first.
+        if record.name == query.name {
+            record.name = query.name.clone();
         }
+        record
     };
-    let message = wire::encode_within(&mut response, limit)?;
-    Some(Outcome::Answer { message, kind: kind_label(query.query_type), code })
+    response.answers = resolved.answers.iter().map(shown).collect();
+    response.authorities = resolved.authorities.iter().map(shown).collect();
+    response.metadata.authentic_data = resolved.authentic;
+    response.metadata.response_code = resolved.code;
+    let is_negative = resolved.code == WireCode::NXDomain;
+    match (age, is_negative) {
+        (Age::Stale, false) => explain(response, STALE_ANSWER),
+        (Age::Stale, true) => explain(response, STALE_NXDOMAIN_ANSWER),
+        (Age::Seconds(_), _) => {}
+    }
+    if is_negative { CodeLabel::NxDomain } else { CodeLabel::NoError }
+}
+
+/// Says why, to whoever understands.
+fn explain(response: &mut Message, reason: u16) {
+    if let Some(edns) = &mut response.edns {
+        edns.options_mut().insert(extended_error(reason));
+    }
 }
 
 /// How many octets an answer may have.
@@ -153,8 +289,8 @@ fn fill(response: &mut Message, query: &Query, freshness: Freshness, answer: Ans
         response.additionals.push(wire::record(wire::name(&record.owner)?, record)?);
     }
     let reason = answer.reason.map(ExtendedError::code).or_else(|| staleness(freshness, answer.code));
-    if let (Some(edns), Some(reason)) = (&mut response.edns, reason) {
-        edns.options_mut().insert(extended_error(reason));
+    if let Some(reason) = reason {
+        explain(response, reason);
     }
     let (wire_code, label) = match answer.code {
         ResponseCode::NoError => (WireCode::NoError, CodeLabel::NoError),
@@ -168,8 +304,6 @@ fn fill(response: &mut Message, query: &Query, freshness: Freshness, answer: Ans
 
 /// The extended error of an answer that may be out of date (RFC 8914 §4.4 and §4.20).
 fn staleness(freshness: Freshness, code: ResponseCode) -> Option<u16> {
-    const STALE_ANSWER: u16 = 3;
-    const STALE_NXDOMAIN_ANSWER: u16 = 19;
     match (freshness, code) {
         (Freshness::Stale, ResponseCode::NoError) => Some(STALE_ANSWER),
         (Freshness::Stale, ResponseCode::NameError) => Some(STALE_NXDOMAIN_ANSWER),
@@ -237,7 +371,6 @@ mod tests {
     use mesonet_dns_zone::{Config, ZoneFollower};
     use mesonet_model::{ClusterId, ClusterView, Delta, Master, MasterId, Revision};
     use proptest::prelude::*;
-    use std::sync::Arc;
 
     use super::*;
 
@@ -268,8 +401,16 @@ mod tests {
         message.to_vec().expect("a query can be encoded")
     }
 
+    /// What is said from the zone alone.
+    fn from_zone(zone: &Zone, freshness: Freshness, packet: &[u8], transport: Transport) -> Outcome {
+        match respond(&Sources { zone, freshness, forwarder: None }, packet, transport) {
+            Step::Done(outcome) => outcome,
+            Step::Wait(forwarded) => panic!("{forwarded:?}"),
+        }
+    }
+
     fn reply(zone: &Zone, packet: &[u8], transport: Transport) -> Message {
-        match respond(zone, Freshness::Current, packet, transport) {
+        match from_zone(zone, Freshness::Current, packet, transport) {
             Outcome::Answer { message, .. } => Message::from_vec(&message).expect("the answer can be read"),
             other => panic!("no answer but {other:?}"),
         }
@@ -316,7 +457,7 @@ mod tests {
     /// Whatever comes, there is a readable answer of the allowed size with the same id, or none.
     fn check_any(packet: &[u8]) -> Result<(), TestCaseError> {
         for (transport, limit) in [(Transport::Udp, 1232), (Transport::Tcp, 65_535)] {
-            let message = match respond(&zone(40), Freshness::Current, packet, transport) {
+            let message = match from_zone(&zone(40), Freshness::Current, packet, transport) {
                 Outcome::Answer { message, .. } | Outcome::Malformed(Some(message)) => message,
                 Outcome::Malformed(None) => {
                     prop_assert!(packet.len() < HEADER_LENGTH);
@@ -374,7 +515,7 @@ mod tests {
             packet.extend(kind.to_be_bytes());
             packet.extend([0, 1]);
             check_any(&packet)?;
-            let is_answered = matches!(respond(&zone(1), Freshness::Current, &packet, Transport::Udp), Outcome::Answer { .. });
+            let is_answered = matches!(from_zone(&zone(1), Freshness::Current, &packet, Transport::Udp), Outcome::Answer { .. });
             let length: usize = labels.iter().map(|label| label.len() + 1).sum();
             prop_assert!(is_answered || length + 7 > 255);
         }
@@ -390,7 +531,7 @@ mod tests {
             ("master.mesos.", None, None),
         ] {
             let packet = request(name, RecordType::A, payload);
-            let Outcome::Answer { message, .. } = respond(&zone, Freshness::Stale, &packet, Transport::Udp)
+            let Outcome::Answer { message, .. } = from_zone(&zone, Freshness::Stale, &packet, Transport::Udp)
             else {
                 panic!("{name} is not answered");
             };

@@ -12,10 +12,11 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tracing::info;
 
+use crate::forward::{ForwardConfig, ForwardError, Forwarder};
 use crate::listener::Listener;
-use crate::metrics::Metrics;
-use crate::responder::Freshness;
-use crate::{tcp, udp};
+use crate::metrics::{ForwardMetrics, Metrics, Transport};
+use crate::responder::{self, Freshness, Sources, Step};
+use crate::{own_address, tcp, udp};
 
 /// Most UDP sockets per address. More than there are cores do not help, and each has its receive buffer.
 const UDP_WORKERS_MAX: usize = 16;
@@ -27,6 +28,19 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// The zone.
     pub zone: mesonet_dns_zone::Config,
+    /// What becomes of names outside the zone.
+    pub forward: ForwardConfig,
+}
+
+impl Config {
+    /// The default settings for one address: nothing but the zone is served.
+    pub fn at(address: SocketAddr) -> Self {
+        Self {
+            listen: vec![address],
+            zone: mesonet_dns_zone::Config::default(),
+            forward: ForwardConfig::default(),
+        }
+    }
 }
 
 /// The server cannot start. Nothing is left bound.
@@ -48,6 +62,9 @@ pub enum StartError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The settings of forwarding are wrong.
+    #[error("names outside the zone cannot be forwarded")]
+    Forward(#[source] ForwardError),
     /// The registry has metrics of these names already.
     #[error("cannot register the DNS metrics")]
     Metrics(#[source] prometheus::Error),
@@ -68,12 +85,24 @@ pub struct Server {
 pub(crate) struct Shared {
     pub(crate) zone: ArcSwap<Zone>,
     pub(crate) stale: AtomicBool,
+    pub(crate) forwarder: Option<Arc<Forwarder>>,
     pub(crate) metrics: Metrics,
 }
 
 impl Shared {
+    /// Answers a message, if that needs no waiting.
+    pub(crate) fn respond(&self, packet: &[u8], transport: Transport) -> Step {
+        let zone = self.zone.load();
+        let freshness = self.freshness();
+        responder::respond(
+            &Sources { zone: &zone, freshness, forwarder: self.forwarder.as_ref() },
+            packet,
+            transport,
+        )
+    }
+
     /// How old what is served is.
-    pub(crate) fn freshness(&self) -> Freshness {
+    fn freshness(&self) -> Freshness {
         if self.stale.load(Ordering::Relaxed) { Freshness::Stale } else { Freshness::Current }
     }
 }
@@ -93,14 +122,18 @@ impl Server {
             .iter()
             .map(|address| Listener::bind(*address, cores.min(UDP_WORKERS_MAX)))
             .collect::<Result<Vec<Listener>, StartError>>()?;
+        let addresses: Vec<SocketAddr> = listeners.iter().map(|listener| listener.address).collect();
+        own_address::refuse_loops(&config.forward, &addresses).map_err(StartError::Forward)?;
+        let forward_metrics = ForwardMetrics::register(metrics).map_err(StartError::Metrics)?;
+        let forwarder = Forwarder::new(&config.forward, forward_metrics).map_err(StartError::Forward)?;
         let metrics = Metrics::register(metrics).map_err(StartError::Metrics)?;
         let shared = Arc::new(Shared {
             zone: ArcSwap::from_pointee(follower.zone()),
             stale: AtomicBool::new(false),
+            forwarder: forwarder.map(Arc::new),
             metrics,
         });
         let (running, stop) = watch::channel(());
-        let addresses = listeners.iter().map(|listener| listener.address).collect();
         for listener in listeners {
             info!(address = %listener.address, workers = listener.udp.len(), "DNS is served");
             for socket in listener.udp {

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::metrics::Transport;
-use crate::responder::{Outcome, respond};
+use crate::responder::{Outcome, Step};
 use crate::server::Shared;
 
 /// Connections of one address at a time. Each takes a task and at most an answer's 64 KiB. Further ones are closed at
@@ -89,7 +89,10 @@ async fn serve_connection(
             return Ok(());
         };
         let started = Instant::now();
-        let outcome = respond(&shared.zone.load(), shared.freshness(), query, Transport::Tcp);
+        let outcome = match shared.respond(query, Transport::Tcp) {
+            Step::Done(outcome) => outcome,
+            Step::Wait(forwarded) => forwarded.finish().await,
+        };
         match outcome {
             Outcome::Answer { message, kind, code } => {
                 shared.metrics.answered(kind, code, Transport::Tcp, started.elapsed());

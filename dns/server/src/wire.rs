@@ -1,6 +1,6 @@
 //! Records and messages in wire form.
 
-use hickory_proto::op::Message;
+use hickory_proto::op::{Edns, Message};
 use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, SOA, SRV};
 use hickory_proto::rr::{Name as WireName, RData, Record as WireRecord};
 use mesonet_dns_zone::{Data, Name, Record};
@@ -14,8 +14,11 @@ const QUESTION_LENGTH: usize = 4;
 /// Octets of a record between its name and its data: type, class, time to live and the data's length.
 const RECORD_HEAD_LENGTH: usize = 10;
 
-/// Octets of the EDNS record of an answer that has records: without options.
+/// Octets of an EDNS record without options.
 const OPT_LENGTH: usize = 11;
+
+/// Octets of an option before its data: code and length.
+const OPTION_HEAD_LENGTH: usize = 4;
 
 /// A name; nothing if it is not valid.
 pub(crate) fn name(name: &Name) -> Option<WireName> {
@@ -55,12 +58,24 @@ pub(crate) fn encode_within(message: &mut Message, limit: u16) -> Option<Vec<u8>
     if encoded.len() <= usize::from(limit) && record_counts(&encoded) == Some(whole) {
         return Some(encoded);
     }
-    let reserved = if message.edns.is_some() { OPT_LENGTH } else { 0 };
-    let fitting = answers_within(&encoded, usize::from(limit) - reserved)?;
+    let reserved = message.edns.as_ref().map_or(0, opt_length);
+    let fitting = answers_within(&encoded, usize::from(limit).saturating_sub(reserved))?;
     message.additionals.clear();
     message.answers.truncate(fitting);
     message.metadata.truncation = true;
-    message.to_vec().ok().filter(|encoded| encoded.len() <= usize::from(limit))
+    let fits = |encoded: &Vec<u8>| encoded.len() <= usize::from(limit);
+    if let Some(encoded) = message.to_vec().ok().filter(fits) {
+        return Some(encoded);
+    }
+    // Authority records that take the room of the answers are of no use.
+    message.authorities.clear();
+    message.to_vec().ok().filter(fits)
+}
+
+/// Octets of an EDNS record.
+fn opt_length(edns: &Edns) -> usize {
+    let options = edns.options().options.iter();
+    OPT_LENGTH + options.map(|(_, option)| OPTION_HEAD_LENGTH + usize::from(option.len())).sum::<usize>()
 }
 
 /// How many answers, authority and additional records an encoded message says that it has.

@@ -95,8 +95,7 @@ fn view(tasks: u8) -> ClusterView {
 }
 
 async fn start(listen: &str, registry: &Registry) -> Server {
-    let config =
-        Config { listen: vec![listen.parse().expect(listen)], zone: mesonet_dns_zone::Config::default() };
+    let config = Config::at(listen.parse().expect(listen));
     Server::start(config, registry).await.expect("the server starts")
 }
 
@@ -334,12 +333,12 @@ async fn a_connection_that_cannot_be_read_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_address_in_use_is_named() {
     let (_server, address) = serving(1).await;
-    let config = Config { listen: vec![address], zone: mesonet_dns_zone::Config::default() };
+    let config = Config::at(address);
     let error = Server::start(config, &Registry::new()).await.expect_err("it is in use");
     assert!(matches!(error, StartError::Bind { address: named, protocol: "TCP", .. } if named == address));
     let taken = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
     let address = taken.local_addr().expect("bound");
-    let config = Config { listen: vec![address], zone: mesonet_dns_zone::Config::default() };
+    let config = Config::at(address);
     let error = Server::start(config, &Registry::new()).await.expect_err("it is in use");
     assert_eq!(error.to_string(), format!("cannot listen on {address} (UDP)"));
 }
@@ -353,7 +352,7 @@ async fn a_dropped_server_frees_its_port() {
     drop(server);
     let closed = timeout(PATIENCE, idle.read(&mut [0; 16])).await.expect("it is closed");
     assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
-    let config = Config { listen: vec![address], zone: mesonet_dns_zone::Config::default() };
+    let config = Config::at(address);
     let deadline = Instant::now() + PATIENCE;
     while let Err(error) = Server::start(config.clone(), &Registry::new()).await {
         assert!(Instant::now() < deadline, "{error}");

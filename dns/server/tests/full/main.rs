@@ -1,0 +1,5 @@
+//! What the server does beyond its zone, on real sockets and against upstream servers that misbehave.
+
+mod client;
+mod forwarding;
+mod upstream;

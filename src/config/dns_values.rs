@@ -1,0 +1,109 @@
+//! The values that settings of the DNS server have, each with one text form.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use super::ValueError;
+
+/// The port of DNS servers that are given without one.
+const DNS_PORT: u16 = 53;
+
+/// Where names outside the zones are asked, separated by commas: `9.9.9.9`, `10.0.0.1:5353`, `system`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upstreams(pub Vec<UpstreamSource>);
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UpstreamSource {
+    /// A DNS server.
+    Server(SocketAddr),
+    /// Those that this machine uses itself.
+    System,
+}
+
+/// Where the names below others are asked: `corp.example=10.0.0.1,10.0.0.2; lab=10.1.0.1:5353`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForwardZones(pub BTreeMap<String, Vec<SocketAddr>>);
+
+impl FromStr for Upstreams {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let source = |part: &str| match part.trim() {
+            "system" => Some(UpstreamSource::System),
+            server => address(server).map(UpstreamSource::Server),
+        };
+        text.split(',').map(source).collect::<Option<_>>().map(Self).ok_or_else(|| {
+            error(text, "list of DNS servers", "IP or IP:PORT, separated by commas, or system")
+        })
+    }
+}
+
+impl FromStr for ForwardZones {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let expected = "ZONE=IP[:PORT],..., separated by semicolons, each zone once";
+        let mut zones = BTreeMap::new();
+        for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+            let zone = part.split_once('=').and_then(|(zone, servers)| {
+                let servers =
+                    servers.split(',').map(|server| address(server.trim())).collect::<Option<_>>()?;
+                let zone = zone.trim().trim_end_matches('.').to_ascii_lowercase();
+                (!zone.is_empty()).then_some((zone, servers))
+            });
+            let is_new = zone.is_some_and(|(zone, servers)| zones.insert(zone, servers).is_none());
+            if !is_new {
+                return Err(error(text, "list of forward zones", expected));
+            }
+        }
+        Ok(Self(zones))
+    }
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
+    let with_port = text.parse().ok();
+    let address = with_port.or_else(|| text.parse().ok().map(|ip: IpAddr| SocketAddr::new(ip, DNS_PORT)));
+    address.filter(|address| address.port() != 0 && !address.ip().is_unspecified())
+}
+
+fn error(text: &str, kind: &'static str, expected: &'static str) -> ValueError {
+    ValueError { text: text.to_owned(), kind, expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(text: &str) -> SocketAddr {
+        text.parse().expect(text)
+    }
+
+    #[test]
+    fn upstream_servers_have_the_dns_port_unless_they_say_another() {
+        let expected = [
+            UpstreamSource::Server(server("192.0.2.1:53")),
+            UpstreamSource::Server(server("192.0.2.2:5353")),
+            UpstreamSource::System,
+            UpstreamSource::Server(server("[2001:db8::1]:53")),
+        ];
+        assert_eq!("192.0.2.1, 192.0.2.2:5353,system,2001:db8::1".parse(), Ok(Upstreams(expected.into())));
+        for text in ["", "a", "192.0.2.1:0", "0.0.0.0", "192.0.2.1,", "dns.example:53"] {
+            assert!(text.parse::<Upstreams>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn forward_zones_have_servers() {
+        let expected: BTreeMap<_, _> = [
+            ("corp.example".to_owned(), vec![server("192.0.2.1:53"), server("192.0.2.2:53")]),
+            ("lab".to_owned(), vec![server("[::1]:5353")]),
+        ]
+        .into();
+        assert_eq!("Corp.example.=192.0.2.1,192.0.2.2; lab=[::1]:5353".parse(), Ok(ForwardZones(expected)));
+        for text in ["corp", "corp=", "=192.0.2.1", "corp=192.0.2.1;corp=192.0.2.2"] {
+            assert!(text.parse::<ForwardZones>().is_err(), "{text}");
+        }
+    }
+}
