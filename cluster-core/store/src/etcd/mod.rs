@@ -1,20 +1,35 @@
 //! The replicated store: etcd, shared by several masters.
 //!
-//! Layout: see `keys.rs`. Whoever holds the key `leader`, which lives as long as its lease, may write; each of its
-//! transactions is fenced, that is, has no effect once the key is another's.
+//! `keys.rs` says what is kept where. Whoever holds the key `leader`, which lives as long as its lease, may commit;
+//! each of its transactions is fenced, that is, has no effect once the key is gone or another's. Everybody else follows
+//! all keys of the cluster and so has what a new leader needs in memory.
 
+mod connection;
+mod core;
+mod election;
+mod engine;
+mod image;
+mod keys;
+mod messages;
 mod settings;
+mod shared_keys;
+mod writer;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use mesonet_model::{MasterId, Revision, Write};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
+use self::core::Core;
+use self::engine::{Ended, Engine};
+use self::writer::{Batch, Writer};
 use crate::{CommitError, Contents, OpenError, Store};
 
 pub use settings::{EtcdSettings, EtcdTls};
+pub use shared_keys::{EtcdKeys, KeysError, Swap};
 
 /// What a master that stands for election lets everybody know once it is elected.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,63 +43,20 @@ pub struct Candidate {
 }
 
 /// The master that leads.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Leader {
     /// Who it is.
+    #[serde(flatten)]
     pub candidate: Candidate,
-    /// Its term. Each is greater than those before.
+    /// Its term. Each is greater than those before, also when the cluster moves to another etcd.
     pub term: u64,
 }
 
-/// Follows a cluster's records and its leader in etcd. Clones follow together.
+/// Follows a cluster's records and its leader in etcd, on a thread of its own. Clones follow together.
 #[derive(Debug, Clone)]
 pub struct EtcdReplica {
-    leader: watch::Receiver<Option<Leader>>,
-    revision: watch::Receiver<Revision>,
-    current: watch::Receiver<bool>,
-}
-
-impl EtcdReplica {
-    /// Connects to etcd and reads everything. Waits some seconds for an etcd that is just starting.
-    ///
-    /// # Errors
-    /// When etcd cannot be reached, or what it holds cannot be used.
-    pub async fn open(_settings: EtcdSettings) -> Result<Self, OpenError> {
-        Err(EtcdError::Ended.into())
-    }
-
-    /// The leader, as far as known: `None` while nobody leads.
-    pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
-        self.leader.clone()
-    }
-
-    /// The revision of [`EtcdReplica::contents`], to wait for changes.
-    pub fn revision(&self) -> watch::Receiver<Revision> {
-        self.revision.clone()
-    }
-
-    /// Whether etcd is reached; while it is not, everything is as it was last seen.
-    pub fn is_current(&self) -> watch::Receiver<bool> {
-        self.current.clone()
-    }
-
-    /// All records as they were after a commit. Copies them, which takes a moment when there are many.
-    pub fn contents(&self) -> Contents {
-        Contents::default()
-    }
-
-    /// The cluster's other facts. Reading is from memory and does not wait for etcd.
-    pub fn keys(&self) -> EtcdKeys {
-        EtcdKeys {}
-    }
-
-    /// Stands for election; returns once elected, which may take for ever. Dropping it before withdraws.
-    ///
-    /// # Errors
-    /// When it can never be elected.
-    pub async fn campaign(&self, _me: &Candidate) -> Result<Term, ElectionError> {
-        Err(ElectionError::Ended)
-    }
+    core: Arc<Core>,
+    engine: Arc<Engine>,
 }
 
 /// The time for which a master leads.
@@ -100,90 +72,27 @@ pub struct Term {
     pub lease: TermLease,
 }
 
-/// Holds on to leadership. When all clones are dropped, leadership lapses.
+/// Holds on to leadership. When all clones are dropped, it is given up.
 #[derive(Debug, Clone)]
 pub struct TermLease {
     lost: watch::Receiver<bool>,
+    holder: Arc<LeaseHolder>,
 }
 
-impl TermLease {
-    /// Returns when the term is over or may be over: another leads, or etcd has not confirmed the lease for as long as
-    /// it lasts. Cancel safe.
-    pub async fn lost(&self) {
-        let _ = self.lost.clone().wait_for(|lost| *lost).await;
-    }
-
-    /// Gives leadership up, so that another is elected at once. Returns when etcd has it, or after a moment when it
-    /// cannot be reached; then the lease runs out.
-    pub async fn resign(self) {}
+#[derive(Debug)]
+struct LeaseHolder {
+    /// Dropped to give the lease up.
+    _stop: oneshot::Sender<()>,
+    _engine: Arc<Engine>,
 }
 
-/// Where the leader commits. Blocks, at most as long as the lease lasts.
+/// Where the leader commits. A commit blocks its thread, at most as long as the lease lasts.
 #[derive(Debug)]
 pub struct EtcdStore {
     term: u64,
-}
-
-impl Store for EtcdStore {
-    fn commit(&mut self, revision: Revision, _writes: &[Write]) -> Result<(), CommitError> {
-        Err(CommitError::Deposed { revision, term: self.term })
-    }
-}
-
-/// Small facts that several processes change, each by itself, by compare and swap. Blocks.
-#[derive(Debug, Clone)]
-pub struct EtcdKeys {}
-
-/// What became of a swap.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Swap {
-    /// It was made.
-    Made,
-    /// The value was not the expected one; nothing is changed.
-    Refused,
-}
-
-impl EtcdKeys {
-    /// Connects to etcd without a replica. Every call asks etcd then.
-    ///
-    /// # Errors
-    /// When etcd cannot be reached, or what it holds cannot be used.
-    pub fn open(_settings: &EtcdSettings) -> Result<Self, OpenError> {
-        Err(EtcdError::Ended.into())
-    }
-
-    /// The value of a key.
-    ///
-    /// # Errors
-    /// When etcd cannot be reached.
-    pub fn read(&self, _key: &str) -> Result<Option<Vec<u8>>, KeysError> {
-        Err(KeysError::Ended)
-    }
-
-    /// All keys that start so, in order, with their values.
-    ///
-    /// # Errors
-    /// When etcd cannot be reached.
-    pub fn list(&self, _prefix: &str) -> Result<Vec<(String, Vec<u8>)>, KeysError> {
-        Err(KeysError::Ended)
-    }
-
-    /// Replaces a value if it is still the old one; `None` stands for no value. Reads see it once this has returned,
-    /// and if it was refused, they see the value that it was refused for.
-    ///
-    /// # Errors
-    /// When etcd cannot be reached; the swap may have been made all the same.
-    pub fn swap(&self, _key: &str, _old: Option<&[u8]>, _new: Option<&[u8]>) -> Result<Swap, KeysError> {
-        Err(KeysError::Ended)
-    }
-}
-
-/// A key cannot be read or written.
-#[derive(Debug, Error)]
-pub enum KeysError {
-    /// The connection is closed.
-    #[error("the connection to etcd is closed")]
-    Ended,
+    /// `None` once the connection is closed.
+    writer: Option<Writer>,
+    engine: Arc<Engine>,
 }
 
 /// A master can never be elected.
@@ -197,7 +106,152 @@ pub enum ElectionError {
 /// The state in etcd cannot be used.
 #[derive(Debug, Error)]
 pub enum EtcdError {
-    /// The connection is closed.
+    /// It is not said where etcd is.
+    #[error("no endpoint of etcd is given")]
+    NoEndpoint,
+    /// An endpoint or what TLS needs cannot be used.
+    #[error("etcd's endpoint {endpoint} cannot be used: {reason}")]
+    Endpoint {
+        /// The endpoint.
+        endpoint: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No member answers, or etcd refuses.
+    #[error("cannot read from {place}")]
+    Unreachable {
+        /// The endpoints.
+        place: String,
+        /// What the last one said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The keys have a format that this program does not know.
+    #[error(
+        "the state in etcd was written by a newer version: format {found}, this program reads up to {supported}"
+    )]
+    Newer {
+        /// The format found.
+        found: u64,
+        /// The newest format that this program reads.
+        supported: u64,
+    },
+    /// A key does not hold what this program writes.
+    #[error("the state in etcd is damaged: key {key}: {detail}")]
+    Damaged {
+        /// The key, below the cluster's.
+        key: String,
+        /// What is wrong.
+        detail: String,
+    },
+    /// The thread that speaks with etcd cannot be started.
+    #[error("cannot start the thread that speaks with etcd")]
+    Thread(#[source] std::io::Error),
+    /// The thread has ended.
     #[error("the connection to etcd is closed")]
     Ended,
+}
+
+impl From<Ended> for EtcdError {
+    fn from(_: Ended) -> Self {
+        Self::Ended
+    }
+}
+
+// === impl EtcdReplica ===
+
+impl EtcdReplica {
+    /// Connects to etcd and reads everything. Waits some seconds for an etcd that is just starting.
+    ///
+    /// # Errors
+    /// When etcd cannot be reached, or what it holds cannot be used.
+    pub async fn open(settings: EtcdSettings) -> Result<Self, OpenError> {
+        let engine = Engine::start().map_err(EtcdError::Thread)?;
+        let open = async move {
+            let core = Arc::new(Core::open(&settings).await?);
+            tokio::spawn(core.clone().follow());
+            Ok::<_, EtcdError>(core)
+        };
+        let core = engine.run(open).await.map_err(EtcdError::from)??;
+        Ok(Self { core, engine })
+    }
+
+    /// The leader, as far as known: `None` while nobody leads.
+    pub fn leader(&self) -> watch::Receiver<Option<Leader>> {
+        self.core.leader.subscribe()
+    }
+
+    /// The revision of [`EtcdReplica::contents`], to wait for changes.
+    pub fn revision(&self) -> watch::Receiver<Revision> {
+        self.core.revision.subscribe()
+    }
+
+    /// Whether etcd is reached; while it is not, everything is as it was last seen.
+    pub fn is_current(&self) -> watch::Receiver<bool> {
+        self.core.is_current.subscribe()
+    }
+
+    /// All records as they were after a commit. Copies them, which takes a moment when there are many.
+    pub fn contents(&self) -> Contents {
+        self.core.contents()
+    }
+
+    /// The facts of the cluster's authority. Reading is from memory and does not wait for etcd.
+    pub fn keys(&self) -> EtcdKeys {
+        EtcdKeys::of_replica(self.core.clone(), self.engine.clone())
+    }
+
+    /// Stands for election; returns once elected, which may take for ever. Dropping it before withdraws.
+    ///
+    /// # Errors
+    /// When it can never be elected.
+    pub async fn campaign(&self, me: &Candidate) -> Result<Term, ElectionError> {
+        let campaign = election::campaign(self.core.clone(), me.clone());
+        let won = self.engine.run(campaign).await.map_err(|Ended| ElectionError::Ended)??;
+        let number = won.writer.term();
+        let holder = LeaseHolder { _stop: won.keeper.stop, _engine: self.engine.clone() };
+        Ok(Term {
+            number,
+            store: EtcdStore { term: number, writer: Some(won.writer), engine: self.engine.clone() },
+            contents: self.core.contents(),
+            lease: TermLease { lost: won.keeper.lost, holder: Arc::new(holder) },
+        })
+    }
+}
+
+// === impl TermLease ===
+
+impl TermLease {
+    /// Returns when the term is over or may be over: another leads, or etcd has not confirmed the lease for as long as
+    /// it lasts. Cancel safe.
+    pub async fn lost(&self) {
+        // It also is when nobody can say any more that it is.
+        let _ = self.lost.clone().wait_for(|lost| *lost).await;
+    }
+
+    /// Gives leadership up, so that another is elected at once. Returns when etcd has it, or after a moment when it
+    /// cannot be reached; then the lease runs out. Has no effect while there are other clones.
+    pub async fn resign(self) {
+        let Self { mut lost, holder } = self;
+        let engine = holder._engine.clone();
+        drop(holder);
+        while lost.changed().await.is_ok() {}
+        drop(engine);
+    }
+}
+
+// === impl EtcdStore ===
+
+impl Store for EtcdStore {
+    fn commit(&mut self, revision: Revision, writes: &[Write]) -> Result<(), CommitError> {
+        let batch = Batch::new(revision, writes);
+        let deposed = CommitError::Deposed { revision, term: self.term };
+        let Some(mut writer) = self.writer.take() else { return Err(deposed) };
+        let commit = async move {
+            let result = writer.commit(batch).await;
+            (writer, result)
+        };
+        let Ok((writer, result)) = self.engine.run_blocking(commit) else { return Err(deposed) };
+        self.writer = Some(writer);
+        result
+    }
 }
