@@ -1,7 +1,7 @@
 //! Records and messages in wire form.
 
 use hickory_proto::op::{Edns, Message};
-use hickory_proto::rr::rdata::{A, AAAA, HINFO, NS, SOA, SRV};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name as WireName, RData, Record as WireRecord};
 use mesonet_dns_zone::{Data, Name, Record};
 
@@ -30,9 +30,12 @@ pub(crate) fn record(owner: WireName, record: &Record) -> Option<WireRecord> {
     let data = match &record.data {
         Data::A(address) => RData::A(A(*address)),
         Data::Aaaa(address) => RData::AAAA(AAAA(*address)),
-        Data::Srv { target, port } => {
-            RData::SRV(SRV::new(Data::SRV_PRIORITY, Data::SRV_WEIGHT, *port, name(target)?))
+        Data::Srv { priority, weight, port, target } => {
+            RData::SRV(SRV::new(*priority, *weight, *port, name(target)?))
         }
+        Data::Cname(target) => RData::CNAME(CNAME(name(target)?)),
+        Data::Ptr(target) => RData::PTR(PTR(name(target)?)),
+        Data::Txt(strings) => RData::TXT(TXT::from_bytes(strings.iter().map(|string| &**string).collect())),
         Data::Ns(server) => RData::NS(NS(name(server)?)),
         Data::Soa(soa) => RData::SOA(SOA::new(
             name(&soa.primary)?,

@@ -238,8 +238,8 @@ impl Lookup<'_> {
         self.answer.truncated = set.len() > self.records_max;
         for data in set.rotated(self.rotation).take(self.records_max) {
             let shown = match data {
-                Data::Srv { target, port } => match self.zone.shown(target, self.apex) {
-                    Some(target) => Data::Srv { target, port: *port },
+                Data::Srv { priority, weight, port, target } => match self.zone.shown(target, self.apex) {
+                    Some(target) => Data::Srv { priority: *priority, weight: *weight, port: *port, target },
                     None => continue,
                 },
                 other => other.clone(),

@@ -28,7 +28,10 @@ impl Contribution {
     /// Adds an SRV record.
     pub(crate) fn port(&mut self, owner: &Candidate, serving: Serving, target: &Candidate, port: u16) {
         match target {
-            Ok(target) => self.record(owner, serving, Data::Srv { target: target.clone(), port }),
+            Ok(target) => {
+                let (priority, weight) = (Data::SRV_PRIORITY, Data::SRV_WEIGHT);
+                self.record(owner, serving, Data::Srv { priority, weight, port, target: target.clone() });
+            }
             Err(error) => self.skip(*error),
         }
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use crate::Name;
 
-/// Priority of every SRV record: all are equal.
+/// Priority of the SRV records that follow from a view: all are equal.
 const SRV_PRIORITY: u16 = 0;
 
-/// Weight of every SRV record, the default of mesos-dns.
+/// Weight of the SRV records that follow from a view, the default of mesos-dns.
 const SRV_WEIGHT: u16 = 1;
 
 /// One resource record of class IN.
@@ -30,13 +30,23 @@ pub enum Data {
     A(Ipv4Addr),
     /// IPv6 address.
     Aaaa(Ipv6Addr),
-    /// A port of a host. All have the priority and weight that [`Data::SRV_PRIORITY`] and [`Data::SRV_WEIGHT`] say.
+    /// A port of a host.
     Srv {
+        /// Those of a lower one come first; [`Data::SRV_PRIORITY`] unless the settings say otherwise.
+        priority: u16,
+        /// Its share among those of the same priority; [`Data::SRV_WEIGHT`] unless the settings say otherwise.
+        weight: u16,
         /// Where it is.
         target: Name,
         /// Its port.
         port: u16,
     },
+    /// The name that this one is another for.
+    Cname(Name),
+    /// The name of an address.
+    Ptr(Name),
+    /// Text: strings of at most 255 octets.
+    Txt(Vec<Arc<[u8]>>),
     /// Name server of a zone.
     Ns(Name),
     /// Start of a zone.
@@ -65,10 +75,10 @@ pub struct Soa {
 }
 
 impl Data {
-    /// Priority of every SRV record: all are equal.
+    /// Priority of the SRV records that follow from a view: all are equal.
     pub const SRV_PRIORITY: u16 = SRV_PRIORITY;
 
-    /// Weight of every SRV record, the default of mesos-dns.
+    /// Weight of the SRV records that follow from a view, the default of mesos-dns.
     pub const SRV_WEIGHT: u16 = SRV_WEIGHT;
 }
 
@@ -88,13 +98,34 @@ impl fmt::Display for Record {
     }
 }
 
+/// A character string in quotes; octets with a meaning of their own there are escaped (RFC 1035 §5.1).
+fn write_text(f: &mut fmt::Formatter<'_>, string: &[u8]) -> fmt::Result {
+    f.write_str(" \"")?;
+    for &byte in string {
+        match byte {
+            b'"' | b'\\' => write!(f, "\\{}", char::from(byte))?,
+            b' '..=b'~' => write!(f, "{}", char::from(byte))?,
+            _ => write!(f, "\\{byte:03}")?,
+        }
+    }
+    f.write_str("\"")
+}
+
 /// Zone-file form.
 impl fmt::Display for Data {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::A(address) => write!(f, "A {address}"),
             Self::Aaaa(address) => write!(f, "AAAA {address}"),
-            Self::Srv { target, port } => write!(f, "SRV {SRV_PRIORITY} {SRV_WEIGHT} {port} {target}"),
+            Self::Srv { priority, weight, port, target } => {
+                write!(f, "SRV {priority} {weight} {port} {target}")
+            }
+            Self::Cname(name) => write!(f, "CNAME {name}"),
+            Self::Ptr(name) => write!(f, "PTR {name}"),
+            Self::Txt(strings) => {
+                f.write_str("TXT")?;
+                strings.iter().try_for_each(|string| write_text(f, string))
+            }
             Self::Ns(server) => write!(f, "NS {server}"),
             Self::Soa(soa) => write!(
                 f,
