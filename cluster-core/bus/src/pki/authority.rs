@@ -1,8 +1,6 @@
 //! The cluster's certificate authority in a directory of the master.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +9,14 @@ use mesonet_model::{AgentId, ClusterId, Timestamp};
 use rcgen::{CertificateSigningRequestParams, Issuer, KeyPair, PublicKeyData};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use super::certificate::{self, CertificateError, Fingerprint, Holder, NoRandomness};
+use super::file_records::FileRecords;
 use super::files::{self, FileError};
-use super::records::{self, Issued, Node, RecordError, Token};
+use super::records::{self, Issued, Node, RecordError, Records, Token};
 use crate::{JoinToken, NodeName, Role, TokenTerms, clock};
 
 /// Nodes that may join with one token.
@@ -23,18 +24,18 @@ pub const TOKEN_USES_MAX: u32 = 10_000;
 
 const KEY_FILE: &str = "ca.key";
 const CERTIFICATE_FILE: &str = "ca.pem";
-const LOCK_FILE: &str = "lock";
-const REVOCATIONS_FILE: &str = "revocations";
-const NODES_DIR: &str = "nodes";
-const TOKENS_DIR: &str = "tokens";
+const REVOCATIONS: &str = "revocations";
+const NODES: &str = "nodes";
+const TOKENS: &str = "tokens";
 
 /// The authority: its key and certificate, the nodes that it knows and the tokens that it has given out.
 ///
-/// Everything is in files below one directory, read anew and locked for each operation, so a command may work on them
-/// beside a running master.
+/// Key and certificate are files in a directory; nodes and tokens are [`Records`], read anew for each operation and
+/// changed in single steps, so several masters and commands may work on them at once.
 #[derive(Debug, Clone)]
 pub struct Authority {
     dir: PathBuf,
+    records: Arc<dyn Records>,
     cluster: ClusterId,
     certificate: CertificateDer<'static>,
     issuer: Arc<Issuer<'static, KeyPair>>,
@@ -128,6 +129,12 @@ pub(crate) enum CertifyError {
     Authority(#[from] AuthorityError),
 }
 
+impl From<RecordError> for CertifyError {
+    fn from(error: RecordError) -> Self {
+        Self::Authority(error.into())
+    }
+}
+
 impl Authority {
     /// Makes an authority for a new cluster. Its files are for the owner only.
     ///
@@ -137,7 +144,7 @@ impl Authority {
         if dir.join(KEY_FILE).exists() || dir.join(CERTIFICATE_FILE).exists() {
             return Err(AuthorityError::Exists(dir.to_owned()));
         }
-        for folder in [dir.to_owned(), dir.join(NODES_DIR), dir.join(TOKENS_DIR)] {
+        for folder in [dir.to_owned(), dir.join(NODES), dir.join(TOKENS)] {
             files::make_dir(&folder)?;
         }
         let unusable =
@@ -150,11 +157,19 @@ impl Authority {
         Self::load(dir)
     }
 
-    /// Takes up the authority of a directory.
+    /// Takes up the authority of a directory, with its records there too.
     ///
     /// # Errors
     /// When there is none, or it cannot be read.
     pub fn load(dir: &Path) -> Result<Self, AuthorityError> {
+        Self::with_records(dir, Arc::new(FileRecords::new(dir)))
+    }
+
+    /// Takes up the authority of a directory, with its records elsewhere.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be read.
+    pub fn with_records(dir: &Path, records: Arc<dyn Records>) -> Result<Self, AuthorityError> {
         let unusable = |reason: String| AuthorityError::Key { dir: dir.to_owned(), reason };
         let key = KeyPair::from_pem(&files::read(&dir.join(KEY_FILE))?)
             .map_err(|error| unusable(error.to_string()))?;
@@ -164,7 +179,7 @@ impl Authority {
         let cluster = certificate::authority_cluster(&certificate)?;
         let issuer =
             Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { dir: dir.to_owned(), cluster, certificate, issuer: Arc::new(issuer) })
+        Ok(Self { dir: dir.to_owned(), records, cluster, certificate, issuer: Arc::new(issuer) })
     }
 
     /// The cluster.
@@ -186,7 +201,6 @@ impl Authority {
         if terms.roles.is_empty() {
             return Err(AuthorityError::TokenWithoutRole);
         }
-        let _lock = self.lock()?;
         let now = clock::now();
         self.remove_expired_tokens(now)?;
         let token = JoinToken::new(certificate::fingerprint(&self.certificate))?;
@@ -197,7 +211,9 @@ impl Authority {
             roles: terms.roles.clone(),
             joined: Vec::new(),
         };
-        records::write(self.token_file(&token.id), &record)?;
+        self.update(&token_name(&token.id), |_: Option<Token>| {
+            Ok::<_, AuthorityError>((Some(record.clone()), ()))
+        })?;
         Ok(token)
     }
 
@@ -206,15 +222,21 @@ impl Authority {
     /// # Errors
     /// When there is no such node, or it cannot be kept.
     pub fn revoke(&self, name: &NodeName) -> Result<(), AuthorityError> {
-        let _lock = self.lock()?;
-        let mut node = self.node(name)?.ok_or_else(|| AuthorityError::UnknownNode(name.clone()))?;
-        node.key = None;
-        node.agent = None;
-        node.revoked.append(&mut node.issued);
-        records::write(self.node_file(name), &node)?;
+        self.update(&node_name(name), |node: Option<Node>| {
+            let mut node = node.ok_or_else(|| AuthorityError::UnknownNode(name.clone()))?;
+            node.key = None;
+            node.agent = None;
+            node.revoked.append(&mut node.issued);
+            Ok::<_, AuthorityError>((Some(node), ()))
+        })?;
         // Whatever it holds, it differs from before.
-        let mark = certificate::random::<16>()?;
-        files::write(&self.dir.join(REVOCATIONS_FILE), super::hex::encode(&mark).as_bytes())?;
+        let mark = super::hex::encode(&certificate::random::<16>()?);
+        let is_marked = || {
+            let old = self.records.read(REVOCATIONS)?;
+            self.records.swap(REVOCATIONS, old.as_deref(), Some(&mark))
+        };
+        // Whoever was faster has left another mark, which is as good.
+        is_marked()?;
         Ok(())
     }
 
@@ -223,10 +245,9 @@ impl Authority {
     /// # Errors
     /// When a record cannot be read.
     pub fn nodes(&self) -> Result<Vec<NodeRecord>, AuthorityError> {
-        let _lock = self.lock()?;
         let mut nodes = Vec::new();
-        for path in json_files(&self.dir.join(NODES_DIR))? {
-            let Some(node) = records::read::<Node>(path)? else { continue };
+        for (name, content) in self.records.list(NODES)? {
+            let node: Node = records::parse(&name, &content)?;
             let expires = node.issued.iter().map(|issued| issued.expires).max();
             nodes.push(NodeRecord { name: node.name, roles: node.roles, expires, agent: node.agent });
         }
@@ -239,13 +260,12 @@ impl Authority {
     /// # Errors
     /// When a record cannot be read.
     pub fn tokens(&self) -> Result<Vec<TokenRecord>, AuthorityError> {
-        let _lock = self.lock()?;
         let now = clock::now();
         let mut tokens = Vec::new();
-        for path in json_files(&self.dir.join(TOKENS_DIR))? {
-            let id = path.file_stem().map(|id| id.to_string_lossy().into_owned()).unwrap_or_default();
-            let Some(Token { expires, uses_left, roles, .. }) = records::read(path)? else { continue };
+        for (name, content) in self.records.list(TOKENS)? {
+            let Token { expires, uses_left, roles, .. } = records::parse(&name, &content)?;
             if expires > now && uses_left > 0 {
+                let id = name.rsplit('/').next().unwrap_or_default().to_owned();
                 tokens.push(TokenRecord { id, expires, uses_left, roles });
             }
         }
@@ -262,12 +282,7 @@ impl Authority {
         if !JoinToken::is_id(id) {
             return Err(unknown());
         }
-        let _lock = self.lock()?;
-        let path = self.token_file(id);
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(unknown()),
-            removed => Ok(removed.map_err(|source| FileError { action: "remove", path, source })?),
-        }
+        self.update(&token_name(id), |token: Option<Token>| token.map(|_| (None, ())).ok_or_else(unknown))
     }
 
     /// The authority's own certificate.
@@ -276,8 +291,8 @@ impl Authority {
     }
 
     /// Something that differs after each revocation.
-    pub(crate) fn revocations(&self) -> Result<Option<String>, FileError> {
-        files::read_if_present(&self.dir.join(REVOCATIONS_FILE))
+    pub(crate) fn revocations(&self) -> Result<Option<String>, AuthorityError> {
+        Ok(self.records.read(REVOCATIONS)?)
     }
 
     /// A new key and certificate for a master, which live in memory only.
@@ -304,34 +319,30 @@ impl Authority {
     ) -> Result<CertificateDer<'static>, CertifyError> {
         let request = parse_request(request)?;
         let key = key_fingerprint(&request);
-        let _lock = self.lock()?;
         let now = clock::now();
-        let mut token = self.token(token_id, secret)?;
-        if token.expires <= now {
-            return Err(CertifyError::TokenExpired(token.expires));
+        if !JoinToken::is_id(token_id) {
+            return Err(CertifyError::TokenUnknown);
         }
-        let is_repeated = token.joined.contains(&key);
-        if !is_repeated && token.uses_left == 0 {
-            return Err(CertifyError::TokenUsed);
-        }
-        let known = self.node(name).map_err(AuthorityError::from)?;
-        if known.as_ref().and_then(|node| node.key.as_ref()).is_some_and(|bound| *bound != key) {
-            return Err(CertifyError::NameTaken(name.clone()));
-        }
-        if !is_repeated {
-            token.uses_left -= 1;
-            token.joined.push(key.clone());
-            records::write(self.token_file(token_id), &token).map_err(AuthorityError::from)?;
-        }
-        let node = Node {
-            name: name.clone(),
-            key: Some(key),
-            roles: token.roles,
-            issued: known.as_ref().map(|node| node.issued.clone()).unwrap_or_default(),
-            revoked: known.as_ref().map(|node| node.revoked.clone()).unwrap_or_default(),
-            agent: known.and_then(|node| node.agent),
-        };
-        self.issue(node, &request, now, lifetime)
+        // A join that is bound to fail must not use the token up, and without a token nobody learns who has joined.
+        used(records::read(&*self.records, &token_name(token_id))?, secret, &key, now)?;
+        check_free(self.node(name)?.as_ref(), name, &key)?;
+        let roles = self.update(&token_name(token_id), |token: Option<Token>| {
+            let token = used(token, secret, &key, now)?;
+            let roles = token.roles.clone();
+            Ok::<_, CertifyError>((Some(token), roles))
+        })?;
+        self.update(&node_name(name), |known: Option<Node>| {
+            check_free(known.as_ref(), name, &key)?;
+            let node = Node {
+                name: name.clone(),
+                key: Some(key.clone()),
+                roles: roles.clone(),
+                issued: known.as_ref().map(|node| node.issued.clone()).unwrap_or_default(),
+                revoked: known.as_ref().map(|node| node.revoked.clone()).unwrap_or_default(),
+                agent: known.and_then(|node| node.agent),
+            };
+            self.issue(node, &request, now, lifetime)
+        })
     }
 
     /// Gives a node that is in a new certificate for the same key.
@@ -342,51 +353,41 @@ impl Authority {
         lifetime: Duration,
     ) -> Result<CertificateDer<'static>, CertifyError> {
         let request = parse_request(request)?;
-        let _lock = self.lock()?;
-        let node = self.admitted(holder)?;
-        if key_fingerprint(&request) != holder.key {
-            return Err(CertifyError::NameTaken(holder.name.clone()));
-        }
-        self.issue(node, &request, clock::now(), lifetime)
+        self.update(&node_name(&holder.name), |node: Option<Node>| {
+            let node = admitted(node, holder)?;
+            if key_fingerprint(&request) != holder.key {
+                return Err(CertifyError::NameTaken(holder.name.clone()));
+            }
+            self.issue(node, &request, clock::now(), lifetime)
+        })
     }
 
     /// Whether a node whose certificate is genuine is still let in, and the agent that it runs.
     pub(crate) fn check(&self, holder: &Holder) -> Result<Option<AgentId>, CertifyError> {
-        let _lock = self.lock()?;
-        self.admitted(holder).map(|node| node.agent)
+        admitted(self.node(&holder.name)?, holder).map(|node| node.agent)
     }
 
     /// Remembers the agent that runs on a node.
     pub(crate) fn bind_agent(&self, name: &NodeName, agent: &AgentId) -> Result<(), AuthorityError> {
-        let _lock = self.lock()?;
-        let Some(mut node) = self.node(name)? else { return Ok(()) };
-        node.agent = Some(agent.clone());
-        Ok(records::write(self.node_file(name), &node)?)
+        self.update(&node_name(name), |node: Option<Node>| {
+            Ok((node.map(|node| Node { agent: Some(agent.clone()), ..node }), ()))
+        })
     }
 
-    fn admitted(&self, holder: &Holder) -> Result<Node, CertifyError> {
-        let node = self.node(&holder.name).map_err(AuthorityError::from)?;
-        let is_admitted = |node: &Node| {
-            node.key.as_ref() == Some(&holder.key)
-                && node.issued.iter().any(|issued| issued.serial == holder.serial)
-        };
-        node.filter(is_admitted).ok_or_else(|| CertifyError::Revoked(holder.name.clone()))
-    }
-
+    /// The node with a new certificate, and that.
     fn issue(
         &self,
         mut node: Node,
         request: &CertificateSigningRequestParams,
         now: Timestamp,
         lifetime: Duration,
-    ) -> Result<CertificateDer<'static>, CertifyError> {
+    ) -> Result<(Option<Node>, CertificateDer<'static>), CertifyError> {
         let certificate = self.sign(&request.public_key, &node.name, &node.roles, lifetime)?;
         let holder = Holder::of(&certificate).map_err(AuthorityError::from)?;
         node.issued.retain(|issued| issued.expires > now);
         node.revoked.retain(|revoked| revoked.expires > now);
         node.issued.push(Issued { serial: holder.serial, expires: holder.not_after });
-        records::write(self.node_file(&node.name), &node).map_err(AuthorityError::from)?;
-        Ok(certificate)
+        Ok((Some(node), certificate))
     }
 
     fn sign(
@@ -401,47 +402,31 @@ impl Authority {
         Ok(certificate.der().clone())
     }
 
-    fn token(&self, id: &str, secret: &str) -> Result<Token, CertifyError> {
-        if !JoinToken::is_id(id) {
-            return Err(CertifyError::TokenUnknown);
-        }
-        let token: Option<Token> = records::read(self.token_file(id)).map_err(AuthorityError::from)?;
-        // How long the comparison of two hashes takes tells nothing of the secret.
-        let is_same = |token: &Token| token.secret == certificate::fingerprint(secret.as_bytes());
-        token.filter(is_same).ok_or(CertifyError::TokenUnknown)
-    }
-
     fn remove_expired_tokens(&self, now: Timestamp) -> Result<(), AuthorityError> {
-        for path in json_files(&self.dir.join(TOKENS_DIR))? {
-            let token: Option<Token> = records::read(path.clone())?;
-            if token.is_some_and(|token| token.expires.plus(TOKEN_REMEMBERED) <= now) {
-                fs::remove_file(&path).map_err(|source| FileError { action: "remove", path, source })?;
+        for (name, content) in self.records.list(TOKENS)? {
+            let token: Token = records::parse(&name, &content)?;
+            if token.expires.plus(TOKEN_REMEMBERED) <= now {
+                // If somebody else has removed it, that is as good.
+                self.records.swap(&name, Some(&content), None)?;
             }
         }
         Ok(())
     }
 
-    fn node(&self, name: &NodeName) -> Result<Option<Node>, RecordError> {
-        records::read(self.node_file(name))
+    fn node(&self, name: &NodeName) -> Result<Option<Node>, AuthorityError> {
+        Ok(records::read(&*self.records, &node_name(name))?)
     }
 
-    fn node_file(&self, name: &NodeName) -> PathBuf {
-        self.dir.join(NODES_DIR).join(format!("{name}.json"))
-    }
-
-    fn token_file(&self, id: &str) -> PathBuf {
-        self.dir.join(TOKENS_DIR).join(format!("{id}.json"))
-    }
-
-    /// Held while files are used, also against other processes.
-    fn lock(&self) -> Result<File, AuthorityError> {
-        let path = self.dir.join(LOCK_FILE);
-        let lock = || {
-            let file = File::options().create(true).append(true).open(&path)?;
-            file.lock()?;
-            Ok(file)
-        };
-        lock().map_err(|source: io::Error| FileError { action: "lock", path: path.clone(), source }.into())
+    fn update<T, R, E>(
+        &self,
+        name: &str,
+        change: impl FnMut(Option<T>) -> Result<(Option<T>, R), E>,
+    ) -> Result<R, E>
+    where
+        T: DeserializeOwned + Serialize,
+        E: From<RecordError>,
+    {
+        records::update(&*self.records, name, change)
     }
 
     fn unusable(&self, error: &rcgen::Error) -> AuthorityError {
@@ -462,11 +447,47 @@ fn key_fingerprint(request: &CertificateSigningRequestParams) -> Fingerprint {
     certificate::fingerprint(request.public_key.der_bytes())
 }
 
-fn json_files(dir: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let read = || {
-        let entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
-        let paths = entries.into_iter().map(|entry| entry.path());
-        Ok(paths.filter(|path| path.extension().is_some_and(|end| end == "json")).collect())
+fn node_name(name: &NodeName) -> String {
+    format!("{NODES}/{name}")
+}
+
+fn token_name(id: &str) -> String {
+    format!("{TOKENS}/{id}")
+}
+
+/// The token after a node with this key has joined with it.
+fn used(
+    token: Option<Token>,
+    secret: &str,
+    key: &Fingerprint,
+    now: Timestamp,
+) -> Result<Token, CertifyError> {
+    // How long the comparison of two hashes takes tells nothing of the secret.
+    let is_same = |token: &Token| token.secret == certificate::fingerprint(secret.as_bytes());
+    let mut token = token.filter(is_same).ok_or(CertifyError::TokenUnknown)?;
+    if token.expires <= now {
+        return Err(CertifyError::TokenExpired(token.expires));
+    }
+    if !token.joined.contains(key) {
+        token.uses_left = token.uses_left.checked_sub(1).ok_or(CertifyError::TokenUsed)?;
+        token.joined.push(key.clone());
+    }
+    Ok(token)
+}
+
+/// A name that is bound to another key cannot be taken.
+fn check_free(known: Option<&Node>, name: &NodeName, key: &Fingerprint) -> Result<(), CertifyError> {
+    let bound = known.and_then(|node| node.key.as_ref());
+    if bound.is_some_and(|bound| bound != key) {
+        return Err(CertifyError::NameTaken(name.clone()));
+    }
+    Ok(())
+}
+
+fn admitted(node: Option<Node>, holder: &Holder) -> Result<Node, CertifyError> {
+    let is_admitted = |node: &Node| {
+        node.key.as_ref() == Some(&holder.key)
+            && node.issued.iter().any(|issued| issued.serial == holder.serial)
     };
-    read().map_err(|source: io::Error| FileError { action: "list", path: dir.to_owned(), source })
+    node.filter(is_admitted).ok_or_else(|| CertifyError::Revoked(holder.name.clone()))
 }

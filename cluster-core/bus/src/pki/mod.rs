@@ -2,6 +2,7 @@
 
 mod authority;
 mod certificate;
+mod file_records;
 mod files;
 mod hex;
 mod identity;
@@ -11,9 +12,10 @@ mod token;
 
 pub use authority::{Authority, AuthorityError, NodeRecord, TOKEN_USES_MAX, TokenRecord};
 pub use certificate::{CertificateError, NoRandomness};
+pub use file_records::FileRecords;
 pub use files::FileError;
 pub use identity::{Identity, IdentityError};
-pub use records::RecordError;
+pub use records::{RecordError, Records};
 pub use tls::TlsError;
 pub use token::{JoinToken, JoinTokenError, TokenTerms};
 

@@ -20,7 +20,7 @@ use thiserror::Error;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::pki::{self, CertificateError, FileError, Holder, TlsError};
+use crate::pki::{self, CertificateError, Holder, TlsError};
 use crate::reason::Reason;
 use crate::wire::FromMaster;
 use crate::{Authority, AuthorityError, Feed, NodeName, Role, clock, transport};
@@ -74,9 +74,6 @@ pub enum ServerError {
     /// The authority cannot give the master a certificate.
     #[error("cannot make the master's certificate")]
     Authority(#[from] AuthorityError),
-    /// A file of the authority cannot be used.
-    #[error(transparent)]
-    File(#[from] FileError),
     /// The certificate cannot be used.
     #[error("the master's certificate cannot be used")]
     Certificate(#[from] CertificateError),
