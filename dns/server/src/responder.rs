@@ -264,6 +264,9 @@ fn question(query: &Query) -> Option<Question> {
         RecordType::A => QuestionType::A,
         RecordType::AAAA => QuestionType::Aaaa,
         RecordType::SRV => QuestionType::Srv,
+        RecordType::CNAME => QuestionType::Cname,
+        RecordType::PTR => QuestionType::Ptr,
+        RecordType::TXT => QuestionType::Txt,
         RecordType::SOA => QuestionType::Soa,
         RecordType::NS => QuestionType::Ns,
         RecordType::ANY => QuestionType::Any,
@@ -280,7 +283,9 @@ fn fill(response: &mut Message, query: &Query, freshness: Freshness, answer: Ans
     response.metadata.truncation = answer.truncated;
     // The client's spelling of the name comes back, as clients that check it expect (0x20).
     for record in &answer.answers {
-        response.answers.push(wire::record(query.name.clone(), record)?);
+        let owner = wire::name(&record.owner)?;
+        let owner = if owner == query.name { query.name.clone() } else { owner };
+        response.answers.push(wire::record(owner, record)?);
     }
     for record in &answer.authority {
         response.authorities.push(wire::record(wire::name(&record.owner)?, record)?);

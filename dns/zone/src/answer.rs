@@ -5,18 +5,12 @@ use std::sync::Arc;
 
 use mesonet_model::Revision;
 
-use crate::config::Origins;
+use crate::origins::{Origins, ServedZone};
 use crate::table::{RecordSet, Table};
-use crate::{Data, Name, Record, Soa};
+use crate::{Data, Name, Record, Soa, reverse};
 
-/// SOA refresh of mesos-dns in seconds.
-const SOA_REFRESH: u32 = 60;
-
-/// SOA retry of mesos-dns in seconds.
-const SOA_RETRY: u32 = 600;
-
-/// SOA expire of mesos-dns in seconds.
-const SOA_EXPIRE: u32 = 86_400;
+/// How many aliases are followed one after the other: more than a sane configuration has, and an end to circles.
+const ALIASES_MAX: usize = 8;
 
 /// All records at one revision. Immutable; a clone costs a few pointer copies.
 #[derive(Debug, Clone)]
@@ -45,6 +39,12 @@ pub enum QuestionType {
     Aaaa,
     /// Ports.
     Srv,
+    /// The name that one is another for.
+    Cname,
+    /// The name of an address.
+    Ptr,
+    /// Text.
+    Txt,
     /// The zone's start.
     Soa,
     /// The zone's name servers.
@@ -66,7 +66,7 @@ pub struct Answer {
     pub truncated: bool,
     /// Why there is no answer, for clients that understand it (RFC 8914).
     pub reason: Option<ExtendedError>,
-    /// The records asked for, owned by the question's name.
+    /// The records asked for. They are owned by the question's name, but for those behind an alias.
     pub answers: Vec<Record>,
     /// The zone's SOA if the answer is negative.
     pub authority: Vec<Record>,
@@ -112,23 +112,50 @@ impl Zone {
     /// `rotation` chooses the record that comes first, so that equal numbers give equal answers. At most `records_max`
     /// records are in each section; that bounds the work for one question.
     pub fn answer(&self, question: &Question, rotation: u16, records_max: usize) -> Answer {
-        let Some(apex) = self.apex_of(&question.name) else {
-            return Answer::failed(ResponseCode::Refused, ExtendedError::NotAuthoritative);
-        };
-        let Some(revision) = self.revision else {
-            return Answer::failed(ResponseCode::ServerFailure, ExtendedError::NotReady);
-        };
-        let mut lookup =
-            Lookup { zone: self, question, apex, rotation, records_max, answer: Answer::empty() };
-        match self.key(&question.name, apex) {
-            Some(key) => lookup.run(&key),
-            None => lookup.answer.code = ResponseCode::NameError,
-        }
-        let mut answer = lookup.answer;
-        if question.kind == QuestionType::Soa && question.name == *apex {
-            answer.answers = vec![self.soa(apex, revision)];
-        } else if answer.answers.is_empty() {
-            answer.authority.push(self.soa(apex, revision));
+        let mut answer = Answer::empty();
+        let mut name = question.name.clone();
+        for aliases in 0..=ALIASES_MAX {
+            let Some(served) = self.served_zone(&name) else {
+                // What an alias elsewhere leads to is for others to find.
+                let is_first = aliases == 0;
+                return if is_first {
+                    Answer::failed(ResponseCode::Refused, ExtendedError::NotAuthoritative)
+                } else {
+                    answer
+                };
+            };
+            if served.needs_view && self.revision.is_none() {
+                return Answer::failed(ResponseCode::ServerFailure, ExtendedError::NotReady);
+            }
+            let before = answer.answers.len();
+            let mut lookup = Lookup {
+                zone: self,
+                kind: question.kind,
+                name: &name,
+                served: &served,
+                rotation,
+                records_max,
+                answer,
+            };
+            let alias = match self.key(&name, &served) {
+                Some(key) => lookup.run(&key),
+                None => {
+                    lookup.answer.code = ResponseCode::NameError;
+                    None
+                }
+            };
+            answer = lookup.answer;
+            match alias {
+                Some(target) => name = target,
+                None => {
+                    if question.kind == QuestionType::Soa && name == served.name {
+                        answer.answers.push(self.soa(&served.name));
+                    } else if answer.answers.len() == before {
+                        answer.authority.push(self.soa(&served.name));
+                    }
+                    return answer;
+                }
+            }
         }
         answer
     }
@@ -143,108 +170,127 @@ impl Zone {
         self.table.record_count()
     }
 
-    /// Every record that follows from the view, sorted by name from the root on. The mirror of the mesos-dns zone has
-    /// no records of its own and is left out, as are SOA and NS records.
+    /// Every record that is served, as the table keeps it, sorted by name from the root on. Zones that show the names of
+    /// another one have no records of their own and are left out, as are SOA and NS records. [`Zone::zone_file`] lists
+    /// zones as they are.
     pub fn records(&self) -> impl Iterator<Item = Record> {
-        let ttl = self.origins.ttl;
-        self.table.records().map(move |(name, data)| Record { owner: name.clone(), ttl, data: data.clone() })
+        let origins = &self.origins;
+        self.table.records().map(|(name, data)| Record {
+            owner: name.clone(),
+            ttl: origins.ttl_of(name),
+            data: data.clone(),
+        })
     }
 
-    fn apex_of(&self, name: &Name) -> Option<&Name> {
-        let within = self.origins.apexes().into_iter().filter(|apex| name.is_within(apex));
-        within.max_by_key(|apex| apex.octet_count())
+    /// The zone that a name is answered from. The name of an address that has records is a zone of its own, so that
+    /// others' names of addresses are left to others.
+    pub(crate) fn served_zone(&self, name: &Name) -> Option<ServedZone> {
+        if let Some(zone) = self.origins.zone_of(name) {
+            return Some(zone.clone());
+        }
+        let is_own =
+            self.revision.is_some() && reverse::is_reverse(name) && !self.table.served(name).is_empty();
+        is_own.then(|| ServedZone {
+            name: name.clone(),
+            stored: name.clone(),
+            needs_view: true,
+            renamed: None,
+        })
     }
 
     /// The name that the table has the records under. In mesos-dns names, labels that are an asterisk do not count
-    /// unless they come first (spec/dcos-networking.md §1.5), and the mirror has the names of the original.
-    fn key(&self, name: &Name, apex: &Name) -> Option<Name> {
-        let origins = &*self.origins;
-        let is_mirror = *apex == origins.mirror;
-        if !is_mirror && *apex != origins.domain {
-            return Some(name.clone());
-        }
-        let moved = if is_mirror { name.moved(&origins.mirror, &origins.domain)? } else { name.clone() };
+    /// unless they come first (spec/dcos-networking.md §1.5).
+    fn key(&self, name: &Name, served: &ServedZone) -> Option<Name> {
+        let stored = served.stored(name)?;
         let asterisk: &[u8] = b"*";
-        if !moved.labels().skip(1).any(|label| label == asterisk) {
-            return Some(moved);
+        if served.stored != self.origins.domain || !stored.labels().skip(1).any(|label| label == asterisk) {
+            return Some(stored);
         }
-        let labels: Vec<&[u8]> = moved.labels().collect();
+        let labels: Vec<&[u8]> = stored.labels().collect();
         let counted = labels.iter().enumerate().filter(|(at, label)| *at == 0 || **label != asterisk);
         Name::from_labels(counted.map(|(_, label)| *label)).ok()
     }
 
-    /// The name under which a name of the table is shown in a zone.
-    fn shown(&self, name: &Name, apex: &Name) -> Option<Name> {
-        if *apex == self.origins.mirror && name.is_within(&self.origins.domain) {
-            name.moved(&self.origins.domain, &self.origins.mirror)
-        } else {
-            Some(name.clone())
-        }
-    }
-
-    pub(crate) fn soa(&self, apex: &Name, revision: Revision) -> Record {
+    pub(crate) fn soa(&self, apex: &Name) -> Record {
         let origins = &*self.origins;
+        let serial = self.revision.unwrap_or(Revision::ZERO).0 & u64::from(u32::MAX);
         let soa = Soa {
             primary: origins.nameserver.clone(),
             mailbox: origins.mailbox.clone(),
-            serial: (revision.0 & u64::from(u32::MAX)) as u32,
-            refresh: SOA_REFRESH,
-            retry: SOA_RETRY,
-            expire: SOA_EXPIRE,
-            minimum: origins.ttl,
+            serial: serial as u32,
+            refresh: origins.soa.refresh,
+            retry: origins.soa.retry,
+            expire: origins.soa.expire,
+            minimum: origins.soa.minimum.unwrap_or(origins.ttl),
         };
         Record { owner: apex.clone(), ttl: origins.ttl, data: Data::Soa(Arc::new(soa)) }
     }
 }
 
-/// One question on its way through the table.
+/// One name on its way through the table.
 struct Lookup<'zone> {
     zone: &'zone Zone,
-    question: &'zone Question,
-    apex: &'zone Name,
+    kind: QuestionType,
+    name: &'zone Name,
+    served: &'zone ServedZone,
     rotation: u16,
     records_max: usize,
     answer: Answer,
 }
 
 impl Lookup<'_> {
-    fn run(&mut self, key: &Name) {
+    /// Answers from what the table has under a name. Where that is an alias, the name that it leads to.
+    fn run(&mut self, key: &Name) -> Option<Name> {
         let zone = self.zone;
         let set = zone.table.served(key);
-        let is_apex = self.question.name == *self.apex;
+        let is_apex = *self.name == self.served.name;
         if set.is_empty() && !is_apex && !zone.table.has_below(key) {
             self.answer.code = ResponseCode::NameError;
-            return;
+            return None;
         }
-        match self.question.kind {
-            QuestionType::A => self.take(set.ipv4()),
-            QuestionType::Aaaa => self.take(set.ipv6()),
+        let ttl = zone.origins.ttl_of(key);
+        let before = self.answer.answers.len();
+        match self.kind {
+            QuestionType::A => self.take(set.ipv4(), ttl),
+            QuestionType::Aaaa => self.take(set.ipv6(), ttl),
             QuestionType::Srv => {
-                self.take(set.ports());
+                self.take(set.ports(), ttl);
                 self.add_targets();
             }
+            QuestionType::Cname => self.take(set.aliases(), ttl),
+            // An address that several names lead to has none of its own.
+            QuestionType::Ptr if set.pointers().len() == 1 => self.take(set.pointers(), ttl),
+            QuestionType::Txt => self.take(set.texts(), ttl),
             QuestionType::Ns if is_apex => {
                 let nameserver = zone.origins.nameserver.clone();
-                self.answer.answers.push(self.record(Data::Ns(nameserver.clone())));
+                self.answer.answers.push(self.record(Data::Ns(nameserver.clone()), zone.origins.ttl));
                 self.add_addresses(&nameserver, &nameserver);
             }
-            QuestionType::Any => self.answer.answers.push(self.record(Data::AnyRefused)),
-            QuestionType::Soa | QuestionType::Ns | QuestionType::Other => {}
+            QuestionType::Any => self.answer.answers.push(self.record(Data::AnyRefused, zone.origins.ttl)),
+            QuestionType::Ptr | QuestionType::Soa | QuestionType::Ns | QuestionType::Other => {}
+        }
+        match self.kind {
+            QuestionType::Any | QuestionType::Cname => None,
+            _ if self.answer.answers.len() > before => None,
+            _ => self.follow(set.aliases(), ttl),
         }
     }
 
+    /// Answers with an alias, if there is one, and says where it leads.
+    fn follow(&mut self, aliases: RecordSet<'_>, ttl: u32) -> Option<Name> {
+        let Some(Data::Cname(target)) = aliases.rotated(0).next() else { return None };
+        let target = self.served.shown_alias(target)?;
+        self.answer.answers.push(self.record(Data::Cname(target.clone()), ttl));
+        Some(target)
+    }
+
     /// Answers with a set, as much of it as may be.
-    fn take(&mut self, set: RecordSet<'_>) {
-        self.answer.truncated = set.len() > self.records_max;
+    fn take(&mut self, set: RecordSet<'_>, ttl: u32) {
+        self.answer.truncated |= set.len() > self.records_max;
         for data in set.rotated(self.rotation).take(self.records_max) {
-            let shown = match data {
-                Data::Srv { priority, weight, port, target } => match self.zone.shown(target, self.apex) {
-                    Some(target) => Data::Srv { priority: *priority, weight: *weight, port: *port, target },
-                    None => continue,
-                },
-                other => other.clone(),
-            };
-            self.answer.answers.push(self.record(shown));
+            if let Some(data) = self.served.shown_data(data) {
+                self.answer.answers.push(self.record(data, ttl));
+            }
         }
     }
 
@@ -259,7 +305,7 @@ impl Lookup<'_> {
                 && targets.insert(target.clone())
             {
                 let target = target.clone();
-                if let Some(key) = self.zone.key(&target, self.apex) {
+                if let Some(key) = self.zone.key(&target, self.served) {
                     self.add_addresses(&target, &key);
                 }
             }
@@ -268,18 +314,18 @@ impl Lookup<'_> {
 
     fn add_addresses(&mut self, owner: &Name, key: &Name) {
         let set = self.zone.table.served(key);
+        let ttl = self.zone.origins.ttl_of(key);
         for data in set.ipv4().rotated(self.rotation).chain(set.ipv6().rotated(self.rotation)) {
             if self.answer.additional.len() == self.records_max {
                 self.answer.truncated = true;
                 return;
             }
-            let record = Record { owner: owner.clone(), ttl: self.zone.origins.ttl, data: data.clone() };
-            self.answer.additional.push(record);
+            self.answer.additional.push(Record { owner: owner.clone(), ttl, data: data.clone() });
         }
     }
 
-    fn record(&self, data: Data) -> Record {
-        Record { owner: self.question.name.clone(), ttl: self.zone.origins.ttl, data }
+    fn record(&self, data: Data, ttl: u32) -> Record {
+        Record { owner: self.name.clone(), ttl, data }
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use mesonet_model::Serving;
 
-use crate::{Data, Name, NameError};
+use crate::{Data, Name, NameError, reverse};
 
 /// The records of one thing of the view, and how many records it has no valid name for.
 #[derive(Debug, Default)]
@@ -26,17 +26,31 @@ impl Contribution {
     }
 
     /// Adds an SRV record.
-    pub(crate) fn port(&mut self, owner: &Candidate, serving: Serving, target: &Candidate, port: u16) {
+    pub(crate) fn port(
+        &mut self,
+        owner: &Candidate,
+        serving: Serving,
+        (target, port): (&Candidate, u16),
+        weight: u16,
+    ) {
         match target {
             Ok(target) => {
-                let (priority, weight) = (Data::SRV_PRIORITY, Data::SRV_WEIGHT);
+                let priority = Data::SRV_PRIORITY;
                 self.record(owner, serving, Data::Srv { priority, weight, port, target: target.clone() });
             }
             Err(error) => self.skip(*error),
         }
     }
 
-    fn record(&mut self, owner: &Candidate, serving: Serving, data: Data) {
+    /// Adds the way from an address back to a name.
+    pub(crate) fn reverse(&mut self, address: IpAddr, serving: Serving, name: &Candidate) {
+        if let Ok(name) = name {
+            self.record(&reverse::name_of(address), serving, Data::Ptr(name.clone()));
+        }
+    }
+
+    /// Adds any record.
+    pub(crate) fn record(&mut self, owner: &Candidate, serving: Serving, data: Data) {
         match owner {
             Ok(owner) => {
                 self.records.insert((owner.clone(), serving, data));

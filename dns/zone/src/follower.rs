@@ -7,8 +7,8 @@ use std::sync::Arc;
 use mesonet_model::{AgentId, ClusterId, ClusterView, Delta, FrameworkId, TaskId, TaskKey};
 
 use crate::cluster_names::{of_agent, of_framework, of_masters, of_server, of_service};
-use crate::config::Origins;
 use crate::contribution::Contribution;
+use crate::origins::Origins;
 use crate::table::{Table, TableChanges};
 use crate::task_names::of_task;
 use crate::{Config, ConfigError, Name, NameError, Zone};
@@ -78,8 +78,8 @@ impl ZoneFollower {
         } else {
             self.follow(view, &Delta::between(&self.view, view))
         };
-        self.is_ready = true;
-        changed
+        let is_first = !std::mem::replace(&mut self.is_ready, true);
+        if is_first { self.table.names().cloned().collect() } else { changed }
     }
 
     fn follow(&mut self, new: &ClusterView, delta: &Delta) -> Vec<Name> {
@@ -143,7 +143,7 @@ impl Change<'_> {
 }
 
 /// The records of a task in a view; none while its agent or its framework is not known.
-fn task_in(origins: &Origins, view: &ClusterView, key: &TaskKey) -> Contribution {
+pub(crate) fn task_in(origins: &Origins, view: &ClusterView, key: &TaskKey) -> Contribution {
     let found = view.tasks.get(key).and_then(|task| {
         let agent = view.agents.get(&task.agent)?;
         let framework = view.frameworks.get(&key.framework)?;
@@ -162,8 +162,11 @@ fn affected_tasks(
 ) -> BTreeSet<TaskKey> {
     let mut tasks: BTreeSet<TaskKey> = delta.tasks.0.keys().cloned().collect();
     for id in delta.agents.0.keys() {
-        let address = |view: &ClusterView| view.agents.get(id).map(|agent| agent.info.address);
-        if address(old) != address(new) {
+        let addresses = |view: &ClusterView| {
+            let agent = view.agents.get(id)?;
+            Some((agent.info.address, agent.other_addresses.clone()))
+        };
+        if addresses(old) != addresses(new) {
             let first = (id.clone(), first_task_of(&FrameworkId::new("")));
             let on_agent = placements.range(first..).take_while(|(agent, _)| agent == id);
             tasks.extend(on_agent.map(|(_, task)| task.clone()));

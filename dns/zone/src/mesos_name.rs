@@ -4,6 +4,8 @@
 
 use sha1::{Digest, Sha1};
 
+use crate::LabelRule;
+
 /// The longest label of a domain name, in octets (RFC 1035 §2.3.4).
 pub(crate) const LABEL_LENGTH_MAX: usize = 63;
 
@@ -13,36 +15,45 @@ const HASH_LENGTH: usize = 5;
 /// The z-base-32 alphabet.
 const ZBASE32: &[u8; 32] = b"ybndrfg8ejkmcpqxot1uwisza345h769";
 
-/// Makes one DNS label of any text, in RFC 1123 mode: lower case; `-`, `_` and `.` become hyphens; other characters
-/// vanish; no hyphen at either end; at most 63 characters. May be empty.
-///
-/// When the cut leaves hyphens at the end, as much of the remainder as they took up is appended. mesos-dns can leave a
-/// hyphen at the end in that case, which makes no valid host name; it is dropped here.
-pub(crate) fn label(text: &str) -> String {
-    let mapped: String = text.chars().filter_map(label_character).collect();
-    let trimmed = mapped.trim_matches('-');
-    if trimmed.len() <= LABEL_LENGTH_MAX {
-        return trimmed.to_owned();
-    }
-    let (head, rest) = trimmed.split_at(LABEL_LENGTH_MAX);
-    let head = head.trim_end_matches('-');
-    let freed = LABEL_LENGTH_MAX - head.len();
-    let joined: String = head.chars().chain(rest.trim_start_matches('-').chars().take(freed)).collect();
-    joined.trim_end_matches('-').to_owned()
-}
+/// The longest label in RFC 952 mode.
+const RFC952_LENGTH_MAX: usize = 24;
 
-/// Makes a domain name fragment: every dot-separated part becomes a label, empty parts vanish.
-pub(crate) fn domain_fragment(text: &str) -> String {
-    text.split('.').map(label).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
+impl LabelRule {
+    /// Makes one DNS label of any text: lower case; `-`, `_` and `.` become hyphens; other characters vanish; no hyphen
+    /// at either end, nor a digit at the beginning in RFC 952 mode; at most 63 or 24 characters. May be empty.
+    ///
+    /// When the cut leaves hyphens at the end, as much of the remainder as they took up is appended. mesos-dns can
+    /// leave a hyphen at the end in that case, which makes no valid host name; it is dropped here.
+    pub(crate) fn label(self, text: &str) -> String {
+        let length_max = match self {
+            Self::Rfc1123 => LABEL_LENGTH_MAX,
+            Self::Rfc952 => RFC952_LENGTH_MAX,
+        };
+        let is_cut =
+            |character: char| character == '-' || (self == Self::Rfc952 && character.is_ascii_digit());
+        let mapped: String = text.chars().filter_map(label_character).collect();
+        let trimmed = mapped.trim_start_matches(is_cut).trim_end_matches('-');
+        if trimmed.len() <= length_max {
+            return trimmed.to_owned();
+        }
+        let (head, rest) = trimmed.split_at(length_max);
+        let head = head.trim_end_matches('-');
+        let freed = length_max - head.len();
+        let joined: String = head.chars().chain(rest.trim_start_matches('-').chars().take(freed)).collect();
+        joined.trim_end_matches('-').to_owned()
+    }
+
+    /// Makes a domain name fragment: every dot-separated part becomes a label, empty parts vanish.
+    pub(crate) fn domain_fragment(self, text: &str) -> String {
+        let labels = text.split('.').map(|part| self.label(part));
+        labels.filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".")
+    }
 }
 
 /// The part of a canonical name that tells tasks of one name apart: `-<hash of the task id>-<end of the agent id>`.
 pub(crate) fn canonical_suffix(task_id: &str, agent_id: &str) -> String {
     let tail = agent_id.rsplit('-').next().unwrap_or(agent_id);
-    match label(tail) {
-        tail if tail.is_empty() => format!("-{}", task_hash(task_id)),
-        tail => format!("-{}-{tail}", task_hash(task_id)),
-    }
+    format!("-{}-{}", task_hash(task_id), tail.to_ascii_lowercase())
 }
 
 /// A task's name with the suffix appended to its last label, which is cut where both together would be no label.
@@ -116,14 +127,14 @@ mod tests {
             ),
             ("日本", ""),
         ] {
-            assert_eq!(label(text), expected, "{text}");
+            assert_eq!(LabelRule::Rfc1123.label(text), expected, "{text}");
         }
     }
 
     #[test]
     fn labels_never_end_in_a_hyphen_after_the_cut() {
         let text = format!("{}--b-c", "a".repeat(61));
-        assert_eq!(label(&text), format!("{}b", "a".repeat(61)));
+        assert_eq!(LabelRule::Rfc1123.label(&text), format!("{}b", "a".repeat(61)));
     }
 
     #[test]
@@ -141,8 +152,28 @@ mod tests {
             ("MiXeDcase.CoM", "mixedcase.com"),
             ("pod_123$abc.marathon-0.6.0-dev.mesos", "pod-123abc.marathon-0.6.0-dev.mesos"),
         ] {
-            assert_eq!(domain_fragment(text), expected, "{text}");
+            assert_eq!(LabelRule::Rfc1123.domain_fragment(text), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn labels_of_rfc_952_are_those_of_mesos_dns() {
+        let hello = |hyphens: usize| format!("hello{}f", "-".repeat(hyphens));
+        for (text, expected) in [
+            ("", ""),
+            ("4abc123", "abc123"),
+            ("-4abc123", "abc123"),
+            ("fd%gsf---gs7-f$gs--d7fddg-123", "fdgsf---gs7-fgs--d7fddg1"),
+            ("89fdgsf---gs7-fgs--d7fddg---123", "fdgsf---gs7-fgs--d7fddg1"),
+            ("89fdgsf---gs7-fgs--d7fddg-", "fdgsf---gs7-fgs--d7fddg"),
+            ("chronos with a space AND MIXED CASE-2.0.1", "chronoswithaspaceandmixe"),
+            ("chronos with a space AND----------MIXED--", "chronoswithaspaceandmixe"),
+            (&hello(56), "hellof"),
+        ] {
+            assert_eq!(LabelRule::Rfc952.label(text), expected, "{text}");
+        }
+        let fragment = LabelRule::Rfc952.domain_fragment("pod_123$abc.marathon-0.6.0-dev.mesos");
+        assert_eq!(fragment, "pod-123abc.marathon-0.dev.mesos");
     }
 
     #[test]
@@ -161,7 +192,7 @@ mod tests {
     fn canonical_names_fit_into_a_label() {
         let suffix = canonical_suffix("test", "20140827-000744-3041283216-5050-2116-S1");
         assert_eq!(suffix, "-iffe9-s1");
-        assert_eq!(canonical_suffix("test", ""), "-iffe9");
+        assert_eq!(canonical_suffix("test", "20140803-194712-3041283216-5050-2410-0"), "-iffe9-0");
         for (task, expected) in [
             ("web", "web-iffe9-s1".to_owned()),
             ("nginx.web", "nginx.web-iffe9-s1".to_owned()),

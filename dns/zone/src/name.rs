@@ -56,6 +56,11 @@ impl Name {
         if !relative.bytes().all(is_allowed) {
             return Err(NameError::Character);
         }
+        self.below_text(relative)
+    }
+
+    /// The name of dot-separated labels of any characters below this one; upper case becomes lower case.
+    pub(crate) fn below_text(&self, relative: &str) -> Result<Self, NameError> {
         self.extended(relative.split('.').map(str::as_bytes))
     }
 
@@ -112,11 +117,6 @@ impl Name {
     pub fn parent(&self) -> Option<Self> {
         let last = self.labels().next()?;
         Some(Self(Arc::from(&self.0[..self.0.len() - last.len() - 1])))
-    }
-
-    /// How many octets it is held in: longer for names further down.
-    pub(crate) fn octet_count(&self) -> usize {
-        self.0.len()
     }
 }
 

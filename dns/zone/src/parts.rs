@@ -21,19 +21,24 @@ impl Zone {
         if self.revision.is_none() {
             return Vec::new();
         }
-        let origins = &*self.origins;
-        let stored = |name: &Name| if *name == origins.mirror { &origins.domain } else { name }.clone();
-        origins.apexes().map(|name| Apex { name: name.clone(), stored: stored(name) }).into()
+        let zones = self.origins.zones().iter();
+        zones.map(|zone| Apex { name: zone.name.clone(), stored: zone.stored.clone() }).collect()
     }
 
     /// The SOA record of a zone. None before the first view.
     pub fn start_of(&self, apex: &Apex) -> Option<Record> {
-        Some(self.soa(&apex.name, self.revision?))
+        self.revision?;
+        Some(self.soa(&apex.name))
     }
 
-    /// The time to live of every record, in seconds.
+    /// The time to live of every record, in seconds, but for those of names that have their own.
     pub fn ttl(&self) -> u32 {
         self.origins.ttl
+    }
+
+    /// The time to live of the records of a name, as it is kept, in seconds.
+    pub fn ttl_of(&self, name: &Name) -> u32 {
+        self.origins.ttl_of(name)
     }
 
     /// Every name that has records, as it is kept, sorted.

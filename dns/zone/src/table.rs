@@ -57,6 +57,15 @@ impl Table {
         self.sets.keys()
     }
 
+    /// The names that have records and are this one or below it, sorted.
+    pub(crate) fn names_within<'table>(
+        &'table self,
+        name: &'table Name,
+    ) -> impl Iterator<Item = &'table Name> + 'table {
+        let from = (Bound::Included(name), Bound::Unbounded);
+        self.sets.range::<_, Name>(from).map(|(name, _)| name).take_while(move |each| each.is_within(name))
+    }
+
     /// The records of a name; none if it has none of its own.
     pub(crate) fn served(&self, name: &Name) -> RecordSet<'_> {
         match self.sets.get(name) {
@@ -103,18 +112,40 @@ impl<'table> RecordSet<'table> {
 
     /// The A records.
     pub(crate) fn ipv4(self) -> Self {
-        Self { end: self.after(|data| matches!(data, Data::A(_))), ..self }
+        self.of_rank(0)
     }
 
     /// The AAAA records.
     pub(crate) fn ipv6(self) -> Self {
-        let start = self.after(|data| matches!(data, Data::A(_)));
-        Self { start, end: self.after(|data| matches!(data, Data::A(_) | Data::Aaaa(_))), ..self }
+        self.of_rank(1)
     }
 
     /// The SRV records.
     pub(crate) fn ports(self) -> Self {
-        Self { start: self.after(|data| matches!(data, Data::A(_) | Data::Aaaa(_))), ..self }
+        self.of_rank(2)
+    }
+
+    /// The CNAME records.
+    pub(crate) fn aliases(self) -> Self {
+        self.of_rank(3)
+    }
+
+    /// The PTR records.
+    pub(crate) fn pointers(self) -> Self {
+        self.of_rank(4)
+    }
+
+    /// The TXT records.
+    pub(crate) fn texts(self) -> Self {
+        self.of_rank(5)
+    }
+
+    fn of_rank(self, rank: u8) -> Self {
+        Self {
+            start: self.after(|data| rank_of(data) < rank),
+            end: self.after(|data| rank_of(data) <= rank),
+            ..self
+        }
     }
 
     /// All records, beginning at a place that a number chooses, so that clients that take the first one spread.
@@ -134,6 +165,19 @@ impl<'table> RecordSet<'table> {
         };
         let best = set.first().map(|first| first.serving);
         set.partition_point(|entry| Some(entry.serving) == best && is_first(&entry.data))
+    }
+}
+
+/// The place of a value's type in the order of [`Data`].
+fn rank_of(data: &Data) -> u8 {
+    match data {
+        Data::A(_) => 0,
+        Data::Aaaa(_) => 1,
+        Data::Srv { .. } => 2,
+        Data::Cname(_) => 3,
+        Data::Ptr(_) => 4,
+        Data::Txt(_) => 5,
+        Data::Ns(_) | Data::Soa(_) | Data::AnyRefused => 6,
     }
 }
 

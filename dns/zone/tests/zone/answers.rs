@@ -129,7 +129,8 @@ fn negative_answers_carry_the_apex_soa() {
 #[test]
 fn names_of_other_zones_are_refused() {
     let zone = following(&cluster_view()).zone();
-    for text in ["example.com", "thisdcos.directory", "notmesos", "directory"] {
+    for text in ["example.com", "global", "dcos.directory", "notmesos", "directory", "1.0.0.10.in-addr.arpa"]
+    {
         check(&zone, text, QuestionType::A, "Refused\nede 20");
     }
 }

@@ -34,9 +34,18 @@ pub fn following(view: &ClusterView) -> ZoneFollower {
     follower
 }
 
-/// The records, one per line, sorted as text.
+/// The records of the view's names, one per line, sorted as text: without names of addresses, those of the `zk` zone
+/// and those that every node has.
 pub fn dump(follower: &ZoneFollower) -> String {
-    let mut lines: Vec<String> = follower.zone().records().map(|record| record.to_string()).collect();
+    let is_fixed = |line: &str| {
+        let owner = line.split(' ').next().unwrap_or_default();
+        [".arpa.", ".zk.", ".spartan.", "localhost.", ".component.thisdcos.directory."]
+            .iter()
+            .any(|end| owner.ends_with(end))
+    };
+    let zone = follower.zone();
+    let lines = zone.records().map(|record| record.to_string());
+    let mut lines: Vec<String> = lines.filter(|line| !is_fixed(line)).collect();
     lines.sort();
     lines.join("\n")
 }
