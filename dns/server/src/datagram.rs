@@ -5,13 +5,11 @@
 //! and gives that back with the answer.
 
 use std::io::{self, IoSlice};
-use std::mem::MaybeUninit;
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
-use socket2::{MaybeUninitSlice, MsgHdr, MsgHdrMut, SockAddr, SockRef, Socket};
-use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use socket2::{MsgHdr, SockAddr, Socket};
 
 /// Octets of the header of a control message.
 const CONTROL_HEADER_LENGTH: usize = size_of::<libc::cmsghdr>();
@@ -21,62 +19,88 @@ const CONTROL_LENGTH_MAX: usize = CONTROL_HEADER_LENGTH + 24;
 
 const _: () = assert!(size_of::<libc::in6_pktinfo>() <= 24 && size_of::<libc::in_pktinfo>() <= 24);
 
-/// A UDP socket.
+/// How often sending is tried again while the system's send buffer is full, before the answer is lost.
+const SEND_ATTEMPTS_MAX: usize = 5;
+
+/// How long to wait before sending is tried again.
+const SEND_PAUSE: Duration = Duration::from_millis(1);
+
+/// A UDP socket. Receiving blocks.
 #[derive(Debug)]
 pub(crate) struct DatagramSocket {
-    socket: UdpSocket,
-    /// The address it is bound to, if that stands for all addresses.
-    wildcard: Option<SocketAddr>,
+    socket: Socket,
+    /// The address it is bound to.
+    own: SocketAddr,
 }
 
 /// Who sent a datagram, and where it arrived.
 #[derive(Debug)]
 pub(crate) struct Sender {
     pub(crate) address: SocketAddr,
-    arrival: Option<Arrival>,
+    pub(crate) arrival: Option<Arrival>,
 }
 
 /// The control message that says where a datagram arrived, in the form that sends one from there.
-#[derive(Debug, Clone)]
-#[repr(align(8))]
-struct Arrival([u8; CONTROL_LENGTH_MAX]);
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(8))]
+pub(crate) struct Arrival([u8; CONTROL_LENGTH_MAX]);
 
 impl DatagramSocket {
-    /// Takes a bound, non-blocking socket.
-    pub(crate) fn new(socket: Socket, address: SocketAddr) -> io::Result<Self> {
-        let wildcard = address.ip().is_unspecified().then_some(address);
-        if wildcard.is_some() {
-            enable_arrivals(&socket, address)?;
+    /// Takes a bound, blocking socket.
+    pub(crate) fn new(socket: Socket, own: SocketAddr) -> io::Result<Self> {
+        if own.ip().is_unspecified() {
+            enable_arrivals(&socket, own)?;
         }
-        Ok(Self { socket: UdpSocket::from_std(socket.into())?, wildcard })
+        Ok(Self { socket, own })
     }
 
-    /// Receives a datagram: its length and its sender. Loses nothing if it is cancelled.
-    pub(crate) async fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
-        match self.wildcard {
-            None => {
-                let (length, address) = self.socket.recv_from(buffer).await?;
-                Ok((length, Sender { address, arrival: None }))
-            }
-            Some(own) => {
-                let receive = || receive_with_arrival(&SockRef::from(&self.socket), own, buffer);
-                self.socket.async_io(Interest::READABLE, receive).await
-            }
-        }
+    /// Whether the system says where datagrams arrive: the socket has more addresses than one.
+    pub(crate) fn tells_arrivals(&self) -> bool {
+        self.own.ip().is_unspecified()
+    }
+
+    /// Whether it is one of IPv4.
+    pub(crate) fn is_ipv4(&self) -> bool {
+        self.own.is_ipv4()
+    }
+
+    /// Ends the wait of who receives. The socket receives nothing any more.
+    pub(crate) fn stop(&self) {
+        // The system says that it is not connected, but does it.
+        let _ = self.socket.shutdown(Shutdown::Read);
     }
 
     /// Sends a datagram back.
     pub(crate) async fn send(&self, message: &[u8], to: &Sender) -> io::Result<()> {
-        let Some(arrival) = &to.arrival else {
-            return self.socket.send_to(message, to.address).await.map(|_| ());
-        };
         let address = SockAddr::from(to.address);
-        let send = || {
-            let message = [IoSlice::new(message)];
-            let header = MsgHdr::new().with_addr(&address).with_buffers(&message).with_control(&arrival.0);
-            SockRef::from(&self.socket).sendmsg(&header, 0)
-        };
-        self.socket.async_io(Interest::WRITABLE, send).await.map(|_| ())
+        let message = [IoSlice::new(message)];
+        let mut attempts = SEND_ATTEMPTS_MAX;
+        loop {
+            let sent = {
+                let arrival = to.arrival.map(|mut arrival| {
+                    arrival.forget_interface(self.is_ipv4());
+                    arrival
+                });
+                let header = MsgHdr::new().with_addr(&address).with_buffers(&message);
+                match &arrival {
+                    Some(arrival) => {
+                        self.socket.sendmsg(&header.with_control(&arrival.0), libc::MSG_DONTWAIT)
+                    }
+                    None => self.socket.sendmsg(&header, libc::MSG_DONTWAIT),
+                }
+            };
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && attempts > 1 => attempts -= 1,
+                sent => return sent.map(|_| ()),
+            }
+            tokio::time::sleep(SEND_PAUSE).await;
+        }
+    }
+}
+
+impl AsRawFd for DatagramSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
     }
 }
 
@@ -100,36 +124,19 @@ fn enable_arrivals(socket: &Socket, address: SocketAddr) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn receive_with_arrival(socket: &Socket, own: SocketAddr, buffer: &mut [u8]) -> io::Result<(usize, Sender)> {
-    // An address of the socket's own family has room for the sender's.
-    let mut address = SockAddr::from(own);
-    let mut arrival = Arrival([0; CONTROL_LENGTH_MAX]);
-    // SAFETY: initialised octets are valid as possibly uninitialised ones of the same layout, and the system only
-    // writes initialised octets into them, so that they are still initialised when the borrow ends.
-    let (octets, control) = unsafe {
-        (
-            &mut *(&raw mut *buffer as *mut [MaybeUninit<u8>]),
-            &mut *(&raw mut arrival.0[..] as *mut [MaybeUninit<u8>]),
-        )
-    };
-    let mut buffers = [MaybeUninitSlice::new(octets)];
-    let mut header =
-        MsgHdrMut::new().with_addr(&mut address).with_buffers(&mut buffers).with_control(control);
-    let length = socket.recvmsg(&mut header, 0)?;
-    let is_given = header.control_len() > CONTROL_HEADER_LENGTH;
-    let address = address.as_socket().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    arrival.forget_interface(own);
-    Ok((length, Sender { address, arrival: is_given.then_some(arrival) }))
-}
-
 impl Arrival {
+    /// Whether the system wrote one, by the length of control octets that it gives.
+    pub(crate) fn is_given(control_length: usize) -> bool {
+        control_length > CONTROL_HEADER_LENGTH
+    }
+
     /// Leaves the way back to the routes. Only a link-local address means nothing without its interface.
-    fn forget_interface(&mut self, own: SocketAddr) {
+    pub(crate) fn forget_interface(&mut self, is_ipv4: bool) {
         let data = &mut self.0[CONTROL_HEADER_LENGTH..];
-        let interface = match own {
-            SocketAddr::V4(_) => &mut data[..4],
-            SocketAddr::V6(_) if data[0] == 0xfe && data[1] & 0xc0 == 0x80 => return,
-            SocketAddr::V6(_) => &mut data[16..20],
+        let interface = match is_ipv4 {
+            true => &mut data[..4],
+            false if data[0] == 0xfe && data[1] & 0xc0 == 0x80 => return,
+            false => &mut data[16..20],
         };
         interface.fill(0);
     }

@@ -6,16 +6,19 @@
 //!
 //! Names outside the zone are asked of upstream servers, if there are any ([`ForwardConfig`]).
 //!
-//! Tasks: per address one UDP loop for each core and one TCP accept loop, and one task for each TCP connection, for
+//! Threads: per address one for each core, which answers what nearly all UDP queries ask. Tasks: one for each of these
+//! threads, which answers its other queries, per address one TCP accept loop, and one task for each TCP connection, for
 //! each UDP query that waits for an upstream server, and for each question that upstream servers are asked. All but the
 //! last two, which end within seconds, end when the [`Server`] is dropped; a query that is being answered is answered
 //! first.
 
 mod datagram;
+mod fast;
 mod forward;
 mod listener;
 mod metrics;
 mod own_address;
+mod query_metrics;
 mod responder;
 mod server;
 mod tcp;

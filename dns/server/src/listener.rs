@@ -62,6 +62,7 @@ fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
     socket.listen(TCP_BACKLOG)?;
+    socket.set_nonblocking(true)?;
     TcpListener::from_std(socket.into())
 }
 
@@ -87,6 +88,5 @@ fn new_socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    socket.set_nonblocking(true)?;
     Ok(socket)
 }

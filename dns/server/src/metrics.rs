@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use mesonet_dns_zone::NameError;
@@ -11,12 +10,15 @@ use prometheus::{
     exponential_buckets,
 };
 
-const QUERIES: &str = "mesonet_dns_queries_total";
-const QUERY_DURATION: &str = "mesonet_dns_query_duration_seconds";
+use crate::fast::FastZone;
+use crate::query_metrics::QueryMetrics;
+
 const RECORDS: &str = "mesonet_dns_records";
 const RECORDS_LEFT_OUT: &str = "mesonet_dns_records_left_out";
 const APPLY_DURATION: &str = "mesonet_dns_apply_duration_seconds";
 const MALFORMED: &str = "mesonet_dns_malformed_total";
+const FAST_NAMES: &str = "mesonet_dns_fast_names";
+const FAST_MEMORY: &str = "mesonet_dns_fast_memory_bytes";
 
 const CACHE_LOOKUPS: &str = "mesonet_dns_cache_lookups_total";
 const CACHE_ENTRIES: &str = "mesonet_dns_cache_entries";
@@ -37,7 +39,7 @@ const BUCKET_FIRST: f64 = 0.000_004;
 const BUCKET_FACTOR: f64 = 4.0;
 
 /// Number of buckets; the last one ends at about a second.
-const BUCKET_COUNT: usize = 10;
+pub(crate) const BUCKET_COUNT: usize = 10;
 
 /// Type of a query as a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +72,13 @@ pub(crate) enum Transport {
     Tcp,
 }
 
-const KINDS: [(KindLabel, &str); 8] = [
+/// How many types there are.
+pub(crate) const KIND_COUNT: usize = KINDS.len();
+
+/// How many results there are.
+pub(crate) const CODE_COUNT: usize = CODES.len();
+
+pub(crate) const KINDS: [(KindLabel, &str); 8] = [
     (KindLabel::A, "A"),
     (KindLabel::Aaaa, "AAAA"),
     (KindLabel::Srv, "SRV"),
@@ -81,7 +89,7 @@ const KINDS: [(KindLabel, &str); 8] = [
     (KindLabel::Other, "other"),
 ];
 
-const CODES: [(CodeLabel, &str); 6] = [
+pub(crate) const CODES: [(CodeLabel, &str); 6] = [
     (CodeLabel::NoError, "NOERROR"),
     (CodeLabel::ServFail, "SERVFAIL"),
     (CodeLabel::NxDomain, "NXDOMAIN"),
@@ -90,7 +98,7 @@ const CODES: [(CodeLabel, &str); 6] = [
     (CodeLabel::BadVers, "BADVERS"),
 ];
 
-const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")];
+pub(crate) const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")];
 
 const REASONS: [(NameError, &str); 4] = [
     (NameError::EmptyLabel, "empty_label"),
@@ -102,26 +110,18 @@ const REASONS: [(NameError, &str); 4] = [
 /// The server's instruments.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    queries: IntCounterVec,
-    /// The counters of `queries` that were used, so that a query takes no lock and unused ones are not shown.
-    used: Box<[OnceLock<IntCounter>]>,
-    query_duration: Histogram,
+    pub(crate) queries: QueryMetrics,
     records: IntGauge,
     records_left_out: IntGaugeVec,
     apply_duration: Histogram,
     malformed: IntCounter,
+    fast_names: IntGauge,
+    fast_memory: IntGauge,
 }
 
 impl Metrics {
     pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let queries = IntCounterVec::new(
-            Opts::new(QUERIES, "DNS queries by type, result and transport"),
-            &["type", "rcode", "transport"],
-        )?;
-        let query_duration = Histogram::with_opts(
-            HistogramOpts::new(QUERY_DURATION, "Time from reading a DNS query to having its answer")
-                .buckets(exponential_buckets(BUCKET_FIRST, BUCKET_FACTOR, BUCKET_COUNT)?),
-        )?;
+        let queries = QueryMetrics::register(registry)?;
         let records = IntGauge::new(RECORDS, "DNS records served")?;
         let records_left_out = IntGaugeVec::new(
             Opts::new(RECORDS_LEFT_OUT, "DNS records left out because their names would not be valid"),
@@ -129,35 +129,21 @@ impl Metrics {
         )?;
         let apply_duration = Histogram::with_opts(
             HistogramOpts::new(APPLY_DURATION, "Time to put a change of the cluster into the DNS zone")
-                .buckets(exponential_buckets(BUCKET_FIRST, BUCKET_FACTOR, BUCKET_COUNT)?),
+                .buckets(bucket_bounds().into()),
         )?;
         let malformed = IntCounter::new(MALFORMED, "DNS messages that could not be read")?;
-        registry.register(Box::new(queries.clone()))?;
-        registry.register(Box::new(query_duration.clone()))?;
         registry.register(Box::new(records.clone()))?;
         registry.register(Box::new(records_left_out.clone()))?;
         registry.register(Box::new(apply_duration.clone()))?;
         registry.register(Box::new(malformed.clone()))?;
-        let cells = KINDS.len() * CODES.len() * TRANSPORTS.len();
-        let used = (0..cells).map(|_| OnceLock::new()).collect();
-        Ok(Self { queries, used, query_duration, records, records_left_out, apply_duration, malformed })
-    }
-
-    /// A query was answered.
-    pub(crate) fn answered(
-        &self,
-        kind: KindLabel,
-        code: CodeLabel,
-        transport: Transport,
-        duration: Duration,
-    ) {
-        let cell = (kind as usize * CODES.len() + code as usize) * TRANSPORTS.len() + transport as usize;
-        let counter = self.used[cell].get_or_init(|| {
-            let labels = [KINDS[kind as usize].1, CODES[code as usize].1, TRANSPORTS[transport as usize].1];
-            self.queries.with_label_values(&labels)
-        });
-        counter.inc();
-        self.query_duration.observe(duration.as_secs_f64());
+        let fast_names = IntGauge::new(FAST_NAMES, "Names whose DNS answers are encoded ahead of time")?;
+        let fast_memory = IntGauge::new(
+            FAST_MEMORY,
+            "About how much memory the DNS answers take that are encoded ahead of time",
+        )?;
+        registry.register(Box::new(fast_names.clone()))?;
+        registry.register(Box::new(fast_memory.clone()))?;
+        Ok(Self { queries, records, records_left_out, apply_duration, malformed, fast_names, fast_memory })
     }
 
     /// A message could not be read.
@@ -166,7 +152,15 @@ impl Metrics {
     }
 
     /// A view was applied.
-    pub(crate) fn applied(&self, duration: Duration, records: usize, left_out: &BTreeMap<NameError, usize>) {
+    pub(crate) fn applied(
+        &self,
+        duration: Duration,
+        records: usize,
+        left_out: &BTreeMap<NameError, usize>,
+        fast: &FastZone,
+    ) {
+        self.fast_names.set(gauge_value(fast.name_count()));
+        self.fast_memory.set(gauge_value(fast.octet_count()));
         self.apply_duration.observe(duration.as_secs_f64());
         self.records.set(gauge_value(records));
         for (error, reason) in REASONS {
@@ -174,6 +168,15 @@ impl Metrics {
             self.records_left_out.with_label_values(&[reason]).set(gauge_value(count));
         }
     }
+}
+
+/// The upper bounds of the histograms' buckets, in seconds.
+pub(crate) fn bucket_bounds() -> [f64; BUCKET_COUNT] {
+    let mut bound = BUCKET_FIRST / BUCKET_FACTOR;
+    std::array::from_fn(|_| {
+        bound *= BUCKET_FACTOR;
+        bound
+    })
 }
 
 // === Forwarding ===

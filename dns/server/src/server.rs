@@ -3,15 +3,18 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use mesonet_dns_zone::{ConfigError, Zone, ZoneFollower};
 use mesonet_model::{ClusterView, Delta};
 use thiserror::Error;
-use tokio::sync::watch;
-use tracing::info;
+use tokio::sync::{mpsc, watch};
+use tracing::{error, info};
 
+use crate::datagram::DatagramSocket;
+use crate::fast::{self, FastZone};
 use crate::forward::{ForwardConfig, ForwardError, Forwarder};
 use crate::listener::Listener;
 use crate::metrics::{ForwardMetrics, Metrics, Transport};
@@ -65,6 +68,9 @@ pub enum StartError {
     /// The settings of forwarding are wrong.
     #[error("names outside the zone cannot be forwarded")]
     Forward(#[source] ForwardError),
+    /// The system starts no further thread.
+    #[error("cannot start a DNS thread")]
+    Thread(#[source] std::io::Error),
     /// The registry has metrics of these names already.
     #[error("cannot register the DNS metrics")]
     Metrics(#[source] prometheus::Error),
@@ -75,15 +81,19 @@ pub enum StartError {
 pub struct Server {
     addresses: Vec<SocketAddr>,
     follower: ZoneFollower,
+    fast: FastZone,
     shared: Arc<Shared>,
     /// Every task watches it and ends when it is gone.
     _running: watch::Sender<()>,
+    _threads: Threads,
 }
 
 /// What all tasks read.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) zone: ArcSwap<Zone>,
+    pub(crate) fast: ArcSwap<FastZone>,
+    stopping: AtomicBool,
     pub(crate) stale: AtomicBool,
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     pub(crate) metrics: Metrics,
@@ -103,7 +113,17 @@ impl Shared {
 
     /// How old what is served is.
     fn freshness(&self) -> Freshness {
-        if self.stale.load(Ordering::Relaxed) { Freshness::Stale } else { Freshness::Current }
+        if self.is_stale() { Freshness::Stale } else { Freshness::Current }
+    }
+
+    /// Whether what is served may be out of date.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
+    }
+
+    /// Whether the threads are to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
     }
 }
 
@@ -129,19 +149,26 @@ impl Server {
         let metrics = Metrics::register(metrics).map_err(StartError::Metrics)?;
         let shared = Arc::new(Shared {
             zone: ArcSwap::from_pointee(follower.zone()),
+            fast: ArcSwap::from_pointee(FastZone::new()),
+            stopping: AtomicBool::new(false),
             stale: AtomicBool::new(false),
             forwarder: forwarder.map(Arc::new),
             metrics,
         });
         let (running, stop) = watch::channel(());
+        let mut threads = Threads { shared: shared.clone(), running: Vec::new() };
         for listener in listeners {
             info!(address = %listener.address, workers = listener.udp.len(), "DNS is served");
             for socket in listener.udp {
-                tokio::spawn(udp::serve(socket, shared.clone(), stop.clone()));
+                let socket = Arc::new(socket);
+                let (handed, queue) = mpsc::channel(udp::QUEUE_LENGTH_MAX);
+                threads.start(socket.clone(), handed)?;
+                tokio::spawn(udp::serve(socket, queue, shared.clone(), stop.clone()));
             }
             tokio::spawn(tcp::serve(listener.tcp, shared.clone(), stop.clone()));
         }
-        Ok(Self { addresses, follower, shared, _running: running })
+        let fast = FastZone::new();
+        Ok(Self { addresses, follower, fast, shared, _running: running, _threads: threads })
     }
 
     /// The addresses that are served, with the ports that were chosen for port 0.
@@ -159,10 +186,47 @@ impl Server {
     /// Costs as much as what the delta changes. Queries are answered meanwhile.
     pub fn apply(&mut self, view: &ClusterView, delta: &Delta) {
         let started = Instant::now();
-        self.follower.apply(view, delta);
+        let changed = self.follower.apply(view, delta);
         let zone = self.follower.zone();
         let records = zone.record_count();
+        let metrics = &self.shared.metrics;
+        self.fast.follow(&zone, &changed, |apex| metrics.queries.zone(apex));
         self.shared.zone.store(Arc::new(zone));
-        self.shared.metrics.applied(started.elapsed(), records, self.follower.skipped());
+        self.shared.fast.store(Arc::new(self.fast.clone()));
+        metrics.applied(started.elapsed(), records, self.follower.skipped(), &self.fast);
+    }
+}
+
+/// The threads of the fast path. They end when this is dropped.
+#[derive(Debug)]
+struct Threads {
+    shared: Arc<Shared>,
+    running: Vec<(Arc<DatagramSocket>, JoinHandle<()>)>,
+}
+
+impl Threads {
+    fn start(
+        &mut self,
+        socket: Arc<DatagramSocket>,
+        handed: mpsc::Sender<udp::Handed>,
+    ) -> Result<(), StartError> {
+        let thread = fast::spawn(socket.clone(), self.shared.clone(), handed).map_err(StartError::Thread)?;
+        self.running.push((socket, thread));
+        Ok(())
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        for (socket, _) in &self.running {
+            socket.stop();
+        }
+        for (_, thread) in self.running.drain(..) {
+            // They finish their batches, which takes some microseconds.
+            if thread.join().is_err() {
+                error!("A DNS thread had panicked");
+            }
+        }
     }
 }

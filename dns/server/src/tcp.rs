@@ -95,7 +95,8 @@ async fn serve_connection(
         };
         match outcome {
             Outcome::Answer { message, kind, code } => {
-                shared.metrics.answered(kind, code, Transport::Tcp, started.elapsed());
+                let zone = shared.fast.load().label_of(query);
+                shared.metrics.queries.answered(zone, kind, code, Transport::Tcp, started.elapsed());
                 send(&mut stream, &message).await?;
             }
             Outcome::Malformed(reply) => {

@@ -361,7 +361,7 @@ async fn a_dropped_server_frees_its_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn queries_are_counted_by_type_result_and_transport() {
+async fn queries_are_counted_by_zone_type_result_path_and_transport() {
     let registry = Registry::new();
     let mut server = start("127.0.0.1:0", &registry).await;
     let view = view(2);
@@ -369,6 +369,8 @@ async fn queries_are_counted_by_type_result_and_transport() {
     let address = server.addresses()[0];
     ask_udp(address, &query(1, "web.marathon.mesos.", RecordType::A)).await;
     ask_udp(address, &query(1, "no.mesos.", RecordType::TXT)).await;
+    ask_udp(address, &query(1, "leader.mesos.thisdcos.directory.", RecordType::ANY)).await;
+    ask_udp(address, &query(1, "example.com.", RecordType::AAAA)).await;
     let socket = client(address).await;
     socket.send(&[0; 12]).await.expect("sent");
     receive(&socket).await;
@@ -378,9 +380,14 @@ async fn queries_are_counted_by_type_result_and_transport() {
     // Among them are the five that every node has, such as `ready.spartan`.
     let records = format!("mesonet_dns_records {}", 5 + 1 + 5 + 5 * 2 + 4 * 2);
     for line in [
-        "mesonet_dns_queries_total{rcode=\"NOERROR\",transport=\"udp\",type=\"A\"} 1",
-        "mesonet_dns_queries_total{rcode=\"NXDOMAIN\",transport=\"udp\",type=\"other\"} 1",
-        "mesonet_dns_query_duration_seconds_count 2",
+        r#"mesonet_dns_queries_total{path="fast",rcode="NOERROR",transport="udp",type="A",zone="mesos."} 1"#,
+        r#"mesonet_dns_queries_total{path="fast",rcode="NXDOMAIN",transport="udp",type="other",zone="mesos."} 1"#,
+        r#"mesonet_dns_queries_total{path="full",rcode="NXDOMAIN",transport="udp",type="ANY",zone="mesos.thisdcos.directory."} 1"#,
+        r#"mesonet_dns_queries_total{path="full",rcode="REFUSED",transport="udp",type="AAAA",zone="none"} 1"#,
+        r#"mesonet_dns_query_duration_seconds_count{path="fast"} 2"#,
+        r#"mesonet_dns_query_duration_seconds_count{path="full"} 2"#,
+        r#"mesonet_dns_query_duration_seconds_bucket{path="fast",le="+Inf"} 2"#,
+        r#"mesonet_dns_dropped_total{reason="queue_full"} 0"#,
         "mesonet_dns_apply_duration_seconds_count 1",
         "mesonet_dns_malformed_total 1",
         "mesonet_dns_records_left_out{reason=\"label_too_long\"} 0",
