@@ -331,6 +331,7 @@ fn task(facts: &TaskFacts, agent: Option<&Agent>, old: Option<&Task>, now: Times
         netinfo: running.map(|status| status.netinfo.clone()).unwrap_or_default(),
         mesos: running.map(|status| status.mesos.clone()).unwrap_or_default(),
         docker: running.map(|status| status.docker.clone()).unwrap_or_default(),
+        shared_id: facts.shared_id.clone(),
         ports: ports::of_task(facts, on_host),
         container,
     };

@@ -46,6 +46,8 @@ pub(crate) struct FrameworkFacts {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TaskFacts {
     pub(crate) key: TaskKey,
+    /// Its id, if another task of its framework has the same and so its key is made up.
+    pub(crate) shared_id: Option<TaskId>,
     pub(crate) agent: AgentId,
     pub(crate) name: String,
     pub(crate) state: TaskState,
@@ -113,6 +115,7 @@ impl TaskFacts {
         let port_list = json.resources.map(resource_ports).unwrap_or_default();
         Some(Self {
             key: TaskKey::new(framework, TaskId::new(task)),
+            shared_id: None,
             agent: AgentId::new(agent),
             name: json.name,
             state: state(&json.state),
@@ -125,6 +128,12 @@ impl TaskFacts {
             latest: latest.unwrap_or_default(),
             running,
         })
+    }
+
+    /// Gives it a key of its own: it is the one with this number of those with its id.
+    pub(crate) fn distinguish(&mut self, number: usize) {
+        let own = TaskId::new(format!("{} ({number})", self.key.task));
+        self.shared_id = Some(std::mem::replace(&mut self.key.task, own));
     }
 
     /// Whether it passes its health check: nothing without one, no before the first result.

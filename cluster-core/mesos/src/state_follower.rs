@@ -1,6 +1,6 @@
 //! Follows polls of `/master/state`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use mesonet_model::{ClusterView, Timestamp};
@@ -115,6 +115,7 @@ impl StateFollower {
     fn apply_frameworks(&mut self, frameworks: &[&RawValue]) {
         let mut gone: BTreeSet<_> = self.cluster.framework_ids().into_iter().collect();
         let mut gone_tasks: BTreeSet<_> = self.cluster.task_keys().into_iter().collect();
+        let mut seen = BTreeMap::new();
         for raw in frameworks {
             let json = serde_json::from_str::<FrameworkJson<'_>>(raw.get()).ok();
             let Some((json, facts)) = json.and_then(|json| {
@@ -130,7 +131,13 @@ impl StateFollower {
             for raw in json.tasks {
                 let task = serde_json::from_str::<TaskJson<'_>>(raw.get()).ok();
                 match task.and_then(|task| TaskFacts::of_json(task, Some(&id))) {
-                    Some(facts) => {
+                    Some(mut facts) => {
+                        // Mesos wants ids to be unique, and mesos-dns does not mind if they are not.
+                        let number = seen.entry(facts.key.clone()).or_insert(0_usize);
+                        *number += 1;
+                        if *number > 1 {
+                            facts.distinguish(*number);
+                        }
                         gone_tasks.remove(&facts.key);
                         self.cluster.set_task(facts);
                     }

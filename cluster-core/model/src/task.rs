@@ -186,6 +186,12 @@ impl Task {
         published.filter(|name| !name.is_empty()).unwrap_or(&self.name)
     }
 
+    /// Its id as its framework gave it.
+    pub fn given_id(&self) -> &TaskId {
+        let shared = self.network.as_ref().and_then(|network| network.shared_id.as_ref());
+        shared.unwrap_or(&self.key.task)
+    }
+
     /// The ports that it publishes. On the host's network a port without scope is a host port.
     pub fn service_ports(&self) -> Vec<ServicePort> {
         if let Some(network) = &self.network {

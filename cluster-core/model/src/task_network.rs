@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Protocol, ServicePort, VipLabel};
+use crate::{Protocol, ServicePort, TaskId, VipLabel};
 
 /// A task's addresses, one list for each place where Mesos reports some, and its ports.
 ///
@@ -22,6 +22,9 @@ pub struct TaskNetwork {
     /// `container_status.network_infos` of the latest status, whatever its state: on the host's network the agent's
     /// address.
     pub container: Vec<IpAddr>,
+    /// The task's id if the task's key has another one, because the framework has several tasks of this id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_id: Option<TaskId>,
     /// Port mappings, ports of `VIP_PORT` labels and ports of discovery information, joined.
     pub ports: Vec<NetworkPort>,
 }

@@ -72,7 +72,7 @@ impl Zone {
                 let new: Vec<(Name, Data)> = new.filter(|record| listed.insert(record.clone())).collect();
                 let ttl = self.origins.ttl;
                 let records = new.into_iter().map(|(owner, data)| Record { owner, ttl, data }).collect();
-                Some(ListedTask { name: task.name.clone(), id: key.task.to_string(), records })
+                Some(ListedTask { name: task.name.clone(), id: task.given_id().to_string(), records })
             });
             ListedFramework { name: framework.name.clone(), tasks: tasks.collect() }
         })

@@ -89,7 +89,7 @@ fn mesos_records(
     });
     let clean = origins.label_rule.label(task.discovery_name());
     let raw = published.map(|_| task.discovery_name().to_ascii_lowercase()).filter(|raw| *raw != clean);
-    let suffix = mesos_name::canonical_suffix(task.key.task.as_str(), task.agent.as_str());
+    let suffix = mesos_name::canonical_suffix(task.given_id().as_str(), task.agent.as_str());
     for form in raw.as_ref().into_iter().chain([&clean]) {
         let names = Form { origins, zone: &zone, slave: &slave, name: form, suffix: &suffix };
         names.addresses(place, records);

@@ -1,3 +1,6 @@
-//! What masters say, and the views that follow.
+//! What masters say, and the views and zones that follow.
 
+mod operator;
+mod properties;
 mod state;
+mod zones;
