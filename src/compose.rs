@@ -88,7 +88,7 @@ impl LocalCluster {
         let listener = http::listen(options.http, "the API").await?;
         let http = listener.local_addr().context("cannot tell the API's address")?;
         let metrics = Registry::new();
-        let dns_server = planes::start_dns(options.dns, &options.names, &metrics).await?;
+        let dns_server = planes::start_dns(options.dns, &options.names, None, &metrics).await?;
         let dns = dns_server.addresses().first().copied().unwrap_or(options.dns);
 
         let Grace(drain_grace) = options.drain_grace;

@@ -40,6 +40,16 @@ settings! {
             "How many answers of other DNS servers are kept", "20000";
         serve_stale: fixed Grace, "dns-serve-stale", "MESONET_DNS_SERVE_STALE", "TIME",
             "How long answers of other DNS servers are used after their time when there is no new one", "1440m";
+        tls: optional SocketAddr, "dns-tls", "MESONET_DNS_TLS", "ADDR",
+            "Address of DNS over TLS, such as 127.0.0.1:853", "not served";
+        https: optional SocketAddr, "dns-https", "MESONET_DNS_HTTPS", "ADDR",
+            "Address of DNS over HTTPS, at /dns-query", "not served";
+        quic: optional SocketAddr, "dns-quic", "MESONET_DNS_QUIC", "ADDR",
+            "Address of DNS over QUIC, such as 127.0.0.1:853", "not served";
+        certificate: optional PathBuf, "dns-certificate", "MESONET_DNS_CERTIFICATE", "FILE",
+            "Certificates for DNS over TLS, HTTPS and QUIC (PEM)", "the node's, if it has joined a cluster";
+        key: optional PathBuf, "dns-key", "MESONET_DNS_KEY", "FILE",
+            "Key of that certificate (PEM)", "the node's, if it has joined a cluster";
     }
 }
 

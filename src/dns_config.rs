@@ -3,8 +3,8 @@
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
 
-use anyhow::Context as _;
-use mesonet_dns_server::{Config, ForwardConfig, leads_to};
+use anyhow::{Context as _, bail};
+use mesonet_dns_server::{CertificateFiles, Config, EncryptedConfig, ForwardConfig, leads_to};
 
 use crate::config::{DnsOptions, ForwardZones, Grace, Switch, UpstreamSource, Upstreams};
 
@@ -14,11 +14,28 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The port that those answer at.
 const DNS_PORT: u16 = 53;
 
-/// The settings of a DNS server at an address.
+/// The settings of a DNS server at an address. `own` is the node's certificate, if it has one.
 ///
 /// # Errors
-/// When the system's DNS servers are wanted but not written down.
-pub fn server_config(listen: SocketAddr, options: &DnsOptions) -> anyhow::Result<Config> {
+/// When the system's DNS servers are wanted but not written down, or a certificate is given without its key.
+pub fn server_config(
+    listen: SocketAddr,
+    options: &DnsOptions,
+    own: Option<CertificateFiles>,
+) -> anyhow::Result<Config> {
+    let forward = forward_config(listen, options)?;
+    let certificate = match (&options.certificate, &options.key) {
+        (Some(chain), Some(key)) => Some(CertificateFiles { chain: chain.clone(), key: key.clone() }),
+        (None, None) => own,
+        (Some(_), None) => bail!("--dns-certificate needs --dns-key"),
+        (None, Some(_)) => bail!("--dns-key needs --dns-certificate"),
+    };
+    let DnsOptions { tls, https, quic, .. } = *options;
+    let encrypted = EncryptedConfig { tls, https, quic, certificate };
+    Ok(Config { forward, encrypted, ..Config::at(listen) })
+}
+
+fn forward_config(listen: SocketAddr, options: &DnsOptions) -> anyhow::Result<ForwardConfig> {
     let mut upstreams = Vec::new();
     for source in options.forward.iter().flat_map(|Upstreams(sources)| sources) {
         match source {
@@ -32,14 +49,13 @@ pub fn server_config(listen: SocketAddr, options: &DnsOptions) -> anyhow::Result
         }
     }
     let Grace(stale) = options.serve_stale;
-    let forward = ForwardConfig {
+    Ok(ForwardConfig {
         upstreams,
         zones: options.forward_zones.clone().map(|ForwardZones(zones)| zones).unwrap_or_default(),
         validate: options.validate == Switch::On,
         cache_entries: options.cache,
         stale,
-    };
-    Ok(Config { forward, ..Config::at(listen) })
+    })
 }
 
 /// The servers that a resolv.conf names. Those with a zone (of IPv6) are left out, as a zone is a matter of interfaces

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use anyhow::{anyhow, bail};
 use mesonet_bus::{Feed, Subscriber};
-use mesonet_dns_server::{Server, StartError};
+use mesonet_dns_server::{CertificateFiles, Server, StartError};
 use mesonet_lb_dataplane::{LoadBalancer, RETRY_INTERVAL};
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
@@ -26,16 +26,17 @@ pub fn refuse_missing(datapath: Datapath) -> anyhow::Result<()> {
     }
 }
 
-/// Starts to answer for names: SERVFAIL until the plane follows.
+/// Starts to answer for names: SERVFAIL until the plane follows. `own` is the node's certificate, if it has one.
 ///
 /// # Errors
 /// When the address is taken or not this machine's, or the settings are wrong.
 pub async fn start_dns(
     address: SocketAddr,
     options: &DnsOptions,
+    own: Option<CertificateFiles>,
     metrics: &Registry,
 ) -> anyhow::Result<Server> {
-    let config = dns_config::server_config(address, options)?;
+    let config = dns_config::server_config(address, options, own)?;
     Server::start(config, metrics).await.map_err(|error| {
         let hint = match &error {
             StartError::Bind { .. } => " (choose another address with --dns)",

@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken};
+use mesonet_dns_server::CertificateFiles;
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -55,7 +56,9 @@ impl NetProcess {
         let view_metrics = ViewMetrics::register(&metrics).context("cannot register metrics")?;
         let listener = http::listen(options.http, "metrics").await?;
         let http = listener.local_addr().context("cannot tell the metrics' address")?;
-        let dns_server = planes::start_dns(options.dns, &options.names, &metrics).await?;
+        let own = Identity::files(&node.identity_dir());
+        let own = CertificateFiles { chain: own.certificate, key: own.key };
+        let dns_server = planes::start_dns(options.dns, &options.names, Some(own), &metrics).await?;
         let dns = dns_server.addresses().first().copied().unwrap_or(options.dns);
 
         let cache = ViewCache::of(&options.dir);

@@ -34,9 +34,9 @@ pub use client::{
 };
 pub use feed::{Feed, PlaneNews, Publisher, REPORTS_MAX, Report, channel};
 pub use pki::{
-    Authority, AuthorityError, CertificateError, FileError, FileRecords, Identity, IdentityError, JoinToken,
-    JoinTokenError, NoRandomness, NodeRecord, RecordError, Records, TOKEN_USES_MAX, TlsError, TokenRecord,
-    TokenTerms,
+    Authority, AuthorityError, CertificateError, FileError, FileRecords, Identity, IdentityError,
+    IdentityFiles, JoinToken, JoinTokenError, NoRandomness, NodeRecord, RecordError, Records, TOKEN_USES_MAX,
+    TlsError, TokenRecord, TokenTerms,
 };
 pub use plane_paths::{PlaneKnown, PlanePaths};
 pub use reason::Reason;

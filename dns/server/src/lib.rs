@@ -6,25 +6,38 @@
 //!
 //! Names outside the zone are asked of upstream servers, if there are any ([`ForwardConfig`]).
 //!
+//! Queries come over UDP and TCP, and if wanted over TLS, HTTPS and QUIC ([`EncryptedConfig`]).
+//!
 //! Threads: per address one for each core, which answers what nearly all UDP queries ask. Tasks: one for each of these
-//! threads, which answers its other queries, per address one TCP accept loop, and one task for each TCP connection, for
-//! each UDP query that waits for an upstream server, and for each question that upstream servers are asked. All but the
+//! threads, which answers its other queries, one for each address that accepts connections, one for each connection, for
+//! each QUIC stream, for each UDP query that waits for an upstream server, and for each question that upstream servers
+//! are asked. All but the
 //! last two, which end within seconds, end when the [`Server`] is dropped; a query that is being answered is answered
 //! first.
 
+mod certificate;
+mod connections;
 mod datagram;
+mod edns;
+mod encrypted;
 mod fast;
 mod forward;
+mod https;
 mod listener;
 mod metrics;
 mod own_address;
 mod query_metrics;
+mod quic;
 mod responder;
 mod server;
+mod stream;
 mod tcp;
 mod udp;
 mod wire;
 
+pub use certificate::{CertificateError, CertificateFiles};
+pub use encrypted::{EncryptedAddresses, EncryptedConfig, EncryptedError};
 pub use forward::{ForwardConfig, ForwardError};
 pub use own_address::leads_to;
+pub use quic::EndpointError;
 pub use server::{Config, Server, StartError};

@@ -56,7 +56,8 @@ impl Listener {
     }
 }
 
-fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+/// Binds a socket for connections.
+pub(crate) fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = new_socket(address, Type::STREAM, Protocol::TCP)?;
     // Connections of an earlier process that linger must not keep this one from starting.
     socket.set_reuse_address(true)?;

@@ -20,6 +20,9 @@ const MALFORMED: &str = "mesonet_dns_malformed_total";
 const FAST_NAMES: &str = "mesonet_dns_fast_names";
 const FAST_MEMORY: &str = "mesonet_dns_fast_memory_bytes";
 
+const CONNECTIONS: &str = "mesonet_dns_connections";
+const CONNECTIONS_SHED: &str = "mesonet_dns_connections_shed_total";
+const CONNECTIONS_REFUSED: &str = "mesonet_dns_connections_refused_total";
 const CACHE_LOOKUPS: &str = "mesonet_dns_cache_lookups_total";
 const CACHE_ENTRIES: &str = "mesonet_dns_cache_entries";
 const COALESCED: &str = "mesonet_dns_coalesced_total";
@@ -70,6 +73,9 @@ pub(crate) enum CodeLabel {
 pub(crate) enum Transport {
     Udp,
     Tcp,
+    Tls,
+    Https,
+    Quic,
 }
 
 /// How many types there are.
@@ -98,7 +104,13 @@ pub(crate) const CODES: [(CodeLabel, &str); 6] = [
     (CodeLabel::BadVers, "BADVERS"),
 ];
 
-pub(crate) const TRANSPORTS: [(Transport, &str); 2] = [(Transport::Udp, "udp"), (Transport::Tcp, "tcp")];
+pub(crate) const TRANSPORTS: [(Transport, &str); 5] = [
+    (Transport::Udp, "udp"),
+    (Transport::Tcp, "tcp"),
+    (Transport::Tls, "tls"),
+    (Transport::Https, "https"),
+    (Transport::Quic, "quic"),
+];
 
 const REASONS: [(NameError, &str); 4] = [
     (NameError::EmptyLabel, "empty_label"),
@@ -177,6 +189,46 @@ pub(crate) fn bucket_bounds() -> [f64; BUCKET_COUNT] {
         bound *= BUCKET_FACTOR;
         bound
     })
+}
+
+// === Connections ===
+
+/// The instruments of connections.
+#[derive(Debug)]
+pub(crate) struct ConnectionMetrics {
+    open: IntGauge,
+    shed: IntCounter,
+    refused: IntCounter,
+}
+
+impl ConnectionMetrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let open = IntGauge::new(CONNECTIONS, "DNS connections that are open")?;
+        let shed = IntCounter::new(CONNECTIONS_SHED, "Idle DNS connections that were closed for a new one")?;
+        let refused = IntCounter::new(
+            CONNECTIONS_REFUSED,
+            "DNS connections that were refused because all others were answering something",
+        )?;
+        registry.register(Box::new(open.clone()))?;
+        registry.register(Box::new(shed.clone()))?;
+        registry.register(Box::new(refused.clone()))?;
+        Ok(Self { open, shed, refused })
+    }
+
+    /// So many are open.
+    pub(crate) fn open(&self, count: usize) {
+        self.open.set(gauge_value(count));
+    }
+
+    /// An idle one is closed for a new one.
+    pub(crate) fn shed(&self) {
+        self.shed.inc();
+    }
+
+    /// One is refused.
+    pub(crate) fn refused(&self) {
+        self.refused.inc();
+    }
 }
 
 // === Forwarding ===

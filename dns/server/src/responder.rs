@@ -2,18 +2,14 @@
 
 use std::sync::Arc;
 
-use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode as WireCode};
-use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode as WireCode};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
 use mesonet_dns_zone::{Answer, ExtendedError, Name, Question, QuestionType, ResponseCode, Zone};
 
+use crate::edns::{self, UDP_PAYLOAD_MAX};
 use crate::forward::{Age, Failure, Forwarder, Key, Reply};
 use crate::metrics::{CodeLabel, KindLabel, Transport};
 use crate::wire::{self, HEADER_LENGTH};
-
-/// The largest UDP message that is sent, and the size that is advertised: fits into any path's MTU, so that answers
-/// are never fragmented (DNS flag day 2020).
-const UDP_PAYLOAD_MAX: u16 = 1232;
 
 /// The size that every client can receive (RFC 1035 §4.2.1).
 const UDP_PAYLOAD_MIN: u16 = 512;
@@ -88,8 +84,8 @@ pub(crate) fn respond(sources: &Sources<'_>, packet: &[u8], transport: Transport
     let Some(query) = request.queries.pop().filter(|_| request.queries.is_empty()) else {
         return malformed();
     };
-    let query = Request { header, limit: size_limit(&request, transport), message: request, query };
-    query.answered(sources)
+    let limit = size_limit(&request, transport);
+    Request { header, message: request, query, transport, limit }.answered(sources)
 }
 
 /// A query that was read.
@@ -99,6 +95,7 @@ pub(crate) struct Request {
     /// All but its question.
     message: Message,
     query: Query,
+    transport: Transport,
     /// How many octets an answer may have.
     limit: u16,
 }
@@ -139,13 +136,7 @@ impl Request {
         response.metadata.recursion_available = recursion_available;
         response.metadata.checking_disabled = asked.metadata.checking_disabled;
         response.add_query(self.query.clone());
-        response.edns = asked.edns.as_ref().map(|asked| {
-            let mut edns = Edns::new();
-            edns.set_max_payload(UDP_PAYLOAD_MAX);
-            // It comes back even though nothing is signed (RFC 3225 §3).
-            edns.flags_mut().dnssec_ok = asked.flags().dnssec_ok;
-            edns
-        });
+        response.edns = asked.edns.as_ref().map(|asked| edns::answering(asked, self.transport));
         response
     }
 
@@ -166,7 +157,14 @@ impl Request {
 
     fn encoded(&self, mut response: Message, code: CodeLabel) -> Outcome {
         let kind = kind_label(self.query.query_type);
-        match wire::encode_within(&mut response, self.limit) {
+        let mut encoded = wire::encode_within(&mut response, self.limit);
+        if let (Some(message), Some(edns)) = (&encoded, &mut response.edns)
+            && edns::wants_padding(self.message.edns.as_ref(), self.transport)
+        {
+            edns::pad(edns, message.len(), usize::from(self.limit));
+            encoded = response.to_vec().ok();
+        }
+        match encoded {
             Some(message) => Outcome::Answer { message, kind, code },
             None => self.header.failed(kind),
         }
@@ -242,14 +240,14 @@ fn fill_forwarded(response: &mut Message, query: &Query, reply: &Reply) -> CodeL
 /// Says why, to whoever understands.
 fn explain(response: &mut Message, reason: u16) {
     if let Some(edns) = &mut response.edns {
-        edns.options_mut().insert(extended_error(reason));
+        edns::explain(edns, reason);
     }
 }
 
 /// How many octets an answer may have.
 fn size_limit(request: &Message, transport: Transport) -> u16 {
     match (transport, &request.edns) {
-        (Transport::Tcp, _) => u16::MAX,
+        (Transport::Tcp | Transport::Tls | Transport::Https | Transport::Quic, _) => u16::MAX,
         (Transport::Udp, Some(edns)) => edns.max_payload().clamp(UDP_PAYLOAD_MIN, UDP_PAYLOAD_MAX),
         (Transport::Udp, None) => UDP_PAYLOAD_MIN,
     }
@@ -318,13 +316,6 @@ fn staleness(freshness: Freshness, code: ResponseCode) -> Option<u16> {
     }
 }
 
-/// The EDNS option of an extended error, without text (RFC 8914 §2).
-fn extended_error(reason: u16) -> EdnsOption {
-    const EXTENDED_ERROR: u16 = 15;
-    debug_assert_eq!(EdnsCode::from(EXTENDED_ERROR), EdnsCode::Unknown(EXTENDED_ERROR));
-    EdnsOption::Unknown(EXTENDED_ERROR, reason.to_be_bytes().to_vec())
-}
-
 fn kind_label(kind: RecordType) -> KindLabel {
     match kind {
         RecordType::A => KindLabel::A,
@@ -373,6 +364,8 @@ impl Header {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::op::Edns;
+    use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
     use mesonet_dns_zone::{Config, ZoneFollower};
     use mesonet_model::{ClusterId, ClusterView, Delta, Master, MasterId, Revision};
     use proptest::prelude::*;

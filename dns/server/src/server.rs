@@ -13,13 +13,17 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tracing::{error, info};
 
+use crate::connections::Connections;
 use crate::datagram::DatagramSocket;
+use crate::encrypted::{Encrypted, EncryptedAddresses, EncryptedConfig, EncryptedError};
 use crate::fast::{self, FastZone};
 use crate::forward::{ForwardConfig, ForwardError, Forwarder};
 use crate::listener::Listener;
-use crate::metrics::{ForwardMetrics, Metrics, Transport};
-use crate::responder::{self, Freshness, Sources, Step};
-use crate::{own_address, tcp, udp};
+use crate::metrics::{ConnectionMetrics, ForwardMetrics, Metrics, Transport};
+use crate::query_metrics::ZoneLabel;
+use crate::responder::{self, Freshness, Outcome, Sources, Step};
+use crate::tcp::{self, Carried};
+use crate::{own_address, udp};
 
 /// Most UDP sockets per address. More than there are cores do not help, and each has its receive buffer.
 const UDP_WORKERS_MAX: usize = 16;
@@ -33,6 +37,8 @@ pub struct Config {
     pub zone: mesonet_dns_zone::Config,
     /// What becomes of names outside the zone.
     pub forward: ForwardConfig,
+    /// Where encrypted connections are accepted.
+    pub encrypted: EncryptedConfig,
 }
 
 impl Config {
@@ -42,6 +48,7 @@ impl Config {
             listen: vec![address],
             zone: mesonet_dns_zone::Config::default(),
             forward: ForwardConfig::default(),
+            encrypted: EncryptedConfig::default(),
         }
     }
 }
@@ -71,6 +78,9 @@ pub enum StartError {
     /// The system starts no further thread.
     #[error("cannot start a DNS thread")]
     Thread(#[source] std::io::Error),
+    /// Encrypted connections cannot be accepted.
+    #[error("cannot serve DNS over TLS, HTTPS or QUIC")]
+    Encrypted(#[from] EncryptedError),
     /// The registry has metrics of these names already.
     #[error("cannot register the DNS metrics")]
     Metrics(#[source] prometheus::Error),
@@ -80,6 +90,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    encrypted: EncryptedAddresses,
     follower: ZoneFollower,
     fast: FastZone,
     shared: Arc<Shared>,
@@ -96,12 +107,32 @@ pub(crate) struct Shared {
     stopping: AtomicBool,
     pub(crate) stale: AtomicBool,
     pub(crate) forwarder: Option<Arc<Forwarder>>,
+    pub(crate) connections: Arc<Connections>,
     pub(crate) metrics: Metrics,
+}
+
+/// What the metrics have to know of a query.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    zone: ZoneLabel,
+    transport: Transport,
+    received: Instant,
+}
+
+/// What goes back to the client.
+#[derive(Debug)]
+pub(crate) enum Verdict {
+    /// This.
+    Send(Vec<u8>),
+    /// This, and then nothing else: who sends such messages is not understood.
+    SendAndClose(Vec<u8>),
+    /// Nothing.
+    Close,
 }
 
 impl Shared {
     /// Answers a message, if that needs no waiting.
-    pub(crate) fn respond(&self, packet: &[u8], transport: Transport) -> Step {
+    pub(crate) fn respond(&self, packet: &[u8], _client: IpAddr, transport: Transport) -> Step {
         let zone = self.zone.load();
         let freshness = self.freshness();
         responder::respond(
@@ -109,6 +140,27 @@ impl Shared {
             packet,
             transport,
         )
+    }
+
+    /// What the metrics have to know of a query.
+    pub(crate) fn asked(&self, packet: &[u8], transport: Transport, received: Instant) -> Asked {
+        Asked { zone: self.fast.load().label_of(packet), transport, received }
+    }
+
+    /// Counts what was done about a message, and says what goes back.
+    pub(crate) fn counted(&self, outcome: Outcome, asked: Asked) -> Verdict {
+        match outcome {
+            Outcome::Answer { message, kind, code } => {
+                let Asked { zone, transport, received } = asked;
+                self.metrics.queries.answered(zone, kind, code, transport, received.elapsed());
+                Verdict::Send(message)
+            }
+            Outcome::Malformed(reply) => {
+                self.metrics.malformed();
+                reply.map_or(Verdict::Close, Verdict::SendAndClose)
+            }
+            Outcome::Ignore => Verdict::Close,
+        }
     }
 
     /// How old what is served is.
@@ -146,6 +198,8 @@ impl Server {
         own_address::refuse_loops(&config.forward, &addresses).map_err(StartError::Forward)?;
         let forward_metrics = ForwardMetrics::register(metrics).map_err(StartError::Metrics)?;
         let forwarder = Forwarder::new(&config.forward, forward_metrics).map_err(StartError::Forward)?;
+        let encrypted = Encrypted::bind(&config.encrypted)?;
+        let connection_metrics = ConnectionMetrics::register(metrics).map_err(StartError::Metrics)?;
         let metrics = Metrics::register(metrics).map_err(StartError::Metrics)?;
         let shared = Arc::new(Shared {
             zone: ArcSwap::from_pointee(follower.zone()),
@@ -153,6 +207,7 @@ impl Server {
             stopping: AtomicBool::new(false),
             stale: AtomicBool::new(false),
             forwarder: forwarder.map(Arc::new),
+            connections: Connections::new(connection_metrics),
             metrics,
         });
         let (running, stop) = watch::channel(());
@@ -165,15 +220,29 @@ impl Server {
                 threads.start(socket.clone(), handed)?;
                 tokio::spawn(udp::serve(socket, queue, shared.clone(), stop.clone()));
             }
-            tokio::spawn(tcp::serve(listener.tcp, shared.clone(), stop.clone()));
+            tokio::spawn(tcp::serve(listener.tcp, Carried::Plain, shared.clone(), stop.clone()));
         }
-        let fast = FastZone::new();
-        Ok(Self { addresses, follower, fast, shared, _running: running, _threads: threads })
+        let encrypted_addresses = encrypted.addresses;
+        encrypted.serve(&shared, &stop);
+        Ok(Self {
+            addresses,
+            encrypted: encrypted_addresses,
+            follower,
+            fast: FastZone::new(),
+            shared,
+            _running: running,
+            _threads: threads,
+        })
     }
 
     /// The addresses that are served, with the ports that were chosen for port 0.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where encrypted connections are accepted.
+    pub fn encrypted_addresses(&self) -> EncryptedAddresses {
+        self.encrypted
     }
 
     /// From now on says with each answer whether it may be out of date (RFC 8914, extended errors 3 and 19).

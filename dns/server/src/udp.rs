@@ -9,7 +9,7 @@ use tracing::debug;
 use crate::datagram::{DatagramSocket, Sender};
 use crate::metrics::Transport;
 use crate::responder::{Outcome, Step};
-use crate::server::Shared;
+use crate::server::{Shared, Verdict};
 
 /// Queries of one socket that wait for the full path: some milliseconds of its work. Further ones are dropped, and
 /// their clients ask again.
@@ -39,7 +39,7 @@ pub(crate) async fn serve(
         let Some(handed) = handed else {
             return;
         };
-        match shared.respond(&handed.packet, Transport::Udp) {
+        match shared.respond(&handed.packet, handed.client.address.ip(), Transport::Udp) {
             Step::Done(outcome) => answer(&socket, &shared, &handed, outcome).await,
             Step::Wait(forwarded) => {
                 let (socket, shared) = (socket.clone(), shared.clone());
@@ -53,18 +53,9 @@ pub(crate) async fn serve(
 }
 
 async fn answer(socket: &DatagramSocket, shared: &Shared, handed: &Handed, outcome: Outcome) {
-    let message = match outcome {
-        Outcome::Answer { message, kind, code } => {
-            let (zone, elapsed) = (shared.fast.load().label_of(&handed.packet), handed.received.elapsed());
-            shared.metrics.queries.answered(zone, kind, code, Transport::Udp, elapsed);
-            message
-        }
-        Outcome::Malformed(reply) => {
-            shared.metrics.malformed();
-            let Some(message) = reply else { return };
-            message
-        }
-        Outcome::Ignore => return,
+    let asked = shared.asked(&handed.packet, Transport::Udp, handed.received);
+    let (Verdict::Send(message) | Verdict::SendAndClose(message)) = shared.counted(outcome, asked) else {
+        return;
     };
     if let Err(error) = socket.send(&message, &handed.client).await {
         // An address that cannot be answered is the client's matter.

@@ -1,9 +1,11 @@
 //! Records and messages in wire form.
 
-use hickory_proto::op::{Edns, Message};
+use hickory_proto::op::Message;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, NS, PTR, SOA, SRV, TXT};
 use hickory_proto::rr::{Name as WireName, RData, Record as WireRecord};
 use mesonet_dns_zone::{Data, Name, Record};
+
+use crate::edns;
 
 /// Octets of a message's header.
 pub(crate) const HEADER_LENGTH: usize = 12;
@@ -13,12 +15,6 @@ const QUESTION_LENGTH: usize = 4;
 
 /// Octets of a record between its name and its data: type, class, time to live and the data's length.
 const RECORD_HEAD_LENGTH: usize = 10;
-
-/// Octets of an EDNS record without options.
-const OPT_LENGTH: usize = 11;
-
-/// Octets of an option before its data: code and length.
-const OPTION_HEAD_LENGTH: usize = 4;
 
 /// A name; nothing if it is not valid.
 pub(crate) fn name(name: &Name) -> Option<WireName> {
@@ -61,7 +57,7 @@ pub(crate) fn encode_within(message: &mut Message, limit: u16) -> Option<Vec<u8>
     if encoded.len() <= usize::from(limit) && record_counts(&encoded) == Some(whole) {
         return Some(encoded);
     }
-    let reserved = message.edns.as_ref().map_or(0, opt_length);
+    let reserved = message.edns.as_ref().map_or(0, edns::octet_count);
     let fitting = answers_within(&encoded, usize::from(limit).saturating_sub(reserved))?;
     message.additionals.clear();
     message.answers.truncate(fitting);
@@ -73,12 +69,6 @@ pub(crate) fn encode_within(message: &mut Message, limit: u16) -> Option<Vec<u8>
     // Authority records that take the room of the answers are of no use.
     message.authorities.clear();
     message.to_vec().ok().filter(fits)
-}
-
-/// Octets of an EDNS record.
-fn opt_length(edns: &Edns) -> usize {
-    let options = edns.options().options.iter();
-    OPT_LENGTH + options.map(|(_, option)| OPTION_HEAD_LENGTH + usize::from(option.len())).sum::<usize>()
 }
 
 /// How many answers, authority and additional records an encoded message says that it has.

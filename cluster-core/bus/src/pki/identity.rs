@@ -25,6 +25,15 @@ pub struct Identity {
     pub(crate) authority: CertificateDer<'static>,
 }
 
+/// The files of an identity that TLS needs, in PEM. The certificate's is replaced when it is renewed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// The node's certificate.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
 /// A node's identity cannot be used.
 #[derive(Debug, Error)]
 pub enum IdentityError {
@@ -54,6 +63,11 @@ impl Identity {
     /// Whether a directory holds an identity.
     pub fn exists(dir: &Path) -> bool {
         dir.join(CERTIFICATE_FILE).exists()
+    }
+
+    /// Where the certificate and its key of an identity in a directory are.
+    pub fn files(dir: &Path) -> IdentityFiles {
+        IdentityFiles { certificate: dir.join(CERTIFICATE_FILE), key: dir.join(KEY_FILE) }
     }
 
     /// Reads the identity of a directory.

@@ -14,7 +14,7 @@ pub use authority::{Authority, AuthorityError, NodeRecord, TOKEN_USES_MAX, Token
 pub use certificate::{CertificateError, NoRandomness};
 pub use file_records::FileRecords;
 pub use files::FileError;
-pub use identity::{Identity, IdentityError};
+pub use identity::{Identity, IdentityError, IdentityFiles};
 pub use records::{RecordError, Records};
 pub use tls::TlsError;
 pub use token::{JoinToken, JoinTokenError, TokenTerms};

@@ -1,5 +1,6 @@
 //! What the server does beyond its zone, on real sockets and against upstream servers that misbehave.
 
 mod client;
+mod encrypted;
 mod forwarding;
 mod upstream;
