@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod applied;
+mod bus;
+mod filled_cluster;
 mod master;
+mod process;
 mod report;
 
 use std::process::ExitCode;
@@ -28,25 +31,31 @@ struct Arguments {
     /// Tasks of the simulated cluster (master: 100,000, applied: 1,000).
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     tasks: Option<u32>,
+    /// What a process that a benchmark starts is told.
+    #[arg(long, hide = true)]
+    order: Option<String>,
 }
 
-const BENCHMARKS: [(&str, &str); 2] = [
+const BENCHMARKS: [(&str, &str); 3] = [
     ("master", "the pure master: placements per second, snapshot, reload"),
     ("applied", "time from commit to applied for names and VIPs, 1,000 tasks on agents without processes"),
+    ("bus", "time from commit to the last of 100 and 1,000 subscribers, beside etcd watchers"),
 ];
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    let measured = match arguments.name.as_str() {
-        "list" => {
+    let measured = match (arguments.name.as_str(), &arguments.order) {
+        (part, Some(order)) => bus::run_part(part, order),
+        ("list", None) => {
             for (name, what) in BENCHMARKS {
                 println!("{name:10} {what}");
             }
             Ok(())
         }
-        "master" => master::run(arguments.agents, arguments.tasks.unwrap_or(100_000)),
-        "applied" => applied::run(arguments.tasks.unwrap_or(1_000), arguments.seconds),
-        other => {
+        ("master", None) => master::run(arguments.agents, arguments.tasks.unwrap_or(100_000)),
+        ("applied", None) => applied::run(arguments.tasks.unwrap_or(1_000), arguments.seconds),
+        ("bus", None) => bus::run(),
+        (other, None) => {
             eprintln!("there is no benchmark '{other}'; `./x bench list` names what there is");
             return ExitCode::from(2);
         }
