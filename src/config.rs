@@ -19,7 +19,9 @@ use settings::settings;
 pub use dns_values::{ForwardZones, UpstreamSource, Upstreams};
 pub use file::{ConfigError, ConfigProblem, Keys};
 pub use settings::{DefaultText, SettingText, Settings};
-pub use values::{Amount, Datapath, Grace, LogFormat, Masters, PortSpan, Switch, ValueError, VipRange};
+pub use values::{
+    Amount, Datapath, Grace, LogFormat, Masters, Percent, PortSpan, Switch, ValueError, VipRange,
+};
 
 // API and DNS are on loopback by default: the API asks nobody who they are, and port 53 needs privileges. All of
 // 127/8 is local, so listening on VIPs in it needs no rights on any node; 11 as in DC/OS' 11.0.0.0/8. Host ports are
@@ -105,6 +107,10 @@ settings! {
             "So long after that, the tasks of an agent may be replaced", "5s";
         removed_after: fixed Grace, "removed-after", "MESONET_REMOVED_AFTER", "TIME",
             "So long after that, an agent is removed with its tasks", "24h";
+        removal_share: fixed Percent, "removal-share", "MESONET_REMOVAL_SHARE", "PERCENT",
+            "The greatest share of the agents that is given up when they are lost at about the same time", "50%";
+        removal_window: fixed Grace, "removal-window", "MESONET_REMOVAL_WINDOW", "TIME",
+            "Agents that are lost within so long are lost at about the same time", "60s";
         vip_range: fixed VipRange, "vip-range", "MESONET_VIP_RANGE", "RANGE",
             "Addresses of named VIPs", "127.11.0.0/16";
         service_ports: fixed PortSpan, "service-ports", "MESONET_SERVICE_PORTS", "FIRST-LAST",

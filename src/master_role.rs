@@ -20,7 +20,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::clock::WallClock;
-use crate::config::{Grace, MasterOptions, PortSpan, VipRange};
+use crate::config::{Grace, MasterOptions, Percent, PortSpan, VipRange};
 use crate::control_plane::{self, ControlPlane};
 use crate::driver::{self, Driver, Ending, Inlets, Outlets};
 use crate::metrics::{self, DriverMetrics};
@@ -54,6 +54,10 @@ pub struct MasterSettings {
     pub unreachable_after: Duration,
     /// How long after that it is removed with its tasks.
     pub removed_after: Duration,
+    /// The greatest share of the agents, in percent, that is given up when they are lost at about the same time.
+    pub removal_percent_max: u8,
+    /// What "at about the same time" means.
+    pub removal_window: Duration,
 }
 
 impl MasterSettings {
@@ -63,6 +67,8 @@ impl MasterSettings {
         let Grace(drain_grace) = defaults.drain_grace;
         let Grace(unreachable_after) = defaults.unreachable_after;
         let Grace(removed_after) = defaults.removed_after;
+        let Percent(removal_percent_max) = defaults.removal_share;
+        let Grace(removal_window) = defaults.removal_window;
         Self {
             cluster: None,
             address,
@@ -71,6 +77,8 @@ impl MasterSettings {
             drain_grace,
             unreachable_after,
             removed_after,
+            removal_percent_max,
+            removal_window,
         }
     }
 }
@@ -162,7 +170,8 @@ pub(crate) fn recover_master(
         failure_detection: FailureDetection {
             unreachable_after: settings.unreachable_after,
             removed_after: settings.removed_after,
-            ..FailureDetection::default()
+            removal_percent_max: settings.removal_percent_max,
+            removal_window: settings.removal_window,
         },
         seed: seed.wrapping_add(1),
     };

@@ -70,6 +70,10 @@ pub struct VipRange {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grace(pub Duration);
 
+/// A share in percent: `50%`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Percent(pub u8);
+
 /// Where masters are reached, `HOST:PORT` each, separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masters(pub Vec<String>);
@@ -228,6 +232,20 @@ impl FromStr for Grace {
     }
 }
 
+// === impl Percent ===
+
+impl FromStr for Percent {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let number = text.strip_suffix('%').and_then(|number| number.parse::<u8>().ok());
+        number
+            .filter(|percent| *percent <= 100)
+            .map(Self)
+            .ok_or_else(|| error(text, "share", "a whole number of percent, such as 50%"))
+    }
+}
+
 // === impl Masters ===
 
 impl fmt::Display for Masters {
@@ -305,6 +323,15 @@ mod tests {
         assert_eq!("24h".parse(), Ok(Grace(Duration::from_secs(86_400))));
         for text in ["10", "s", "-1s", "1d", "99999999999999999999s"] {
             assert!(text.parse::<Grace>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn shares_are_percents_of_at_most_all() {
+        assert_eq!("0%".parse(), Ok(Percent(0)));
+        assert_eq!("100%".parse(), Ok(Percent(100)));
+        for text in ["", "%", "50", "101%", "-1%", "0.5%"] {
+            assert!(text.parse::<Percent>().is_err(), "{text}");
         }
     }
 

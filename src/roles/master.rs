@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 
 use super::authority::authority_dir;
 use super::bus_metrics;
-use crate::config::{Grace, MasterOptions};
+use crate::config::{Grace, MasterOptions, Percent};
 use crate::driver::Ending;
 use crate::master_role::{MasterRole, MasterSettings};
 use crate::process::{self, Running};
@@ -66,6 +66,8 @@ impl MasterProcess {
         let Grace(drain_grace) = options.drain_grace;
         let Grace(unreachable_after) = options.unreachable_after;
         let Grace(removed_after) = options.removed_after;
+        let Percent(removal_percent_max) = options.removal_share;
+        let Grace(removal_window) = options.removal_window;
         let reachable = http::reachable(http);
         let address = options.address.map_or(reachable, |ip| SocketAddr::new(ip, http.port()));
         let settings = MasterSettings {
@@ -76,6 +78,8 @@ impl MasterProcess {
             drain_grace,
             unreachable_after,
             removed_after,
+            removal_percent_max,
+            removal_window,
         };
         let (role, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
         let ends = MasterEnds { feed: role.feed.clone(), reports: link.reports, commands: link.commands };

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesonet_model::{AgentId, AgentState, Timestamp};
+use serde::{Deserialize, Serialize};
 
 /// How long after a start of the master agents may take to register again before they are suspect. The master cannot
 /// know how they are; several times what an agent waits at most between two attempts to connect.
@@ -61,11 +62,17 @@ pub(crate) struct Liveness {
     overdue: BTreeSet<AgentId>,
     /// Suspects that an operator has confirmed to be gone.
     confirmed: BTreeSet<AgentId>,
-    /// Agents given up within the window and not back, and since when.
-    recent: BTreeMap<AgentId, Timestamp>,
+    brake: Brake,
     /// Unreachable agents whose time is over.
     gone: BTreeSet<AgentId>,
+}
+
+/// What the brake knows. The store has it, so that a restart of the master does not release it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Brake {
     is_held: bool,
+    /// Agents given up within the window and not back, and since when.
+    recent: BTreeMap<AgentId, Timestamp>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -85,9 +92,8 @@ impl Liveness {
             unreachable: 0,
             overdue: BTreeSet::new(),
             confirmed: BTreeSet::new(),
-            recent: BTreeMap::new(),
+            brake: Brake::default(),
             gone: BTreeSet::new(),
-            is_held: false,
         }
     }
 
@@ -103,6 +109,20 @@ impl Liveness {
         state
     }
 
+    /// Takes over the brake from the store, after the agents.
+    pub(crate) fn restore_brake(&mut self, stored: Brake) {
+        let is_unreachable = |agent: &AgentId| {
+            self.agents.get(agent).is_some_and(|watch| watch.state == AgentState::Unreachable)
+        };
+        let recent = stored.recent.into_iter().filter(|(agent, _)| is_unreachable(agent)).collect();
+        self.brake = Brake { is_held: stored.is_held, recent };
+    }
+
+    /// What the brake knows, for the store.
+    pub(crate) fn brake(&self) -> &Brake {
+        &self.brake
+    }
+
     /// Begins to wait for the agents of the store, at the first call.
     pub(crate) fn begin(&mut self, now: Timestamp) {
         let window_end = now.plus(REREGISTRATION_WINDOW);
@@ -114,7 +134,9 @@ impl Liveness {
                 AgentState::Unreachable => Some(now.plus(self.config.removed_after)),
                 AgentState::Active => None,
             };
+            let given_up = self.brake.recent.get(&agent).copied();
             self.set(&agent, watch.state, timer);
+            self.brake.recent.extend(given_up.map(|since| (agent, since)));
         }
     }
 
@@ -144,22 +166,22 @@ impl Liveness {
 
     /// An operator confirms that the agents that the brake holds are gone.
     pub(crate) fn confirm_removal(&mut self) {
-        if self.is_held {
-            self.is_held = false;
-            self.recent.clear();
+        if self.brake.is_held {
+            self.brake.is_held = false;
+            self.brake.recent.clear();
             self.confirmed.append(&mut self.overdue);
         }
     }
 
     /// Whether the brake is pulled.
     pub(crate) fn is_held(&self) -> bool {
-        self.is_held
+        self.brake.is_held
     }
 
     /// How many agents were lost at about the same time, and of how many.
     pub(crate) fn lost(&self) -> (usize, usize) {
-        let long_gone = self.unreachable - self.recent.len();
-        (self.suspects + self.recent.len(), self.agents.len() - long_gone)
+        let long_gone = self.unreachable - self.brake.recent.len();
+        (self.suspects + self.brake.recent.len(), self.agents.len() - long_gone)
     }
 
     /// When [`Liveness::pass_time`] has something to do at the latest.
@@ -191,11 +213,11 @@ impl Liveness {
         for agent in std::mem::take(&mut self.confirmed) {
             self.give_up(agent, now, &mut changes);
         }
-        self.brake(now);
-        if !self.is_held {
+        self.judge(now);
+        if !self.brake.is_held {
             for agent in std::mem::take(&mut self.overdue) {
                 self.give_up(agent.clone(), now, &mut changes);
-                self.recent.insert(agent, now);
+                self.brake.recent.insert(agent, now);
             }
         }
         changes
@@ -204,7 +226,7 @@ impl Liveness {
     /// The agents to be removed: unreachable for too long. None while the brake is pulled, since the fault may be the
     /// network's for longer than the agents that it holds are lost.
     pub(crate) fn take_gone(&mut self) -> BTreeSet<AgentId> {
-        if self.is_held { BTreeSet::new() } else { std::mem::take(&mut self.gone) }
+        if self.brake.is_held { BTreeSet::new() } else { std::mem::take(&mut self.gone) }
     }
 
     fn give_up(&mut self, agent: AgentId, now: Timestamp, changes: &mut Vec<(AgentId, AgentState)>) {
@@ -214,17 +236,17 @@ impl Liveness {
 
     /// Pulls the brake before an agent is given up too many, and releases it when enough are back. While it is pulled,
     /// no time ends it.
-    fn brake(&mut self, now: Timestamp) {
-        if !self.is_held && self.overdue.is_empty() {
+    fn judge(&mut self, now: Timestamp) {
+        if !self.brake.is_held && self.overdue.is_empty() {
             return;
         }
-        if !self.is_held {
+        if !self.brake.is_held {
             let window = self.config.removal_window;
-            self.recent.retain(|_, since| since.plus(window) > now);
+            self.brake.recent.retain(|_, since| since.plus(window) > now);
         }
         let (lost, of) = self.lost();
         let is_mass = lost >= MASS_MIN && lost * 100 > of * usize::from(self.config.removal_percent_max);
-        self.is_held = is_mass;
+        self.brake.is_held = is_mass;
     }
 
     fn set(&mut self, agent: &AgentId, state: AgentState, timer: Option<Timestamp>) {
@@ -254,7 +276,7 @@ impl Liveness {
         self.unstarted.remove(agent);
         self.overdue.remove(agent);
         self.confirmed.remove(agent);
-        self.recent.remove(agent);
+        self.brake.recent.remove(agent);
         self.gone.remove(agent);
     }
 }
@@ -388,6 +410,33 @@ mod tests {
         }
         liveness.pass_time(at(DAY + 6));
         assert_eq!(liveness.take_gone(), BTreeSet::from([id(0)]));
+    }
+
+    #[test]
+    fn the_brake_outlives_a_restart() {
+        let mut before = connected(10);
+        (0..4).for_each(|n| assert!(before.is_silent(&id(n), at(0))));
+        assert_eq!(given_up(&before.pass_time(at(5))), 4);
+        (4..6).for_each(|n| assert!(before.is_silent(&id(n), at(10))));
+        assert_eq!(given_up(&before.pass_time(at(15))), 0, "six of ten are too many");
+        let stored = serde_json::to_vec(before.brake()).expect("JSON");
+
+        let mut after = Liveness::new(FailureDetection::default());
+        for n in 0..10 {
+            let stored = match n {
+                0..4 => AgentState::Unreachable,
+                4..6 => AgentState::Suspect,
+                _ => AgentState::Active,
+            };
+            after.restore(&id(n), stored);
+        }
+        after.restore_brake(serde_json::from_slice(&stored).expect("read"));
+        after.begin(at(1000));
+        (6..10).for_each(|n| after.answers(&id(n)));
+        assert_eq!(given_up(&after.pass_time(at(5000))), 0, "the last two of six are held on");
+        assert!(after.is_held());
+        after.confirm_removal();
+        assert_eq!(given_up(&after.pass_time(at(5001))), 2);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use mesonet_model::{
 };
 
 use crate::drain::Drains;
-use crate::liveness::{FailureDetection, Liveness};
+use crate::liveness::{Brake, FailureDetection, Liveness};
 use crate::offers::Allocator;
 use crate::outbox::Outbox;
 use crate::recover::Counters;
@@ -132,6 +132,8 @@ pub struct Master {
     pub(crate) tasks: BTreeMap<TaskKey, TaskEntry>,
     pub(crate) agent_tasks: BTreeMap<AgentId, BTreeSet<TaskKey>>,
     pub(crate) liveness: Liveness,
+    /// The brake as the store has it.
+    pub(crate) stored_brake: Brake,
     /// Agents that are to be empty.
     pub(crate) draining: BTreeSet<AgentId>,
     pub(crate) allocator: Allocator,
@@ -161,6 +163,7 @@ impl Master {
             tasks: BTreeMap::new(),
             agent_tasks: BTreeMap::new(),
             liveness: Liveness::new(config.failure_detection),
+            stored_brake: Brake::default(),
             draining: BTreeSet::new(),
             allocator: Allocator::new(cluster, config.seed),
             services: Services::new(Vips::new(&config)),
@@ -235,6 +238,10 @@ impl Master {
     /// Counts the change, and puts the writes before everything that is said.
     fn finish(&mut self) -> Vec<Effect> {
         let mut out = std::mem::take(&mut self.out);
+        if *self.liveness.brake() != self.stored_brake {
+            self.stored_brake = self.liveness.brake().clone();
+            out.dirty.brake = true;
+        }
         if out.view_changed {
             self.view.revision = self.view.revision.next();
         }

@@ -22,6 +22,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 pub(crate) struct Dirty {
     pub(crate) agents: BTreeSet<AgentId>,
+    pub(crate) brake: bool,
     pub(crate) counters: bool,
     pub(crate) frameworks: BTreeSet<FrameworkId>,
     pub(crate) services: BTreeSet<ServiceKey>,

@@ -21,6 +21,9 @@ pub type Recovered = Vec<(Table, String, Vec<u8>)>;
 /// The key of the counters in [`Table::Cluster`].
 const COUNTERS_KEY: &str = "master_counters";
 
+/// The key of what the brake on mass removal knows, in the same table.
+const BRAKE_KEY: &str = "removal_brake";
+
 /// The store's records do not make a master.
 #[derive(Debug, Error)]
 pub enum RecoverError {
@@ -82,11 +85,16 @@ impl Master {
         for (_, key, value) in of_table(records, Table::Cluster).filter(|(_, key, _)| key == COUNTERS_KEY) {
             master.counters = read(Table::Cluster, key, value)?;
         }
+        let brake = of_table(records, Table::Cluster).find(|(_, key, _)| key == BRAKE_KEY);
         for (table, key, value) in of_table(records, Table::Frameworks) {
             master.restore_framework(read(*table, key, value)?);
         }
         for (table, key, value) in of_table(records, Table::Agents) {
             master.restore_agent(read(*table, key, value)?);
+        }
+        if let Some((table, key, value)) = brake {
+            master.stored_brake = read(*table, key, value)?;
+            master.liveness.restore_brake(master.stored_brake.clone());
         }
         for (table, key, value) in of_table(records, Table::Vips) {
             master.services.restore_vip(key.clone(), read::<Allocation>(*table, key, value)?);
@@ -107,6 +115,9 @@ impl Master {
         let mut writes = Vec::new();
         if dirty.counters {
             writes.push(Write::put(Table::Cluster, COUNTERS_KEY, &self.counters));
+        }
+        if dirty.brake {
+            writes.push(Write::put(Table::Cluster, BRAKE_KEY, self.liveness.brake()));
         }
         for key in dirty.frameworks {
             writes.push(write(Table::Frameworks, &key, self.view.frameworks.get(&key).map(Arc::as_ref)));
