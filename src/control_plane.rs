@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 pub use mesonet_api::State;
-use mesonet_api::{NodeOrder, Planes};
+use mesonet_api::{NodeOrder, PlaneHistory, Planes};
 use mesonet_marathon::{Command, Event, Marathon, Rejection, Reply};
 use mesonet_master::Master;
 use mesonet_model::{
@@ -40,6 +40,7 @@ pub struct ControlPlane {
     marathon: Marathon,
     marathon_id: Option<FrameworkId>,
     planes: Planes,
+    plane_history: PlaneHistory,
     messages: VecDeque<Message>,
     committed: Revision,
 }
@@ -149,6 +150,7 @@ impl ControlPlane {
             marathon,
             marathon_id: None,
             planes: Planes::new(),
+            plane_history: PlaneHistory::default(),
             messages: VecDeque::from([Message::ToMaster(subscribe)]),
             committed,
         };
@@ -161,7 +163,7 @@ impl ControlPlane {
     /// The batch has to be carried out before the next step: what follows builds on it.
     pub fn step(&mut self, inputs: impl IntoIterator<Item = Input>, now: Timestamp) -> Batch {
         for input in inputs {
-            self.accept(input);
+            self.accept(input, now);
         }
         self.queue_due_ticks(now);
         let mut records = Records::default();
@@ -181,7 +183,7 @@ impl ControlPlane {
         let cluster = self.master.view().clone();
         let mut marathon = self.marathon.view();
         marathon.revision = cluster.revision;
-        State { cluster, marathon, planes: self.planes.clone() }
+        State { cluster, marathon, planes: self.planes.clone(), plane_history: self.plane_history.clone() }
     }
 
     /// When to step again at the latest, and why.
@@ -192,15 +194,18 @@ impl ControlPlane {
         [self.master.deadline(), self.marathon.deadline()].into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    fn accept(&mut self, input: Input) {
+    fn accept(&mut self, input: Input, now: Timestamp) {
         let message = match input {
             Input::Agent(report) => Message::ToMaster(mesonet_master::Input::Agent(report)),
             Input::Plane(report) => {
+                self.plane_history.connected(&report.node, report.plane);
                 self.planes.insert((report.node.clone(), report.plane), Arc::new(report.clone()));
                 Message::ToMaster(mesonet_master::Input::Plane(report))
             }
             Input::PlaneGone { node, plane } => {
-                self.planes.remove(&(node.clone(), plane));
+                if let Some(report) = self.planes.remove(&(node.clone(), plane)) {
+                    self.plane_history.disconnected(node.clone(), plane, report.applied, now);
+                }
                 Message::ToMaster(mesonet_master::Input::PlaneGone { node, plane })
             }
             Input::Node(NodeOrder::Drain(agent)) => {
@@ -210,6 +215,9 @@ impl ControlPlane {
                 Message::ToMaster(mesonet_master::Input::UndrainNode { agent })
             }
             Input::Node(NodeOrder::Remove(agent)) => {
+                if let Some(agent) = self.master.view().agents.get(&agent) {
+                    self.plane_history.forget(&AgentId::new(agent.node_name()));
+                }
                 Message::ToMaster(mesonet_master::Input::RemoveNode { agent })
             }
             Input::Node(NodeOrder::ConfirmRemoval) => {
@@ -307,6 +315,7 @@ impl ControlPlane {
             return None;
         }
         self.committed = revision;
+        self.plane_history.committed(revision, now);
         records.keep(Write::put(Table::Cluster, CLOCK_KEY, &now));
         Some(Commit { revision, writes: records.into_writes() })
     }

@@ -36,7 +36,8 @@ pub use clock::WallClock;
 pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;
-pub use mesonet_bus::{AuthorityError, JoinToken, TokenRecord};
+pub use mesonet_bus::{AuthorityError, JoinToken, NodeName, TokenRecord};
 pub use roles::{
-    InitError, NewToken, TokenRoles, create_token, init, revoke_token, run_agent, run_master, run_net, tokens,
+    InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, run_agent, run_master,
+    run_net, tokens,
 };

@@ -13,6 +13,6 @@ mod view_age;
 mod view_cache;
 
 pub use agent::run_agent;
-pub use authority::{InitError, NewToken, TokenRoles, create_token, init, revoke_token, tokens};
+pub use authority::{InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, tokens};
 pub use master::run_master;
 pub use net::run_net;

@@ -1,10 +1,12 @@
 //! Nodes: what runs tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
-use mesonet_model::{Agent, AgentId, AgentState, ClusterView, Plane, Scalar, Task};
+use mesonet::NodeName;
+use mesonet_model::{Agent, AgentId, AgentState, ClusterView, Plane, Scalar, Task, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::http::Method;
@@ -12,6 +14,7 @@ use ureq::http::Method;
 use super::Session;
 use super::duration;
 use super::error::CommandError;
+use super::operate::{self, DIR_DEFAULT};
 use super::output::{Progress, warn};
 use super::table::{Column, Table};
 
@@ -41,6 +44,14 @@ pub enum NodeCommand {
         /// Its name, its host's, or its agent's id
         node: String,
     },
+    /// Declare a node's certificates void, which cuts it off; on the master's host
+    Revoke {
+        /// Its name
+        node: NodeName,
+        /// The master's directory; the master may be running
+        #[arg(long, env = "MESONET_DIR", value_name = "DIR", default_value = DIR_DEFAULT)]
+        dir: PathBuf,
+    },
     /// Give up the nodes that do not answer although so many are lost at once that they are held
     ConfirmRemoval,
 }
@@ -69,6 +80,7 @@ pub fn run(command: &NodeCommand, session: &Session) -> Result<(), CommandError>
             let Ordered { agent } = order(session, node, "remove")?;
             session.output.value_or_line(&json!({ "agent": agent }), &format!("{node} is removed"))
         }
+        NodeCommand::Revoke { node, dir } => operate::revoke_node(dir, node, &session.output),
         NodeCommand::ConfirmRemoval => {
             let answer = session.send(Method::POST, "/v1/nodes/confirm-removal", None)?;
             session.output.value_or_line(&answer, "nodes that do not answer are given up")
@@ -116,6 +128,7 @@ fn wait_until_empty(
 #[derive(Debug, Deserialize)]
 struct Planes {
     planes: Vec<PlaneState>,
+    disconnected: Vec<AwayPlane>,
 }
 
 /// How far one plane of one node is.
@@ -125,23 +138,36 @@ struct PlaneState {
     plane: Plane,
     applied: u64,
     lag: u64,
+    #[serde(rename = "behindSince")]
+    behind_since: Option<Timestamp>,
+}
+
+/// A plane of a node that is not connected any more.
+#[derive(Debug, Deserialize)]
+struct AwayPlane {
+    node: String,
+    plane: Plane,
+    applied: u64,
+    since: Timestamp,
 }
 
 fn list(session: &Session) -> Result<(), CommandError> {
     if session.output.is_json() {
         let agents = session.client.get::<Value>("/v1/view")?["agents"].take();
-        let planes = session.client.get::<Value>("/v1/planes")?["planes"].take();
-        return session.output.value(&json!({ "agents": agents, "planes": planes }));
+        let mut planes = session.client.get::<Value>("/v1/planes")?;
+        let (connected, disconnected) = (planes["planes"].take(), planes["disconnected"].take());
+        let all = json!({ "agents": agents, "planes": connected, "disconnected": disconnected });
+        return session.output.value(&all);
     }
     let view: ClusterView = session.client.get("/v1/view")?;
-    let Planes { planes } = session.client.get("/v1/planes")?;
+    let planes: Planes = session.client.get("/v1/planes")?;
     if view.masters.values().any(|master| master.removal_held) {
         warn("too many nodes are lost at once: none is given up until they return or `node confirm-removal`");
     }
     session.output.table(&table(&view, &planes, session))
 }
 
-fn table(view: &ClusterView, planes: &[PlaneState], session: &Session) -> Table<11> {
+fn table(view: &ClusterView, planes: &Planes, session: &Session) -> Table<11> {
     let mut tasks: BTreeMap<&AgentId, Vec<&Task>> = BTreeMap::new();
     for task in view.tasks.values() {
         tasks.entry(&task.agent).or_default().push(task);
@@ -156,10 +182,12 @@ fn table(view: &ClusterView, planes: &[PlaneState], session: &Session) -> Table<
         Column::number("MEM"),
         Column::number("TASKS"),
         Column::number("AGE"),
-        Column::text("DNS", 30),
-        Column::text("LB", 30),
+        Column::text("DNS", 40),
+        Column::text("LB", 40),
     ]);
-    let mut without_agent: BTreeSet<&str> = planes.iter().map(|plane| plane.node.as_str()).collect();
+    let connected = planes.planes.iter().map(|plane| plane.node.as_str());
+    let mut without_agent: BTreeSet<&str> =
+        connected.chain(planes.disconnected.iter().map(|plane| plane.node.as_str())).collect();
     for agent in view.agents.values() {
         let tasks = tasks.remove(&agent.id).unwrap_or_default();
         let all = &agent.info.resources;
@@ -175,8 +203,8 @@ fn table(view: &ClusterView, planes: &[PlaneState], session: &Session) -> Table<
             share(tasks.iter().map(|task| task.resources.mem).sum(), all.mem),
             tasks.len().to_string(),
             session.age(Some(agent.registered_at)),
-            freshness(planes, node, Plane::Dns),
-            freshness(planes, node, Plane::Lb),
+            planes.freshness(node, Plane::Dns, session),
+            planes.freshness(node, Plane::Lb, session),
         ]);
     }
     for node in without_agent {
@@ -191,8 +219,8 @@ fn table(view: &ClusterView, planes: &[PlaneState], session: &Session) -> Table<
             nothing(),
             nothing(),
             nothing(),
-            freshness(planes, node, Plane::Dns),
-            freshness(planes, node, Plane::Lb),
+            planes.freshness(node, Plane::Dns, session),
+            planes.freshness(node, Plane::Lb, session),
         ]);
     }
     table
@@ -207,12 +235,22 @@ fn state(agent: &Agent) -> String {
     }
 }
 
-/// The revision that a plane serves, and how far that is behind.
-fn freshness(planes: &[PlaneState], node: &str, plane: Plane) -> String {
-    match planes.iter().find(|state| state.node == node && state.plane == plane) {
-        None => "not connected".to_owned(),
-        Some(PlaneState { applied, lag: 0, .. }) => applied.to_string(),
-        Some(PlaneState { applied, lag, .. }) => format!("{applied}, {lag} behind"),
+impl Planes {
+    /// The revision that a plane serves, and for how long it lacks something.
+    fn freshness(&self, node: &str, plane: Plane, session: &Session) -> String {
+        let connected = self.planes.iter().find(|state| state.node == node && state.plane == plane);
+        if let Some(state) = connected {
+            return match (state.lag, state.behind_since) {
+                (0, _) => state.applied.to_string(),
+                (lag, None) => format!("{}, {lag} behind", state.applied),
+                (lag, since) => format!("{}, {lag} behind for {}", state.applied, session.age(since)),
+            };
+        }
+        let away = self.disconnected.iter().find(|away| away.node == node && away.plane == plane);
+        away.map_or_else(
+            || "not connected".to_owned(),
+            |away| format!("{}, not connected for {}", away.applied, session.age(Some(away.since))),
+        )
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
-use mesonet::{NewToken, TokenRecord, TokenRoles};
+use mesonet::{NewToken, NodeName, TokenRecord, TokenRoles};
 use mesonet_model::ClusterId;
 use serde_json::json;
 
@@ -15,7 +15,7 @@ use super::output::Output;
 use super::table::{Column, Table};
 
 /// Where the master's directory is unless it is said.
-const DIR_DEFAULT: &str = "/var/lib/mesonet/master";
+pub const DIR_DEFAULT: &str = "/var/lib/mesonet/master";
 
 /// `mesonet init`
 #[derive(Debug, Clone, clap::Args)]
@@ -108,6 +108,16 @@ pub fn run_token(command: &TokenCommand, session: &Session) -> Result<(), Comman
             session.output.value_or_line(&json!({ "revoked": id }), &format!("join token {id} is revoked"))
         }
     }
+}
+
+/// Declares all certificates of a node void.
+pub fn revoke_node(dir: &Path, node: &NodeName, output: &Output) -> Result<(), CommandError> {
+    mesonet::revoke_node(dir, node).map_err(|error| CommandError::Operate(Box::new(error)))?;
+    let line = format!(
+        "{node} is revoked: it is cut off within a second, and its tasks are replaced as if it were lost; \
+         a node of that name can join again with a token"
+    );
+    output.value_or_line(&json!({ "revoked": node.as_str() }), &line)
 }
 
 fn list(dir: &Path, session: &Session) -> Result<(), CommandError> {

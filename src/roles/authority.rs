@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mesonet_bus::{Authority, AuthorityError, JoinToken, Role, TokenRecord, TokenTerms};
+use mesonet_bus::{Authority, AuthorityError, JoinToken, NodeName, Role, TokenRecord, TokenTerms};
 use mesonet_model::{ClusterId, UuidSource};
 use thiserror::Error;
 
@@ -86,6 +86,14 @@ pub fn tokens(dir: &Path) -> Result<Vec<TokenRecord>, AuthorityError> {
 /// When there is no cluster in the directory, or no such token.
 pub fn revoke_token(dir: &Path, id: &str) -> Result<(), AuthorityError> {
     Authority::load(&authority_dir(dir))?.revoke_token(id)
+}
+
+/// Declares all certificates of a node void, in the directory of a master, which may be running.
+///
+/// # Errors
+/// When there is no cluster in the directory, no such node, or it cannot be kept.
+pub fn revoke_node(dir: &Path, node: &NodeName) -> Result<(), AuthorityError> {
+    Authority::load(&authority_dir(dir))?.revoke(node)
 }
 
 impl NewToken {

@@ -9,6 +9,8 @@ use mesonet_model::{AgentId, ClusterView, Plane, PlaneReport, Revision, TaskKey}
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::PlaneHistory;
+
 /// Everything that answers are made from.
 #[derive(Clone)]
 pub struct Context {
@@ -35,8 +37,10 @@ pub struct State {
     pub cluster: ClusterView,
     /// Marathon.
     pub marathon: MarathonView,
-    /// The latest report of each plane of each node.
+    /// The latest report of each plane of each node that is connected.
     pub planes: Planes,
+    /// Since when planes lag or are away.
+    pub plane_history: PlaneHistory,
 }
 
 /// Reports of planes. Shares its structure with its clones: there is one after every turn of the control plane, and

@@ -16,6 +16,7 @@ mod failure;
 mod json_reader;
 mod label_selector;
 mod output;
+mod plane_history;
 mod respond;
 mod routes;
 
@@ -24,3 +25,4 @@ pub use context::{
     Answer, Context, NodeOrder, NodeRequest, Planes, Request, SandboxChunk, SandboxError, SandboxReader,
     State,
 };
+pub use plane_history::{AwayPlane, PlaneHistory};

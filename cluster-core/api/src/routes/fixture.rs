@@ -112,6 +112,7 @@ impl Fixture {
                 deployments: OrdMap::new(),
             },
             planes: crate::Planes::new(),
+            plane_history: crate::PlaneHistory::default(),
         })));
         fixture
     }

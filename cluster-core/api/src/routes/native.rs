@@ -121,7 +121,7 @@ fn service(state: &State, service: &Service) -> Value {
     })
 }
 
-/// How far each plane of each node is behind what is committed.
+/// How far each plane of each node is behind what is committed, and those that are not connected any more.
 fn planes(api: &Api) -> Result<Response, Failure> {
     let state = api.state()?;
     let revision = state.cluster.revision;
@@ -134,10 +134,18 @@ fn planes(api: &Api) -> Result<Response, Failure> {
                 "plane": report.plane,
                 "applied": report.applied,
                 "lag": revision.0.saturating_sub(report.applied.0),
+                "behindSince": state.plane_history.behind_since(report.applied),
             })
         })
         .collect();
-    Ok(respond::ok(&json!({"revision": revision, "planes": planes})))
+    let disconnected: Vec<Value> = state
+        .plane_history
+        .away()
+        .map(|(node, plane, away)| {
+            json!({"node": node, "plane": plane, "applied": away.applied, "since": away.since})
+        })
+        .collect();
+    Ok(respond::ok(&json!({"revision": revision, "planes": planes, "disconnected": disconnected})))
 }
 
 /// Gives the master an order for a node, which is named by its agent's id, by its name or by its host's.

@@ -296,6 +296,9 @@ fn add_services(state: &mut crate::State) {
         failed: BTreeMap::from([(fixed, "address in use".to_owned())]),
     };
     state.planes.insert((agent, Plane::Lb), Arc::new(report));
+    state.plane_history.committed(Revision(2), Timestamp::from_millis(5000));
+    let away = Timestamp::from_millis(7000);
+    state.plane_history.disconnected(AgentId::new("c-S1"), Plane::Dns, Revision(1), away);
 }
 
 #[tokio::test]
@@ -323,7 +326,13 @@ async fn services_planes_and_view_are_shown() {
     );
     assert_eq!(
         fixture.get("/v1/planes").await.json(),
-        json!({"revision": 2, "planes": [{"node": "c-S0", "plane": "lb", "applied": 1, "lag": 1}]})
+        json!({
+            "revision": 2,
+            "planes": [{
+                "node": "c-S0", "plane": "lb", "applied": 1, "lag": 1, "behindSince": "1970-01-01T00:00:05.000Z",
+            }],
+            "disconnected": [{"node": "c-S1", "plane": "dns", "applied": 1, "since": "1970-01-01T00:00:07.000Z"}],
+        })
     );
     let view: mesonet_model::ClusterView =
         serde_json::from_str(&fixture.get("/v1/view").await.text).expect("view");
