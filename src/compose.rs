@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use mesonet_api::Context;
+use mesonet_api::{Context, LoneMaster};
 use mesonet_model::{AgentCommand, AgentId, Plane, Resources};
 use mesonet_store::RedbStore;
 use prometheus::Registry;
@@ -21,7 +21,7 @@ use crate::config::{DevOptions, Grace, Switch};
 use crate::driver::{AGENT_COMMANDS_MAX, Ending};
 use crate::greeting::Greeting;
 use crate::machine::{self, Wanted};
-use crate::master_role::{AgentLink, MasterRole, MasterSettings};
+use crate::master_role::{AgentLink, Instruments, MasterRole, MasterSettings};
 use crate::process::{self, Running};
 use crate::sandboxes::LocalSandboxes;
 use crate::state_dir::StateDir;
@@ -98,7 +98,8 @@ impl LocalCluster {
             drain_grace,
             ..MasterSettings::at(http::reachable(http))
         };
-        let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
+        let instruments = Instruments::register(&metrics).context("cannot register metrics")?;
+        let (master, link) = MasterRole::start(store, &contents, &settings, &instruments)?;
         let mut others = JoinSet::new();
         let resources = machine::offered(Wanted::from(options), dir.path());
         let agent = mesonet_agent::Config {
@@ -117,6 +118,7 @@ impl LocalCluster {
             events: master.events.clone(),
             metrics,
             sandboxes: std::sync::Arc::new(LocalSandboxes { agent_dir: dir.agent() }),
+            masters: std::sync::Arc::new(LoneMaster),
             address: http::reachable(http),
         };
         others.spawn(http_server::serve(listener, mesonet_api::router(context)));

@@ -20,7 +20,8 @@ pub use dns_values::{ForwardZones, UpstreamSource, Upstreams};
 pub use file::{ConfigError, ConfigProblem, Keys};
 pub use settings::{DefaultText, SettingText, Settings};
 pub use values::{
-    Amount, Datapath, Grace, LogFormat, Masters, Percent, PortSpan, Switch, ValueError, VipRange,
+    Amount, Datapath, Endpoints, Grace, LogFormat, Masters, Percent, PortSpan, StoreKind, Switch, ValueError,
+    VipRange,
 };
 
 // API and DNS are on loopback by default: the API asks nobody who they are, and port 53 needs privileges. All of
@@ -100,7 +101,20 @@ settings! {
         http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
             "Address of the API, which asks nobody who they are", "127.0.0.1:8080";
         address: optional IpAddr, "address", "MESONET_ADDRESS", "IP",
-            "Address of this master in the names of the cluster", "the one that the API listens on";
+            "Address at which others reach this master, also in the names of the cluster",
+            "the one that the API listens on";
+        name: optional NodeName, "name", "MESONET_NAME", "NAME",
+            "The master's name among several", "the host's name";
+        store: fixed StoreKind, "store", "MESONET_STORE", "KIND",
+            "Where the state is: redb, in the directory; or etcd, for several masters of which one leads", "redb";
+        etcd: optional Endpoints, "etcd", "MESONET_ETCD", "URL,…",
+            "Where etcd is reached, such as http://10.0.0.1:2379, separated by commas", "http://127.0.0.1:2379";
+        etcd_ca: optional PathBuf, "etcd-ca", "MESONET_ETCD_CA", "FILE",
+            "Certificates (PEM) by which etcd is known, for https", "https cannot be used";
+        etcd_cert: optional PathBuf, "etcd-cert", "MESONET_ETCD_CERT", "FILE",
+            "This master's certificate (PEM) for etcd", "it has none to show";
+        etcd_key: optional PathBuf, "etcd-key", "MESONET_ETCD_KEY", "FILE",
+            "The key (PEM) of that certificate", "it has none to show";
         node_timeout: fixed Grace, "node-timeout", "MESONET_NODE_TIMEOUT", "TIME",
             "A node that is silent for so long is taken to be disconnected", "5s";
         unreachable_after: fixed Grace, "unreachable-after", "MESONET_UNREACHABLE_AFTER", "TIME",

@@ -6,7 +6,8 @@
 //!
 //! When a commit fails, the turn's batch is kept and tried again until it succeeds: the control plane has already
 //! gone on, and nothing of the batch has been said to anybody. Until then state is served as it was last committed,
-//! users are refused, and agents and planes wait in their bounded queues.
+//! users are refused, and agents and planes wait in their bounded queues. If another master has been elected instead,
+//! it never will: then the driver ends, and nothing of the batch is ever said.
 
 mod ending;
 
@@ -99,6 +100,21 @@ pub enum Ending {
     EndTasks,
 }
 
+/// Why a driver has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Told,
+    /// Another master has been elected: nothing can be committed any more.
+    Deposed,
+}
+
+/// Why the loop ends.
+enum Stop {
+    Told(Ending),
+    Deposed,
+}
+
 /// The loop and all that it holds.
 #[derive(Debug)]
 pub struct Driver<S> {
@@ -140,27 +156,31 @@ impl<S: Store + 'static> Driver<S> {
         }
     }
 
-    /// Carries out the control plane's first batch and whatever follows, until it is told how to end.
-    pub async fn run(mut self, first: Batch, mut end: oneshot::Receiver<Ending>) {
-        let Err(ending) = self.run_until(first, &mut end).await;
-        match ending {
-            Ending::LeaveTasks => {}
-            Ending::EndTasks => self.end_tasks().await,
+    /// Carries out the control plane's first batch and whatever follows, until it is told how to end, or has to.
+    pub async fn run(mut self, first: Batch, mut end: oneshot::Receiver<Ending>) -> Ended {
+        let Err(stop) = self.run_until(first, &mut end).await;
+        match stop {
+            Stop::Told(Ending::LeaveTasks) => Ended::Told,
+            Stop::Told(Ending::EndTasks) => {
+                self.end_tasks().await;
+                Ended::Told
+            }
+            Stop::Deposed => Ended::Deposed,
         }
     }
 
-    /// Only returns when it is told how to end.
+    /// Only returns when it has to end.
     async fn run_until(
         &mut self,
         first: Batch,
         end: &mut oneshot::Receiver<Ending>,
-    ) -> Result<Infallible, Ending> {
+    ) -> Result<Infallible, Stop> {
         let mut batch = first;
         loop {
             self.carry_out(batch, end).await?;
             let inputs = tokio::select! {
                 biased;
-                ending = &mut *end => return Err(ending.unwrap_or_default()),
+                ending = &mut *end => return Err(Stop::told(ending)),
                 inputs = self.collect() => inputs,
             };
             batch = self.control_plane.step(inputs, self.clock.now());
@@ -237,7 +257,7 @@ impl<S: Store + 'static> Driver<S> {
         }
     }
 
-    async fn carry_out(&mut self, batch: Batch, end: &mut oneshot::Receiver<Ending>) -> Result<(), Ending> {
+    async fn carry_out(&mut self, batch: Batch, end: &mut oneshot::Receiver<Ending>) -> Result<(), Stop> {
         if let Some(commit) = batch.commit {
             self.commit(commit, end).await?;
         }
@@ -256,7 +276,7 @@ impl<S: Store + 'static> Driver<S> {
     }
 
     /// Commits, however long it takes.
-    async fn commit(&mut self, commit: Commit, end: &mut oneshot::Receiver<Ending>) -> Result<(), Ending> {
+    async fn commit(&mut self, commit: Commit, end: &mut oneshot::Receiver<Ending>) -> Result<(), Stop> {
         let mut commit = commit;
         let mut wait = RETRY_FIRST;
         let mut attempts_failed = 0_u64;
@@ -268,6 +288,10 @@ impl<S: Store + 'static> Driver<S> {
                 }
                 return Ok(());
             };
+            if let CommitError::Deposed { revision, term } = error {
+                tracing::warn!(%revision, term, "Another master leads, the change is not made");
+                return Err(Stop::Deposed);
+            }
             commit = returned;
             attempts_failed += 1;
             self.metrics.commit_failures.inc();
@@ -299,14 +323,14 @@ impl<S: Store + 'static> Driver<S> {
         &mut self,
         wait: Duration,
         end: &mut oneshot::Receiver<Ending>,
-    ) -> Result<(), Ending> {
+    ) -> Result<(), Stop> {
         self.waiting.clear();
         self.ordered.clear();
         let until = Instant::now() + wait;
         loop {
             tokio::select! {
                 biased;
-                ending = &mut *end => return Err(ending.unwrap_or_default()),
+                ending = &mut *end => return Err(Stop::told(ending)),
                 () = tokio::time::sleep_until(until) => return Ok(()),
                 Some(request) = self.inlets.requests.recv() => drop(request),
                 Some(request) = self.inlets.nodes.recv() => drop(request),
@@ -339,6 +363,12 @@ impl<S: Store + 'static> Driver<S> {
     }
 }
 
+impl Stop {
+    fn told(ending: Result<Ending, oneshot::error::RecvError>) -> Self {
+        Self::Told(ending.unwrap_or_default())
+    }
+}
+
 /// Sends the first command as soon as there is room. Cancel-safe: the command is taken once there is.
 async fn send_one(
     outbox: &mut VecDeque<(AgentId, AgentCommand)>,
@@ -367,7 +397,7 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::master_role::{AgentLink, MasterRole, MasterSettings};
+    use crate::master_role::{AgentLink, Instruments, MasterRole, MasterSettings};
     use crate::{memory_agents, sample_app};
 
     /// What a store in memory has been asked to do.
@@ -375,6 +405,7 @@ mod tests {
     struct Journal {
         committed: Vec<Revision>,
         failures_left: u32,
+        is_deposed: bool,
     }
 
     /// A store that fails when its journal says so.
@@ -394,6 +425,9 @@ mod tests {
     impl Store for FlakyStore {
         fn commit(&mut self, revision: Revision, _writes: &[Write]) -> Result<(), CommitError> {
             let mut journal = self.0.lock().expect("journal");
+            if journal.is_deposed {
+                return Err(CommitError::Deposed { revision, term: 1 });
+            }
             if journal.failures_left > 0 {
                 journal.failures_left -= 1;
                 let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
@@ -410,7 +444,8 @@ mod tests {
 
     fn start(store: FlakyStore) -> (MasterRole, AgentLink) {
         let settings = MasterSettings::at(([127, 0, 0, 1], 8080).into());
-        MasterRole::start(store, &Contents::default(), &settings, &Registry::new()).expect("started")
+        let instruments = Instruments::register(&Registry::new()).expect("registered");
+        MasterRole::start(store, &Contents::default(), &settings, &instruments).expect("started")
     }
 
     fn web() -> AppId {
@@ -456,6 +491,18 @@ mod tests {
         let retried = command(&role, Command::Restart { app: web(), force: true }).await;
         assert!(retried.is_some(), "users are served again");
         role.end(Ending::LeaveTasks).await;
+    }
+
+    #[tokio::test]
+    async fn a_leader_that_is_deposed_ends_and_has_done_nothing_that_is_not_stored() {
+        let store = FlakyStore::default();
+        let (mut role, mut link) = start(store.clone());
+        let before = wait_until(&role, |_| true).await.cluster.revision;
+        store.0.lock().expect("journal").is_deposed = true;
+        assert_eq!(command(&role, sample_app::put(&web(), 1)).await, None, "refused");
+        assert_eq!(role.ended().await, Ended::Deposed);
+        assert_eq!(role.feed.newest().expect("a view").revision, before);
+        assert_eq!(link.commands.recv().await, None, "no agent was told anything");
     }
 
     /// Answers for an agent like `memory_agents::run`, and gives the tasks that it has killed.

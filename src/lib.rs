@@ -16,6 +16,7 @@ mod greeting;
 mod histogram;
 mod http;
 mod http_server;
+mod leadership;
 mod machine;
 mod master_role;
 mod measure;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use mesonet_api::{NodeRequest, Request, State};
+use mesonet_api::{NodeRequest, PlaneHistory, Planes, Request, State};
 use mesonet_bus::Feed;
 use mesonet_marathon::{Event, Marathon};
 use mesonet_master::{FailureDetection, Master};
@@ -22,7 +22,7 @@ use tokio::task::JoinHandle;
 use crate::clock::WallClock;
 use crate::config::{Grace, MasterOptions, Percent, PortSpan, VipRange};
 use crate::control_plane::{self, ControlPlane};
-use crate::driver::{self, Driver, Ending, Inlets, Outlets};
+use crate::driver::{self, Driver, Ended, Ending, Inlets, Outlets};
 use crate::metrics::{self, DriverMetrics};
 
 /// First and last address of named VIPs in IPv6, those of DC/OS (spec/dcos-networking.md §2.3.2).
@@ -96,8 +96,16 @@ pub struct MasterRole {
     pub events: broadcast::Sender<Arc<Event>>,
     /// Where planes subscribe.
     pub feed: Feed,
-    driver: JoinHandle<()>,
+    driver: JoinHandle<Ended>,
     end: oneshot::Sender<Ending>,
+}
+
+/// What shows how the control plane does, also from one term of leadership to the next.
+#[derive(Debug, Clone)]
+pub struct Instruments {
+    driver: DriverMetrics,
+    /// The newest committed state, while there is a control plane here.
+    state: watch::Sender<Option<Arc<State>>>,
 }
 
 /// The control plane's way to its agents and back.
@@ -109,16 +117,33 @@ pub struct AgentLink {
     pub commands: mpsc::Receiver<(AgentId, AgentCommand)>,
 }
 
+impl Instruments {
+    /// Registers them.
+    ///
+    /// # Errors
+    /// When the registry has them already.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let state = watch::Sender::new(None);
+        metrics::register_state(registry, state.subscribe())?;
+        Ok(Self { driver: DriverMetrics::register(registry)?, state })
+    }
+
+    /// There is no control plane here any more.
+    pub fn forget_state(&self) {
+        self.state.send_replace(None);
+    }
+}
+
 impl MasterRole {
     /// Recovers master and Marathon from what the store held, and starts to drive them.
     ///
     /// # Errors
-    /// When a record cannot be read, or a metric is registered already.
+    /// When a record cannot be read.
     pub fn start(
         store: impl Store + 'static,
         contents: &Contents,
         settings: &MasterSettings,
-        registry: &Registry,
+        instruments: &Instruments,
     ) -> anyhow::Result<(Self, AgentLink)> {
         let mut clock = WallClock::not_before(control_plane::committed_at(&contents.records));
         let (control_plane, first) = ControlPlane::start(
@@ -134,15 +159,31 @@ impl MasterRole {
         let (requests, requests_in) = mpsc::channel(driver::REQUESTS_MAX);
         let (nodes, nodes_in) = mpsc::channel(driver::NODE_REQUESTS_MAX);
         let (events, _) = broadcast::channel(driver::EVENTS_MAX);
-        let (state_in, state) = watch::channel(None);
         let (end, ended) = oneshot::channel();
-        let metrics = DriverMetrics::register(registry).context("cannot register metrics")?;
-        metrics::register_state(registry, state.clone()).context("cannot register metrics")?;
+        let Instruments { driver: metrics, state: state_in } = instruments.clone();
+        state_in.send_replace(None);
+        let state = state_in.subscribe();
         let inlets = Inlets { agents, planes, requests: requests_in, nodes: nodes_in };
         let outlets = Outlets { agents: agent_commands, views, state: state_in, events: events.clone() };
         let driver = Driver::new(control_plane, store, clock, inlets, outlets, metrics);
         let driver = tokio::spawn(driver.run(first, ended));
         Ok((Self { state, requests, nodes, events, feed, driver, end }, AgentLink { reports, commands }))
+    }
+
+    /// Waits until the driver ends by itself. Must not be called again then.
+    pub async fn ended(&mut self) -> Ended {
+        match (&mut self.driver).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!(%error, "BUG: the driver has failed");
+                Ended::Told
+            }
+        }
+    }
+
+    /// Ends the driver at once, also if it is committing.
+    pub fn abort(self) {
+        self.driver.abort();
     }
 
     /// Ends the driver, after a commit under way.
@@ -153,6 +194,19 @@ impl MasterRole {
             tracing::error!(%error, "BUG: the driver has failed");
         }
     }
+}
+
+/// The state that records hold, as whoever does not drive it sees it.
+///
+/// # Errors
+/// When a record cannot be read.
+pub fn recorded_state(settings: &MasterSettings, contents: &Contents) -> anyhow::Result<State> {
+    let mut cluster = recover_master(settings, contents, seed()?)?.view().clone();
+    let mut marathon = recover_marathon(settings, contents, seed()?)?.view();
+    // A master that begins from them would make the next revision.
+    cluster.revision = contents.revision;
+    marathon.revision = contents.revision;
+    Ok(State { cluster, marathon, planes: Planes::new(), plane_history: PlaneHistory::default() })
 }
 
 pub(crate) fn recover_master(

@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 
 use crate::driver::Ending;
 use crate::histogram::Histogram;
-use crate::master_role::{MasterRole, MasterSettings};
+use crate::master_role::{Instruments, MasterRole, MasterSettings};
 use crate::{memory_agents, planes, sample_app};
 
 /// Instances of each app: a service of an ordinary size.
@@ -80,7 +80,8 @@ impl MeasuredCluster {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let settings = MasterSettings::at(anywhere);
         let dns = Server::start(mesonet_dns_server::Config::at(anywhere), &metrics).await?;
-        let (master, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
+        let instruments = Instruments::register(&metrics).context("cannot register metrics")?;
+        let (master, link) = MasterRole::start(store, &contents, &settings, &instruments)?;
         let mut others = JoinSet::new();
         others.spawn(memory_agents::run(AGENTS, link));
         let node = AgentId::new("measured");

@@ -152,27 +152,27 @@ impl Collector for StateCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let state = self.state.borrow().clone();
-        if let Some(state) = state {
-            let mut tasks: BTreeMap<TaskState, i64> =
-                [TaskState::Staging, TaskState::Starting, TaskState::Running, TaskState::Killing]
-                    .map(|state| (state, 0))
-                    .into();
-            for task in state.cluster.tasks.values() {
-                *tasks.entry(task.state).or_default() += 1;
-            }
-            self.tasks.reset();
-            for (state, count) in tasks {
-                self.tasks.with_label_values(&[state.as_str()]).set(count);
-            }
-            self.count_agents(&state.cluster);
-            self.apps.set(as_gauge(state.marathon.apps.len()));
-            self.deployments.set(as_gauge(state.marathon.deployments.len()));
-            self.committed.set(as_gauge(state.cluster.revision.0));
-            self.applied.reset();
-            for ((node, plane), report) in state.planes.iter().take(NODES_MAX) {
-                let labels = [plane.as_str(), node.as_str()];
-                self.applied.with_label_values(&labels).set(as_gauge(report.applied.0));
-            }
+        // Nothing is known by a master that stands by.
+        let Some(state) = state else { return Vec::new() };
+        let mut tasks: BTreeMap<TaskState, i64> =
+            [TaskState::Staging, TaskState::Starting, TaskState::Running, TaskState::Killing]
+                .map(|state| (state, 0))
+                .into();
+        for task in state.cluster.tasks.values() {
+            *tasks.entry(task.state).or_default() += 1;
+        }
+        self.tasks.reset();
+        for (state, count) in tasks {
+            self.tasks.with_label_values(&[state.as_str()]).set(count);
+        }
+        self.count_agents(&state.cluster);
+        self.apps.set(as_gauge(state.marathon.apps.len()));
+        self.deployments.set(as_gauge(state.marathon.deployments.len()));
+        self.committed.set(as_gauge(state.cluster.revision.0));
+        self.applied.reset();
+        for ((node, plane), report) in state.planes.iter().take(NODES_MAX) {
+            let labels = [plane.as_str(), node.as_str()];
+            self.applied.with_label_values(&labels).set(as_gauge(report.applied.0));
         }
         self.parts().into_iter().flat_map(Collector::collect).collect()
     }

@@ -6,9 +6,13 @@
 mod agent;
 mod authority;
 mod bus_metrics;
+mod elected_master;
+mod leadership_metrics;
 mod master;
 mod net;
 mod node_identity;
+mod records_reader;
+mod supervisor;
 mod view_age;
 mod view_cache;
 

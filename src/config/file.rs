@@ -118,7 +118,14 @@ fn as_text(value: &Value) -> Result<String, String> {
         Value::String(text) => Ok(text.clone()),
         Value::Integer(number) => Ok(number.to_string()),
         Value::Float(number) => Ok(number.to_string()),
-        Value::Boolean(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => {
+        Value::Array(items) => {
+            let items = items.iter().map(|item| match item {
+                Value::String(text) => Ok(text.as_str()),
+                other => Err(format!("expected a list of texts, not of {}", other.type_str())),
+            });
+            Ok(items.collect::<Result<Vec<_>, _>>()?.join(","))
+        }
+        Value::Boolean(_) | Value::Datetime(_) | Value::Table(_) => {
             Err(format!("expected text or a number, not {}", value.type_str()))
         }
     }
@@ -133,7 +140,7 @@ pub(super) fn parse<S: Settings>(text: &str) -> Result<S, Vec<ConfigProblem>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Datapath, DevSettings, Grace, PortSpan};
+    use crate::config::{AgentSettings, Datapath, DevSettings, Grace, PortSpan};
     use std::time::Duration;
 
     #[test]
@@ -150,6 +157,15 @@ mod tests {
         assert_eq!(settings.host_ports, Some(PortSpan { first: 40_000, last: 40_010 }));
         assert_eq!(settings.drain_grace, Some(Grace(Duration::from_millis(500))));
         assert_eq!(settings.dns, None);
+    }
+
+    #[test]
+    fn a_list_may_be_written_as_one() {
+        let settings: AgentSettings = parse("master = [\"a:1\", \"b:2\"]").expect("valid");
+        assert_eq!(settings.master, "a:1,b:2".parse().ok());
+        assert_eq!(parse::<AgentSettings>("master = \"a:1, b:2\"").expect("valid").master, settings.master);
+        let problems = parse::<AgentSettings>("master = [1]").expect_err("no text");
+        assert!(OnLines(&problems).to_string().contains("expected a list of texts, not of integer"));
     }
 
     #[test]

@@ -74,6 +74,20 @@ pub struct Grace(pub Duration);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Percent(pub u8);
 
+/// Where a master keeps the cluster's state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In a file of its own: it is the only master.
+    #[default]
+    Redb,
+    /// In etcd, which several masters share.
+    Etcd,
+}
+
+/// Where etcd is reached: URLs, separated by commas.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoints(pub Vec<String>);
+
 /// Where masters are reached, `HOST:PORT` each, separated by commas.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Masters(pub Vec<String>);
@@ -258,16 +272,57 @@ impl FromStr for Masters {
     type Err = ValueError;
 
     fn from_str(text: &str) -> Result<Self, ValueError> {
-        let is_address = |part: &str| {
-            part.rsplit_once(':').is_some_and(|(host, port)| {
-                !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0)
-            })
-        };
         let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
         if parts.iter().all(|part| is_address(part)) {
             Ok(Self(parts))
         } else {
             Err(error(text, "list of masters", "HOST:PORT, such as 10.0.0.1:7070"))
+        }
+    }
+}
+
+// === impl StoreKind ===
+
+impl FromStr for StoreKind {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "redb" => Ok(Self::Redb),
+            "etcd" => Ok(Self::Etcd),
+            _ => Err(error(text, "store", "redb or etcd")),
+        }
+    }
+}
+
+// === impl Endpoints ===
+
+impl Default for Endpoints {
+    /// Where etcd listens by default.
+    fn default() -> Self {
+        Self(vec!["http://127.0.0.1:2379".to_owned()])
+    }
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join(","))
+    }
+}
+
+impl FromStr for Endpoints {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let is_url = |part: &str| {
+            let address = part.strip_prefix("http://").or_else(|| part.strip_prefix("https://"));
+            address.is_some_and(|address| is_address(address.trim_end_matches('/')))
+        };
+        let parts: Vec<String> = text.split(',').map(|part| part.trim().to_owned()).collect();
+        if parts.iter().all(|part| is_url(part)) {
+            Ok(Self(parts))
+        } else {
+            Err(error(text, "list of etcd's members", "http://HOST:PORT, such as http://10.0.0.1:2379"))
         }
     }
 }
@@ -284,6 +339,12 @@ impl FromStr for LogFormat {
             _ => Err(error(text, "log format", "text or json")),
         }
     }
+}
+
+/// Whether a text has the form `HOST:PORT`.
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
 fn error(text: &str, kind: &'static str, expected: &'static str) -> ValueError {
@@ -343,6 +404,17 @@ mod tests {
         }
         for text in ["0", "-1", "NaN", "inf", "two"] {
             assert!(text.parse::<Amount>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn members_of_etcd_are_urls() {
+        for (text, count) in [("http://127.0.0.1:2379", 1), ("https://a:1, http://[::1]:2/", 2)] {
+            let Endpoints(members) = text.parse().expect(text);
+            assert_eq!(members.len(), count, "{text}");
+        }
+        for text in ["", "127.0.0.1:2379", "http://", "http://a", "ftp://a:1", "http://a:1,"] {
+            assert!(text.parse::<Endpoints>().is_err(), "{text}");
         }
     }
 

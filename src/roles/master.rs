@@ -5,24 +5,27 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use mesonet_api::Context;
+use mesonet_api::{Context, LoneMaster};
 use mesonet_bus::{Authority, MasterEnds, NodeName, Server, ServerSettings};
 use mesonet_store::RedbStore;
 use prometheus::Registry;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 use super::authority::authority_dir;
 use super::bus_metrics;
-use crate::config::{Grace, MasterOptions, Percent};
+use super::elected_master::run_elected_master;
+use crate::config::{Grace, MasterOptions, Percent, StoreKind};
 use crate::driver::Ending;
-use crate::master_role::{MasterRole, MasterSettings};
+use crate::master_role::{Instruments, MasterRole, MasterSettings};
 use crate::process::{self, Running};
 use crate::sandboxes::RemoteSandboxes;
 use crate::{http, http_server, open_files};
 
-/// The name in the master's certificate.
+/// The name in the certificate of a master that is the only one.
 const MASTER_NAME: &str = "master";
 
 /// How long a node's certificate is valid, in seconds: a week. Nodes renew it after two thirds, so that one that is
@@ -32,8 +35,15 @@ const CERTIFICATE_LIFETIME_SECONDS: u64 = 7 * 24 * 3600;
 /// Runs a master until SIGINT or SIGTERM. Everything else runs on without it.
 ///
 /// # Errors
-/// When it cannot start: there is no cluster in the directory, it is in use, an address is taken.
+/// When it cannot start: there is no cluster in the directory, it is in use, an address is taken, etcd is not reached.
 pub fn run_master(options: &MasterOptions) -> anyhow::Result<()> {
+    match options.store {
+        StoreKind::Redb => run_lone_master(options),
+        StoreKind::Etcd => run_elected_master(options),
+    }
+}
+
+fn run_lone_master(options: &MasterOptions) -> anyhow::Result<()> {
     let start = MasterProcess::start(options);
     process::run(&options.log, options.log_format, start, |master| {
         println!("mesonet master of cluster {} is up", master.cluster);
@@ -51,28 +61,47 @@ struct MasterProcess {
     others: JoinSet<()>,
 }
 
-impl MasterProcess {
-    async fn start(options: &MasterOptions) -> anyhow::Result<Self> {
+/// What every master has before it does anything.
+#[derive(Debug)]
+pub(super) struct Groundwork {
+    /// The cluster's authority.
+    pub(super) authority: Authority,
+    /// The API's socket.
+    pub(super) listener: TcpListener,
+    /// Where it listens.
+    pub(super) http: SocketAddr,
+    /// What a control plane is made from.
+    pub(super) settings: MasterSettings,
+    /// What is shown.
+    pub(super) metrics: Registry,
+    /// What shows how the control plane does.
+    pub(super) instruments: Instruments,
+}
+
+impl Groundwork {
+    /// Reads and listens.
+    ///
+    /// # Errors
+    /// When there is no cluster in the directory, or the API's address is taken.
+    pub(super) async fn lay(options: &MasterOptions) -> anyhow::Result<Self> {
         open_files::raise_limit();
         let dir = &options.dir;
         let authority = Authority::load(&authority_dir(dir)).with_context(|| {
             format!("there is no usable cluster in {} (make one with mesonet init --dir DIR)", dir.display())
         })?;
-        let cluster = authority.cluster().clone();
-        let (store, contents) = RedbStore::open(dir)?;
         let listener = http::listen(options.http, "the API").await?;
         let http = listener.local_addr().context("cannot tell the API's address")?;
         let metrics = Registry::new();
+        let instruments = Instruments::register(&metrics).context("cannot register metrics")?;
         let Grace(drain_grace) = options.drain_grace;
         let Grace(unreachable_after) = options.unreachable_after;
         let Grace(removed_after) = options.removed_after;
         let Percent(removal_percent_max) = options.removal_share;
         let Grace(removal_window) = options.removal_window;
         let reachable = http::reachable(http);
-        let address = options.address.map_or(reachable, |ip| SocketAddr::new(ip, http.port()));
         let settings = MasterSettings {
-            cluster: Some(cluster.clone()),
-            address,
+            cluster: Some(authority.cluster().clone()),
+            address: options.address.map_or(reachable, |ip| SocketAddr::new(ip, http.port())),
             vip_range: options.vip_range,
             service_ports: options.service_ports,
             drain_grace,
@@ -81,11 +110,21 @@ impl MasterProcess {
             removal_percent_max,
             removal_window,
         };
-        let (role, link) = MasterRole::start(store, &contents, &settings, &metrics)?;
+        Ok(Self { authority, listener, http, settings, metrics, instruments })
+    }
+}
+
+impl MasterProcess {
+    async fn start(options: &MasterOptions) -> anyhow::Result<Self> {
+        let Groundwork { authority, listener, http, settings, metrics, instruments } =
+            Groundwork::lay(options).await?;
+        let cluster = authority.cluster().clone();
+        let (store, contents) = RedbStore::open(&options.dir)?;
+        let (role, link) = MasterRole::start(store, &contents, &settings, &instruments)?;
         let ends = MasterEnds { feed: role.feed.clone(), reports: link.reports, commands: link.commands };
-        let bus = Server::start(bus_settings(options)?, authority, ends).with_context(|| {
-            format!("cannot serve nodes on {} (choose another with --listen)", options.listen)
-        })?;
+        let name = MASTER_NAME.parse().context("BUG: the master's name is none")?;
+        let bus = Server::start(bus_settings(options, name), authority, ends)
+            .with_context(|| cannot_serve(options))?;
         let bus = Arc::new(bus);
         bus_metrics::register(&metrics, bus.clone()).context("cannot register metrics")?;
         let context = Context {
@@ -95,7 +134,8 @@ impl MasterProcess {
             events: role.events.clone(),
             metrics,
             sandboxes: Arc::new(RemoteSandboxes),
-            address,
+            masters: Arc::new(LoneMaster),
+            address: settings.address,
         };
         let mut others = JoinSet::new();
         others.spawn(http_server::serve(listener, mesonet_api::router(context)));
@@ -103,15 +143,18 @@ impl MasterProcess {
     }
 }
 
-fn bus_settings(options: &MasterOptions) -> anyhow::Result<ServerSettings> {
-    let name: NodeName = MASTER_NAME.parse().context("BUG: the master's name is none")?;
+pub(super) fn cannot_serve(options: &MasterOptions) -> String {
+    format!("cannot serve nodes on {} (choose another with --listen)", options.listen)
+}
+
+pub(super) fn bus_settings(options: &MasterOptions, name: NodeName) -> ServerSettings {
     let Grace(idle_timeout) = options.node_timeout;
-    Ok(ServerSettings {
+    ServerSettings {
         listen: options.listen,
         name,
         idle_timeout,
-        certificate_lifetime: std::time::Duration::from_secs(CERTIFICATE_LIFETIME_SECONDS),
-    })
+        certificate_lifetime: Duration::from_secs(CERTIFICATE_LIFETIME_SECONDS),
+    }
 }
 
 impl Running for MasterProcess {

@@ -109,7 +109,7 @@ fn address_towards(master: &str) -> std::io::Result<IpAddr> {
 }
 
 /// The host's name as the system has it, which is also the node's if it does not say otherwise.
-fn own_name() -> anyhow::Result<NodeName> {
+pub fn own_name() -> anyhow::Result<NodeName> {
     let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     name.parse().context("the host's name cannot be the node's: give --node NAME")
 }

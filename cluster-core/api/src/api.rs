@@ -50,8 +50,7 @@ pub(crate) struct Post {
 /// There is one fallback and no axum route: app ids contain slashes, clients double them and repeat them at the end,
 /// and Marathon's answers to unknown paths and methods are JSON. Routes of other crates can be added beside it.
 pub fn router(context: Context) -> Router {
-    let posts = broadcast::Sender::new(POSTS_BUFFERED_MAX);
-    let api = Api { context, posts };
+    let api = Api::new(context);
     Router::new().fallback(move |request: Request| {
         let api = api.clone();
         async move { api.answer(request).await }
@@ -59,6 +58,10 @@ pub fn router(context: Context) -> Router {
 }
 
 impl Api {
+    pub(crate) fn new(context: Context) -> Self {
+        Self { context, posts: broadcast::Sender::new(POSTS_BUFFERED_MAX) }
+    }
+
     /// The newest committed state.
     pub(crate) fn state(&self) -> Result<Arc<State>, Failure> {
         let state = self.context.state.borrow().clone();
@@ -96,7 +99,7 @@ impl Api {
             .unwrap_or(Err(Failure::Unavailable("The control plane does not answer in time")))
     }
 
-    async fn answer(&self, request: Request) -> Response {
+    pub(crate) async fn answer(&self, request: Request) -> Response {
         let began = Instant::now();
         let method = request.method().clone();
         let path = request.uri().path().to_owned();
@@ -114,8 +117,12 @@ impl Api {
     }
 
     async fn routed(&self, request: Request) -> Result<Response, Failure> {
-        let call = Call::read(request).await?;
-        routes::route(self, &call).await
+        self.routed_call(&Call::read(request).await?).await
+    }
+
+    /// Answers a request that is read.
+    pub(crate) async fn routed_call(&self, call: &Call) -> Result<Response, Failure> {
+        routes::route(self, call).await
     }
 }
 

@@ -10,6 +10,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::PlaneHistory;
+use crate::masters::Masters;
 
 /// Everything that answers are made from.
 #[derive(Clone)]
@@ -26,6 +27,8 @@ pub struct Context {
     pub metrics: prometheus::Registry,
     /// Files of tasks.
     pub sandboxes: Arc<dyn SandboxReader>,
+    /// Who leads and who stands by.
+    pub masters: Arc<dyn Masters>,
     /// Where this API is reached, as `/v2/leader` and `/v2/info` say it.
     pub address: SocketAddr,
 }

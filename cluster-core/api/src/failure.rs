@@ -9,7 +9,10 @@ use thiserror::Error;
 use crate::json_reader::{Details, Findings};
 use crate::respond;
 
-/// A request is not carried out. Nothing has changed.
+/// How long an election takes about, as clients are told.
+const ELECTION_SECONDS: HeaderValue = HeaderValue::from_static("2");
+
+/// A request is not carried out. Nothing has changed, unless the failure says so.
 #[derive(Debug, Clone, PartialEq, Error)]
 pub(crate) enum Failure {
     /// The body is no JSON.
@@ -45,6 +48,15 @@ pub(crate) enum Failure {
     /// The control plane does not answer.
     #[error("{0}")]
     Unavailable(&'static str),
+    /// Nobody leads.
+    #[error("There is no leader at present; nothing has been changed")]
+    NoLeader,
+    /// The leader has gone before it has answered.
+    #[error("The leader is gone before it has answered: it is unknown whether the change was made")]
+    Unknown,
+    /// Masters forward the request to each other.
+    #[error("The masters do not agree who leads: the request was forwarded in a circle")]
+    Loop,
     /// A file or a metric cannot be read.
     #[error("{0}")]
     Internal(String),
@@ -80,7 +92,8 @@ impl Failure {
             Self::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Self::TooSlow(_) => StatusCode::REQUEST_TIMEOUT,
             Self::NotImplemented(_) => StatusCode::NOT_IMPLEMENTED,
-            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) | Self::NoLeader | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Loop => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Rejected(rejection) => status_of(rejection),
         }
@@ -107,6 +120,9 @@ impl Failure {
             | Self::TooSlow(_)
             | Self::NotImplemented(_)
             | Self::Unavailable(_)
+            | Self::NoLeader
+            | Self::Unknown
+            | Self::Loop
             | Self::Internal(_) => json!({"message": message}),
         }
     }
@@ -115,8 +131,14 @@ impl Failure {
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = respond::json(self.status(), &self.body());
-        if let Self::MethodNotAllowed(allowed) = self {
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+        match self {
+            Self::MethodNotAllowed(allowed) => {
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+            }
+            Self::NoLeader | Self::Unknown => {
+                response.headers_mut().insert(header::RETRY_AFTER, ELECTION_SECONDS);
+            }
+            _ => {}
         }
         response
     }

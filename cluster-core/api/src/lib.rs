@@ -3,6 +3,8 @@
 //! Answers are made from the committed [`State`] alone; changes go to Marathon as [`Request`]s and are answered once
 //! they are committed and visible. The forms of requests and answers live here and nowhere else.
 //!
+//! Where there are several masters, whoever is asked, the leader answers ([`router_on_duty`]).
+//!
 //! Main parts: [`router`], [`Context`].
 
 #![forbid(unsafe_code)]
@@ -11,10 +13,13 @@ mod api;
 mod app_input;
 mod call;
 mod context;
+mod duty;
 mod embed;
 mod failure;
+mod forward;
 mod json_reader;
 mod label_selector;
+mod masters;
 mod output;
 mod plane_history;
 mod respond;
@@ -25,4 +30,6 @@ pub use context::{
     Answer, Context, NodeOrder, NodeRequest, Planes, Request, SandboxChunk, SandboxError, SandboxReader,
     State,
 };
+pub use duty::{Duty, Leading, Replica, Standing, router_on_duty};
+pub use masters::{LoneMaster, MasterList, MasterState, Masters};
 pub use plane_history::{AwayPlane, PlaneHistory};

@@ -73,6 +73,13 @@ impl Publisher {
     }
 }
 
+impl Publisher {
+    /// Follows what is published.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<ClusterView>>> {
+        self.views.subscribe()
+    }
+}
+
 impl Feed {
     /// Follows the cluster on behalf of a plane.
     pub fn subscribe(&self, node: AgentId, plane: Plane) -> Subscriber {

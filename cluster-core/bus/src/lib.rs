@@ -42,6 +42,7 @@ pub use plane_paths::{PlaneKnown, PlanePaths};
 pub use reason::Reason;
 pub use role::{NODE_NAME_LENGTH_MAX, NodeName, NodeNameError, Role, RoleError};
 pub use server::{
-    COMMANDS_MAX, JOINING_MAX, MasterEnds, NEWCOMERS_MAX, Server, ServerError, ServerSettings, ServerStats,
+    COMMANDS_MAX, JOINING_MAX, LeaderAddress, MasterEnds, NEWCOMERS_MAX, Server, ServerError, ServerSettings,
+    ServerStats, StandbyState,
 };
 pub use subscriber::{Subscriber, Update};

@@ -37,11 +37,13 @@ pub enum Reason {
     Closing,
     /// The master cannot do what it is asked.
     Internal,
+    /// The master stands by. The text of the refusal is where the leader is reached, `HOST:PORT`, if that is known.
+    NotLeader,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Version,
         Self::TooLarge,
         Self::BadMessage,
@@ -58,6 +60,7 @@ impl Reason {
         Self::ForeignAgent,
         Self::Closing,
         Self::Internal,
+        Self::NotLeader,
     ];
 
     /// The name, for metrics.
@@ -79,6 +82,7 @@ impl Reason {
             Self::ForeignAgent => "foreign_agent",
             Self::Closing => "closing",
             Self::Internal => "internal",
+            Self::NotLeader => "not_leader",
         }
     }
 
@@ -100,6 +104,7 @@ impl Reason {
             Self::ForeignAgent => 14,
             Self::Closing => 15,
             Self::Internal => 16,
+            Self::NotLeader => 17,
         }
     }
 
@@ -124,5 +129,10 @@ pub(crate) struct Refusal {
 impl Refusal {
     pub(crate) fn new(reason: Reason, text: impl Into<String>) -> Self {
         Self { reason, text: text.into() }
+    }
+
+    /// To be asked of another master: of this one, if any.
+    pub(crate) fn not_leader(leader: Option<String>) -> Self {
+        Self::new(Reason::NotLeader, leader.unwrap_or_default())
     }
 }

@@ -7,7 +7,8 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use mesonet_model::{
-    AgentCommand, AgentReport, ClusterId, ClusterView, Delta, PlaneReport, Revision, Timestamp,
+    AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Delta, Plane, PlaneReport, Revision,
+    Timestamp,
 };
 use quinn::{ReadExactError, RecvStream, SendStream, WriteError};
 use serde::de::DeserializeOwned;
@@ -88,6 +89,17 @@ pub(crate) enum FromNode {
     Renew {
         request: Vec<u8>,
     },
+    /// A master that stands by passes on what a plane says that is connected to it.
+    Relayed(PlaneReport),
+    /// The same of a plane that is not connected to it any more.
+    RelayedGone {
+        node: AgentId,
+        plane: Plane,
+    },
+    /// A master that stands by has this revision.
+    Standby {
+        revision: Revision,
+    },
 }
 
 /// What a master says, except for views.
@@ -98,6 +110,9 @@ pub(crate) enum FromMaster {
         version: u32,
         /// By its clock.
         time: Timestamp,
+        /// Of the leader's election, where masters are elected: this master's, or that of the one that it follows.
+        #[serde(default)]
+        term: Option<u64>,
     },
     /// The answer to `Join`.
     Joined {

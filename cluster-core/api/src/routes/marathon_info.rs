@@ -43,7 +43,7 @@ fn info(api: &Api) -> Result<Response, Failure> {
             "checkpoint": true,
             "features": [],
             "framework_name": "marathon",
-            "ha": false,
+            "ha": api.context.masters.list().term.is_some(),
             "hostname": address.ip(),
             "master": format!("http://{address}/"),
             "mesos_leader_ui_url": format!("http://{address}/"),
@@ -60,9 +60,9 @@ fn leader(api: &Api, call: &Call) -> Result<Response, Failure> {
             api.state()?;
             Ok(respond::ok(&json!({"leader": api.context.address.to_string()})))
         }
-        // The only master there is leads again at once, as a lone Marathon does after it has abdicated.
         Method::DELETE => {
             api.state()?;
+            api.context.masters.abdicate();
             Ok(respond::ok(&json!({"message": "Leadership abdicated"})))
         }
         _ => Err(Failure::MethodNotAllowed("GET, HEAD, DELETE")),

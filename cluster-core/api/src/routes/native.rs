@@ -48,6 +48,11 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
             allow_get(call)?;
             planes(api)
         }
+        ["masters"] => {
+            allow_get(call)?;
+            let revision = api.state()?.cluster.revision;
+            Ok(respond::ok(&api.context.masters.list().to_json(revision)))
+        }
         ["nodes", node, "drain"] => order(api, call, node, NodeOrder::Drain).await,
         ["nodes", node, "undrain"] => order(api, call, node, NodeOrder::Undrain).await,
         ["nodes", node, "remove"] => remove(api, call, node).await,

@@ -8,11 +8,11 @@ use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::watch;
 
 use super::Keeper;
-use super::dial::{LinkError, dial};
+use super::dial::{Ground, LinkError, dial};
 use super::ends::{Ends, Inward, Outward};
 use crate::pki::{self, Applicant};
 use crate::wire::{self, First, FromMaster, FromNode, Hello};
-use crate::{Identity, Role, clock};
+use crate::{Role, clock};
 
 /// From the first packet to the master's welcome.
 const WELCOME_MAX: Duration = Duration::from_secs(10);
@@ -29,22 +29,34 @@ struct Welcomed {
     send: SendStream,
     receive: RecvStream,
     renew_at: Timestamp,
+    term: Option<u64>,
 }
 
 /// Connects and serves until the connection ends. Returns why there is none any more.
-pub(super) async fn connect_and_serve(keeper: &mut Keeper, master: &str, ends: &mut Ends) -> LinkError {
-    let welcomed = tokio::time::timeout(WELCOME_MAX, connect(keeper, master, ends)).await;
-    let (_endpoint, welcomed) = match welcomed {
+pub(super) async fn connect_and_serve(
+    keeper: &mut Keeper,
+    master: &str,
+    handshake_max: Duration,
+    ends: &mut Ends,
+) -> LinkError {
+    let welcomed = tokio::time::timeout(WELCOME_MAX, connect(keeper, master, handshake_max, ends)).await;
+    let (_ground, welcomed) = match welcomed {
         Ok(Ok(welcomed)) => welcomed,
         Ok(Err(error)) => return error,
         Err(_) => return LinkError::Silent,
     };
+    if let Err(newest) = keeper.terms.hear(welcomed.term, Instant::now()) {
+        let term = welcomed.term.unwrap_or_default();
+        welcomed.connection.close(0_u32.into(), b"");
+        return LinkError::Deposed { term, newest };
+    }
     keeper.connected(master);
     let connection = welcomed.connection.clone();
     let error = match ends.open().await {
         Ok((inward, outward)) => serve(keeper, welcomed, inward, outward).await,
         Err(error) => error,
     };
+    keeper.terms.confirm(Instant::now());
     connection.close(0_u32.into(), b"");
     error
 }
@@ -52,13 +64,14 @@ pub(super) async fn connect_and_serve(keeper: &mut Keeper, master: &str, ends: &
 async fn connect(
     keeper: &Keeper,
     master: &str,
+    handshake_max: Duration,
     ends: &Ends,
-) -> Result<(quinn::Endpoint, Welcomed), LinkError> {
-    // Read anew each time: another daemon of the node may have renewed it.
-    let identity = Identity::load(&keeper.settings.identity)?;
+) -> Result<(Ground, Welcomed), LinkError> {
+    let identity = keeper.credentials.identity()?;
     let (node, renew_at) = (identity.holder.name.clone(), identity.holder.renew_at());
     let tls = pki::client_config(identity)?;
-    let (endpoint, connection) = dial(master, tls, keeper.settings.idle_timeout).await?;
+    let dialling = tokio::time::timeout(handshake_max, dial(master, tls, keeper.idle_timeout)).await;
+    let (ground, connection) = dialling.unwrap_or(Err(LinkError::Silent))?;
     let (mut send, mut receive) = connection.open_bi().await?;
     let hello = Hello {
         versions: (wire::VERSION_OLDEST, wire::VERSION_NEWEST),
@@ -71,16 +84,17 @@ async fn connect(
         return Err(LinkError::of_end(&connection).await);
     }
     let welcome = wire::receive(&mut receive, wire::FIRST_FRAME_BYTES_MAX).await;
-    match welcome.map_err(|error| LinkError::of_receive(&connection, &error))? {
-        FromMaster::Welcome { version, time } => {
+    let term = match welcome.map_err(|error| LinkError::of_receive(&connection, &error))? {
+        FromMaster::Welcome { version, time, term } => {
             warn_of_clocks(time);
-            tracing::debug!(version, "The master welcomes the node");
+            tracing::debug!(version, term, "The master welcomes the node");
+            term
         }
         FromMaster::Joined { .. } | FromMaster::Renewed { .. } | FromMaster::Command(_) => {
             return Err(LinkError::Message("it is no welcome".to_owned()));
         }
-    }
-    Ok((endpoint, Welcomed { connection, send, receive, renew_at }))
+    };
+    Ok((ground, Welcomed { connection, send, receive, renew_at, term }))
 }
 
 fn warn_of_clocks(master: Timestamp) {
@@ -92,13 +106,13 @@ fn warn_of_clocks(master: Timestamp) {
 }
 
 async fn serve(keeper: &Keeper, welcomed: Welcomed, inward: Inward<'_>, outward: Outward<'_>) -> LinkError {
-    let Welcomed { connection, send, mut receive, renew_at } = welcomed;
+    let Welcomed { connection, send, mut receive, renew_at, term: _ } = welcomed;
     let (renewed, renew_at) = watch::channel(renew_at);
-    let hears_views = keeper.role == Role::Net;
-    let speaking = speak(send, outward, renew_at, keeper.settings.identity.clone());
+    let hears_views = matches!(keeper.role, Role::Net | Role::Master);
+    let speaking = speak(send, outward, renew_at, keeper.credentials.renewable());
     let hearing = async {
         if hears_views {
-            // Network daemons are told nothing but views and answers; both streams are heard at the same time.
+            // Network daemons and masters are told nothing but views and answers; both streams are heard at the same time.
             let views = hear_views(keeper, &connection, inward);
             let answers = hear(keeper, &connection, &mut receive, None, &renewed);
             tokio::select! {
@@ -123,11 +137,12 @@ async fn speak(
     mut send: SendStream,
     mut outward: Outward<'_>,
     mut renew_at: watch::Receiver<Timestamp>,
-    identity: PathBuf,
+    renewable: Option<PathBuf>,
 ) -> Option<LinkError> {
     let mut asked_at: Option<Instant> = None;
     loop {
         let due = renew_at.borrow_and_update().since(clock::now()).min(RENEWAL_INTERVAL);
+        let due = if renewable.is_some() { due } else { RENEWAL_INTERVAL };
         let wait = asked_at.map_or(due, |at| due.max(RENEWAL_INTERVAL.saturating_sub(at.elapsed())));
         let message = tokio::select! {
             message = outward.next() => match message {
@@ -142,10 +157,10 @@ async fn speak(
                 Err(_) => return Some(LinkError::Closed),
             },
             () = tokio::time::sleep(wait) => {
-                if *renew_at.borrow() > clock::now() {
+                let Some(identity) = renewable.clone().filter(|_| *renew_at.borrow() <= clock::now()) else {
                     continue;
-                }
-                match request(identity.clone()).await {
+                };
+                match request(identity).await {
                     Ok(request) => {
                         // Asked again only if there is no answer for long.
                         asked_at = Some(Instant::now());
@@ -214,7 +229,9 @@ async fn keep(
     certificate: Vec<u8>,
     renewed: &watch::Sender<Timestamp>,
 ) -> Result<(), LinkError> {
-    let dir = keeper.settings.identity.clone();
+    let Some(dir) = keeper.credentials.renewable() else {
+        return Err(LinkError::Message("a certificate that nobody has asked for".to_owned()));
+    };
     let keeping = tokio::task::spawn_blocking(move || Applicant::renewing(&dir)?.renew(&certificate));
     let identity = keeping.await.expect("BUG: a certificate cannot be kept")?;
     keeper.count(|stats| stats.renewed += 1);

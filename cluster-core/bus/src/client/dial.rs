@@ -1,18 +1,20 @@
 //! Reaching a master.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, TransportErrorCode};
+use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportErrorCode};
 use thiserror::Error;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
+use super::peer_socket::PeerSocket;
 use crate::pki::{MASTER_DNS_NAME, TlsError};
 use crate::reason::Reason;
 use crate::wire::ReceiveError;
-use crate::{IdentityError, clock, transport};
+use crate::{AuthorityError, IdentityError, clock, transport};
 
 /// TLS alert: the certificate is not valid at this time.
 const ALERT_CERTIFICATE_EXPIRED: u8 = 45;
@@ -37,6 +39,9 @@ pub enum LinkError {
     /// The node's identity cannot be used.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// A master cannot give itself a certificate.
+    #[error("cannot make this master's own certificate")]
+    OwnCertificate(#[source] Box<AuthorityError>),
     /// The node's identity cannot be used for TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -62,6 +67,23 @@ pub enum LinkError {
         /// The master's words.
         text: String,
     },
+    /// The master stands by.
+    #[error("the master stands by; {}", leader.as_ref().map_or_else(|| "nobody leads".to_owned(), |it| format!("{it} leads")))]
+    NotLeader {
+        /// Who leads, `HOST:PORT`, if it knows.
+        leader: Option<String>,
+    },
+    /// The master was elected before one that the node has heard of: it has been deposed and may not know.
+    #[error("the master is of term {term}, and there was one of term {newest}")]
+    Deposed {
+        /// Its term.
+        term: u64,
+        /// The newest that the node has heard of.
+        newest: u64,
+    },
+    /// The host of the master says that nobody listens there.
+    #[error("nobody listens at the master's address")]
+    NobodyThere,
     /// The connection is lost.
     #[error("the connection is lost: {0}")]
     Lost(String),
@@ -96,9 +118,13 @@ impl LinkError {
             Self::OtherCluster | Self::MasterCertificateTime { .. } | Self::Identity(_) | Self::Tls(_) => {
                 true
             }
-            Self::Resolve { .. }
+            Self::NotLeader { .. }
+            | Self::Deposed { .. }
+            | Self::OwnCertificate(_)
+            | Self::Resolve { .. }
             | Self::Socket(_)
             | Self::Connect(_)
+            | Self::NobodyThere
             | Self::Lost(_)
             | Self::Message(_)
             | Self::Silent
@@ -125,10 +151,16 @@ impl From<ConnectionError> for LinkError {
     fn from(error: ConnectionError) -> Self {
         let unknown_authority = TransportErrorCode::crypto(ALERT_UNKNOWN_AUTHORITY);
         match error {
-            ConnectionError::ApplicationClosed(close) => Self::Refused {
-                reason: Reason::of_code(close.error_code.into_inner()),
-                text: String::from_utf8_lossy(&close.reason).into_owned(),
-            },
+            ConnectionError::ApplicationClosed(close) => {
+                let reason = Reason::of_code(close.error_code.into_inner());
+                let text = String::from_utf8_lossy(&close.reason).into_owned();
+                match reason {
+                    Some(Reason::NotLeader) => {
+                        Self::NotLeader { leader: Some(text).filter(|it| !it.is_empty()) }
+                    }
+                    reason => Self::Refused { reason, text },
+                }
+            }
             ConnectionError::TransportError(error) if error.code == unknown_authority => Self::OtherCluster,
             ConnectionError::ConnectionClosed(close) if close.error_code == unknown_authority => {
                 Self::OtherCluster
@@ -139,26 +171,59 @@ impl From<ConnectionError> for LinkError {
                 Self::MasterCertificateTime { now: clock::now(), detail: error.reason }
             }
             ConnectionError::TimedOut => Self::Silent,
+            // Nothing else closes a connection on this side before it is left.
+            ConnectionError::LocallyClosed => Self::NobodyThere,
             error => Self::Lost(error.to_string()),
         }
     }
 }
 
-/// Connects to a master. The endpoint must live as long as the connection.
+/// What a connection lives on.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    endpoint: Endpoint,
+    /// What notices that nobody listens at the other end.
+    _watch: JoinSet<()>,
+}
+
+impl Ground {
+    /// Waits until the peer has heard of the connection's end.
+    pub(crate) async fn wait_idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+}
+
+/// Connects to a master. The ground must live as long as the connection.
 pub(crate) async fn dial(
     master: &str,
     tls: QuicClientConfig,
     idle_timeout: Duration,
-) -> Result<(Endpoint, Connection), LinkError> {
+) -> Result<(Ground, Connection), LinkError> {
     let resolve = |source| LinkError::Resolve { master: master.to_owned(), source };
     let mut addresses = tokio::net::lookup_host(master).await.map_err(resolve)?;
     let address = addresses.next().ok_or_else(|| resolve(io::ErrorKind::NotFound.into()))?;
-    let local: SocketAddr =
-        if address.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
-    let endpoint = Endpoint::client(local).map_err(LinkError::Socket)?;
+    let runtime = Arc::new(TokioRuntime);
+    let socket = PeerSocket::connect(address, runtime.as_ref()).map_err(LinkError::Socket)?;
+    let (socket, mut refused) = (Arc::new(socket.0), socket.1);
+    let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)
+        .map_err(LinkError::Socket)?;
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     config.transport_config(Arc::new(transport::of_node(idle_timeout)));
     let connecting = endpoint.connect_with(config, address, MASTER_DNS_NAME);
-    let connection = connecting.map_err(|error| LinkError::Connect(error.to_string()))?.await?;
-    Ok((endpoint, connection))
+    let connecting = connecting.map_err(|error| LinkError::Connect(error.to_string()))?;
+    let connection = tokio::select! {
+        connected = connecting => connected?,
+        Ok(_) = refused.wait_for(|refused| *refused) => return Err(LinkError::NobodyThere),
+    };
+    let mut watch = JoinSet::new();
+    watch.spawn(close_when_refused(connection.clone(), refused));
+    Ok((Ground { endpoint, _watch: watch }, connection))
+}
+
+/// The end of a master's process is noticed with the next packet, and not only by its silence.
+async fn close_when_refused(connection: Connection, mut refused: watch::Receiver<bool>) {
+    tokio::select! {
+        _ = connection.closed() => {}
+        Ok(_) = refused.wait_for(|refused| *refused) => connection.close(0_u32.into(), b""),
+    }
 }

@@ -1,16 +1,28 @@
 //! What a connection is for: the channels of an agent, or of a network daemon.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use mesonet_model::{AgentCommand, AgentReport, ClusterId, ClusterView, Plane, PlaneReport, Revision};
-use tokio::sync::mpsc;
+use mesonet_model::{
+    AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Plane, PlaneReport, Revision,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::dial::LinkError;
 use crate::wire::{FromNode, ViewMessage};
-use crate::{PlaneNews, Publisher};
+use crate::{PlaneNews, Publisher, Report};
+
+/// How often a master that stands by tells the leader which revision it has, at most: it is for people to look at.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What each plane has said last.
+type Latest = BTreeMap<(AgentId, Plane), PlaneReport>;
 
 /// This side of a connection. It outlives each connection.
+#[derive(Debug)]
 pub(super) enum Ends {
     Agent {
         commands: mpsc::Sender<AgentCommand>,
@@ -22,8 +34,10 @@ pub(super) enum Ends {
         known: Option<ClusterView>,
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
-        /// What each plane has said last, to be said again to the next master.
-        latest: BTreeMap<Plane, PlaneReport>,
+        /// To be said again to the next master.
+        latest: Latest,
+        /// Whether the planes are those of nodes that are connected to this master.
+        is_relay: bool,
     },
 }
 
@@ -43,9 +57,18 @@ pub(super) enum Outward<'ends> {
     },
     Net {
         reports: &'ends mut mpsc::Receiver<PlaneNews>,
-        latest: &'ends mut BTreeMap<Plane, PlaneReport>,
+        latest: &'ends mut Latest,
+        is_relay: bool,
         repeat: VecDeque<PlaneReport>,
+        /// Of masters only.
+        progress: Option<Progress>,
     },
+}
+
+/// Which revision this master has.
+pub(super) struct Progress {
+    views: watch::Receiver<Option<Arc<ClusterView>>>,
+    not_before: Instant,
 }
 
 impl Ends {
@@ -58,7 +81,15 @@ impl Ends {
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
     ) -> Self {
-        Self::Net { known, views, reports, latest: BTreeMap::new() }
+        Self::Net { known, views, reports, latest: BTreeMap::new(), is_relay: false }
+    }
+
+    pub(super) fn relay(
+        known: Option<ClusterView>,
+        views: Publisher,
+        reports: mpsc::Receiver<PlaneNews>,
+    ) -> Self {
+        Self::Net { known, views, reports, latest: BTreeMap::new(), is_relay: true }
     }
 
     /// The newest view that is here.
@@ -79,16 +110,24 @@ impl Ends {
                 }
                 Ok((Inward::Agent(commands), Outward::Agent { reports, has_registered, is_stale }))
             }
-            Self::Net { known, views, reports, latest } => {
+            Self::Net { known, views, reports, latest, is_relay } => {
                 let repeat = latest.values().cloned().collect();
-                Ok((Inward::Net { known, views }, Outward::Net { reports, latest, repeat }))
+                let is_relay = *is_relay;
+                let progress = is_relay.then(|| {
+                    let mut views = views.subscribe();
+                    views.mark_changed();
+                    Progress { views, not_before: Instant::now() }
+                });
+                Ok((
+                    Inward::Net { known, views },
+                    Outward::Net { reports, latest, is_relay, repeat, progress },
+                ))
             }
         }
     }
 
     /// Waits without a connection. Planes go on: what they say replaces what they said before. Agents wait.
-    pub(super) async fn idle(&mut self, pause: Duration) -> Result<(), LinkError> {
-        let until = tokio::time::sleep(pause);
+    pub(super) async fn idle(&mut self, until: impl Future<Output = ()>) -> Result<(), LinkError> {
         tokio::pin!(until);
         loop {
             match self {
@@ -96,10 +135,10 @@ impl Ends {
                     () = &mut until => return Ok(()),
                     () = commands.closed() => return Err(LinkError::Closed),
                 },
-                Self::Net { reports, latest, .. } => tokio::select! {
+                Self::Net { reports, latest, is_relay, .. } => tokio::select! {
                     () = &mut until => return Ok(()),
                     news = reports.recv() => {
-                        note(news.ok_or(LinkError::Closed)?, latest);
+                        note(news.ok_or(LinkError::Closed)?, *is_relay, latest);
                     }
                 },
             }
@@ -158,13 +197,19 @@ impl Outward<'_> {
                     return Some(FromNode::Agent(report));
                 }
             },
-            Self::Net { reports, latest, repeat } => {
+            Self::Net { reports, latest, is_relay, repeat, progress } => {
                 if let Some(report) = repeat.pop_front() {
-                    return Some(FromNode::Plane(report));
+                    return Some(said(report, *is_relay));
                 }
                 loop {
-                    if let Some(report) = note(reports.recv().await?, latest) {
-                        return Some(FromNode::Plane(report));
+                    tokio::select! {
+                        biased;
+                        news = reports.recv() => {
+                            if let Some(message) = note(news?, *is_relay, latest) {
+                                return Some(message);
+                            }
+                        }
+                        revision = next_revision(progress) => return Some(FromNode::Standby { revision }),
                     }
                 }
             }
@@ -172,14 +217,37 @@ impl Outward<'_> {
     }
 }
 
-/// Keeps what a plane says, for the next master.
-fn note(news: PlaneNews, latest: &mut BTreeMap<Plane, PlaneReport>) -> Option<PlaneReport> {
-    match news {
-        PlaneNews::Report(report) => {
-            latest.insert(report.report.plane, report.report.clone());
-            Some(report.report)
+/// When the next revision may be told. Never, for who does not tell revisions.
+async fn next_revision(progress: &mut Option<Progress>) -> Revision {
+    let Some(progress) = progress else { return std::future::pending().await };
+    tokio::time::sleep_until(progress.not_before).await;
+    loop {
+        if progress.views.changed().await.is_err() {
+            return std::future::pending().await;
         }
-        // A plane of this node ends with the node's daemon, and the master sees that.
-        PlaneNews::Gone { .. } => None,
+        let revision = progress.views.borrow_and_update().as_ref().map(|view| view.revision);
+        if let Some(revision) = revision {
+            progress.not_before = Instant::now() + PROGRESS_INTERVAL;
+            return revision;
+        }
     }
+}
+
+/// Keeps what a plane says, for the next master. Returns what this one is told.
+fn note(news: PlaneNews, is_relay: bool, latest: &mut Latest) -> Option<FromNode> {
+    match news {
+        PlaneNews::Report(Report { report, .. }) => {
+            latest.insert((report.node.clone(), report.plane), report.clone());
+            Some(said(report, is_relay))
+        }
+        PlaneNews::Gone { node, plane } => {
+            latest.remove(&(node.clone(), plane));
+            // A plane of this node ends with the node's daemon, and the master sees that.
+            is_relay.then_some(FromNode::RelayedGone { node, plane })
+        }
+    }
+}
+
+fn said(report: PlaneReport, is_relay: bool) -> FromNode {
+    if is_relay { FromNode::Relayed(report) } else { FromNode::Plane(report) }
 }

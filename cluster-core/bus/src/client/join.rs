@@ -81,7 +81,7 @@ pub async fn join(
 /// The node's certificate and the authority's.
 async fn ask_master(master: &str, token: &JoinToken, ask: Join) -> Result<(Vec<u8>, Vec<u8>), LinkError> {
     let tls = pki::joining_config(token.authority.clone())?;
-    let (endpoint, connection) = dial(master, tls, IDLE_MAX).await?;
+    let (ground, connection) = dial(master, tls, IDLE_MAX).await?;
     let exchange = async {
         let (mut send, mut receive) = connection.open_bi().await?;
         if wire::send(&mut send, &First::Join(ask)).await.is_err() {
@@ -92,7 +92,7 @@ async fn ask_master(master: &str, token: &JoinToken, ask: Join) -> Result<(Vec<u
     };
     let answer = exchange.await;
     connection.close(0_u32.into(), b"");
-    endpoint.wait_idle().await;
+    ground.wait_idle().await;
     match answer? {
         FromMaster::Joined { certificate, authority } => Ok((certificate, authority)),
         FromMaster::Welcome { .. } | FromMaster::Renewed { .. } | FromMaster::Command(_) => {

@@ -1,12 +1,18 @@
 //! A node's end of the bus.
 //!
-//! One task keeps one connection to one of the masters. When it ends, the next master is tried after a wait that grows
-//! and differs from node to node.
+//! One task keeps one connection to one of the masters. When it ends, the other masters are tried at once, and then
+//! again after a wait that grows and differs from node to node. Where several masters are, agents are sent on to the
+//! one that leads; network daemons stay where they are let in.
 
 mod attempt;
+mod credentials;
 pub(crate) mod dial;
 mod ends;
+mod itinerary;
 mod join;
+mod peer_socket;
+mod relay;
+mod terms;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,10 +24,14 @@ use tokio::task::JoinHandle;
 
 use crate::pki::NoRandomness;
 use crate::{Identity, IdentityError, PlaneNews, Publisher, Role};
+use credentials::Credentials;
 use ends::Ends;
+use itinerary::{Itinerary, Outcome};
+use terms::Terms;
 
 pub use dial::LinkError;
 pub use join::{JoinError, join};
+pub(crate) use relay::{RelaySettings, start_relay};
 
 /// The first wait after a connection has ended.
 pub const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -35,7 +45,7 @@ const GOOD_AFTER: Duration = Duration::from_secs(10);
 /// How a node reaches the masters.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
-    /// `HOST:PORT` of each master, tried in turn.
+    /// `HOST:PORT` of each master, tried in turn, beginning with any.
     pub masters: Vec<String>,
     /// The directory with the node's identity, shared by the node's daemons.
     pub identity: PathBuf,
@@ -69,6 +79,8 @@ pub struct ClientStats {
     pub connections: u64,
     /// Attempts that failed, and connections that ended.
     pub failures: u64,
+    /// Times that a master that stands by has named the leader, or none.
+    pub redirects: u64,
     /// Snapshots received.
     pub snapshots: u64,
     /// Deltas received.
@@ -82,13 +94,16 @@ pub struct ClientStats {
 pub struct Client {
     state: watch::Receiver<LinkState>,
     stats: Arc<Mutex<ClientStats>>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 /// What a client's task works with.
 struct Keeper {
-    settings: ClientSettings,
+    credentials: Credentials,
     role: Role,
+    /// A master that is silent for so long is lost.
+    idle_timeout: Duration,
+    terms: Terms,
     state: watch::Sender<LinkState>,
     stats: Arc<Mutex<ClientStats>>,
     random: fastrand::Rng,
@@ -123,17 +138,11 @@ impl Client {
     }
 
     fn start(settings: ClientSettings, role: Role, ends: Ends) -> Result<Self, IdentityError> {
-        Identity::load(&settings.identity)?;
-        let seed = crate::pki::seed().map_err(|NoRandomness| IdentityError::Unusable {
-            path: settings.identity.clone(),
-            reason: NoRandomness.to_string(),
-        })?;
-        let (state_in, state) =
-            watch::channel(LinkState::Disconnected { since: Instant::now(), error: None });
-        let stats = Arc::<Mutex<ClientStats>>::default();
-        let random = fastrand::Rng::with_seed(seed);
-        let keeper = Keeper { settings, role, state: state_in, stats: stats.clone(), random };
-        Ok(Self { state, stats, task: tokio::spawn(keeper.keep(ends)) })
+        let ClientSettings { masters, identity, idle_timeout } = settings;
+        Identity::load(&identity)?;
+        let (keeper, mut client) = Keeper::new(Credentials::Node { dir: identity }, role, idle_timeout)?;
+        client.task = Some(tokio::spawn(keeper.keep(masters, ends)));
+        Ok(client)
     }
 
     /// Whether it is connected; changes can be awaited.
@@ -149,30 +158,49 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
 impl Keeper {
-    async fn keep(mut self, mut ends: Ends) {
-        let mut wait = BACKOFF_FIRST;
-        let mut next_master = self.random.usize(..);
+    /// With the client that shows what it does and has yet to be given its task.
+    fn new(
+        credentials: Credentials,
+        role: Role,
+        idle_timeout: Duration,
+    ) -> Result<(Self, Client), IdentityError> {
+        let seed = crate::pki::seed().map_err(|NoRandomness| IdentityError::Unusable {
+            path: credentials.dir(),
+            reason: NoRandomness.to_string(),
+        })?;
+        let (state_in, state) =
+            watch::channel(LinkState::Disconnected { since: Instant::now(), error: None });
+        let stats = Arc::<Mutex<ClientStats>>::default();
+        let random = fastrand::Rng::with_seed(seed);
+        let terms = Terms::default();
+        let keeper =
+            Self { credentials, role, idle_timeout, terms, state: state_in, stats: stats.clone(), random };
+        Ok((keeper, Client { state, stats, task: None }))
+    }
+
+    async fn keep(mut self, masters: Vec<String>, mut ends: Ends) {
+        let mut itinerary = Itinerary::new(masters, self.random.usize(..));
         loop {
-            let masters = self.settings.masters.len().max(1);
-            let master = self.settings.masters.get(next_master % masters).cloned().unwrap_or_default();
-            next_master = next_master.wrapping_add(1);
-            let began = Instant::now();
-            let error = attempt::connect_and_serve(&mut self, &master, &mut ends).await;
-            self.disconnected(&master, &error);
-            if began.elapsed() >= GOOD_AFTER {
-                wait = BACKOFF_FIRST;
-            }
+            let leg = itinerary.leg();
             // Nodes that have lost the same master do not come back all at once.
-            let pause = wait.mul_f64(0.5 + self.random.f64());
-            if ends.idle(pause).await.is_err() {
+            let pause = leg.wait.mul_f64(0.5 + self.random.f64());
+            if !pause.is_zero() && ends.idle(tokio::time::sleep(pause)).await.is_err() {
                 return;
             }
-            wait = if error.is_permanent() { BACKOFF_LAST } else { (wait * 2).min(BACKOFF_LAST) };
+            let began = Instant::now();
+            let error = attempt::connect_and_serve(&mut self, &leg.master, leg.handshake, &mut ends).await;
+            if matches!(error, LinkError::Closed) {
+                return;
+            }
+            self.disconnected(&leg.master, &error);
+            itinerary.ended(outcome(error, began.elapsed()));
         }
     }
 
@@ -184,8 +212,13 @@ impl Keeper {
 
     fn disconnected(&self, master: &str, error: &LinkError) {
         let text = describe(error);
-        tracing::warn!(master, role = %self.role, error = text, "Not connected to a master");
-        self.count(|stats| stats.failures += 1);
+        if matches!(error, LinkError::NotLeader { .. }) {
+            tracing::debug!(master, role = %self.role, error = text, "The master stands by");
+            self.count(|stats| stats.redirects += 1);
+        } else {
+            tracing::warn!(master, role = %self.role, error = text, "Not connected to a master");
+            self.count(|stats| stats.failures += 1);
+        }
         self.state.send_modify(|state| {
             let since = match state {
                 LinkState::Connected { .. } => Instant::now(),
@@ -197,6 +230,16 @@ impl Keeper {
 
     fn count(&self, change: impl FnOnce(&mut ClientStats)) {
         change(&mut lock(&self.stats));
+    }
+}
+
+/// What the end of an attempt means for the next one.
+fn outcome(error: LinkError, lasted: Duration) -> Outcome {
+    let is_permanent = error.is_permanent();
+    match error {
+        LinkError::NotLeader { leader: Some(leader) } => Outcome::Redirected(leader),
+        _ if lasted >= GOOD_AFTER => Outcome::Served,
+        _ => Outcome::Failed { is_permanent },
     }
 }
 

@@ -17,7 +17,7 @@ use super::certificate::{self, CertificateError, Fingerprint, Holder, NoRandomne
 use super::file_records::FileRecords;
 use super::files::{self, FileError};
 use super::records::{self, Issued, Node, RecordError, Records, Token};
-use crate::{JoinToken, NodeName, Role, TokenTerms, clock};
+use crate::{Identity, JoinToken, NodeName, Role, TokenTerms, clock};
 
 /// Nodes that may join with one token.
 pub const TOKEN_USES_MAX: u32 = 10_000;
@@ -306,6 +306,17 @@ impl Authority {
         let key = PrivateKeyDer::try_from(key.serialize_der())
             .map_err(|reason| AuthorityError::Key { dir: self.dir.clone(), reason: reason.to_owned() })?;
         Ok((certificate, key))
+    }
+
+    /// An identity with which a master connects to another one, made anew and in memory only.
+    pub(crate) fn master_identity(
+        &self,
+        name: &NodeName,
+        lifetime: Duration,
+    ) -> Result<Identity, AuthorityError> {
+        let (certificate, key) = self.certify_master(name, lifetime)?;
+        let holder = Holder::of(&certificate)?;
+        Ok(Identity { holder, certificate, key, authority: self.certificate.clone() })
     }
 
     /// Lets a node in that presents a token.

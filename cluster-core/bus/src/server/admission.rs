@@ -28,7 +28,7 @@ pub(super) async fn admit(
     hello: &Hello,
 ) -> Result<(u32, Option<AgentId>), Refusal> {
     let version = version(hello.versions)?;
-    if holder.cluster != *hall.authority.cluster() {
+    if holder.cluster != *hall.house.authority.cluster() {
         return Err(Refusal::new(
             Reason::Cluster,
             format!("the certificate is of cluster {}", holder.cluster),
@@ -38,7 +38,7 @@ pub(super) async fn admit(
         let text = format!("the certificate is for node {}, not for {}", holder.name, hello.node);
         return Err(Refusal::new(Reason::Role, text));
     }
-    if hello.role == Role::Master || !holder.roles.contains(&hello.role) {
+    if !holder.roles.contains(&hello.role) {
         let text = format!("the certificate of {} is not for role {}", holder.name, hello.role);
         return Err(Refusal::new(Reason::Role, text));
     }
@@ -48,24 +48,32 @@ pub(super) async fn admit(
 
 /// Whether a node's certificate is not revoked, and the agent that is known to run there.
 pub(super) async fn check(hall: &Arc<Hall>, holder: &Holder) -> Result<Option<AgentId>, Refusal> {
+    if is_master(holder) {
+        return Ok(None);
+    }
     let (hall, holder) = (hall.clone(), holder.clone());
-    blocking(move || hall.authority.check(&holder)).await
+    blocking(move || hall.house.authority.check(&holder)).await
+}
+
+/// Masters hold the authority's key and give themselves their certificates, of which nobody keeps a record.
+fn is_master(holder: &Holder) -> bool {
+    holder.roles.contains(&Role::Master)
 }
 
 /// Lets a node join by its token.
 pub(super) async fn join(hall: &Arc<Hall>, join: Join) -> Result<FromMaster, Refusal> {
     version(join.versions)?;
-    let Ok(_permit) = hall.joining.try_acquire() else {
+    let Ok(_permit) = hall.house.joining.try_acquire() else {
         return Err(Refusal::new(Reason::Busy, "too many nodes join at the same time"));
     };
     let worker = hall.clone();
     let certificate = blocking(move || {
-        let lifetime = worker.settings.certificate_lifetime;
-        worker.authority.enrol(&join.token, &join.secret, &join.node, &join.request, lifetime)
+        let lifetime = worker.house.settings.certificate_lifetime;
+        worker.house.authority.enrol(&join.token, &join.secret, &join.node, &join.request, lifetime)
     })
     .await?;
-    hall.counters.count(|stats| stats.joined += 1);
-    let authority = hall.authority.certificate().to_vec();
+    hall.house.counters.count(|stats| stats.joined += 1);
+    let authority = hall.house.authority.certificate().to_vec();
     Ok(FromMaster::Joined { certificate: certificate.to_vec(), authority })
 }
 
@@ -76,10 +84,11 @@ pub(super) async fn renew(
     request: Vec<u8>,
 ) -> Result<(FromMaster, Holder), Refusal> {
     let (worker, holder) = (hall.clone(), holder.clone());
-    let certificate =
-        blocking(move || worker.authority.renew(&holder, &request, worker.settings.certificate_lifetime))
-            .await?;
-    hall.counters.count(|stats| stats.renewed += 1);
+    let certificate = blocking(move || {
+        worker.house.authority.renew(&holder, &request, worker.house.settings.certificate_lifetime)
+    })
+    .await?;
+    hall.house.counters.count(|stats| stats.renewed += 1);
     let holder =
         Holder::of(&certificate).map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
     Ok((FromMaster::Renewed { certificate: certificate.to_vec() }, holder))
@@ -88,11 +97,12 @@ pub(super) async fn renew(
 /// Ends the connections of nodes that are revoked.
 pub(super) async fn cut_revoked(hall: &Arc<Hall>) {
     let links = hall.registry().links();
+    let nodes = links.iter().filter(|(.., link)| !is_master(&link.holder));
     let holders: BTreeMap<usize, Holder> =
-        links.iter().map(|(.., link)| (link.connection.stable_id(), link.holder.clone())).collect();
+        nodes.map(|(.., link)| (link.connection.stable_id(), link.holder.clone())).collect();
     let worker = hall.clone();
     let checking = tokio::task::spawn_blocking(move || {
-        let check = |(id, holder)| Some((id, worker.authority.check(&holder).err().map(refusal)?));
+        let check = |(id, holder)| Some((id, worker.house.authority.check(&holder).err().map(refusal)?));
         holders.into_iter().filter_map(check).collect::<BTreeMap<usize, Refusal>>()
     });
     let refused = checking.await.expect("BUG: nodes cannot be checked");

@@ -8,15 +8,22 @@ use mesonet_model::{AgentId, AgentReport, ClusterId, Plane, PlaneReport, Revisio
 use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use super::duty::Duty;
 use super::registry::{Link, Registration};
+use super::ways::Way;
 use super::{COMMANDS_MAX, Hall, admission};
 use crate::pki::Holder;
+use crate::plane_paths::PlaneKnown;
 use crate::reason::{Reason, Refusal};
 use crate::wire::{self, First, FromMaster, FromNode, Hello, ReceiveError};
 use crate::{NodeName, PlaneNews, Report, Role, clock, transport};
 
 /// From the first packet to the end of the first message. Joining includes three small round trips.
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(5);
+
+/// How long the nodes that were connected to a master that is gone have to connect to another one, before their planes
+/// are taken to be gone as well: drains wait for them meanwhile.
+const MOVE_TIME: Duration = Duration::from_secs(3);
 
 /// Commands are sent before views when both wait.
 const COMMANDS_PRIORITY: i32 = 1;
@@ -33,8 +40,8 @@ enum End {
 #[derive(Default)]
 struct Said {
     has_registered: bool,
-    /// What each plane has applied.
-    planes: BTreeMap<Plane, Revision>,
+    /// What each plane has applied: of the node, or of the nodes that are connected to the master.
+    planes: BTreeMap<(AgentId, Plane), Revision>,
 }
 
 /// A connection whose peer is known.
@@ -55,14 +62,42 @@ pub(super) async fn serve(hall: Arc<Hall>, incoming: Incoming, newcomer: OwnedSe
         Ok(Err(error)) => {
             // The usual cause is a certificate of another cluster, which TLS refuses.
             if matches!(error, ConnectionError::TransportError(_)) {
-                hall.counters.refused(Reason::Cluster);
+                hall.house.counters.refused(Reason::Cluster);
             }
             return tracing::debug!(%remote, %error, "A connection has failed before it began");
         }
-        Err(_) => return hall.counters.refused(Reason::Timeout),
+        Err(_) => return hall.house.counters.refused(Reason::Timeout),
     };
-    if let Err(End::Refused(refusal)) = converse(&hall, &connection, newcomer).await {
-        cut(&hall, &connection, refusal.reason, &refusal.text);
+    let refusal = tokio::select! {
+        biased;
+        // What the control plane would have to hear of the connection's end is of no use when that has ended.
+        elsewhere = hall.over() => Refusal::not_leader(elsewhere),
+        end = converse(&hall, &connection, newcomer) => match end {
+            Err(End::Refused(refusal)) => refusal,
+            Ok(()) | Err(End::Lost) => return,
+        },
+    };
+    cut(&hall, &connection, refusal.reason, &refusal.text);
+}
+
+/// Ends the connections of those who follow views, when this master stands by and gets none any more: they may find a
+/// master that does.
+pub(super) fn cut_unfed(hall: &Hall) {
+    let Duty::Standing(standing) = &hall.duty else { return };
+    if standing.is_followed() {
+        return;
+    }
+    for (_, role, link) in hall.registry().links() {
+        if follows_views(role) {
+            cut(hall, &link.connection, Reason::NotLeader, "");
+        }
+    }
+}
+
+fn follows_views(role: Role) -> bool {
+    match role {
+        Role::Net | Role::Operator | Role::Master => true,
+        Role::Agent => false,
     }
 }
 
@@ -71,8 +106,13 @@ pub(super) fn cut(hall: &Hall, connection: &Connection, reason: Reason, text: &s
     if connection.close_reason().is_some() {
         return;
     }
-    tracing::warn!(remote = %connection.remote_address(), %reason, text, "A connection is ended");
-    hall.counters.refused(reason);
+    match reason {
+        Reason::NotLeader => {
+            tracing::debug!(remote = %connection.remote_address(), leader = text, "A node is sent to the leader");
+        }
+        _ => tracing::warn!(remote = %connection.remote_address(), %reason, text, "A connection is ended"),
+    }
+    hall.house.counters.refused(reason);
     connection.close(VarInt::from_u32(reason.code()), text.as_bytes());
 }
 
@@ -108,6 +148,13 @@ async fn converse(
         (First::Hello(hello), Some(holder)) => {
             let (version, agent) = admission::admit(hall, &holder, &hello).await?;
             drop(newcomer);
+            if let Duty::Standing(standing) = &hall.duty {
+                match hello.role {
+                    Role::Agent | Role::Master => return Err(standing.elsewhere().await.into()),
+                    Role::Net | Role::Operator if standing.is_followed() => {}
+                    Role::Net | Role::Operator => return Err(Refusal::not_leader(None).into()),
+                }
+            }
             if let Some(agent) = agent {
                 hall.registry().bind(&agent, &hello.node);
             }
@@ -152,7 +199,10 @@ async fn wait_and_serve(
         commands,
     };
     tracing::info!(node = %guest.node, role = %guest.role, "A node has connected");
-    let welcome = FromMaster::Welcome { version, time: clock::now() };
+    if guest.role == Role::Master {
+        hall.standbys.joined(&guest.node, connection);
+    }
+    let welcome = FromMaster::Welcome { version, time: clock::now(), term: hall.duty.term() };
     // What it was told before is for its earlier connection.
     let mut said = Said::default();
     let views = send_views(hall.clone(), connection.clone(), guest.role, hello.known);
@@ -188,13 +238,12 @@ async fn send_views(
     role: Role,
     known: Option<(ClusterId, Revision)>,
 ) {
-    match role {
-        Role::Net | Role::Operator => {}
-        Role::Agent | Role::Master => return std::future::pending().await,
+    if !follows_views(role) {
+        return std::future::pending().await;
     }
-    let cluster = hall.authority.cluster();
+    let cluster = hall.house.authority.cluster();
     let mut from = known.filter(|(known, _)| known == cluster).map(|(_, revision)| revision);
-    let mut newest = hall.frames.subscribe();
+    let mut newest = hall.house.frames.subscribe();
     let Ok(mut stream) = connection.open_uni().await else { return };
     loop {
         let view =
@@ -204,13 +253,13 @@ async fn send_views(
                 Err(_) => return,
             };
         let Some(view) = view else { continue };
-        let frame = hall.frames.frame(from, &view).await;
+        let frame = hall.house.frames.frame(from, &view).await;
         let bytes = frame.bytes.len() as u64;
         if stream.write_chunk(frame.bytes).await.is_err() {
             return;
         }
         from = Some(view.revision);
-        hall.counters.count(|stats| {
+        hall.house.counters.count(|stats| {
             stats.view_bytes += bytes;
             *if frame.is_snapshot { &mut stats.snapshots } else { &mut stats.deltas } += 1;
         });
@@ -224,10 +273,24 @@ impl Guest {
             let message: FromNode = wire::receive(&mut stream, wire::FRAME_BYTES_MAX).await?;
             match (self.role, message) {
                 (Role::Agent, FromNode::Agent(report)) => self.agent_report(report, said).await?,
-                (Role::Net, FromNode::Plane(report)) => self.plane_report(report, said).await?,
+                (Role::Net, FromNode::Plane(report)) => {
+                    let report = PlaneReport { node: self.as_agent(), ..report };
+                    self.plane_report(report, said).await?;
+                }
+                (Role::Master, FromNode::Relayed(report)) => self.plane_report(report, said).await?,
+                (Role::Master, FromNode::RelayedGone { node, plane }) => {
+                    said.planes.remove(&(node.clone(), plane));
+                    self.plane_gone(&node, plane).await;
+                }
+                (Role::Master, FromNode::Standby { revision }) => {
+                    self.hall.standbys.reached(&self.node, revision);
+                }
                 (_, FromNode::Renew { request }) => self.renew(request).await?,
                 (role, FromNode::Agent(_)) => return Err(self.not_allowed(role, "an agent's report")),
                 (role, FromNode::Plane(_)) => return Err(self.not_allowed(role, "a plane's report")),
+                (role, FromNode::Relayed(_) | FromNode::RelayedGone { .. } | FromNode::Standby { .. }) => {
+                    return Err(self.not_allowed(role, "a master's report"));
+                }
             }
         }
     }
@@ -239,7 +302,7 @@ impl Guest {
     async fn agent_report(&self, report: AgentReport, said: &mut Said) -> Result<(), End> {
         let report = match report {
             AgentReport::Register { .. } => {
-                let view = self.hall.frames.newest();
+                let view = self.hall.house.frames.newest();
                 let registration = self.hall.registry().register(&self.node, report, view.as_deref())?;
                 said.has_registered = true;
                 match registration {
@@ -267,20 +330,24 @@ impl Guest {
                 return Err(self.not_allowed(self.role, "the loss of an agent"));
             }
         };
-        self.hall.reports.send(report).await.map_err(|_| End::Lost)
+        match &self.hall.duty {
+            Duty::Leading { reports, .. } => reports.send(report).await.map_err(|_| End::Lost),
+            Duty::Standing(_) => Err(self.not_allowed(self.role, "what only the leader hears")),
+        }
     }
 
     async fn plane_report(&self, report: PlaneReport, said: &mut Said) -> Result<(), End> {
-        let newest = self.hall.feed.newest().map_or(Revision::ZERO, |view| view.revision);
-        // Nobody has applied what has not been published.
-        let applied = report.applied.min(newest);
+        // Nobody has applied what has not been published, here or by an earlier leader.
+        let published = [self.hall.feed.newest(), self.hall.house.frames.newest()];
+        let newest = published.into_iter().flatten().map(|view| view.revision).max();
+        let applied = report.applied.min(newest.unwrap_or(Revision::ZERO));
         // What was committed before the plane reported for the first time has not waited for it.
-        let before = said.planes.insert(report.plane, applied).unwrap_or(applied);
+        let before = said.planes.insert((report.node.clone(), report.plane), applied).unwrap_or(applied);
         let commits = self.hall.feed.commits.between(before, applied);
         let latencies = commits.into_iter().map(|at| at.elapsed()).collect();
-        let report = PlaneReport { node: self.as_agent(), applied, ..report };
-        let news = PlaneNews::Report(Report { report, latencies });
-        self.hall.feed.reports.send(news).await.map_err(|_| End::Lost)
+        let mut ways = self.hall.ways.lock().await;
+        let known = ways.report(self.connection.stable_id(), PlaneReport { applied, ..report });
+        self.hall.tell(known, latencies).await
     }
 
     async fn renew(&mut self, request: Vec<u8>) -> Result<(), End> {
@@ -296,21 +363,57 @@ impl Guest {
         let reason = self.connection.close_reason();
         tracing::info!(node = %self.node, role = %self.role, ?reason, "A node is not connected any more");
         let agent = self.hall.registry().agent_of(&self.node);
-        // Both fail only when the control plane has ended.
         if said.has_registered
             && let Some(agent) = agent
+            && let Duty::Leading { reports, .. } = &self.hall.duty
         {
-            let _ = self.hall.reports.send(AgentReport::Disconnected { agent }).await;
+            // Fails only when the control plane has ended.
+            let _ = reports.send(AgentReport::Disconnected { agent }).await;
         }
-        for plane in said.planes.into_keys() {
-            let gone = PlaneNews::Gone { node: self.as_agent(), plane };
-            let _ = self.hall.feed.reports.send(gone).await;
+        let way = self.connection.stable_id();
+        if self.role == Role::Master {
+            self.hall.standbys.left(&self.node, &self.connection);
+            self.hall.ways.lock().await.ended(way);
+            let hall = self.hall.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(MOVE_TIME).await;
+                give_up(&hall, way).await;
+            });
+        } else {
+            give_up(&self.hall, way).await;
+        }
+    }
+
+    async fn plane_gone(&self, node: &AgentId, plane: Plane) {
+        let mut ways = self.hall.ways.lock().await;
+        if let Some(known) = ways.gone(self.connection.stable_id(), node, plane) {
+            // Fails only when the control plane has ended.
+            let _ = self.hall.tell(known, Vec::new()).await;
         }
     }
 
     /// The node's name in the place of an agent's id, as planes are named.
     fn as_agent(&self) -> AgentId {
         AgentId::new(self.node.as_str())
+    }
+}
+
+/// A connection has ended, and with it a way to planes.
+async fn give_up(hall: &Hall, way: Way) {
+    let mut ways = hall.ways.lock().await;
+    for known in ways.give_up(way) {
+        // Fails only when the control plane has ended.
+        let _ = hall.tell(known, Vec::new()).await;
+    }
+}
+
+impl Hall {
+    async fn tell(&self, known: PlaneKnown, latencies: Vec<Duration>) -> Result<(), End> {
+        let news = match known {
+            PlaneKnown::Report(report) => PlaneNews::Report(Report { report, latencies }),
+            PlaneKnown::Gone { node, plane } => PlaneNews::Gone { node, plane },
+        };
+        self.feed.reports.send(news).await.map_err(|_| End::Lost)
     }
 }
 

@@ -1,13 +1,17 @@
 //! The master's end of the bus for nodes elsewhere.
 //!
-//! Tasks: one that accepts connections, one per connection, one that remembers views, one that carries commands to
-//! agents, one that looks after certificates. All end with the server.
+//! Tasks: one that accepts connections and one that looks after certificates, which end with the server; and for as
+//! long as the master leads or stands by, one per connection, one that remembers views, and one that carries commands
+//! to agents. When that changes, every connection ends, and nodes connect anew to whom they are sent.
 
 mod admission;
 mod connection;
+mod duty;
 mod registry;
+mod standbys;
 mod stats;
 mod view_frames;
+mod ways;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,17 +21,23 @@ use std::time::Duration;
 use mesonet_model::{AgentCommand, AgentId, AgentReport};
 use quinn::{Endpoint, Incoming, VarInt};
 use thiserror::Error;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::client::{Client, RelaySettings, start_relay};
 use crate::pki::{self, CertificateError, Holder, TlsError};
 use crate::reason::Reason;
 use crate::wire::FromMaster;
-use crate::{Authority, AuthorityError, Feed, NodeName, Role, clock, transport};
+use crate::{Authority, AuthorityError, Feed, IdentityError, NodeName, Role, clock, transport};
+use duty::{Duty, Standing};
 use registry::Registry;
+use standbys::Standbys;
 use stats::Counters;
 use view_frames::ViewFrames;
+use ways::Ways;
 
+pub use duty::LeaderAddress;
+pub use standbys::StandbyState;
 pub use stats::ServerStats;
 
 /// Connections that have not said who they are. Beyond, new ones are refused and try again: a thousand nodes that
@@ -80,6 +90,9 @@ pub enum ServerError {
     /// The certificate cannot be used for TLS.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The leader cannot be followed.
+    #[error("cannot follow the leader")]
+    Relay(#[from] IdentityError),
     /// The address cannot be used.
     #[error("cannot listen on {address} (UDP) for nodes")]
     Listen {
@@ -95,26 +108,49 @@ pub enum ServerError {
 pub struct Server {
     endpoint: Endpoint,
     address: SocketAddr,
-    hall: Arc<Hall>,
+    house: Arc<House>,
+    hall: watch::Sender<Arc<Hall>>,
+    /// What lasts as long as the present duty.
+    shift: Mutex<Shift>,
     tasks: JoinSet<()>,
 }
 
-/// What all connections share.
+/// What outlasts each duty.
 #[derive(Debug)]
-struct Hall {
+struct House {
     settings: ServerSettings,
     authority: Authority,
-    feed: Feed,
-    reports: mpsc::Sender<AgentReport>,
+    /// Views are the same whoever has published them, so that a node that connects anew gets what has changed.
     frames: ViewFrames,
-    registry: Mutex<Registry>,
     counters: Counters,
     newcomers: Arc<Semaphore>,
     joining: Semaphore,
 }
 
+/// What all connections of one duty share.
+#[derive(Debug)]
+struct Hall {
+    house: Arc<House>,
+    duty: Duty,
+    feed: Feed,
+    registry: Mutex<Registry>,
+    /// Held until what follows is on its way to the control plane, so that it gets there in its order.
+    ways: AsyncMutex<Ways>,
+    standbys: Standbys,
+    /// Set when the duty is over: where nodes are sent, if anywhere.
+    over: watch::Sender<Option<Option<String>>>,
+}
+
+/// The tasks of one duty.
+#[derive(Debug)]
+struct Shift {
+    _tasks: JoinSet<()>,
+    /// Of a master that stands by, its connection to the leader.
+    _relay: Option<Client>,
+}
+
 impl Server {
-    /// Listens and serves. Must be called within a tokio runtime.
+    /// Listens and serves as a leader. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When the address cannot be used, or the authority's files cannot.
@@ -123,35 +159,72 @@ impl Server {
         authority: Authority,
         ends: MasterEnds,
     ) -> Result<Self, ServerError> {
-        let (config, renew_at) = server_config(&settings, &authority)?;
+        let house = House::new(settings, authority);
+        let (hall, shift) = house.lead(None, ends)?;
+        Self::open(house, hall, shift)
+    }
+
+    /// Listens and serves as a master that stands by. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_standing(
+        settings: ServerSettings,
+        authority: Authority,
+        leader: watch::Receiver<Option<LeaderAddress>>,
+    ) -> Result<Self, ServerError> {
+        let house = House::new(settings, authority);
+        let (hall, shift) = house.stand_by(leader)?;
+        Self::open(house, hall, shift)
+    }
+
+    fn open(house: Arc<House>, hall: Arc<Hall>, shift: Shift) -> Result<Self, ServerError> {
+        let settings = &house.settings;
+        let (config, renew_at) = server_config(settings, &house.authority)?;
         let listen = |source| ServerError::Listen { address: settings.listen, source };
         let endpoint = Endpoint::server(config, settings.listen).map_err(listen)?;
         let address = endpoint.local_addr().map_err(listen)?;
-        let mut registry = Registry::default();
-        for node in authority.nodes()? {
-            if let Some(agent) = &node.agent {
-                registry.bind(agent, &node.name);
-            }
-        }
-        let hall = Arc::new(Hall {
-            settings,
-            authority,
-            feed: ends.feed,
-            reports: ends.reports,
-            frames: ViewFrames::new(),
-            registry: Mutex::new(registry),
-            counters: Counters::default(),
-            newcomers: Arc::new(Semaphore::new(NEWCOMERS_MAX)),
-            joining: Semaphore::new(JOINING_MAX),
-        });
-        let revocations = hall.authority.revocations()?;
+        let revocations = house.authority.revocations()?;
+        let (hall, current) = watch::channel(hall);
         let mut tasks = JoinSet::new();
-        tasks.spawn(accept(hall.clone(), endpoint.clone()));
-        tasks.spawn(carry_commands(hall.clone(), ends.commands));
-        tasks.spawn(look_after_certificates(hall.clone(), endpoint.clone(), revocations, renew_at));
-        let views = hall.clone();
-        tasks.spawn(async move { views.frames.follow(views.feed.clone()).await });
-        Ok(Self { endpoint, address, hall, tasks })
+        tasks.spawn(accept(current.clone(), endpoint.clone()));
+        tasks.spawn(look_after_certificates(current, endpoint.clone(), revocations, renew_at));
+        Ok(Self { endpoint, address, house, hall, shift: Mutex::new(shift), tasks })
+    }
+
+    /// From now on this master leads. Every connection ends; its node is sent here again.
+    ///
+    /// # Errors
+    /// When the authority's files cannot be used.
+    pub fn lead(&self, term: u64, ends: MasterEnds, own: &LeaderAddress) -> Result<(), ServerError> {
+        let (hall, shift) = self.house.lead(Some(term), ends)?;
+        self.change(hall, shift, Some(own.bus.clone()));
+        Ok(())
+    }
+
+    /// From now on another master leads, which is followed as soon as it is known. Every connection ends.
+    ///
+    /// # Errors
+    /// When the leader cannot be followed.
+    pub fn stand_by(&self, leader: watch::Receiver<Option<LeaderAddress>>) -> Result<(), ServerError> {
+        let (hall, shift) = self.house.stand_by(leader)?;
+        self.change(hall, shift, None);
+        Ok(())
+    }
+
+    fn change(&self, hall: Arc<Hall>, shift: Shift, elsewhere: Option<String>) {
+        let before = self.hall.send_replace(hall);
+        *self.shift.lock().unwrap_or_else(PoisonError::into_inner) = shift;
+        before.over.send_replace(Some(elsewhere));
+    }
+
+    fn hall(&self) -> Arc<Hall> {
+        self.hall.borrow().clone()
+    }
+
+    /// The masters that stand by and are connected here.
+    pub fn standbys(&self) -> Vec<StandbyState> {
+        self.hall().standbys.list()
     }
 
     /// Where it listens.
@@ -161,18 +234,18 @@ impl Server {
 
     /// Counters.
     pub fn stats(&self) -> ServerStats {
-        let mut stats = self.hall.counters.read();
+        let mut stats = self.house.counters.read();
         for (_, role) in self.connected() {
             *stats.connections.entry(role).or_default() += 1;
         }
-        stats.newcomers = (NEWCOMERS_MAX - self.hall.newcomers.available_permits()) as u64;
-        stats.encodings = self.hall.frames.encodings();
+        stats.newcomers = (NEWCOMERS_MAX - self.house.newcomers.available_permits()) as u64;
+        stats.encodings = self.house.frames.encodings();
         stats
     }
 
     /// The nodes that are connected, and as what.
     pub fn connected(&self) -> Vec<(NodeName, Role)> {
-        self.hall.registry().links().into_iter().map(|(node, role, _)| (node, role)).collect()
+        self.hall().registry().links().into_iter().map(|(node, role, _)| (node, role)).collect()
     }
 
     /// Ends every connection and tells the nodes.
@@ -193,9 +266,97 @@ impl Drop for Server {
     }
 }
 
+impl House {
+    fn new(settings: ServerSettings, authority: Authority) -> Arc<Self> {
+        Arc::new(Self {
+            settings,
+            authority,
+            frames: ViewFrames::new(),
+            counters: Counters::default(),
+            newcomers: Arc::new(Semaphore::new(NEWCOMERS_MAX)),
+            joining: Semaphore::new(JOINING_MAX),
+        })
+    }
+
+    fn hall(self: &Arc<Self>, duty: Duty, feed: Feed) -> Result<Arc<Hall>, ServerError> {
+        let mut registry = Registry::default();
+        // Another master may have led meanwhile, and written who runs where.
+        for node in self.authority.nodes()? {
+            if let Some(agent) = &node.agent {
+                registry.bind(agent, &node.name);
+            }
+        }
+        Ok(Arc::new(Hall {
+            house: self.clone(),
+            duty,
+            feed,
+            registry: Mutex::new(registry),
+            ways: AsyncMutex::default(),
+            standbys: Standbys::default(),
+            over: watch::Sender::new(None),
+        }))
+    }
+
+    fn lead(
+        self: &Arc<Self>,
+        term: Option<u64>,
+        ends: MasterEnds,
+    ) -> Result<(Arc<Hall>, Shift), ServerError> {
+        let hall = self.hall(Duty::Leading { term, reports: ends.reports }, ends.feed)?;
+        let mut tasks = self.follow(&hall.feed);
+        tasks.spawn(carry_commands(hall.clone(), ends.commands));
+        Ok((hall, Shift { _tasks: tasks, _relay: None }))
+    }
+
+    fn stand_by(
+        self: &Arc<Self>,
+        mut leader: watch::Receiver<Option<LeaderAddress>>,
+    ) -> Result<(Arc<Hall>, Shift), ServerError> {
+        let (views, feed, reports) = crate::channel();
+        let known = self.frames.newest().map(|view| view.as_ref().clone());
+        if let Some(known) = &known {
+            views.publish(known.clone());
+        }
+        let bus = |leader: &Option<LeaderAddress>| leader.as_ref().map(|leader| leader.bus.clone());
+        let (address_in, address) = watch::channel(bus(&leader.borrow_and_update()));
+        let settings = RelaySettings {
+            authority: self.authority.clone(),
+            name: self.settings.name.clone(),
+            certificate_lifetime: self.settings.certificate_lifetime,
+            idle_timeout: self.settings.idle_timeout,
+            leader: address,
+        };
+        let relay = start_relay(settings, known, views, reports)?;
+        let standing =
+            Standing { leader: leader.clone(), link: relay.state(), patience: self.settings.idle_timeout };
+        let hall = self.hall(Duty::Standing(standing), feed)?;
+        let mut tasks = self.follow(&hall.feed);
+        tasks.spawn(async move {
+            while leader.changed().await.is_ok() {
+                address_in.send_replace(bus(&leader.borrow_and_update()));
+            }
+        });
+        Ok((hall, Shift { _tasks: tasks, _relay: Some(relay) }))
+    }
+
+    fn follow(self: &Arc<Self>, feed: &Feed) -> JoinSet<()> {
+        let (house, feed) = (self.clone(), feed.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { house.frames.follow(feed).await });
+        tasks
+    }
+}
+
 impl Hall {
     fn registry(&self) -> MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the duty is over. Returns where nodes are sent.
+    async fn over(&self) -> Option<String> {
+        let mut over = self.over.subscribe();
+        let over = over.wait_for(Option::is_some).await;
+        over.ok().and_then(|elsewhere| elsewhere.clone().flatten())
     }
 }
 
@@ -212,7 +373,7 @@ fn server_config(
     Ok((config, renew_at))
 }
 
-async fn accept(hall: Arc<Hall>, endpoint: Endpoint) {
+async fn accept(hall: watch::Receiver<Arc<Hall>>, endpoint: Endpoint) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -229,13 +390,15 @@ async fn accept(hall: Arc<Hall>, endpoint: Endpoint) {
     }
 }
 
-fn admit(hall: &Arc<Hall>, incoming: Incoming, connections: &mut JoinSet<()>) {
-    let Ok(newcomer) = hall.newcomers.clone().try_acquire_owned() else {
-        hall.counters.refused(Reason::Busy);
+fn admit(hall: &watch::Receiver<Arc<Hall>>, incoming: Incoming, connections: &mut JoinSet<()>) {
+    let hall = hall.borrow().clone();
+    let house = &hall.house;
+    let Ok(newcomer) = house.newcomers.clone().try_acquire_owned() else {
+        house.counters.refused(Reason::Busy);
         return incoming.refuse();
     };
     // Under pressure a peer must first show that its address is its own.
-    let is_crowded = hall.newcomers.available_permits() < NEWCOMERS_MAX / 2;
+    let is_crowded = house.newcomers.available_permits() < NEWCOMERS_MAX / 2;
     if is_crowded && !incoming.remote_address_validated() {
         // Only fails for addresses that are validated.
         let _ = incoming.retry();
@@ -258,7 +421,7 @@ async fn carry_commands(hall: Arc<Hall>, mut commands: mpsc::Receiver<(AgentId, 
                 }
             }
             None => {
-                hall.counters.count(|stats| stats.undeliverable += 1);
+                hall.house.counters.count(|stats| stats.undeliverable += 1);
                 if is_registration {
                     tell_loss(&hall, agent);
                 }
@@ -273,7 +436,7 @@ fn note_registration(hall: &Arc<Hall>, agent: &AgentId) {
     let Some(node) = hall.registry().registered(agent, view.as_deref()) else { return };
     let (hall, agent) = (hall.clone(), agent.clone());
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = hall.authority.bind_agent(&node, &agent) {
+        if let Err(error) = hall.house.authority.bind_agent(&node, &agent) {
             tracing::error!(%error, %node, "Cannot keep which agent runs on a node");
         }
     });
@@ -284,16 +447,17 @@ fn tell_loss(hall: &Arc<Hall>, agent: AgentId) {
     let Some(turn) = hall.registry().agent_turn(&agent) else { return };
     // If it is back, its own connection tells the rest.
     let Ok(turn) = turn.try_lock_owned() else { return };
-    let hall = hall.clone();
+    let Duty::Leading { reports, .. } = &hall.duty else { return };
+    let reports = reports.clone();
     tokio::spawn(async move {
         // Fails only when the control plane has ended.
-        let _ = hall.reports.send(AgentReport::Disconnected { agent }).await;
+        let _ = reports.send(AgentReport::Disconnected { agent }).await;
         drop(turn);
     });
 }
 
 async fn look_after_certificates(
-    hall: Arc<Hall>,
+    hall: watch::Receiver<Arc<Hall>>,
     endpoint: Endpoint,
     mut revocations: Option<String>,
     mut renew_at: mesonet_model::Timestamp,
@@ -302,9 +466,11 @@ async fn look_after_certificates(
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
+        let hall = hall.borrow().clone();
+        let house = &hall.house;
         let now = clock::now();
         if renew_at <= now {
-            match server_config(&hall.settings, &hall.authority) {
+            match server_config(&house.settings, &house.authority) {
                 Ok((config, at)) => {
                     endpoint.set_server_config(Some(config));
                     renew_at = at;
@@ -312,7 +478,7 @@ async fn look_after_certificates(
                 Err(error) => tracing::error!(%error, "Cannot renew the master's certificate"),
             }
         }
-        match hall.authority.revocations() {
+        match house.authority.revocations() {
             Ok(newest) if newest != revocations => {
                 revocations = newest;
                 admission::cut_revoked(&hall).await;
@@ -321,5 +487,6 @@ async fn look_after_certificates(
             Err(error) => tracing::error!(%error, "Cannot read which nodes are revoked"),
         }
         admission::cut_expired(&hall, now);
+        connection::cut_unfed(&hall);
     }
 }

@@ -42,7 +42,7 @@ impl ViewFrames {
         Self { newest: watch::Sender::new(None), recent: Mutex::default(), cache: Mutex::default() }
     }
 
-    /// Remembers what the control plane publishes, until that ends.
+    /// Remembers what is published, until that ends.
     pub(crate) async fn follow(&self, mut feed: Feed) {
         loop {
             let view = feed.views.borrow_and_update().clone();
@@ -57,6 +57,10 @@ impl ViewFrames {
 
     fn remember(&self, view: Arc<ClusterView>) {
         let mut recent = lock(&self.recent);
+        // Who has begun to lead repeats the newest view before it publishes its own.
+        if recent.back().is_some_and(|newest| newest.revision >= view.revision) {
+            return;
+        }
         if recent.len() == VIEWS_MAX {
             recent.pop_front();
         }

@@ -4,4 +4,5 @@ mod agents;
 mod hostile;
 mod joining;
 mod site;
+mod standing;
 mod views;

@@ -10,12 +10,12 @@ use mesonet_model::{
     Agent, AgentCommand, AgentId, AgentInfo, AgentReport, AgentState, ClusterId, ClusterView, Resources,
     Revision, Timestamp,
 };
-use quinn::{Connection, Endpoint, RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use serde::Serialize;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use crate::client::dial::{LinkError, dial};
+use crate::client::dial::{Ground, LinkError, dial};
 use crate::wire::{self, First, FromMaster, Hello};
 use crate::{
     Authority, Client, ClientSettings, Feed, Identity, JoinError, JoinToken, LinkState, MasterEnds, NodeName,
@@ -26,7 +26,7 @@ use crate::{
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
 pub(super) const LONG: Duration = Duration::from_secs(3600);
 
@@ -177,9 +177,9 @@ impl Site {
     pub(super) async fn raw(&self, node: &str) -> Raw {
         let identity = Identity::load(&self.node_dir(node)).expect("identity");
         let tls = pki::client_config(identity).expect("tls");
-        let (endpoint, connection) = dial(&self.master(), tls, IDLE_TIMEOUT).await.expect("connected");
+        let (ground, connection) = dial(&self.master(), tls, IDLE_TIMEOUT).await.expect("connected");
         let (send, receive) = connection.open_bi().await.expect("stream");
-        Raw { _endpoint: endpoint, connection, send, receive }
+        Raw { _ground: ground, connection, send, receive }
     }
 
     /// Like [`Self::raw`], and already welcome.
@@ -225,7 +225,7 @@ impl Master {
 
 /// A node's connection without the node's program.
 pub(super) struct Raw {
-    _endpoint: Endpoint,
+    _ground: Ground,
     pub(super) connection: Connection,
     pub(super) send: SendStream,
     pub(super) receive: RecvStream,

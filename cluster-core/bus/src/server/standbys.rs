@@ -1,0 +1,67 @@
+//! The masters that stand by, as the leader sees them.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use mesonet_model::Revision;
+use quinn::Connection;
+
+use crate::NodeName;
+
+/// A master that stands by and is connected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StandbyState {
+    /// Its name.
+    pub name: NodeName,
+    /// Since when it is connected.
+    pub since: Instant,
+    /// The newest revision that it has.
+    pub revision: Revision,
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Standbys(Mutex<BTreeMap<NodeName, Standby>>);
+
+#[derive(Debug)]
+struct Standby {
+    connection: usize,
+    since: Instant,
+    revision: Revision,
+}
+
+impl Standbys {
+    pub(crate) fn joined(&self, name: &NodeName, connection: &Connection) {
+        let standby =
+            Standby { connection: connection.stable_id(), since: Instant::now(), revision: Revision::ZERO };
+        self.lock().insert(name.clone(), standby);
+    }
+
+    pub(crate) fn reached(&self, name: &NodeName, revision: Revision) {
+        if let Some(standby) = self.lock().get_mut(name) {
+            standby.revision = revision;
+        }
+    }
+
+    /// A connection has ended, which may not be the standby's newest one.
+    pub(crate) fn left(&self, name: &NodeName, connection: &Connection) {
+        let mut standbys = self.lock();
+        if standbys.get(name).is_some_and(|standby| standby.connection == connection.stable_id()) {
+            standbys.remove(name);
+        }
+    }
+
+    pub(crate) fn list(&self) -> Vec<StandbyState> {
+        let state = |(name, standby): (&NodeName, &Standby)| StandbyState {
+            name: name.clone(),
+            since: standby.since,
+            revision: standby.revision,
+        };
+        self.lock().iter().map(state).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<NodeName, Standby>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
