@@ -56,7 +56,7 @@ impl Entry {
         if count > RECORDS_MAX {
             return Some(Self::bare(name.octets(), true));
         }
-        let ttl = zone.ttl();
+        let ttl = zone.ttl_of(name);
         let mut counts = [0_u16; 3];
         let mut octets = Vec::with_capacity(HEAD_LENGTH + name.octets().len() + count * AAAA_LENGTH);
         octets.extend([0; HEAD_LENGTH]);

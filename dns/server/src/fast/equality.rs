@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
-use mesonet_dns_zone::{Config, Name, Zone, ZoneFollower};
+use mesonet_dns_zone::{Config, Data, Name, Zone, ZoneFollower};
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, ClusterId, ClusterView, Delta, Discovery, DiscoveryPort,
     Framework, FrameworkId, Master, MasterId, Resources, Service, ServiceKey, Task, TaskId, TaskKey,
@@ -219,7 +219,8 @@ fn asked() -> impl Strategy<Value = Asked> {
 fn packet(zone: &Zone, asked: &Asked) -> Vec<u8> {
     let names: Vec<&Name> = zone.names().collect();
     let known = names[asked.name.index(names.len())].clone();
-    let mirror = Name::root().below("mesos.thisdcos.directory").expect("a name");
+    let mirrors = ["mesos.thisdcos.directory", "mesos.thisdcos.global", "mesos.yhpn3x.dcos.directory"];
+    let mirror = Name::root().below(mirrors[usize::from(asked.id % 3)]).expect("a name");
     let relative = known.to_string();
     let name = match asked.variant {
         0 | 1 => Name::root()
@@ -249,6 +250,35 @@ fn packet(zone: &Zone, asked: &Asked) -> Vec<u8> {
         packet.extend([0, 0]);
     }
     packet
+}
+
+/// Whether the name asked for, if it is one of the zone's, has nothing that only the full path can answer.
+fn is_for_fast_path(zone: &Zone, asked: &Asked) -> bool {
+    let names: Vec<&Name> = zone.names().collect();
+    let name = names[asked.name.index(names.len())];
+    let is_known = |data: &Data| matches!(data, Data::A(_) | Data::Aaaa(_) | Data::Srv { .. });
+    zone.apexes().iter().any(|apex| name.is_within(&apex.stored)) && zone.values(name).1.all(is_known)
+}
+
+/// Settings with records of every type, some with a time to live of their own.
+fn config() -> Config {
+    let records = [
+        "web.marathon.mesos 30 A 10.9.9.9",
+        "db.mesos 30 A 10.9.9.1",
+        "db.mesos AAAA fd00::9",
+        "alias.mesos CNAME web.marathon.mesos",
+        "text.mesos TXT hello",
+        "_db._tcp.mesos 7 SRV 1 2 5432 db.mesos",
+        "_far._tcp.mesos SRV 1 2 80 host.example",
+        "host.example A 10.9.9.2",
+        "extra.component.thisdcos.directory A 10.9.9.3",
+    ];
+    Config {
+        cluster_key: Some("yhpn3x".to_owned()),
+        node_addresses: vec![[10, 0, 0, 1].into()],
+        static_records: records.iter().map(|record| record.parse().expect("a record")).collect(),
+        ..Config::default()
+    }
 }
 
 fn fast_answer(fast: &FastZone, is_stale: bool, packet: &[u8]) -> Option<Vec<u8>> {
@@ -283,7 +313,7 @@ proptest! {
             1..6,
         ),
     ) {
-        let mut follower = ZoneFollower::new(&Config::default(), &[[127, 0, 0, 1].into()]).expect("default settings");
+        let mut follower = ZoneFollower::new(&config(), &[[127, 0, 0, 1].into()]).expect("default settings");
         let mut fast = FastZone::new();
         let mut view = ClusterView::empty(ClusterId::new("c"));
         let mut next = start();
@@ -302,7 +332,7 @@ proptest! {
                 let packet = packet(&zone, &asked);
                 let Some(found) = fast_answer(&fast, is_stale, &packet) else {
                     let is_plain = asked.variant > 6 && asked.class == 1 && asked.kind == 1
-                        && asked.flags == 0x0100 && asked.edns.is_none();
+                        && asked.flags == 0x0100 && asked.edns.is_none() && is_for_fast_path(&zone, &asked);
                     prop_assert!(!is_plain, "left to the full path: {asked:?}");
                     continue;
                 };

@@ -71,7 +71,11 @@ impl FastZone {
         self.trie.octet_count()
     }
 
+    /// A name in no zone, such as that of an address, is left to the full path.
     fn renew(&mut self, zone: &Zone, name: &Name) {
+        if self.apex_of(name.octets()).is_none() {
+            return;
+        }
         match Entry::of(zone, name) {
             Some(entry) => {
                 self.trie.insert(entry);
