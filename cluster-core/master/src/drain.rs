@@ -8,15 +8,16 @@
 //! ```
 //!
 //! A drain is ready when every plane that is known has applied the revision that withdrew the task's endpoints, and no
-//! plane still has connections to the task. Planes may join and leave meanwhile.
+//! plane still has connections to the task. Planes may join and leave meanwhile; one that is not connected any more may
+//! well go on sending clients, and is waited for until it has had the time to connect again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesonet_model::{AgentId, Plane, PlaneReport, Revision, TaskKey, Timestamp};
 
-/// How long after a restart of the master its planes may take to report again; before, their silence does not mean that
-/// there are none. Several times what a plane waits between two attempts to connect.
+/// How long after a restart of the master, or after the loss of their connection, planes may take to report again; before,
+/// their silence does not mean that they are gone. Several times what a plane waits between two attempts to connect.
 const RECONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// Every drain that is under way, and what is known of the planes.
@@ -32,6 +33,8 @@ pub(crate) struct Drains {
     by_revision: BTreeMap<Revision, BTreeSet<TaskKey>>,
     /// Waiting drains by the next time at which they may end without a report.
     by_time: BTreeSet<(Timestamp, TaskKey)>,
+    /// Planes that are not connected, by when they are not waited for any more.
+    lost: BTreeSet<(Timestamp, PlaneId)>,
     /// Tasks to be killed that have not been handed out.
     due: BTreeSet<TaskKey>,
     /// Until then no drain is ready, whatever the planes have said: some may have to report yet.
@@ -44,6 +47,8 @@ type PlaneId = (AgentId, Plane);
 struct PlaneState {
     applied: Revision,
     busy: BTreeSet<TaskKey>,
+    /// Until when it is waited for, if it is not connected.
+    lost_at: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -103,6 +108,7 @@ impl Drains {
         let old = self.planes.remove(&plane);
         if let Some(old) = &old {
             self.uncount(old.applied);
+            self.found(&plane, old);
         }
         *self.applied.entry(report.applied).or_default() += 1;
         let busy: BTreeSet<TaskKey> =
@@ -114,16 +120,24 @@ impl Drains {
             self.unmark_busy(task, &plane);
             self.check(task, now);
         }
-        self.planes.insert(plane, PlaneState { applied: report.applied, busy });
+        self.planes.insert(plane, PlaneState { applied: report.applied, busy, lost_at: None });
         self.check_between(before, now);
     }
 
-    /// A plane is not connected any more; it is not waited for until it reports again.
+    /// A plane is not connected any more; if it does not report again in time, it is not waited for until it does.
     pub(crate) fn plane_gone(&mut self, node: AgentId, plane: Plane, now: Timestamp) {
         let plane = (node, plane);
+        let Some(state) = self.planes.get_mut(&plane).filter(|state| state.lost_at.is_none()) else { return };
+        let until = now.plus(RECONNECT_TIME);
+        state.lost_at = Some(until);
+        self.lost.insert((until, plane));
+    }
+
+    fn plane_forgotten(&mut self, plane: PlaneId, now: Timestamp) {
         let before = self.applied_by_all();
         let Some(old) = self.planes.remove(&plane) else { return };
         self.uncount(old.applied);
+        self.found(&plane, &old);
         for task in &old.busy {
             self.unmark_busy(task, &plane);
             self.check(task, now);
@@ -131,13 +145,24 @@ impl Drains {
         self.check_between(before, now);
     }
 
-    /// When a drain ends at the latest.
+    fn found(&mut self, plane: &PlaneId, state: &PlaneState) {
+        if let Some(until) = state.lost_at {
+            self.lost.remove(&(until, plane.clone()));
+        }
+    }
+
+    /// When a drain ends at the latest, or may end because a plane is not waited for any more.
     pub(crate) fn deadline(&self) -> Option<Timestamp> {
-        self.by_time.first().map(|(at, _)| *at)
+        let drain = self.by_time.first().map(|(at, _)| *at);
+        let lost = self.lost.first().map(|(at, _)| *at);
+        drain.into_iter().chain(lost).min()
     }
 
     /// The tasks to be killed now; each is given once.
     pub(crate) fn take_due(&mut self, now: Timestamp) -> BTreeSet<TaskKey> {
+        while let Some((_, plane)) = self.lost.first().cloned().filter(|(at, _)| *at <= now) {
+            self.plane_forgotten(plane, now);
+        }
         while let Some((at, task)) = self.by_time.first().cloned().filter(|(at, _)| *at <= now) {
             self.timer_fired(&task, at, now);
         }
@@ -319,9 +344,23 @@ mod tests {
     fn the_last_plane_that_leaves_ends_the_wait() {
         let mut drains = waiting();
         drains.plane_gone(AgentId::new("n"), Plane::Dns, at(1));
-        assert_eq!(due(&mut drains, 1), Vec::<String>::new());
         drains.plane_gone(AgentId::new("n"), Plane::Lb, at(2));
-        assert_eq!(due(&mut drains, 2), ["a"]);
+        drains.plane_gone(AgentId::new("n"), Plane::Lb, at(3));
+        assert_eq!(due(&mut drains, 6), Vec::<String>::new());
+        assert_eq!(drains.deadline(), Some(at(7)), "the first loss counts");
+        assert_eq!(due(&mut drains, 7), ["a"]);
+    }
+
+    #[test]
+    fn a_plane_that_connects_again_has_been_waited_for() {
+        let mut drains = waiting();
+        drains.report(report("n", Plane::Dns, 5, &[]), at(1));
+        drains.plane_gone(AgentId::new("n"), Plane::Lb, at(1));
+        assert_eq!(due(&mut drains, 3), Vec::<String>::new(), "it goes on sending clients");
+        drains.report(report("n", Plane::Lb, 5, &["a"]), at(3));
+        assert_eq!(due(&mut drains, 9), Vec::<String>::new());
+        drains.report(report("n", Plane::Lb, 5, &[]), at(9));
+        assert_eq!(due(&mut drains, 9), ["a"]);
     }
 
     #[test]
@@ -331,7 +370,7 @@ mod tests {
         drains.report(report("n", Plane::Lb, 5, &["a"]), at(1));
         assert_eq!(due(&mut drains, 1), Vec::<String>::new());
         drains.plane_gone(AgentId::new("n"), Plane::Lb, at(2));
-        assert_eq!(due(&mut drains, 2), ["a"]);
+        assert_eq!(due(&mut drains, 7), ["a"]);
     }
 
     #[test]
@@ -386,11 +425,15 @@ mod tests {
     #[derive(Default)]
     struct Reference {
         planes: BTreeMap<u8, (u64, BTreeSet<u8>)>,
+        lost: BTreeMap<u8, i64>,
         waiting: BTreeMap<u8, (u64, i64)>,
     }
 
     impl Reference {
         fn take_due(&mut self, now: i64) -> BTreeSet<u8> {
+            let lost = &self.lost;
+            self.planes.retain(|plane, _| lost.get(plane).is_none_or(|until| now < *until));
+            self.lost.retain(|_, until| now < *until);
             let planes = &self.planes;
             let is_due = |task: &u8, revision: &u64, deadline: &i64| {
                 let is_ready =
@@ -434,10 +477,13 @@ mod tests {
                         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
                         drains.report(report(&plane.to_string(), Plane::Lb, applied, &keys), at(now));
                         reference.planes.insert(plane, (applied, busy));
+                        reference.lost.remove(&plane);
                     }
                     Step::Gone { plane } => {
                         drains.plane_gone(AgentId::new(plane.to_string()), Plane::Lb, at(now));
-                        reference.planes.remove(&plane);
+                        if reference.planes.contains_key(&plane) {
+                            reference.lost.entry(plane).or_insert(now + 5);
+                        }
                     }
                     Step::Forget { task } => {
                         drains.forget(&key(&task.to_string()));

@@ -23,6 +23,8 @@ pub(crate) struct Agent {
     /// Lost when it goes down.
     ended: BTreeMap<TaskKey, TaskStatus>,
     uuids: UuidSource,
+    /// What the node's clock says.
+    wall: Timestamp,
 }
 
 /// A task that has not ended, or whose end is not acknowledged.
@@ -70,7 +72,8 @@ pub(crate) enum AgentEffect {
 impl Agent {
     pub(crate) fn new(info: AgentInfo, seed: u64) -> Self {
         let (tasks, ended) = (BTreeMap::new(), BTreeMap::new());
-        Self { id: None, info, is_up: true, tasks, ended, uuids: UuidSource::from_seed(seed) }
+        let wall = Timestamp::default();
+        Self { id: None, info, is_up: true, tasks, ended, uuids: UuidSource::from_seed(seed), wall }
     }
 
     /// What it says first on a new connection: itself, then every status that is not acknowledged.
@@ -86,10 +89,16 @@ impl Agent {
         std::iter::once(register).chain(statuses).collect()
     }
 
-    pub(crate) fn command(&mut self, command: AgentCommand, now: Timestamp) -> Vec<AgentEffect> {
+    /// A command arrives, at a time by the node's clock that statuses are made at, and one that nobody changes.
+    pub(crate) fn command(
+        &mut self,
+        command: AgentCommand,
+        wall: Timestamp,
+        now: Timestamp,
+    ) -> Vec<AgentEffect> {
+        self.wall = wall;
         match command {
             AgentCommand::Registered { agent } => {
-                assert!(self.id.as_ref().is_none_or(|id| *id == agent), "{:?} is renamed {agent}", self.id);
                 self.id = Some(agent);
                 Vec::new()
             }
@@ -104,7 +113,14 @@ impl Agent {
     }
 
     /// Something becomes of a process, whether the agent is up or not.
-    pub(crate) fn process(&mut self, key: &TaskKey, event: ProcessEvent, now: Timestamp) -> Vec<AgentEffect> {
+    pub(crate) fn process(
+        &mut self,
+        key: &TaskKey,
+        event: ProcessEvent,
+        wall: Timestamp,
+        now: Timestamp,
+    ) -> Vec<AgentEffect> {
+        self.wall = wall;
         let Some(task) = self.tasks.get_mut(key) else { return Vec::new() };
         task.process = match (task.process, event) {
             (Process::Ended(_), _) => return Vec::new(),
@@ -123,8 +139,9 @@ impl Agent {
     }
 
     /// It takes up what it finds. What there is to say is said when it registers.
-    pub(crate) fn recover(&mut self, now: Timestamp) {
+    pub(crate) fn recover(&mut self, wall: Timestamp, now: Timestamp) {
         self.is_up = true;
+        self.wall = wall;
         for key in self.tasks.keys().cloned().collect::<Vec<_>>() {
             self.look_at(&key, now);
         }
@@ -168,7 +185,7 @@ impl Agent {
         if let Some(known) = self.tasks.get(&key).map(|task| &task.latest).or(self.ended.get(&key)) {
             return vec![AgentEffect::Report(AgentReport::Status(Box::new(known.clone())))];
         }
-        let status = self.status(&key, TaskState::Starting, now);
+        let status = self.status(&key, TaskState::Starting);
         let task = AgentTask {
             spec,
             latest: status.clone(),
@@ -185,7 +202,7 @@ impl Agent {
         let Some(task) = self.tasks.get_mut(key) else {
             let mut status = match self.ended.get(key) {
                 Some(ended) => ended.clone(),
-                None => self.status(key, TaskState::Gone, now),
+                None => self.status(key, TaskState::Gone),
             };
             status.uuid = None;
             status.reason = Some(StatusReason::ReasonTaskUnknown);
@@ -232,7 +249,7 @@ impl Agent {
     }
 
     fn find(&mut self, key: &TaskKey, state: TaskState, now: Timestamp) -> Vec<AgentEffect> {
-        let status = self.status(key, state, now);
+        let status = self.status(key, state);
         let Some(task) = self.tasks.get_mut(key) else { return Vec::new() };
         task.latest = status.clone();
         task.pending.push_back(status.clone());
@@ -240,7 +257,7 @@ impl Agent {
         vec![AgentEffect::Report(AgentReport::Status(Box::new(status)))]
     }
 
-    fn status(&mut self, key: &TaskKey, state: TaskState, now: Timestamp) -> TaskStatus {
+    fn status(&mut self, key: &TaskKey, state: TaskState) -> TaskStatus {
         TaskStatus {
             task: key.clone(),
             agent: self.id.clone(),
@@ -248,7 +265,7 @@ impl Agent {
             source: StatusSource::SourceExecutor,
             reason: None,
             message: String::new(),
-            timestamp: now,
+            timestamp: self.wall,
             healthy: None,
             addresses: Vec::new(),
             uuid: Some(self.uuids.next_uuid()),

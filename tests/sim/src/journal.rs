@@ -1,4 +1,4 @@
-//! What happened last, for whoever has to find out why a run failed.
+//! What happened, for whoever has to find out why a run failed.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -8,16 +8,29 @@ use std::rc::Rc;
 use mesonet_model::Timestamp;
 
 /// Enough to see what led to a failure, and still readable.
-const LINES_MAX: usize = 120;
+const LATEST: usize = 120;
 
-/// The latest events of a run. Clones write to the same journal, so that it survives a panic of the run.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Journal(Rc<RefCell<VecDeque<(Timestamp, String)>>>);
+/// The events of a run. Clones write to the same journal, so that it survives a panic of the run.
+#[derive(Debug, Clone)]
+pub(crate) struct Journal {
+    lines: Rc<RefCell<VecDeque<(Timestamp, String)>>>,
+    most: usize,
+}
 
 impl Journal {
+    /// One that keeps the latest events.
+    pub(crate) fn latest() -> Self {
+        Self { lines: Rc::default(), most: LATEST }
+    }
+
+    /// One that keeps all.
+    pub(crate) fn everything() -> Self {
+        Self { lines: Rc::default(), most: usize::MAX }
+    }
+
     pub(crate) fn note(&self, at: Timestamp, what: impl fmt::Display) {
-        let mut lines = self.0.borrow_mut();
-        if lines.len() == LINES_MAX {
+        let mut lines = self.lines.borrow_mut();
+        if lines.len() == self.most {
             lines.pop_front();
         }
         lines.push_back((at, what.to_string()));
@@ -25,7 +38,7 @@ impl Journal {
 
     /// The events, the oldest first.
     pub(crate) fn lines(&self) -> Vec<String> {
-        let lines = self.0.borrow();
+        let lines = self.lines.borrow();
         lines.iter().map(|(at, what)| format!("{:>9.3} s  {what}", at.as_seconds())).collect()
     }
 }

@@ -1,4 +1,4 @@
-//! What users may rely on: every answered command, whatever crashes afterwards.
+//! What users may rely on: every answered command, whatever fails afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,6 +13,8 @@ pub(crate) struct Ledger {
     apps: BTreeMap<AppId, Expected>,
     /// Commands without an answer.
     open: BTreeMap<u64, Asked>,
+    /// Commands whose answers are committed.
+    done: BTreeSet<u64>,
     /// Apps of which only the next look can tell what they are.
     unsure: BTreeSet<AppId>,
     /// Apps that may keep instances of older configurations, since a deployment of theirs was cancelled.
@@ -63,9 +65,10 @@ impl Ledger {
         self.open.insert(number, Asked { command, apps, original });
     }
 
-    /// A command is answered.
-    pub(crate) fn answer(&mut self, number: u64, answer: &Result<Reply, Rejection>) {
+    /// What a command does is committed: it holds from here on, whether or not anybody gets the answer.
+    pub(crate) fn commit(&mut self, number: u64, answer: &Result<Reply, Rejection>) {
         let asked = self.open.remove(&number).expect("one answer for each command");
+        self.done.insert(number);
         let Ok(reply) = answer else { return };
         self.mix(&asked);
         if let Reply::Deployment { id, .. } = reply {
@@ -90,7 +93,7 @@ impl Ledger {
                 self.mixed.remove(&app);
                 match self.apps.get_mut(&app) {
                     Some(expected) => expected.version = *version,
-                    None => assert!(self.unsure.contains(&app), "{app} is restarted but was never there"),
+                    None => panic!("{app} is restarted but was never there"),
                 }
             }
             (Command::KillTasks { tasks, .. }, Reply::Deployment { .. }) => {
@@ -117,26 +120,30 @@ impl Ledger {
         }
     }
 
-    /// Whoever waits for an answer will not get one: any of these commands may have been carried out or not.
-    pub(crate) fn crash(&mut self) {
-        for asked in std::mem::take(&mut self.open).into_values() {
-            self.mix(&asked);
-            if asked.apps.len() > 1 {
-                self.mixed.extend(asked.apps.iter().cloned());
+    /// A command is answered. What the answer says must be committed, unless it is that there is nothing to do.
+    pub(crate) fn answer(&mut self, number: u64, answer: &Result<Reply, Rejection>) {
+        if self.done.contains(&number) {
+            return;
+        }
+        let asked = self.open.remove(&number).expect("one answer for each command");
+        match (asked.command, answer) {
+            (Command::KillTasks { tasks, .. }, Ok(Reply::Killed(_))) => self.killed.extend(tasks),
+            (Command::ResetDelay { .. }, Ok(Reply::Done)) | (_, Err(_)) => {}
+            (Command::Put { .. } | Command::KillTasks { .. }, Ok(Reply::Deployment { apps, .. })) => {
+                for stored in apps {
+                    let known = self.apps.get(&stored.id);
+                    assert_eq!(known, Some(&Expected::of(stored)), "{} is said to be so already", stored.id);
+                }
             }
-            self.unsure.extend(asked.apps);
+            (command, Ok(reply)) => panic!("{command:?} is answered with {reply:?}, which is not committed"),
         }
     }
 
-    /// What is visible is what was answered.
+    /// What is committed is what was answered.
     pub(crate) fn check(&mut self, view: &MarathonView) {
-        let open: BTreeSet<AppId> = self.open.values().flat_map(|asked| asked.apps.iter().cloned()).collect();
         for id in APPS.map(|id| AppId::parse(id).expect("valid")) {
             let seen = view.apps.get(&id).map(|app| Expected::of(&app.definition));
             let expected = self.apps.get(&id);
-            if open.contains(&id) {
-                continue;
-            }
             if !self.unsure.remove(&id) {
                 assert_eq!(seen.as_ref(), expected, "app {id} is not what was answered");
             }

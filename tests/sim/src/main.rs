@@ -16,20 +16,42 @@ struct Arguments {
     /// The first one.
     #[arg(long, default_value_t = 0)]
     first: u64,
+    /// One seed only, of which everything is told.
+    #[arg(long, conflicts_with_all = ["seeds", "first"])]
+    seed: Option<u64>,
 }
 
 fn main() -> ExitCode {
-    let Arguments { seeds, first } = Arguments::parse();
-    for seed in first..first.saturating_add(seeds) {
-        match mesonet_sim::run(seed) {
-            Ok(counts) if seeds == 1 => println!("seed {seed}: {counts:?}"),
-            Ok(_) => {}
-            Err(failure) => {
-                eprintln!("{failure}");
-                return ExitCode::FAILURE;
-            }
+    let Arguments { seeds, first, seed } = Arguments::parse();
+    if let Some(seed) = seed {
+        return tell(seed);
+    }
+    match mesonet_sim::run_all(first..first.saturating_add(seeds)) {
+        Ok(counts) => {
+            println!("{counts:?}");
+            println!("{seeds} seeds from {first} on: everything held");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
         }
     }
-    println!("{seeds} seeds from {first} on: everything held");
-    ExitCode::SUCCESS
+}
+
+fn tell(seed: u64) -> ExitCode {
+    let (events, result) = mesonet_sim::run_and_tell(seed);
+    for event in events {
+        println!("{event}");
+    }
+    match result {
+        Ok(counts) => {
+            println!("seed {seed}: {counts:?}");
+            ExitCode::SUCCESS
+        }
+        Err(failure) => {
+            eprintln!("seed {seed} fails: {}", failure.what);
+            ExitCode::FAILURE
+        }
+    }
 }

@@ -1,151 +1,235 @@
-//! The master's side of a run: turns, commits, crashes, and what is released.
+//! The masters' side of a run: processes, turns, and what is released.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mesonet::control_plane::{Batch, Input, Release, State};
-use mesonet_model::{AgentCommand, AgentId, Serving, TaskKey, TaskState};
+use mesonet::control_plane::{Input, Release, State};
+use mesonet_model::{
+    AgentCommand, AgentId, ClusterView, PlaneReport, Revision, Serving, TaskKey, TaskState, Timestamp,
+};
 
-use crate::leader::{DRAIN_GRACE, Leader, PLANES_EXPECTED};
+use crate::brief::{Brief, brief_answer};
+use crate::clocks::MachineClock;
+use crate::leader::{DRAIN_GRACE, Leader, PLANES_EXPECTED, Records};
+use crate::links::{Client, Down, End, Side};
 use crate::simulation::{Happening, Simulation};
 use crate::watch::check_recovery;
 
-/// How much of a batch is carried out before a crash.
-#[derive(Debug, Clone, Copy)]
-enum Reached {
-    /// It is not committed.
-    Nothing,
-    /// It is committed and so many of its releases are out.
-    Releases(usize),
+/// The part of a time that is sure to have passed when a clock says that all of it has: clocks run too fast by at most a
+/// tenth.
+const SURE: (u32, u32) = (10, 11);
+
+/// A master's process and its machine.
+#[derive(Debug)]
+pub(crate) struct MasterProcess {
+    pub(crate) clock: MachineClock,
+    /// Counts its starts.
+    pub(crate) life: u64,
+    pub(crate) is_up: bool,
+    pub(crate) role: Role,
+    /// The newest term that it has led in or followed.
+    pub(crate) term: u64,
+    /// Who leads, as far as it knows.
+    pub(crate) leader: Option<usize>,
+    /// The connection to who leads.
+    pub(crate) upstream: Option<u64>,
+    /// The newest view, for planes.
+    pub(crate) feed: Option<ClusterView>,
+    /// What the planes said last that are connected here.
+    pub(crate) planes_here: BTreeMap<usize, PlaneReport>,
+}
+
+/// What a master does.
+#[derive(Debug)]
+pub(crate) enum Role {
+    Standby,
+    /// It is elected and reads what the store holds.
+    Elected {
+        term: u64,
+        /// By its own clock.
+        until: Duration,
+    },
+    Leading(Box<Leader>),
+}
+
+impl MasterProcess {
+    pub(crate) fn new(clock: MachineClock) -> Self {
+        Self {
+            clock,
+            life: 0,
+            is_up: false,
+            role: Role::Standby,
+            term: 0,
+            leader: None,
+            upstream: None,
+            feed: None,
+            planes_here: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn leading(&self) -> Option<&Leader> {
+        match &self.role {
+            Role::Leading(leader) => Some(leader),
+            Role::Standby | Role::Elected { .. } => None,
+        }
+    }
+
+    pub(crate) fn leading_mut(&mut self) -> Option<&mut Leader> {
+        match &mut self.role {
+            Role::Leading(leader) => Some(leader),
+            Role::Standby | Role::Elected { .. } => None,
+        }
+    }
+
+    /// Whether it leads in a term, or is about to.
+    pub(crate) fn leads_or_will(&self, term: u64) -> bool {
+        match &self.role {
+            Role::Leading(leader) => leader.term == term,
+            Role::Elected { term: elected, .. } => *elected == term,
+            Role::Standby => false,
+        }
+    }
 }
 
 impl Simulation {
-    pub(crate) fn start_master(&mut self) {
-        assert!(self.leader.is_none(), "one master at a time");
-        self.life += 1;
-        if let Some(committed) = &self.committed {
-            check_recovery(self.life, &self.store, &committed.cluster, &committed.marathon);
+    pub(crate) fn start_master(&mut self, master: usize) {
+        let own = &mut self.masters[master];
+        if own.is_up {
+            return;
         }
-        self.note(format_args!("master starts life {}", self.life));
-        self.leader = Some(Leader::start(self.life, &self.store, self.now));
-        let life = self.life;
-        for plane in 0..self.planes.len() {
-            // Now and then one takes longer than the master waits.
-            let delay = if self.trouble(10) { 20_000 } else { 4000 };
-            self.soon(delay, Happening::PlaneConnects { life, plane });
-        }
-        self.begin_commit();
+        own.is_up = true;
+        own.life += 1;
+        let life = own.life;
+        self.note(format_args!("master {master} starts"));
+        self.soon(50, Happening::MasterLooks { master, life });
     }
 
-    /// Something arrives at the master, which is to be there.
-    pub(crate) fn arrive(&mut self, input: Input, from_agent: Option<(usize, u64)>) {
-        if let Some(leader) = &mut self.leader {
+    /// The process is gone, with everything that is not committed.
+    pub(crate) fn crash_master(&mut self, master: usize) {
+        if !self.masters[master].is_up {
+            return;
+        }
+        self.note(format_args!("master {master} crashes"));
+        self.counts.master_crashes += 1;
+        let own = &mut self.masters[master];
+        own.is_up = false;
+        (own.role, own.leader, own.upstream, own.feed) = (Role::Standby, None, None, None);
+        own.planes_here.clear();
+        self.forget_ends(|link| match link.client {
+            Client::Standby(client) if client == master => Some(Side::Client),
+            Client::Agent(_) | Client::Plane(_) | Client::Standby(_) => {
+                (link.server == master).then_some(Side::Server)
+            }
+        });
+        let down = if self.rng.u32(..4) > 0 { 500 } else { 20_000 };
+        self.soon(down, Happening::MasterStarts { master });
+    }
+
+    /// Another master leads, or may: nothing is carried out any more that is not committed.
+    pub(crate) fn step_down(&mut self, master: usize, term: u64) {
+        if !self.masters[master].leads_or_will(term) {
+            return;
+        }
+        self.note(format_args!("master {master} steps down from term {term}"));
+        self.counts.depositions += 1;
+        self.masters[master].role = Role::Standby;
+        self.masters[master].leader = None;
+        let followers: Vec<u64> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.server == master && link.server_end == End::Open)
+            .filter(|(_, link)| !matches!(link.client, Client::Plane(_)))
+            .map(|(id, _)| *id)
+            .collect();
+        for link in followers {
+            self.close(link, Side::Server);
+        }
+        self.ask(master, crate::elections::Ask::Look);
+    }
+
+    /// It steps down by itself, as when it is told to end.
+    pub(crate) fn resign(&mut self, master: usize) {
+        if let Some(term) = self.masters[master].leading().map(|leader| leader.term) {
+            self.note(format_args!("master {master} resigns"));
+            self.ask(master, crate::elections::Ask::Resign { term });
+            self.step_down(master, term);
+        }
+    }
+
+    /// What the store holds is where the last committer was at its last commit.
+    pub(crate) fn check_recovery(&self, term: u64, revision: Revision, records: &Records) {
+        if let Some(committed) = &self.store.committed
+            && committed.cluster.revision == revision
+        {
+            let settings = self.settings;
+            check_recovery(term, settings, (revision, records), &committed.cluster, &committed.marathon);
+        }
+    }
+
+    /// Something arrives at a master that leads, if it does.
+    pub(crate) fn arrive(&mut self, master: usize, input: Input, from_agent: Option<(usize, u64)>) {
+        if let Some(leader) = self.masters[master].leading_mut() {
             leader.arrive(input, from_agent);
-            self.plan_turn();
+            self.plan_turn(master);
         }
     }
 
-    pub(crate) fn turn(&mut self, life: u64) {
+    pub(crate) fn turn(&mut self, master: usize, term: u64) {
         let now = self.now;
-        let Some(leader) = self.leader.as_mut().filter(|leader| leader.life == life) else { return };
-        if leader.batch.is_some() || leader.wake != Some(now) {
+        let own = &mut self.masters[master];
+        let Role::Leading(leader) = &mut own.role else { return };
+        if leader.term != term || leader.batch.is_some() || leader.wake != Some(now) {
             return;
         }
         leader.wake = None;
-        self.journal.note(now, format_args!("master turns with {:?}", Brief(&leader.inbox)));
-        leader.turn(now);
-        self.begin_commit();
-    }
-
-    /// A disk is slow at times.
-    fn begin_commit(&mut self) {
-        let slow = if self.trouble(5) { 3000 } else { 5 };
-        self.soon(slow, Happening::MasterCommits { life: self.life });
-    }
-
-    pub(crate) fn commit(&mut self, life: u64) {
-        let Some(leader) = self.leader.as_mut().filter(|leader| leader.life == life) else { return };
-        let Some(batch) = leader.batch.take() else { return };
-        let all = batch.releases.len();
-        self.carry_out(batch, Reached::Releases(all));
-        self.plan_turn();
-    }
-
-    /// The master is gone, with everything that is not committed.
-    pub(crate) fn crash_master(&mut self) {
-        let Some(leader) = &mut self.leader else { return };
-        self.counts.master_crashes += 1;
-        if let Some(batch) = leader.batch.take() {
-            let releases = batch.releases.len();
-            let reached = match self.rng.u32(..3) {
-                0 => Reached::Nothing,
-                1 => Reached::Releases(0),
-                _ => Reached::Releases(self.rng.usize(..=releases)),
-            };
-            self.note(format_args!("master crashes, reached {reached:?} of {releases}"));
-            self.carry_out(batch, reached);
-        } else {
-            self.note("master crashes");
-        }
-        self.leader = None;
-        self.ledger.crash();
-        for node in 0..self.nodes.len() {
-            self.disconnect_agent(node);
-        }
-        let down = if self.rng.u32(..4) > 0 { 200 } else { 20_000 };
-        self.soon(down, Happening::MasterStarts);
+        self.journal.note(now, format_args!("master {master} turns with {:?}", Brief(&leader.inbox)));
+        leader.turn(&own.clock, now);
+        self.begin_commit(master);
     }
 
     /// Plans the next turn if the master has nothing else to do.
-    fn plan_turn(&mut self) {
+    pub(crate) fn plan_turn(&mut self, master: usize) {
         let now = self.now;
-        let Some(leader) = self.leader.as_mut().filter(|leader| leader.batch.is_none()) else { return };
-        let deadline =
-            leader.control_plane.deadline().map(|(at, _)| at.max(now.plus(Duration::from_millis(1))));
-        let next = if leader.inbox.is_empty() { deadline } else { Some(now) };
+        let own = &mut self.masters[master];
+        let Role::Leading(leader) = &mut own.role else { return };
+        if leader.batch.is_some() {
+            return;
+        }
+        let next = if leader.inbox.is_empty() { leader.deadline(&own.clock, now) } else { Some(now) };
         if let Some(at) = next
             && leader.wake.is_none_or(|wake| at < wake)
         {
             leader.wake = Some(at);
-            let life = leader.life;
-            self.at(at, Happening::MasterTurns { life });
+            let term = leader.term;
+            self.at(at, Happening::MasterTurns { master, term });
         }
     }
 
-    fn carry_out(&mut self, batch: Batch, reached: Reached) {
-        let Reached::Releases(count) = reached else { return };
-        let Some(state) = self.leader.as_ref().map(|leader| leader.control_plane.state()) else { return };
-        if let Some(commit) = &batch.commit {
-            self.counts.commits += 1;
-            self.store.commit(commit);
-            self.committed = Some(state.clone());
+    /// Makes a committed batch visible and does what it says, all or, if the process dies meanwhile, part of it.
+    pub(crate) fn carry_out(&mut self, master: usize) {
+        let Some(leader) = self.masters[master].leading_mut() else { return };
+        let Some(batch) = leader.batch.take() else { return };
+        let state = leader.control_plane.state();
+        leader.visible = Some(state.clone());
+        let all = batch.releases.len();
+        let dies = self.trouble(1);
+        let count = if dies { self.rng.usize(..=all) } else { all };
+        if !dies || count > 0 {
+            self.publish(master, &state.cluster);
         }
-        let is_whole = count == batch.releases.len();
-        if count == 0 && !is_whole {
-            return;
-        }
-        self.publish(&state);
         for release in batch.releases.into_iter().take(count) {
-            self.release(release, &state);
+            self.release(master, release, &state);
         }
-        if is_whole {
-            self.ledger.check(&state.marathon);
+        if dies {
+            self.note(format_args!("with {count} of {all} releases out"));
+            return self.crash_master(master);
         }
+        self.plan_turn(master);
     }
 
-    fn publish(&mut self, state: &State) {
-        let is_new = self.visible.as_ref().is_none_or(|v| v.cluster.revision < state.cluster.revision);
-        self.visible = Some(state.clone());
-        if is_new {
-            self.watch.view(&state.cluster);
-            for plane in 0..self.planes.len() {
-                self.tell_plane(plane);
-            }
-        }
-    }
-
-    fn release(&mut self, release: Release, state: &State) {
+    fn release(&mut self, master: usize, release: Release, state: &State) {
         match release {
-            Release::Agent { agent, command } => self.release_command(&agent, command, state),
+            Release::Agent { agent, command } => self.release_command(master, &agent, command, state),
             Release::Answer { number, answer } => {
                 self.note(format_args!("command {number} is answered {}", brief_answer(&answer)));
                 self.counts.answers += 1;
@@ -156,80 +240,77 @@ impl Simulation {
         }
     }
 
-    fn release_command(&mut self, agent: &AgentId, command: AgentCommand, state: &State) {
+    fn release_command(&mut self, master: usize, agent: &AgentId, command: AgentCommand, state: &State) {
         if let AgentCommand::Kill { task, .. } = &command {
-            self.check_kill(task, state);
+            self.check_kill(master, task, state);
         }
         let known = self.nodes.iter().position(|node| node.agent.id.as_ref() == Some(agent));
         if let AgentCommand::Registered { .. } = &command {
             let nodes = &self.nodes;
-            let is_from = |node: usize| known.map_or(nodes[node].agent.id.is_none(), |known| known == node);
-            let answered = self.leader.as_mut().and_then(|leader| leader.take_registration(is_from));
-            let Some((node, connection)) = answered else { panic!("{agent} has not registered") };
-            if self.nodes[node].connection == Some(connection) {
-                self.nodes[node].is_open = true;
-                self.send_command(node, command);
+            let is_new = |node: usize| {
+                let id = nodes[node].agent.id.as_ref();
+                id.is_none_or(|id| !state.cluster.agents.contains_key(id))
+            };
+            let is_from = |node: usize| known.map_or_else(|| is_new(node), |known| known == node);
+            let leader = self.masters[master].leading_mut();
+            let answered = leader.and_then(|leader| leader.take_registration(is_from));
+            let Some((_, link)) = answered else { panic!("{agent} has not registered") };
+            if let Some(own) = self.links.get_mut(&link) {
+                own.registered = Some(agent.clone());
+                self.tell(link, Down::Command(command), Duration::ZERO);
             }
-        } else if let Some(node) = known.filter(|node| self.nodes[*node].is_open) {
-            self.send_command(node, command);
+            return;
+        }
+        let link = self.links.iter().find(|(_, link)| {
+            link.server == master && link.server_end == End::Open && link.registered.as_ref() == Some(agent)
+        });
+        if let Some(id) = link.map(|(id, _)| *id) {
+            self.tell(id, Down::Command(command), Duration::ZERO);
         }
     }
 
     /// A task is told to end only when no client is sent to it, unless the drain took too long. Once it is told, it may
     /// be told again.
-    fn check_kill(&mut self, task: &TaskKey, state: &State) {
-        let Some(leader) = &mut self.leader else { return };
+    fn check_kill(&mut self, master: usize, task: &TaskKey, state: &State) {
+        let now = self.now;
         let Some(known) = state.cluster.tasks.get(task) else { return };
+        let Some(leader) = self.masters[master].leading_mut() else { return };
         if known.state == TaskState::Killing || !leader.told.insert(task.clone()) {
             return;
         }
         assert_ne!(known.serving(), Serving::Ready, "{task} is to end but still ready");
-        let is_overdue = leader.drains.get(task).is_some_and(|since| since.plus(DRAIN_GRACE) <= self.now);
-        let is_early = self.now < leader.started_at.plus(PLANES_EXPECTED);
+        let has_passed = |time: Duration, since: Timestamp| now >= since.plus(time * SURE.0 / SURE.1);
+        let is_overdue = leader.drains.get(task).is_some_and(|(since, _)| has_passed(DRAIN_GRACE, *since));
+        let withdrawn_at = leader.drains.get(task).copied();
+        let is_early = !has_passed(PLANES_EXPECTED, leader.started_at);
         for (number, plane) in self.planes.iter().enumerate() {
-            let is_waited_for = is_early || leader.planes_known.contains(&number);
-            if is_overdue || !is_waited_for {
+            let is_waited_for = is_early || self.is_known(master, number);
+            if is_overdue || !is_waited_for || plane.is_behind() {
                 continue;
             }
             let node = plane.node;
             assert!(!plane.serves(task), "{task} is to end, {:?} of node {node} sends clients", plane.kind);
             assert!(!plane.is_connected_to(task), "{task} is to end, node {node} has connections to it");
         }
-        if !self.planes.iter().any(|plane| plane.serves(task)) && self.watch.withdrawn.insert(task.clone()) {
+        let Some((_, revision)) = withdrawn_at else { return };
+        let is_withdrawn = self.planes.iter().all(|plane| plane.newest >= revision && !plane.serves(task));
+        if is_withdrawn && self.watch.withdrawn.insert(task.clone()) {
             self.counts.drained += u64::from(!is_overdue);
         }
     }
-}
 
-/// Inputs in a few words.
-struct Brief<'a>(&'a [Input]);
-
-impl std::fmt::Debug for Brief<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        use mesonet_model::AgentReport::{Disconnected, Register, Status};
-        for input in self.0 {
-            match input {
-                Input::Agent(Register { agent, tasks, .. }) => {
-                    write!(f, "[register {agent:?} with {} tasks]", tasks.len())?;
-                }
-                Input::Agent(Status(status)) => write!(f, "[{} is {}]", status.task.task, status.state)?,
-                Input::Agent(Disconnected { agent }) => write!(f, "[{agent} is disconnected]")?,
-                Input::Plane(report) => {
-                    write!(
-                        f,
-                        "[{} {} at {}, busy {:?}]",
-                        report.node, report.plane, report.applied, report.busy
-                    )?;
-                }
-                Input::PlaneGone { node, plane } => write!(f, "[{node} {plane} is gone]")?,
-                Input::Node(order) => write!(f, "[{order:?}]")?,
-                Input::Command { number, .. } => write!(f, "[command {number}]")?,
-            }
-        }
-        Ok(())
+    /// Whether a leader must have known of a plane when it decided what it carries out: it has heard of it, or there
+    /// was a way to it on which everything had arrived.
+    fn is_known(&self, master: usize, plane: usize) -> bool {
+        let Some(leader) = self.masters[master].leading() else { return false };
+        let link = |id: Option<u64>| id.and_then(|id| self.links.get(&id));
+        let Some(own) = link(self.planes[plane].link) else { return false };
+        let is_heard = |since: Option<Timestamp>| since.is_some_and(|at| at < leader.turned_at);
+        let is_direct = own.server == master && self.planes[plane].view.is_some();
+        let relays = link(self.masters[own.server].upstream)
+            .is_some_and(|upstream| upstream.server == master && is_heard(upstream.heard_all_since()));
+        let has_said = self.planes[plane].view.is_some();
+        leader.planes_known.contains(&plane)
+            || (has_said && is_heard(own.heard_all_since()) && (is_direct || relays))
     }
-}
-
-fn brief_answer<T, E: std::fmt::Display>(answer: &Result<T, E>) -> String {
-    answer.as_ref().map_or_else(ToString::to_string, |_| "yes".to_owned())
 }

@@ -1,26 +1,30 @@
 //! A cluster on virtual time: what is due next happens next.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use fastrand::Rng;
-use mesonet::control_plane::{Input, State};
+use mesonet::control_plane::Input;
 use mesonet_marathon::Command;
-use mesonet_model::{
-    AgentCommand, AgentInfo, AgentReport, Plane, PlaneReport, PortRanges, Resources, Scalar, TaskKey,
-    Timestamp,
-};
+use mesonet_model::{Plane, PortRanges, Resources, Revision, Scalar, TaskKey, Timestamp};
 
-use crate::agent::{Agent, ProcessEvent};
+use crate::agent::ProcessEvent;
 use crate::apps::CPUS;
+use crate::clocks::MachineClock;
+use crate::elections::{Ask, Told};
 use crate::journal::Journal;
-use crate::leader::Leader;
+use crate::leader::Settings;
 use crate::ledger::Ledger;
-use crate::network::{Lanes, Weather};
+use crate::links::{Link, Side};
+use crate::masters::MasterProcess;
+use crate::network::{Network, Party, Weather};
+use crate::nodes::Node;
 use crate::planes::PlaneTwin;
 use crate::store::Store;
 use crate::watch::Watch;
+
+/// Masters: two can be lost.
+const MASTERS: usize = 3;
 
 /// Agents. All apps run on two of them, twice as many during upgrades.
 const AGENTS: u8 = 3;
@@ -38,8 +42,14 @@ const TIGHT: (i64, u16) = (3, 4);
 /// The first host port of an agent.
 const FIRST_PORT: u16 = 31_000;
 
-/// Events under faults. More find more, and cost as much more.
-const TROUBLE_EVENTS: u64 = 250;
+/// Until when all have found each other, in milliseconds.
+const JOINED_AT: i64 = 15_000;
+
+/// Commits under faults. More find more, and cost as much more.
+const TROUBLE_COMMITS: u64 = 50;
+
+/// Time under faults, if so many commits are not made.
+const TROUBLE_MAX: Duration = Duration::from_secs(1800);
 
 /// How long it may take at most, when all faults have ended, until everything is as users want it. A lost launch is
 /// noticed after five minutes, and an agent repeats a status after ten minutes at the latest.
@@ -54,48 +64,47 @@ pub(crate) struct Simulation {
     pub(crate) journal: Journal,
     /// Whether things still go wrong.
     pub(crate) is_trouble: bool,
+    /// Whether nothing will go wrong any more.
+    pub(crate) is_over: bool,
     pub(crate) weather: Weather,
+    pub(crate) network: Network,
     /// Milliseconds between faults, at most.
     pub(crate) fault_pause: u64,
-    pub(crate) lanes: Lanes,
-    pub(crate) connections: u64,
+    /// Of connections, commands and clients.
+    pub(crate) numbers: u64,
+    pub(crate) settings: Settings,
     pub(crate) store: Store,
-    pub(crate) life: u64,
-    pub(crate) leader: Option<Leader>,
-    /// As of the last commit.
-    pub(crate) committed: Option<State>,
-    /// As users and planes see it.
-    pub(crate) visible: Option<State>,
+    pub(crate) store_slow_until: Timestamp,
+    pub(crate) masters: Vec<MasterProcess>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) planes: Vec<PlaneTwin>,
+    pub(crate) links: BTreeMap<u64, Link>,
     pub(crate) ledger: Ledger,
     pub(crate) watch: Watch,
     pub(crate) counts: Counts,
 }
 
-/// An agent and its connection.
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) agent: Agent,
-    /// The connection to the master, if there is one.
-    pub(crate) connection: Option<u64>,
-    /// When the registration arrives; nothing overtakes it.
-    pub(crate) handshake: Timestamp,
-    /// Whether the registration is answered: commands come from then on.
-    pub(crate) is_open: bool,
-    /// When it is looked for statuses to be sent again.
-    pub(crate) wake: Option<Timestamp>,
-}
-
-/// What a run has seen.
+/// What a run, or several, have seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Events.
     pub events: u64,
+    /// Terms in which a master has led.
+    pub terms: u64,
+    /// Masters that have stepped down.
+    pub depositions: u64,
     /// Masters that crashed.
     pub master_crashes: u64,
     /// Batches that were committed.
     pub commits: u64,
+    /// Connections to masters of an outdated term that were given up.
+    pub outdated: u64,
+    /// Reports that came over a master that stands by.
+    pub relayed: u64,
+    /// Times that machines did not reach each other.
+    pub partitions: u64,
+    /// Clocks that were set.
+    pub clocks_set: u64,
     /// Agents that crashed.
     pub agent_crashes: u64,
     /// Tasks that were launched.
@@ -106,22 +115,64 @@ pub struct Counts {
     pub answers: u64,
 }
 
+impl Counts {
+    /// Counts another run as well.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self {
+            events,
+            terms,
+            depositions,
+            master_crashes,
+            commits,
+            outdated,
+            relayed,
+            partitions,
+            clocks_set,
+            agent_crashes,
+            launches,
+            drained,
+            answers,
+        } = other;
+        self.events += events;
+        self.terms += terms;
+        self.depositions += depositions;
+        self.master_crashes += master_crashes;
+        self.commits += commits;
+        self.outdated += outdated;
+        self.relayed += relayed;
+        self.partitions += partitions;
+        self.clocks_set += clocks_set;
+        self.agent_crashes += agent_crashes;
+        self.launches += launches;
+        self.drained += drained;
+        self.answers += answers;
+    }
+}
+
 /// Something that happens.
 #[derive(Debug)]
 pub(crate) enum Happening {
-    MasterStarts,
-    MasterTurns { life: u64 },
-    MasterCommits { life: u64 },
-    ReportArrives { connection: u64, node: usize, report: AgentReport },
-    CommandArrives { connection: u64, node: usize, command: AgentCommand },
-    UserCommandArrives { life: u64, number: u64, command: Command },
-    PlaneReportArrives { life: u64, plane: usize, report: PlaneReport },
+    MasterStarts { master: usize },
+    MasterLooks { master: usize, life: u64 },
+    MasterRenews { master: usize, term: u64 },
+    MasterTurns { master: usize, term: u64 },
+    LeaseMayEnd { master: usize, term: u64 },
+    CommitRepeats { master: usize, term: u64, revision: Revision },
+    StoreHears { master: usize, life: u64, ask: Ask },
+    StoreAnswers { master: usize, life: u64, told: Told },
+    LeaseEnds { term: u64 },
+    UpArrives { link: u64 },
+    DownArrives { link: u64 },
+    EndLost { link: u64, side: Side },
+    HandshakeOver { link: u64 },
+    Silent { a: Party, b: Party, since: Timestamp },
+    Heals { a: Party, b: Party },
+    UserCommandArrives { asked: usize, master: usize, number: u64, command: Command },
     AgentStarts { node: usize },
     AgentConnects { node: usize },
     AgentRepeats { node: usize },
     Process { node: usize, task: TaskKey, event: ProcessEvent },
-    PlaneConnects { life: u64, plane: usize },
-    PlaneUpdates { plane: usize },
+    PlaneConnects { plane: usize },
     ClientConnects,
     ClientLeaves { plane: usize, connection: u64 },
     UserActs,
@@ -132,25 +183,25 @@ impl Simulation {
     pub(crate) fn new(seed: u64, journal: Journal) -> Self {
         let mut rng = Rng::with_seed(seed);
         let room = if rng.bool() { ROOMY } else { TIGHT };
-        let nodes = (0..AGENTS).map(|number| Node::new(number, resources(room), &mut rng)).collect();
-        let planes = PLANES.map(|(node, kind)| PlaneTwin::new(node, kind)).into();
+        let removed_after = Duration::from_secs(if rng.u32(..4) == 0 { 30 } else { 86_400 });
         Self {
             now: Timestamp::from_millis(0),
             queue: BTreeMap::new(),
             sequence: 0,
             journal,
             is_trouble: false,
+            is_over: false,
             weather: Weather::FAIR,
+            network: Network::default(),
             fault_pause: 0,
-            lanes: Lanes::default(),
-            connections: 0,
+            numbers: 0,
+            settings: Settings { seed: seed.wrapping_mul(1000), removed_after },
             store: Store::default(),
-            life: seed.wrapping_mul(1000),
-            leader: None,
-            committed: None,
-            visible: None,
-            nodes,
-            planes,
+            store_slow_until: Timestamp::from_millis(0),
+            masters: (0..MASTERS).map(|_| MasterProcess::new(MachineClock::new(&mut rng))).collect(),
+            nodes: (0..AGENTS).map(|number| Node::new(number, resources(room), &mut rng)).collect(),
+            planes: PLANES.map(|(node, kind)| PlaneTwin::new(node, kind)).into(),
+            links: BTreeMap::new(),
             ledger: Ledger::default(),
             watch: Watch::default(),
             counts: Counts::default(),
@@ -158,25 +209,16 @@ impl Simulation {
         }
     }
 
-    /// Runs through: agents join, users and faults do their worst, and in the end, with room for all, all is well.
+    /// Runs through: all find each other, users and faults do their worst, and in the end, with room for all, all is
+    /// well.
     pub(crate) fn run(mut self) -> Counts {
-        self.start_master();
-        for node in 0..self.nodes.len() {
-            self.soon(100, Happening::AgentConnects { node });
-        }
-        self.pass_until(Timestamp::from_millis(10_000));
-        assert!(self.nodes.iter().all(|node| node.is_open), "agents have not joined");
+        self.begin();
         self.begin_trouble();
-        while self.counts.events < TROUBLE_EVENTS {
+        let end = self.now.plus(TROUBLE_MAX);
+        while self.counts.commits < TROUBLE_COMMITS && self.now < end {
             self.next_event();
         }
-        self.note("all faults end");
-        self.is_trouble = false;
-        self.weather = Weather::FAIR;
-        for node in 0..self.nodes.len() {
-            self.nodes[node].agent.info.resources = resources(ROOMY);
-            self.disconnect_agent(node);
-        }
+        self.end_trouble();
         let end = self.now.plus(CALM_MAX);
         let mut pause = Duration::from_secs(1);
         while let Some(reason) = self.unsettled() {
@@ -195,7 +237,12 @@ impl Simulation {
 
     /// Something happens within so many milliseconds.
     pub(crate) fn soon(&mut self, millis_max: u64, what: Happening) {
-        let delay = Duration::from_millis(self.rng.u64(..=millis_max));
+        self.soon_after(0, millis_max, what);
+    }
+
+    /// Something happens after so many milliseconds at least and at most.
+    pub(crate) fn soon_after(&mut self, millis_min: u64, millis_max: u64, what: Happening) {
+        let delay = Duration::from_millis(self.rng.u64(millis_min..=millis_max));
         self.at(self.now.plus(delay), what);
     }
 
@@ -208,18 +255,47 @@ impl Simulation {
         self.is_trouble && self.rng.u32(..100) < percent
     }
 
+    fn begin(&mut self) {
+        for master in 0..self.masters.len() {
+            self.start_master(master);
+        }
+        for node in 0..self.nodes.len() {
+            self.soon(100, Happening::AgentConnects { node });
+        }
+        for plane in 0..self.planes.len() {
+            self.soon(1000, Happening::PlaneConnects { plane });
+        }
+        self.pass_until(Timestamp::from_millis(JOINED_AT));
+        assert!(self.nodes.iter().all(|node| node.agent.id.is_some()), "agents have not joined");
+    }
+
     fn begin_trouble(&mut self) {
         self.is_trouble = true;
         self.weather = Weather {
-            lost: self.rng.choice([0, 0, 20, 100]).unwrap_or(0),
-            doubled: self.rng.choice([0, 50, 200]).unwrap_or(0),
-            delay_max: Duration::from_millis(self.rng.choice([5, 200, 3000]).unwrap_or(5)),
+            lost: self.rng.choice([0, 20, 200]).unwrap_or(0),
+            delay_max: Duration::from_millis(self.rng.choice([5, 200, 2000]).unwrap_or(5)),
         };
-        self.fault_pause = self.rng.choice([1000, 5000, 20_000]).unwrap_or(5000);
+        self.fault_pause = self.rng.choice([2000, 5000, 20_000]).unwrap_or(5000);
         self.note(format_args!("{:?}, faults within {} ms", self.weather, self.fault_pause));
         self.soon(1000, Happening::UserActs);
         self.soon(1000, Happening::ClientConnects);
         self.soon(5000, Happening::Fault);
+    }
+
+    /// Everything works again, and agents have room for all.
+    fn end_trouble(&mut self) {
+        self.note("all faults end");
+        (self.is_trouble, self.is_over) = (false, true);
+        self.weather = Weather::FAIR;
+        self.network.heal_all();
+        self.store_slow_until = self.now;
+        for node in 0..self.nodes.len() {
+            self.nodes[node].agent.info.resources = resources(ROOMY);
+            if let Some(link) = self.nodes[node].link {
+                self.close(link, Side::Client);
+                self.redial_soon(crate::links::Client::Agent(node), link);
+            }
+        }
     }
 
     fn pass_until(&mut self, until: Timestamp) {
@@ -238,34 +314,34 @@ impl Simulation {
 
     fn happen(&mut self, what: Happening) {
         match what {
-            Happening::MasterStarts => self.start_master(),
-            Happening::MasterTurns { life } => self.turn(life),
-            Happening::MasterCommits { life } => self.commit(life),
-            Happening::ReportArrives { connection, node, report } => {
-                if self.nodes[node].connection == Some(connection) {
-                    self.arrive(Input::Agent(report), Some((node, connection)));
+            Happening::MasterStarts { master } => self.start_master(master),
+            Happening::MasterLooks { master, life } => self.master_looks(master, life),
+            Happening::MasterRenews { master, term } => self.master_renews(master, term),
+            Happening::MasterTurns { master, term } => self.turn(master, term),
+            Happening::LeaseMayEnd { master, term } => self.lease_may_end(master, term),
+            Happening::CommitRepeats { master, term, revision } => {
+                self.commit_repeats(master, term, revision);
+            }
+            Happening::StoreHears { master, life, ask } => self.store_hears(master, life, ask),
+            Happening::StoreAnswers { master, life, told } => self.store_answers(master, life, told),
+            Happening::LeaseEnds { term } => self.lease_ends(term),
+            Happening::UpArrives { link } => self.up_arrives(link),
+            Happening::DownArrives { link } => self.down_arrives(link),
+            Happening::EndLost { link, side } => self.end_lost(link, side),
+            Happening::HandshakeOver { link } => self.handshake_over(link),
+            Happening::Silent { a, b, since } => self.silent(a, b, since),
+            Happening::Heals { a, b } => self.network.heal(a, b),
+            Happening::UserCommandArrives { asked, master, number, command } => {
+                let is_cut = self.network.is_cut(Party::Master(asked), Party::Master(master));
+                if !is_cut && self.masters[asked].is_up {
+                    self.arrive(master, Input::Command { number, command }, None);
                 }
             }
-            Happening::CommandArrives { connection, node, command } => {
-                if self.nodes[node].connection == Some(connection) {
-                    self.command_arrives(node, command);
-                }
-            }
-            Happening::UserCommandArrives { life, number, command } if self.leads(life) => {
-                self.arrive(Input::Command { number, command }, None);
-            }
-            Happening::PlaneReportArrives { life, plane, report } if self.leads(life) => {
-                self.leader.as_mut().expect("leads").planes_arrived.insert(plane);
-                self.arrive(Input::Plane(report), None);
-            }
-            Happening::UserCommandArrives { .. } | Happening::PlaneReportArrives { .. } => {}
             Happening::AgentStarts { node } => self.start_agent(node),
             Happening::AgentConnects { node } => self.connect_agent(node),
             Happening::AgentRepeats { node } => self.repeat_statuses(node),
             Happening::Process { node, task, event } => self.process(node, &task, event),
-            Happening::PlaneConnects { life, plane } if self.leads(life) => self.connect_plane(plane),
-            Happening::PlaneConnects { .. } => {}
-            Happening::PlaneUpdates { plane } => self.update_plane(plane),
+            Happening::PlaneConnects { plane } => self.connect_plane(plane),
             Happening::ClientConnects => self.client_connects(),
             Happening::ClientLeaves { plane, connection } => {
                 if self.planes[plane].leave(connection) {
@@ -277,13 +353,13 @@ impl Simulation {
         }
     }
 
-    pub(crate) fn leads(&self, life: u64) -> bool {
-        self.leader.as_ref().is_some_and(|leader| leader.life == life)
-    }
-
     /// Why not everything is as users want it, if so.
     fn unsettled(&self) -> Option<String> {
-        let Some(leader) = &self.leader else { return Some("no master".to_owned()) };
+        let leading = || self.masters.iter().filter_map(MasterProcess::leading);
+        let Some(leader) = leading().next() else { return Some("no master leads".to_owned()) };
+        if leading().count() > 1 {
+            return Some("several masters lead".to_owned());
+        }
         let state = leader.control_plane.state();
         if let Some(id) = state.marathon.deployments.keys().next() {
             return Some(format!("deployment {id} is left: {:?}", state.marathon.deployments[id].steps));
@@ -323,17 +399,20 @@ impl Simulation {
                 return Some(format!("clients are sent to {ready:?}, there are {wanted:?}"));
             }
         }
-        None
+        self.unsettled_masters(&state)
     }
-}
 
-impl Node {
-    fn new(number: u8, resources: Resources, rng: &mut Rng) -> Self {
-        let address = IpAddr::V4(Ipv4Addr::new(127, 12, 0, number + 1));
-        let hostname = address.to_string();
-        let info = AgentInfo { hostname, address, port: 0, resources, attributes: Vec::new() };
-        let agent = Agent::new(info, rng.u64(..));
-        Self { agent, connection: None, handshake: Timestamp::default(), is_open: false, wake: None }
+    /// The leader knows of all planes, and those that stand by have its view.
+    fn unsettled_masters(&self, state: &mesonet::control_plane::State) -> Option<String> {
+        let is_known =
+            |report: &std::sync::Arc<mesonet_model::PlaneReport>| report.applied == state.cluster.revision;
+        if state.planes.values().filter(|report| is_known(report)).count() != self.planes.len() {
+            return Some(format!("the leader knows planes as {:?}", state.planes));
+        }
+        let lagging = self.masters.iter().position(|master| {
+            master.feed.as_ref().map(|view| view.revision) != Some(state.cluster.revision)
+        });
+        lagging.map(|master| format!("master {master} is behind"))
     }
 }
 

@@ -7,8 +7,7 @@ use mesonet_marathon::MarathonView;
 use mesonet_model::{AgentId, AppId, ClusterView, PortRanges, Resources, Revision, TaskKey};
 
 use crate::agent::Agent;
-use crate::leader::{recover_marathon, recover_master};
-use crate::store::Store;
+use crate::leader::{Records, Settings, recover_marathon, recover_master};
 
 /// What was seen before and binds what is seen later.
 #[derive(Debug, Default)]
@@ -21,9 +20,9 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    /// A view becomes visible.
+    /// A view is committed.
     pub(crate) fn view(&mut self, view: &ClusterView) {
-        assert!(view.revision > self.revision, "{} is published after {}", view.revision, self.revision);
+        assert!(view.revision > self.revision, "{} is committed after {}", view.revision, self.revision);
         self.revision = view.revision;
         for (key, service) in &view.services {
             let Some(name) = key.vip.allocation_name() else { continue };
@@ -73,15 +72,21 @@ fn check_fits<'a>(
 }
 
 /// A control plane that begins from the store is where the one before it was at its last commit.
-pub(crate) fn check_recovery(life: u64, store: &Store, cluster: &ClusterView, marathon: &MarathonView) {
-    let master = recover_master(life, store);
+pub(crate) fn check_recovery(
+    term: u64,
+    settings: Settings,
+    (revision, records): (Revision, &Records),
+    cluster: &ClusterView,
+    marathon: &MarathonView,
+) {
+    let master = recover_master(term, settings, revision, records);
     let view = master.view();
     assert!(view.revision > cluster.revision, "revision {} is used twice", view.revision);
     assert_eq!(view.tasks, cluster.tasks, "tasks after a crash");
     assert_eq!(view.services, cluster.services, "services after a crash");
     assert_eq!(view.endpoints, cluster.endpoints, "endpoints after a crash");
     assert!(view.agents.keys().eq(cluster.agents.keys()), "agents after a crash");
-    let recovered = recover_marathon(life, store).view();
+    let recovered = recover_marathon(term, settings, records).view();
     assert_eq!(recovered.deployments, marathon.deployments, "deployments after a crash");
     let ids = |view: &MarathonView| view.apps.keys().cloned().collect::<Vec<AppId>>();
     assert_eq!(ids(&recovered), ids(marathon), "apps after a crash");

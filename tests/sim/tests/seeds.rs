@@ -1,35 +1,23 @@
 //! A thousand seeds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
 /// Enough to find what happens once in a few hundred runs, and a minute at most on a small machine.
 const SEEDS: u64 = 1000;
 
 #[test]
 fn everything_holds_whatever_fails() {
-    let next = AtomicU64::new(0);
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
-    let play = || {
-        let mut seen = Vec::new();
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= SEEDS {
-                return seen;
-            }
-            seen.push(mesonet_sim::run(seed).unwrap_or_else(|failure| panic!("{failure}")));
-        }
-    };
-    let seen: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(play)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().expect("the failure above")).collect()
-    });
-    let total = |what: fn(&mesonet_sim::Counts) -> u64| seen.iter().map(what).sum::<u64>();
+    let seen = mesonet_sim::run_all(0..SEEDS).unwrap_or_else(|failure| panic!("{failure}"));
     // What never happened was not tested.
-    assert!(total(|run| run.master_crashes) > SEEDS);
-    assert!(total(|run| run.agent_crashes) > SEEDS / 2);
-    assert!(total(|run| run.launches) > SEEDS);
-    assert!(total(|run| run.drained) > SEEDS / 2);
-    assert!(total(|run| run.answers) > SEEDS);
+    assert!(seen.terms > 5 * SEEDS, "{seen:?}");
+    assert!(seen.depositions > 2 * SEEDS, "{seen:?}");
+    assert!(seen.master_crashes > 2 * SEEDS, "{seen:?}");
+    assert!(seen.outdated > SEEDS / 10, "{seen:?}");
+    assert!(seen.relayed > 20 * SEEDS, "{seen:?}");
+    assert!(seen.partitions > 5 * SEEDS, "{seen:?}");
+    assert!(seen.clocks_set > SEEDS / 2, "{seen:?}");
+    assert!(seen.agent_crashes > SEEDS, "{seen:?}");
+    assert!(seen.launches > 5 * SEEDS, "{seen:?}");
+    assert!(seen.drained > SEEDS, "{seen:?}");
+    assert!(seen.answers > 5 * SEEDS, "{seen:?}");
 }
 
 #[test]
