@@ -19,9 +19,13 @@ use crate::clocks::MachineClock;
 /// How long a task may keep its connections.
 pub(crate) const DRAIN_GRACE: Duration = Duration::from_secs(10);
 
-/// How long after its start a leader waits for planes to report (`RECONNECT_TIME` of the master's drains). A plane that
-/// takes longer is not waited for.
+/// How long after its start, or the loss of their connections, a leader waits for planes to report (`RECONNECT_TIME` of
+/// the master's drains). A plane that takes longer is not waited for.
 pub(crate) const PLANES_EXPECTED: Duration = Duration::from_secs(5);
+
+/// The part of a time that is sure not to have passed when a clock does not say that all of it has: clocks run too fast by
+/// at most a tenth.
+const SURE: (u32, u32) = (10, 11);
 
 /// Few addresses, so that names compete for them.
 const VIPS: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(127, 11, 0, 0), Ipv4Addr::new(127, 11, 0, 15));
@@ -61,11 +65,13 @@ pub(crate) struct Leader {
     pub(crate) visible: Option<State>,
     paths: PlanePaths<Path>,
     /// Planes whose reports were heard in earlier turns.
-    pub(crate) planes_known: BTreeSet<usize>,
+    planes_known: BTreeSet<usize>,
     /// Planes whose reports were heard in the last turn.
     planes_heard: BTreeSet<usize>,
     /// Planes whose reports are in the inbox.
     planes_arrived: BTreeSet<usize>,
+    /// Planes that are not connected, and since when.
+    planes_lost: BTreeMap<usize, Timestamp>,
     /// Since when tasks drain, and at which revision at the latest their endpoints are withdrawn.
     pub(crate) drains: BTreeMap<TaskKey, (Timestamp, Revision)>,
     /// Tasks whose agents were told to end them.
@@ -109,6 +115,7 @@ impl Leader {
             planes_known: BTreeSet::new(),
             planes_heard: BTreeSet::new(),
             planes_arrived: BTreeSet::new(),
+            planes_lost: BTreeMap::new(),
             drains: BTreeMap::new(),
             told: BTreeSet::new(),
             wake: None,
@@ -148,25 +155,32 @@ impl Leader {
     pub(crate) fn hear_plane(&mut self, path: Path, plane: usize, report: PlaneReport) {
         let known = self.paths.report(path, report);
         self.planes_arrived.insert(plane);
+        self.planes_lost.remove(&plane);
         self.inbox.push(plane_input(known));
     }
 
     /// A plane is not connected any more where it was.
-    pub(crate) fn lose_plane(&mut self, path: Path, plane: usize, node: &AgentId, kind: Plane) {
+    pub(crate) fn lose_plane(
+        &mut self,
+        path: Path,
+        plane: usize,
+        (node, kind): (&AgentId, Plane),
+        now: Timestamp,
+    ) {
         let known = self.paths.gone(&path, node, kind);
         if let Some(PlaneKnown::Gone { .. }) = &known {
-            self.forget_plane(plane);
+            self.planes_lost.insert(plane, now);
         }
         self.inbox.extend(known.map(plane_input));
     }
 
     /// A master that stands by is not connected any more.
-    pub(crate) fn lose_path(&mut self, path: Path, planes: &[(AgentId, Plane)]) {
+    pub(crate) fn lose_path(&mut self, path: Path, planes: &[(AgentId, Plane)], now: Timestamp) {
         for known in self.paths.path_gone(&path) {
             if let PlaneKnown::Gone { node, plane } = &known
                 && let Some(number) = planes.iter().position(|id| *id == (node.clone(), *plane))
             {
-                self.forget_plane(number);
+                self.planes_lost.insert(number, now);
             }
             self.inbox.push(plane_input(known));
         }
@@ -182,10 +196,12 @@ impl Leader {
         self.clock.advance(machine.wall(now), machine.monotonic(now))
     }
 
-    fn forget_plane(&mut self, plane: usize) {
-        for planes in [&mut self.planes_known, &mut self.planes_heard, &mut self.planes_arrived] {
-            planes.remove(&plane);
-        }
+    /// Whether it had heard of a plane when it decided what it carries out, and has to wait for it: if its connection is
+    /// lost, it may come back.
+    pub(crate) fn knows(&self, plane: usize, now: Timestamp) -> bool {
+        let is_lost =
+            self.planes_lost.get(&plane).is_some_and(|since| has_passed(PLANES_EXPECTED, *since, now));
+        self.planes_known.contains(&plane) && !is_lost
     }
 
     fn follow_drains(&mut self, now: Timestamp) {
@@ -195,6 +211,11 @@ impl Leader {
             self.drains.entry(task.key.clone()).or_insert((now, view.revision));
         }
     }
+}
+
+/// Whether a time may have passed by the clock of a leader.
+pub(crate) fn has_passed(time: Duration, since: Timestamp, now: Timestamp) -> bool {
+    now >= since.plus(time * SURE.0 / SURE.1)
 }
 
 fn plane_input(known: PlaneKnown) -> Input {

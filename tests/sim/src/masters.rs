@@ -10,14 +10,10 @@ use mesonet_model::{
 
 use crate::brief::{Brief, brief_answer};
 use crate::clocks::MachineClock;
-use crate::leader::{DRAIN_GRACE, Leader, PLANES_EXPECTED, Records};
+use crate::leader::{DRAIN_GRACE, Leader, PLANES_EXPECTED, Records, has_passed};
 use crate::links::{Client, Down, End, Side};
 use crate::simulation::{Happening, Simulation};
 use crate::watch::check_recovery;
-
-/// The part of a time that is sure to have passed when a clock says that all of it has: clocks run too fast by at most a
-/// tenth.
-const SURE: (u32, u32) = (10, 11);
 
 /// A master's process and its machine.
 #[derive(Debug)]
@@ -279,10 +275,10 @@ impl Simulation {
             return;
         }
         assert_ne!(known.serving(), Serving::Ready, "{task} is to end but still ready");
-        let has_passed = |time: Duration, since: Timestamp| now >= since.plus(time * SURE.0 / SURE.1);
-        let is_overdue = leader.drains.get(task).is_some_and(|(since, _)| has_passed(DRAIN_GRACE, *since));
+        let is_overdue =
+            leader.drains.get(task).is_some_and(|(since, _)| has_passed(DRAIN_GRACE, *since, now));
         let withdrawn_at = leader.drains.get(task).copied();
-        let is_early = !has_passed(PLANES_EXPECTED, leader.started_at);
+        let is_early = !has_passed(PLANES_EXPECTED, leader.started_at, now);
         for (number, plane) in self.planes.iter().enumerate() {
             let is_waited_for = is_early || self.is_known(master, number);
             if is_overdue || !is_waited_for || plane.is_behind() {
@@ -310,7 +306,7 @@ impl Simulation {
         let relays = link(self.masters[own.server].upstream)
             .is_some_and(|upstream| upstream.server == master && is_heard(upstream.heard_all_since()));
         let has_said = self.planes[plane].view.is_some();
-        leader.planes_known.contains(&plane)
+        leader.knows(plane, self.now)
             || (has_said && is_heard(own.heard_all_since()) && (is_direct || relays))
     }
 }

@@ -87,8 +87,9 @@ impl Simulation {
 
     fn plane_gone(&mut self, master: usize, path: Option<usize>, plane: usize) {
         let (node, kind) = self.plane_id(plane);
+        let now = self.now;
         if let Some(leader) = self.masters[master].leading_mut() {
-            leader.lose_plane(path, plane, &node, kind);
+            leader.lose_plane(path, plane, (&node, kind), now);
             self.plan_turn(master);
         } else if let Some(upstream) = self.open_upstream(master) {
             self.say(upstream, Up::Gone(plane));
@@ -110,8 +111,9 @@ impl Simulation {
             Client::Standby(standby) => {
                 let planes: Vec<(AgentId, Plane)> =
                     (0..self.planes.len()).map(|plane| self.plane_id(plane)).collect();
+                let now = self.now;
                 if let Some(leader) = self.masters[master].leading_mut() {
-                    leader.lose_path(Some(standby), &planes);
+                    leader.lose_path(Some(standby), &planes, now);
                     self.plan_turn(master);
                 }
             }
