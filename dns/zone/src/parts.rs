@@ -3,6 +3,7 @@
 //! [`Zone::answer`] follows from these parts alone for the types A, AAAA and SRV and for types that no name has, for
 //! every name without an asterisk below the apexes listed here.
 
+use crate::origins::ServedZone;
 use crate::{Data, Name, Record, Zone};
 
 /// Where a zone is served and under which names its records are kept.
@@ -16,13 +17,15 @@ pub struct Apex {
 }
 
 impl Zone {
-    /// The zones that are served. None before the first view.
+    /// The zones that are served, the mesos-dns zone first and those that show the names of others last. None before the
+    /// first view.
     pub fn apexes(&self) -> Vec<Apex> {
         if self.revision.is_none() {
             return Vec::new();
         }
-        let zones = self.origins.zones().iter();
-        zones.map(|zone| Apex { name: zone.name.clone(), stored: zone.stored.clone() }).collect()
+        let mut zones: Vec<&ServedZone> = self.origins.zones().iter().collect();
+        zones.sort_by_key(|zone| (zone.name != self.origins.domain, zone.name != zone.stored));
+        zones.iter().map(|zone| Apex { name: zone.name.clone(), stored: zone.stored.clone() }).collect()
     }
 
     /// The SOA record of a zone. None before the first view.

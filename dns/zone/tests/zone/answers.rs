@@ -22,17 +22,17 @@ fn cluster_view() -> ClusterView {
     at(view, 7)
 }
 
-fn name(text: &str) -> Name {
+pub fn name(text: &str) -> Name {
     let labels: Vec<&[u8]> = text.split('.').map(str::as_bytes).collect();
     Name::from_labels(labels.into_iter()).expect(text)
 }
 
-fn ask(zone: &Zone, text: &str, kind: QuestionType, rotation: u16) -> Answer {
+pub fn ask(zone: &Zone, text: &str, kind: QuestionType, rotation: u16) -> Answer {
     zone.answer(&Question { name: name(text), kind }, rotation, RECORDS_MAX)
 }
 
 /// An answer as text: code, then each record behind the first letters of its section's name.
-fn show(answer: &Answer) -> String {
+pub fn show(answer: &Answer) -> String {
     let mut lines = vec![format!("{:?}{}", answer.code, if answer.authoritative { " aa" } else { "" })];
     lines.extend(answer.reason.map(|reason| format!("ede {}", reason.code())));
     for (section, records) in [("an", &answer.answers), ("au", &answer.authority), ("ad", &answer.additional)]
@@ -45,7 +45,7 @@ fn show(answer: &Answer) -> String {
 }
 
 #[track_caller]
-fn check(zone: &Zone, text: &str, kind: QuestionType, expected: &str) {
+pub fn check(zone: &Zone, text: &str, kind: QuestionType, expected: &str) {
     let expected: Vec<&str> = expected.lines().map(str::trim).collect();
     assert_eq!(show(&ask(zone, text, kind, 0)), expected.join("\n"), "{text} {kind:?}");
 }

@@ -4,3 +4,4 @@ mod answers;
 mod cluster;
 mod incremental;
 mod records;
+mod served;
