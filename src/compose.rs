@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use mesonet_api::{Context, LoneMaster};
+use mesonet_dns_zone::TaskChoice;
 use mesonet_model::{AgentCommand, AgentId, Plane, Resources};
 use mesonet_store::RedbStore;
 use prometheus::Registry;
@@ -25,7 +26,7 @@ use crate::master_role::{AgentLink, Instruments, MasterRole, MasterSettings};
 use crate::process::{self, Running};
 use crate::sandboxes::LocalSandboxes;
 use crate::state_dir::StateDir;
-use crate::{http, http_server, open_files, planes};
+use crate::{dns_config, http, http_server, open_files, planes};
 
 /// The one node's address: its tasks' host ports are on loopback as far as clients of a local cluster are concerned.
 /// It is the host name as well, since it needs no resolver and is the same for every client.
@@ -88,7 +89,9 @@ impl LocalCluster {
         let listener = http::listen(options.http, "the API").await?;
         let http = listener.local_addr().context("cannot tell the API's address")?;
         let metrics = Registry::new();
-        let dns_server = planes::start_dns(options.dns, &options.names, None, &metrics).await?;
+        let zone = dns_config::zone_config(&options.zone, TaskChoice::Best)?;
+        let dns_config = dns_config::server_config(vec![options.dns], &options.names, zone, None)?;
+        let dns_server = planes::start_dns(dns_config, &metrics).await?;
         let dns = dns_server.addresses().first().copied().unwrap_or(options.dns);
 
         let Grace(drain_grace) = options.drain_grace;

@@ -6,7 +6,9 @@
 
 mod dns_values;
 mod file;
+mod mesos_dns;
 mod settings;
+mod source;
 mod values;
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,12 +18,14 @@ use mesonet_bus::NodeName;
 
 use settings::settings;
 
-pub use dns_values::{ForwardZones, UpstreamSource, Upstreams};
+pub use dns_values::{ForwardZones, IpSources, NamedTasks, UpstreamSource, Upstreams};
 pub use file::{ConfigError, ConfigProblem, Keys};
+pub use mesos_dns::{Credentials, MesosDnsConfig, MesosDnsConfigError};
 pub use settings::{DefaultText, SettingText, Settings};
+pub use source::{Endpoint, Source};
 pub use values::{
-    Amount, Datapath, Endpoints, Grace, LogFormat, Masters, Percent, PortSpan, StoreKind, Switch, ValueError,
-    VipRange,
+    Amount, Datapath, Endpoints, Grace, Listen, LogFormat, Masters, Percent, PortSpan, StoreKind, Switch,
+    ValueError, VipRange,
 };
 
 // API and DNS are on loopback by default: the API asks nobody who they are, and port 53 needs privileges. All of
@@ -53,6 +57,28 @@ settings! {
             "Certificates for DNS over TLS, HTTPS and QUIC (PEM)", "the node's, if it has joined a cluster";
         key: optional PathBuf, "dns-key", "MESONET_DNS_KEY", "FILE",
             "Key of that certificate (PEM)", "the node's, if it has joined a cluster";
+    }
+}
+
+settings! {
+    /// Which names are served.
+    ZoneSettings => ZoneOptions {
+        domain: fixed String, "dns-domain", "MESONET_DNS_DOMAIN", "DOMAIN",
+            "The zone of mesos-dns' names", "mesos";
+        ttl: fixed u32, "dns-ttl", "MESONET_DNS_TTL", "SECONDS",
+            "How long clients may keep records", "5";
+        ip_sources: fixed IpSources, "dns-ip-sources", "MESONET_DNS_IP_SOURCES", "NAMES",
+            "Where tasks' addresses come from, the first that has one: host, netinfo, mesos, docker",
+            "netinfo,mesos,host";
+        tasks: optional NamedTasks, "dns-tasks", "MESONET_DNS_TASKS", "best|running",
+            "Names lead to the best tasks (ready, not about to end) or to all that run, as with mesos-dns",
+            "best, and running with a Mesos cluster";
+        records: optional PathBuf, "dns-records", "MESONET_DNS_RECORDS", "FILE",
+            "Records of your own, one on a line: NAME [TTL] TYPE VALUE", "none";
+        node_address: optional IpAddr, "dns-node-address", "MESONET_DNS_NODE_ADDRESS", "IP",
+            "What thisnode.thisdcos.directory leads to", "that name does not exist";
+        cluster_key: optional String, "dns-cluster-key", "MESONET_DNS_CLUSTER_KEY", "KEY",
+            "Names of thisdcos.directory are served below KEY.dcos.directory, too", "they are not";
     }
 }
 
@@ -89,6 +115,7 @@ settings! {
             "The form of log lines: text or json", "text";
     }
     names: DnsSettings => DnsOptions;
+    zone: ZoneSettings => ZoneOptions;
 }
 
 settings! {
@@ -175,12 +202,34 @@ settings! {
             "Where the node's identity and the last view are; the agent's directory", "/var/lib/mesonet/node";
         master: needed Masters, "master", "MESONET_MASTER", "HOST:PORT",
             "Where masters are reached (UDP), separated by commas", "10.0.0.1:7070";
+        source: optional Source, "source", "MESONET_SOURCE", "URL",
+            "Another source of the view: mesos://HOST:5050, mesos-state://HOST:5050 or file:PATH", "the masters";
+        mesos_dns_config: optional PathBuf, "mesos-dns-config", "MESONET_MESOS_DNS_CONFIG", "FILE",
+            "config.json of mesos-dns, for what is not said otherwise", "none";
+        refresh: fixed Grace, "refresh", "MESONET_REFRESH", "TIME",
+            "How often mesos-state:// asks", "60s";
+        source_timeout: fixed Grace, "source-timeout", "MESONET_SOURCE_TIMEOUT", "TIME",
+            "How long a Mesos master may take to send its state", "5m";
+        mesos_credentials: optional PathBuf, "mesos-credentials", "MESONET_MESOS_CREDENTIALS", "FILE",
+            "JSON with principal and secret for Mesos masters", "none are sent";
+        mesos_token_file: optional PathBuf, "mesos-token-file", "MESONET_MESOS_TOKEN_FILE", "FILE",
+            "A token of DC/OS for Mesos masters", "none is sent";
         node: optional NodeName, "node", "MESONET_NODE", "NAME",
             "The node's name, when it joins", "the host's name";
         dns: fixed SocketAddr, "dns", "MESONET_DNS", "ADDR",
             "Address of the DNS server, UDP and TCP", "127.0.0.1:8053";
-        datapath: fixed Datapath, "datapath", "MESONET_DATAPATH", "NAME",
-            "What balances VIPs: proxy, ebpf, auto or none", "proxy";
+        dns_address: optional IpAddr, "dns-address", "MESONET_DNS_ADDRESS", "IP",
+            "Put on lo, and serves names at port 53 as well; 198.51.100.1 as in DC/OS", "none";
+        dns_http: fixed Listen, "dns-http", "MESONET_DNS_HTTP", "ADDR|off",
+            "Address of mesos-dns' HTTP API, which asks nobody who they are", "127.0.0.1:8123";
+        dns_enumeration: fixed Switch, "dns-enumeration", "MESONET_DNS_ENUMERATION", "on|off",
+            "Whether that API lists all records: on or off", "on";
+        resolv_conf: optional PathBuf, "resolv-conf", "MESONET_RESOLV_CONF", "FILE",
+            "Put this server first in it, and put it back at the end; /etc/resolv.conf", "none";
+        resolved_drop_in: optional PathBuf, "resolved-drop-in", "MESONET_RESOLVED_DROP_IN", "FILE",
+            "Drop-in for systemd-resolved, such as /etc/systemd/resolved.conf.d/mesonet.conf", "none";
+        datapath: optional Datapath, "datapath", "MESONET_DATAPATH", "NAME",
+            "What balances VIPs: proxy, ebpf, auto or none", "proxy, and none with another source";
         http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
             "Address of the metrics", "127.0.0.1:8081";
         stale_after: fixed Grace, "stale-after", "MESONET_STALE_AFTER", "TIME",
@@ -193,6 +242,7 @@ settings! {
             "The form of log lines: text or json", "text";
     }
     names: DnsSettings => DnsOptions;
+    zone: ZoneSettings => ZoneOptions;
 }
 
 #[cfg(test)]

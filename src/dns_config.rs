@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use mesonet_dns_server::{CertificateFiles, Config, EncryptedConfig, ForwardConfig, leads_to};
+use mesonet_dns_zone::{StaticRecord, TaskChoice};
 
-use crate::config::{DnsOptions, ForwardZones, Grace, Switch, UpstreamSource, Upstreams};
+use crate::config::{
+    DnsOptions, ForwardZones, Grace, IpSources, NamedTasks, Switch, UpstreamSource, Upstreams, ZoneOptions,
+};
 
 /// Where the system's own DNS servers are written down.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -14,16 +18,20 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The port that those answer at.
 const DNS_PORT: u16 = 53;
 
-/// The settings of a DNS server at an address. `own` is the node's certificate, if it has one.
+/// The largest file of records of one's own: some 100,000 records.
+const OWN_RECORDS_SIZE_MAX: u64 = 8 << 20;
+
+/// The settings of a DNS server at some addresses. `own` is the node's certificate, if it has one.
 ///
 /// # Errors
 /// When the system's DNS servers are wanted but not written down, or a certificate is given without its key.
 pub fn server_config(
-    listen: SocketAddr,
+    listen: Vec<SocketAddr>,
     options: &DnsOptions,
+    zone: mesonet_dns_zone::Config,
     own: Option<CertificateFiles>,
 ) -> anyhow::Result<Config> {
-    let forward = forward_config(listen, options)?;
+    let forward = forward_config(&listen, options)?;
     let certificate = match (&options.certificate, &options.key) {
         (Some(chain), Some(key)) => Some(CertificateFiles { chain: chain.clone(), key: key.clone() }),
         (None, None) => own,
@@ -32,10 +40,10 @@ pub fn server_config(
     };
     let DnsOptions { tls, https, quic, .. } = *options;
     let encrypted = EncryptedConfig { tls, https, quic, certificate };
-    Ok(Config { forward, encrypted, ..Config::at(listen) })
+    Ok(Config { listen, zone, forward, encrypted })
 }
 
-fn forward_config(listen: SocketAddr, options: &DnsOptions) -> anyhow::Result<ForwardConfig> {
+fn forward_config(listen: &[SocketAddr], options: &DnsOptions) -> anyhow::Result<ForwardConfig> {
     let mut upstreams = Vec::new();
     for source in options.forward.iter().flat_map(|Upstreams(sources)| sources) {
         match source {
@@ -44,7 +52,8 @@ fn forward_config(listen: SocketAddr, options: &DnsOptions) -> anyhow::Result<Fo
                 let text =
                     fs::read_to_string(RESOLV_CONF).with_context(|| format!("cannot read {RESOLV_CONF}"))?;
                 // The system may ask this server; forwarding there would go round for ever.
-                upstreams.extend(name_servers(&text).into_iter().filter(|server| !leads_to(*server, listen)));
+                let is_here = |server: &SocketAddr| listen.iter().any(|own| leads_to(*server, *own));
+                upstreams.extend(name_servers(&text).into_iter().filter(|server| !is_here(server)));
             }
         }
     }
@@ -56,6 +65,51 @@ fn forward_config(listen: SocketAddr, options: &DnsOptions) -> anyhow::Result<Fo
         cache_entries: options.cache,
         stale,
     })
+}
+
+/// The settings of the zones. `tasks` is which tasks names lead to if that is not said.
+///
+/// # Errors
+/// When the file with records of one's own cannot be used; every mistake in it is named.
+pub fn zone_config(options: &ZoneOptions, tasks: TaskChoice) -> anyhow::Result<mesonet_dns_zone::Config> {
+    let IpSources(ip_sources) = options.ip_sources.clone();
+    let static_records = match &options.records {
+        Some(path) => own_records(path)?,
+        None => Vec::new(),
+    };
+    Ok(mesonet_dns_zone::Config {
+        domain: options.domain.clone(),
+        ttl: options.ttl,
+        ip_sources,
+        task_choice: options.tasks.map_or(tasks, |NamedTasks(tasks)| tasks),
+        static_records,
+        cluster_key: options.cluster_key.clone(),
+        node_addresses: options.node_address.into_iter().collect(),
+        ..mesonet_dns_zone::Config::default()
+    })
+}
+
+/// Records of one's own; empty lines and lines after a semicolon or a hash are left out.
+fn own_records(path: &Path) -> anyhow::Result<Vec<StaticRecord>> {
+    let size = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+    if size > OWN_RECORDS_SIZE_MAX {
+        bail!("{} has {size} bytes, more than the {OWN_RECORDS_SIZE_MAX} that are read", path.display());
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with([';', '#']));
+    let (mut records, mut problems) = (Vec::new(), Vec::new());
+    for (number, line) in lines {
+        match line.parse::<StaticRecord>() {
+            Ok(record) => records.push(record),
+            Err(error) => problems.push(format!("\n  line {number}: {:#}", anyhow::Error::from(error))),
+        }
+    }
+    if problems.is_empty() {
+        Ok(records)
+    } else {
+        bail!("{} has records that cannot be served:{}", path.display(), problems.concat())
+    }
 }
 
 /// The servers that a resolv.conf names. Those with a zone (of IPv6) are left out, as a zone is a matter of interfaces
@@ -72,6 +126,23 @@ fn name_servers(text: &str) -> Vec<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn records_of_ones_own_are_read_and_every_mistake_is_named() {
+        let dir = tempfile::tempdir().expect("directory");
+        let path = dir.path().join("records");
+        fs::write(
+            &path,
+            "# mine\n\ndb.example 60 A 10.0.0.1\n; more\n_x._tcp.example SRV 0 1 80 db.example\n",
+        )
+        .expect("written");
+        let options = ZoneOptions { records: Some(path.clone()), ..ZoneOptions::default() };
+        let zone = zone_config(&options, TaskChoice::Running).expect("records");
+        assert_eq!((zone.static_records.len(), zone.task_choice), (2, TaskChoice::Running));
+        fs::write(&path, "db.example A 10.0.0\ndb.example A 10.0.0.1\nnothing\n").expect("written");
+        let error = zone_config(&options, TaskChoice::Best).expect_err("two mistakes").to_string();
+        assert!(error.contains("line 1: '10.0.0' is no value") && error.contains("line 3: "), "{error}");
+    }
 
     #[test]
     fn the_systems_servers_are_read() {

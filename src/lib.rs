@@ -10,10 +10,12 @@ mod clock;
 mod compose;
 pub mod config;
 pub mod control_plane;
+mod dns_api;
 mod dns_config;
 mod driver;
 mod greeting;
 mod histogram;
+mod host;
 mod http;
 mod http_server;
 mod leadership;
@@ -22,6 +24,7 @@ mod master_role;
 mod measure;
 mod memory_agents;
 mod metrics;
+mod net_plan;
 mod open_files;
 mod planes;
 mod process;
@@ -30,15 +33,19 @@ mod roles;
 mod sample_app;
 mod sandboxes;
 mod signals;
+mod sources;
 mod state_dir;
 mod telemetry;
+mod zone_listing;
 
 pub use clock::WallClock;
 pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;
 pub use mesonet_bus::{AuthorityError, JoinToken, NodeName, TokenRecord};
+pub use net_plan::{NetPlan, PlanError};
 pub use roles::{
     InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, run_agent, run_master,
     run_net, tokens,
 };
+pub use zone_listing::write_records;

@@ -5,15 +5,14 @@ use std::net::SocketAddr;
 
 use anyhow::{anyhow, bail};
 use mesonet_bus::{Feed, Subscriber};
-use mesonet_dns_server::{CertificateFiles, Server, StartError};
+use mesonet_dns_server::{Server, StartError};
 use mesonet_lb_dataplane::{LoadBalancer, RETRY_INTERVAL};
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::{Datapath, DnsOptions};
-use crate::dns_config;
+use crate::config::Datapath;
 
 /// Refuses a data path that this version does not have.
 ///
@@ -26,23 +25,18 @@ pub fn refuse_missing(datapath: Datapath) -> anyhow::Result<()> {
     }
 }
 
-/// Starts to answer for names: SERVFAIL until the plane follows. `own` is the node's certificate, if it has one.
+/// Starts to answer for names: SERVFAIL until the plane follows.
 ///
 /// # Errors
-/// When the address is taken or not this machine's, or the settings are wrong.
-pub async fn start_dns(
-    address: SocketAddr,
-    options: &DnsOptions,
-    own: Option<CertificateFiles>,
-    metrics: &Registry,
-) -> anyhow::Result<Server> {
-    let config = dns_config::server_config(address, options, own)?;
+/// When an address is taken or not this machine's, or the settings are wrong.
+pub async fn start_dns(config: mesonet_dns_server::Config, metrics: &Registry) -> anyhow::Result<Server> {
+    let addresses: Vec<String> = config.listen.iter().map(SocketAddr::to_string).collect();
     Server::start(config, metrics).await.map_err(|error| {
         let hint = match &error {
             StartError::Bind { .. } => " (choose another address with --dns)",
             _ => "",
         };
-        anyhow!(error).context(format!("cannot serve names on {address}{hint}"))
+        anyhow!(error).context(format!("cannot serve names on {}{hint}", addresses.join(" and ")))
     })
 }
 

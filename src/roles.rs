@@ -12,6 +12,7 @@ mod master;
 mod net;
 mod node_identity;
 mod records_reader;
+mod resolver_plan;
 mod supervisor;
 mod view_age;
 mod view_cache;

@@ -90,6 +90,19 @@ impl Client {
         serde_json::from_value(answer.body).map_err(|source| self.unreadable("GET", path, source))
     }
 
+    /// Reads a resource that is text.
+    pub fn text(&self, path: &str) -> Result<String, ApiError> {
+        let asked = self.agent.get(format!("{}{path}", self.base)).call();
+        let mut response = asked.map_err(|error| self.unreachable(&error))?;
+        let text = response.body_mut().with_config().limit(ANSWER_SIZE_MAX).lossy_utf8(true).read_to_string();
+        let text = text.map_err(|error| self.unreachable(&error))?;
+        if response.status().is_success() {
+            Ok(text)
+        } else {
+            Err(refusal(response.status().as_u16(), &text))
+        }
+    }
+
     /// Sends a request, with a JSON body if there is one.
     pub fn send(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, ApiError> {
         let request = Request::builder()

@@ -2,18 +2,22 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hickory_proto::op::{DEFAULT_MAX_PAYLOAD_LEN, Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, Record, RecordType};
+use mesonet::NetPlan;
+use mesonet::config::{NetSettings, Source};
 use serde_json::{Value, json};
 use thiserror::Error;
 
-use super::Session;
+use super::client::{ApiError, Client};
 use super::error::CommandError;
 use super::table::{Column, Table};
+use super::{Session, output};
 
 /// Asked over UDP so often before giving up: a datagram may be lost.
 const ATTEMPTS: usize = 3;
@@ -39,6 +43,28 @@ pub enum DnsCommand {
         #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8053")]
         server: SocketAddr,
     },
+    /// Print all records in zone-file form, sorted
+    Records(RecordsArguments),
+}
+
+/// What records to print.
+#[derive(Debug, Args)]
+pub struct RecordsArguments {
+    /// The DNS API of a network daemon
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8123", conflicts_with = "source")]
+    http: SocketAddr,
+    /// Read mesos://HOST:5050, mesos-state://HOST:5050 or file:PATH rather than ask a daemon
+    #[arg(long, value_name = "URL")]
+    source: Option<Source>,
+    /// config.json of mesos-dns, for its domain, credentials and the like
+    #[arg(long, value_name = "FILE", requires = "source")]
+    mesos_dns_config: Option<PathBuf>,
+    /// JSON with principal and secret for Mesos masters
+    #[arg(long, value_name = "FILE", requires = "source")]
+    mesos_credentials: Option<PathBuf>,
+    /// A token of DC/OS for Mesos masters
+    #[arg(long, value_name = "FILE", requires = "source")]
+    mesos_token_file: Option<PathBuf>,
 }
 
 /// A name could not be looked up.
@@ -86,8 +112,19 @@ pub enum QueryError {
 
 /// Carries out a command.
 pub fn run(command: DnsCommand, session: &Session) -> Result<(), CommandError> {
-    let DnsCommand::Query { name, record_type, server } = command;
-    let answer = ask(server, &name, record_type)?;
+    match command {
+        DnsCommand::Query { name, record_type, server } => query(server, &name, record_type, session),
+        DnsCommand::Records(arguments) => records(arguments, session),
+    }
+}
+
+fn query(
+    server: SocketAddr,
+    name: &Name,
+    record_type: RecordType,
+    session: &Session,
+) -> Result<(), CommandError> {
+    let answer = ask(server, name, record_type)?;
     if session.output.is_json() {
         let records: Vec<Value> = answer.answers.iter().map(record_json).collect();
         let code = code_name(answer.metadata.response_code);
@@ -102,6 +139,40 @@ pub fn run(command: DnsCommand, session: &Session) -> Result<(), CommandError> {
             Err(QueryError::Refused { server, name, code: code_name(code), explanation }.into())
         }
     }
+}
+
+/// Prints what a daemon serves, or what it would serve from a source.
+fn records(arguments: RecordsArguments, session: &Session) -> Result<(), CommandError> {
+    let RecordsArguments { http, source, mesos_dns_config, mesos_credentials, mesos_token_file } = arguments;
+    if source.is_none() {
+        let text = Client::new(&format!("http://{http}")).text("/v1/zone").map_err(|error| match error {
+            ApiError::Unreachable { reason, .. } => CommandError::Failed(format!(
+                "cannot reach the DNS API at {http}: {reason}; is `mesonet net` running? (--http asks another, \
+                 --source needs none)"
+            )),
+            error => error.into(),
+        })?;
+        return session.output.bytes(text.as_bytes());
+    }
+    let settings = NetSettings {
+        source,
+        mesos_dns_config,
+        mesos_credentials,
+        mesos_token_file,
+        ..NetSettings::default()
+    };
+    let plan =
+        NetPlan::resolve(settings, None).map_err(|error| CommandError::Failed(causes(&error.into())))?;
+    for warning in plan.warnings() {
+        output::warn(&format!("warning: {warning}"));
+    }
+    let mut text = Vec::new();
+    mesonet::write_records(&plan, &mut text).map_err(|error| CommandError::Failed(causes(&error)))?;
+    session.output.bytes(&text)
+}
+
+fn causes(error: &anyhow::Error) -> String {
+    format!("{error:#}")
 }
 
 fn absolute_name(text: &str) -> Result<Name, String> {

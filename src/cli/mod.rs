@@ -74,7 +74,7 @@ enum Command {
     /// Run this node's agent
     Agent(role::NodeArguments<AgentSettings>),
     /// Run this node's network daemon
-    Net(role::NodeArguments<NetSettings>),
+    Net(Box<role::NodeArguments<NetSettings>>),
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -132,7 +132,7 @@ pub fn run() -> ExitCode {
         Command::Dev(arguments) => return ended(role::run_dev(arguments)),
         Command::Master(arguments) => return ended(role::run_master(arguments)),
         Command::Agent(arguments) => return ended(role::run_agent(arguments)),
-        Command::Net(arguments) => return ended(role::run_net(arguments)),
+        Command::Net(arguments) => return ended(role::run_net(*arguments)),
         Command::Init(arguments) => operate::init(&arguments, &session.output),
         Command::JoinToken(command) => operate::run_token(&command, &session),
         Command::Config(ConfigCommand::Default { role }) => {

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use mesonet::JoinToken;
 use mesonet::config::{AgentSettings, DevSettings, MasterSettings, NetSettings, Settings};
+use mesonet::{JoinToken, NetPlan};
 
 /// A flag wins over its environment variable, which wins over the configuration file.
 #[derive(Debug, Clone, Args)]
@@ -62,7 +62,9 @@ pub fn run_agent(arguments: NodeArguments<AgentSettings>) -> anyhow::Result<()> 
 
 /// Runs a node's network daemon until SIGINT or SIGTERM.
 pub fn run_net(arguments: NodeArguments<NetSettings>) -> anyhow::Result<()> {
-    mesonet::run_net(&arguments.role.resolve()?, arguments.join.as_ref())
+    let NodeArguments { join, role } = arguments;
+    let plan = NetPlan::resolve(role.settings, role.config.as_deref())?;
+    mesonet::run_net(&plan, join.as_ref())
 }
 
 /// The configuration file that says what is so without it.

@@ -1,8 +1,11 @@
 //! The values that settings of the DNS server have, each with one text form.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+
+use mesonet_dns_zone::{IpSource, TaskChoice};
 
 use super::ValueError;
 
@@ -25,6 +28,56 @@ pub enum UpstreamSource {
 /// Where the names below others are asked: `corp.example=10.0.0.1,10.0.0.2; lab=10.1.0.1:5353`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ForwardZones(pub BTreeMap<String, Vec<SocketAddr>>);
+
+/// Where the addresses of tasks come from, the first that has one: `netinfo,mesos,host`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpSources(pub Vec<IpSource>);
+
+/// Which tasks names lead to: `best` or `running`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NamedTasks(pub TaskChoice);
+
+impl FromStr for IpSources {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let expected = "host, netinfo, mesos and docker, separated by commas, each at most once";
+        let mut sources = Vec::new();
+        for part in text.split(',') {
+            let source = IpSource::named(part.trim()).filter(|source| !sources.contains(source));
+            sources.push(source.ok_or_else(|| error(text, "list of address sources", expected))?);
+        }
+        Ok(Self(sources))
+    }
+}
+
+impl fmt::Display for IpSources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.0.iter().map(|source| name_of(*source)).collect();
+        f.write_str(&names.join(","))
+    }
+}
+
+fn name_of(source: IpSource) -> &'static str {
+    match source {
+        IpSource::Host => "host",
+        IpSource::Netinfo => "netinfo",
+        IpSource::Mesos => "mesos",
+        IpSource::Docker => "docker",
+    }
+}
+
+impl FromStr for NamedTasks {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "best" => Ok(Self(TaskChoice::Best)),
+            "running" => Ok(Self(TaskChoice::Running)),
+            _ => Err(error(text, "choice of tasks", "best or running")),
+        }
+    }
+}
 
 impl FromStr for Upstreams {
     type Err = ValueError;
@@ -92,6 +145,18 @@ mod tests {
         for text in ["", "a", "192.0.2.1:0", "0.0.0.0", "192.0.2.1,", "dns.example:53"] {
             assert!(text.parse::<Upstreams>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn address_sources_are_known_and_named_once() {
+        let sources: IpSources = "docker, host".parse().expect("sources");
+        assert_eq!(sources, IpSources(vec![IpSource::Docker, IpSource::Host]));
+        assert_eq!(sources.to_string(), "docker,host");
+        for text in ["", "rkt", "host,host", "host,"] {
+            assert!(text.parse::<IpSources>().is_err(), "{text}");
+        }
+        assert_eq!("running".parse(), Ok(NamedTasks(TaskChoice::Running)));
+        assert!("all".parse::<NamedTasks>().is_err());
     }
 
     #[test]

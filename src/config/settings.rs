@@ -53,11 +53,18 @@ pub trait Settings: Sized + Default {
     /// # Errors
     /// When the file cannot be used; every mistake in it is reported, not only the first.
     fn resolve(self, file: Option<&Path>) -> Result<Self::Options, ConfigError> {
-        let file = match file {
-            Some(path) => file::read(path)?,
-            None => Self::default(),
-        };
-        Ok(self.or(file).with_defaults())
+        Ok(self.merged(file)?.with_defaults())
+    }
+
+    /// Completes what flags and environment said with a file, if one is named.
+    ///
+    /// # Errors
+    /// When the file cannot be used; every mistake in it is reported, not only the first.
+    fn merged(self, file: Option<&Path>) -> Result<Self, ConfigError> {
+        match file {
+            Some(path) => Ok(self.or(file::read(path)?)),
+            None => Ok(self),
+        }
     }
 
     /// A file that says what is so without it, with the meaning of every setting.

@@ -1,7 +1,7 @@
 //! The values that settings have, each with one text form.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -41,6 +41,15 @@ pub enum Switch {
     On,
     /// It is off.
     #[default]
+    Off,
+}
+
+/// Where something is served, if it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listen {
+    /// Here.
+    At(SocketAddr),
+    /// Nowhere.
     Off,
 }
 
@@ -146,6 +155,19 @@ impl FromStr for Switch {
             "on" => Ok(Self::On),
             "off" => Ok(Self::Off),
             _ => Err(error(text, "switch", "on or off")),
+        }
+    }
+}
+
+// === impl Listen ===
+
+impl FromStr for Listen {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "off" => Ok(Self::Off),
+            _ => text.parse().map(Self::At).map_err(|_| error(text, "address", "IP:PORT or off")),
         }
     }
 }

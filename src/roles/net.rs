@@ -1,91 +1,132 @@
 //! The network daemon's process.
 //!
-//! Tasks of the runtime: one per plane, the keeper of the view, the HTTP server and the bus client. None holds anything
-//! that a sudden end would damage: the view on disk is replaced as a whole.
+//! Tasks of the runtime: one per plane, the keeper of the view, the HTTP servers, and the bus client or whatever else
+//! the view comes from. None holds anything that a sudden end would damage: the view on disk is replaced as a whole,
+//! and what is changed on the host is noted there.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
-use mesonet_bus::{Client, ClientSettings, Identity, JoinToken};
+use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, PlaneNews, Publisher};
 use mesonet_dns_server::CertificateFiles;
-use mesonet_model::{AgentId, Plane, Revision};
+use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
 use prometheus::Registry;
-use tokio::sync::watch;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::node_identity::Node;
-use super::view_age::{ViewKeeper, ViewMetrics};
+use super::resolver_plan::ResolverPlan;
+use super::view_age::{Confirmation, ViewKeeper, ViewMetrics};
 use super::view_cache::{CachedView, ViewCache};
-use crate::config::{Grace, NetOptions};
+use crate::config::{Datapath, Grace, Listen, Source};
+use crate::dns_api::DnsApi;
+use crate::host::{LoopbackAddress, ResolvConf};
+use crate::net_plan::NetPlan;
 use crate::process::{self, Running};
+use crate::sources::{self, Sink, SourceMetrics};
 use crate::{http, http_server, open_files, planes, process_metrics};
 
-/// Runs the node's network daemon until SIGINT or SIGTERM. `token` is needed if neither it nor the agent has joined.
+/// Runs the node's network daemon until SIGINT or SIGTERM. `token` is needed if the view comes from masters of mesonet
+/// and neither it nor the agent has joined.
 ///
 /// # Errors
 /// When it cannot start: the node has not joined, the token is refused, an address is taken.
-pub fn run_net(options: &NetOptions, token: Option<&JoinToken>) -> anyhow::Result<()> {
-    let start = NetProcess::start(options, token);
-    process::run(&options.log, options.log_format, start, |net| {
-        println!("mesonet network daemon of node {} is up", net.identity.name());
-        println!("  DNS      {}, UDP and TCP", net.dns);
+pub fn run_net(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<()> {
+    let start = NetProcess::start(plan, token);
+    process::run(&plan.options.log, plan.options.log_format, start, |net| {
+        println!("{} is up", net.about);
+        for dns in &net.dns {
+            println!("  DNS      {dns}, UDP and TCP");
+        }
+        if let Some(dns_http) = net.dns_http {
+            println!("  DNS API  http://{dns_http}/v1/records");
+        }
         println!("  metrics  http://{}/metrics", net.http);
     })
 }
 
 #[derive(Debug)]
 struct NetProcess {
-    identity: Identity,
-    dns: SocketAddr,
+    about: String,
+    dns: Vec<SocketAddr>,
+    dns_http: Option<SocketAddr>,
     http: SocketAddr,
     tasks: JoinSet<()>,
     /// Held so that the connection is kept up.
-    _bus: Client,
+    _bus: Option<Client>,
+    /// Held so that it is taken away at the end.
+    _address: Option<LoopbackAddress>,
+}
+
+/// Where the view comes from, and what of it.
+enum Origin<'plan> {
+    Bus { identity_dir: PathBuf, masters: Vec<String>, identity: Box<Identity> },
+    Foreign(&'plan Source),
+}
+
+/// What each way to get views is given.
+struct Supply {
+    known: Option<ClusterView>,
+    views: Publisher,
+    reports: mpsc::Receiver<PlaneNews>,
 }
 
 impl NetProcess {
-    async fn start(options: &NetOptions, token: Option<&JoinToken>) -> anyhow::Result<Self> {
-        planes::refuse_missing(options.datapath)?;
+    async fn start(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<Self> {
+        let options = &plan.options;
+        for warning in plan.warnings() {
+            tracing::warn!(warning, "A part of the configuration of mesos-dns is not used");
+        }
+        let origin = Origin::of(plan, token).await?;
+        let datapath = options.datapath.unwrap_or(origin.default_datapath());
+        planes::refuse_missing(datapath)?;
         open_files::raise_limit();
-        let node =
-            Node { dir: &options.dir, masters: options.master.as_ref(), token, name: options.node.as_ref() };
-        let masters = node.masters()?.to_vec();
-        let identity = node.identity().await?;
         let metrics = Registry::new();
         process_metrics::register(&metrics).context("cannot register metrics")?;
         let view_metrics = ViewMetrics::register(&metrics).context("cannot register metrics")?;
         let listener = http::listen(options.http, "metrics").await?;
         let http = listener.local_addr().context("cannot tell the metrics' address")?;
-        let own = Identity::files(&node.identity_dir());
-        let own = CertificateFiles { chain: own.certificate, key: own.key };
-        let dns_server = planes::start_dns(options.dns, &options.names, Some(own), &metrics).await?;
-        let dns = dns_server.addresses().first().copied().unwrap_or(options.dns);
+        let dns_api = listen_for_api(options.dns_http).await?;
+        let dns_http = dns_api.as_ref().map(TcpListener::local_addr).transpose().context("no API address")?;
+        ResolvConf::recover(&options.dir);
+        let address = options.dns_address.map(|address| LoopbackAddress::add(address, &options.dir));
+        let address = address.transpose()?;
+        let dns_server = planes::start_dns(plan.dns(origin.certificate())?, &metrics).await?;
+        let dns = dns_server.addresses().to_vec();
 
         let cache = ViewCache::of(&options.dir);
-        let known = known_view(&cache, &identity);
-        let kept = known.as_ref().map_or(Revision::ZERO, |known| known.view.revision);
+        let cached = known_view(&cache, &origin.cluster());
+        let kept = cached.as_ref().map_or(Revision::ZERO, |cached| cached.view.revision);
         let (views, feed, reports) = mesonet_bus::channel();
-        let (known, confirmed_before) = match known {
+        let (known, confirmed_before) = match cached {
             Some(CachedView { view, confirmed }) => (Some(view), Some(confirmed)),
             None => (None, None),
         };
         if let Some(view) = &known {
-            tracing::info!(revision = %view.revision, "Serving the last view until a master has a newer one");
+            tracing::info!(revision = %view.revision, "Serving the last view until there is a newer one");
             views.publish(view.clone());
         }
         let (stale, is_stale) = watch::channel(false);
-        let name = AgentId::new(identity.name().as_str());
+        let name = origin.node_name();
         let mut tasks = JoinSet::new();
-        let dns_plane = feed.subscribe(name.clone(), Plane::Dns);
-        tasks.spawn(planes::follow_with_dns(dns_server, dns_plane, is_stale));
-        planes::start_lb(options.datapath, &feed, &name, &metrics, &mut tasks);
-        let Grace(idle_timeout) = options.master_timeout;
-        let settings = ClientSettings { masters, identity: node.identity_dir(), idle_timeout };
-        let bus = Client::start_net(settings, known, views, reports).context("cannot use the bus")?;
+        if let Some(listener) = dns_api {
+            let api = DnsApi { zone: dns_server.served(), feed: feed.clone(), settings: plan.api() };
+            tasks.spawn(http_server::serve(listener, api.router()));
+        }
+        tasks.spawn(planes::follow_with_dns(dns_server, feed.subscribe(name.clone(), Plane::Dns), is_stale));
+        planes::start_lb(datapath, &feed, &name, &metrics, &mut tasks);
+        let supply = Supply { known, views, reports };
+        let about = origin.about();
+        let (bus, confirmation) = supply.start(origin, plan, &metrics, &mut tasks)?;
+        if let Some(resolver) = ResolverPlan::of(plan, &dns)? {
+            tasks.spawn(resolver.carry_out(feed.clone()));
+        }
         let Grace(stale_after) = options.stale_after;
         let keeper = ViewKeeper {
             feed,
-            link: bus.state(),
+            confirmation,
             cache,
             confirmed_before,
             stale_after,
@@ -94,8 +135,115 @@ impl NetProcess {
         };
         tasks.spawn(keeper.run(kept));
         tasks.spawn(http_server::serve(listener, http::metrics_only(metrics)));
-        Ok(Self { identity, dns, http, tasks, _bus: bus })
+        Ok(Self { about, dns, dns_http, http, tasks, _bus: bus, _address: address })
     }
+}
+
+impl Origin<'_> {
+    async fn of<'plan>(
+        plan: &'plan NetPlan,
+        token: Option<&'plan JoinToken>,
+    ) -> anyhow::Result<Origin<'plan>> {
+        let options = &plan.options;
+        let masters = match &options.source {
+            None => options.master.as_ref(),
+            Some(Source::Mesonet(masters)) => Some(masters),
+            Some(source) => {
+                // Without it the last view is not kept, which the keeper says.
+                if let Err(error) = std::fs::create_dir_all(&options.dir) {
+                    tracing::warn!(%error, dir = %options.dir.display(), "Cannot make the daemon's directory (--dir)");
+                }
+                return Ok(Origin::Foreign(source));
+            }
+        };
+        let node = Node { dir: &options.dir, masters, token, name: options.node.as_ref() };
+        let masters = node.masters()?.to_vec();
+        let identity = node.identity().await?;
+        Ok(Origin::Bus { identity_dir: node.identity_dir(), masters, identity: Box::new(identity) })
+    }
+
+    fn about(&self) -> String {
+        match self {
+            Origin::Bus { identity, .. } => format!("mesonet network daemon of node {}", identity.name()),
+            Origin::Foreign(source) => format!("mesonet network daemon for {source}"),
+        }
+    }
+
+    /// The cluster whose view on disk is of use. That of another source is not.
+    fn cluster(&self) -> ClusterId {
+        match self {
+            Origin::Bus { identity, .. } => identity.cluster().clone(),
+            Origin::Foreign(source) => ClusterId::new(source.to_string()),
+        }
+    }
+
+    /// Whom the planes report for.
+    fn node_name(&self) -> AgentId {
+        match self {
+            Origin::Bus { identity, .. } => AgentId::new(identity.name().as_str()),
+            Origin::Foreign(_) => AgentId::new("local"),
+        }
+    }
+
+    /// The node's certificate, if it has one.
+    fn certificate(&self) -> Option<CertificateFiles> {
+        match self {
+            Origin::Bus { identity_dir, .. } => {
+                let own = Identity::files(identity_dir);
+                Some(CertificateFiles { chain: own.certificate, key: own.key })
+            }
+            Origin::Foreign(_) => None,
+        }
+    }
+
+    /// A Mesos cluster has its own balancer, or none: names are what is asked for.
+    fn default_datapath(&self) -> Datapath {
+        match self {
+            Origin::Bus { .. } => Datapath::Proxy,
+            Origin::Foreign(_) => Datapath::None,
+        }
+    }
+}
+
+impl Supply {
+    /// Lets views come.
+    fn start(
+        self,
+        origin: Origin<'_>,
+        plan: &NetPlan,
+        metrics: &Registry,
+        tasks: &mut JoinSet<()>,
+    ) -> anyhow::Result<(Option<Client>, Confirmation)> {
+        let Self { known, views, mut reports } = self;
+        match origin {
+            Origin::Bus { identity_dir, masters, .. } => {
+                let Grace(idle_timeout) = plan.options.master_timeout;
+                let settings = ClientSettings { masters, identity: identity_dir, idle_timeout };
+                let bus = Client::start_net(settings, known, views, reports).context("cannot use the bus")?;
+                let confirmation = Confirmation::Bus(bus.state());
+                Ok((Some(bus), confirmation))
+            }
+            Origin::Foreign(source) => {
+                let known = known.unwrap_or_else(|| ClusterView::empty(origin.cluster()));
+                let source_metrics = SourceMetrics::register(metrics).context("cannot register metrics")?;
+                let (sink, state) = Sink::new(views, known, source_metrics);
+                sources::start(source, plan, sink, tasks)?;
+                // There is nobody who wants to know what the planes have applied.
+                tasks.spawn(async move { while reports.recv().await.is_some() {} });
+                Ok((None, Confirmation::Source(state)))
+            }
+        }
+    }
+}
+
+async fn listen_for_api(address: Listen) -> anyhow::Result<Option<TcpListener>> {
+    let Listen::At(address) = address else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for mesos-dns' HTTP API (choose another with --dns-http, or off)")
+    })?;
+    Ok(Some(listener))
 }
 
 impl Running for NetProcess {
@@ -112,8 +260,8 @@ impl Running for NetProcess {
 }
 
 /// What the node has from before. Anything else than a view of its cluster is as good as nothing.
-fn known_view(cache: &ViewCache, identity: &Identity) -> Option<CachedView> {
-    cache.read(identity.cluster()).unwrap_or_else(|error| {
+fn known_view(cache: &ViewCache, cluster: &ClusterId) -> Option<CachedView> {
+    cache.read(cluster).unwrap_or_else(|error| {
         let error = anyhow!(error);
         tracing::warn!(error = format!("{error:#}"), "Starting without the last view");
         None

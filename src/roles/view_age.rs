@@ -9,6 +9,7 @@ use prometheus::{Gauge, IntCounter, IntGauge, Registry};
 use tokio::sync::watch;
 
 use super::view_cache::ViewCache;
+use crate::sources::SourceState;
 
 /// How often the view is looked at, and at most written: what is lost by a crash is this much younger than the disk's.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -34,10 +35,13 @@ impl ViewMetrics {
         let metrics = Self {
             age_seconds: Gauge::new(
                 "mesonet_view_age_seconds",
-                "Time since a master last confirmed that the view is the newest; 0 while one is connected.",
+                "Time since a master or another source last confirmed that the view is the newest; 0 while one does.",
             )?,
             revision: IntGauge::new("mesonet_view_revision", "The newest revision that the node has.")?,
-            connected: IntGauge::new("mesonet_view_connected", "Whether a master is connected: 1 or 0.")?,
+            connected: IntGauge::new(
+                "mesonet_view_connected",
+                "Whether a master is connected, or another source answers: 1 or 0.",
+            )?,
             cache_failures: IntCounter::new(
                 "mesonet_view_cache_failures_total",
                 "Attempts to keep the view on disk that failed.",
@@ -51,13 +55,22 @@ impl ViewMetrics {
     }
 }
 
+/// Who confirms that the view is the newest.
+#[derive(Debug)]
+pub enum Confirmation {
+    /// The master at the other end of the node's connection, while there is one.
+    Bus(watch::Receiver<LinkState>),
+    /// A source that is asked, while it answers.
+    Source(watch::Receiver<SourceState>),
+}
+
 /// Follows a view's age, and keeps the view on disk.
 #[derive(Debug)]
 pub struct ViewKeeper {
     /// Where views come from.
     pub feed: Feed,
-    /// The node's connection.
-    pub link: watch::Receiver<LinkState>,
+    /// Whether somebody says that the view is the newest.
+    pub confirmation: Confirmation,
     /// The disk.
     pub cache: ViewCache,
     /// When a master confirmed the view that the node started with.
@@ -103,7 +116,10 @@ impl ViewKeeper {
     }
 
     fn is_connected(&self) -> bool {
-        matches!(&*self.link.borrow(), LinkState::Connected { .. })
+        match &self.confirmation {
+            Confirmation::Bus(link) => matches!(&*link.borrow(), LinkState::Connected { .. }),
+            Confirmation::Source(state) => *state.borrow() == SourceState::Confirmed,
+        }
     }
 
     fn show(&self, view: Option<&ClusterView>, connected: bool, age: Duration) {
@@ -115,9 +131,9 @@ impl ViewKeeper {
         let has_changed = self.stale.send_if_modified(|stale| std::mem::replace(stale, is_stale) != is_stale);
         match (has_changed, is_stale) {
             (true, true) => {
-                tracing::warn!(?age, %revision, "No master confirms the view; answers are marked stale");
+                tracing::warn!(?age, %revision, "Nobody confirms the view; answers are marked stale");
             }
-            (true, false) => tracing::info!(%revision, "A master confirms the view again"),
+            (true, false) => tracing::info!(%revision, "The view is confirmed again"),
             (false, _) => {}
         }
     }

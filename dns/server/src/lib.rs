@@ -40,4 +40,4 @@ pub use encrypted::{EncryptedAddresses, EncryptedConfig, EncryptedError};
 pub use forward::{ForwardConfig, ForwardError};
 pub use own_address::leads_to;
 pub use quic::EndpointError;
-pub use server::{Config, Server, StartError};
+pub use server::{Config, ServedZone, Server, StartError};

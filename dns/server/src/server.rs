@@ -99,6 +99,17 @@ pub struct Server {
     _threads: Threads,
 }
 
+/// The zone that is served at any time.
+#[derive(Debug, Clone)]
+pub struct ServedZone(Arc<Shared>);
+
+impl ServedZone {
+    /// As of now.
+    pub fn now(&self) -> Arc<Zone> {
+        self.0.zone.load_full()
+    }
+}
+
 /// What all tasks read.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -243,6 +254,11 @@ impl Server {
     /// Where encrypted connections are accepted.
     pub fn encrypted_addresses(&self) -> EncryptedAddresses {
         self.encrypted
+    }
+
+    /// What is served, for who shows it otherwise than over DNS.
+    pub fn served(&self) -> ServedZone {
+        ServedZone(self.shared.clone())
     }
 
     /// From now on says with each answer whether it may be out of date (RFC 8914, extended errors 3 and 19).

@@ -4,9 +4,11 @@ pub mod app;
 pub mod cluster;
 pub mod dns;
 pub mod events;
+pub mod fake_mesos;
 pub mod http;
 mod lane;
 pub mod load;
+pub mod net_daemon;
 pub mod network;
 pub mod nodes;
 pub mod process;
@@ -15,6 +17,8 @@ pub mod program;
 use std::time::{Duration, Instant};
 
 pub use cluster::Cluster;
+pub use fake_mesos::FakeMesos;
+pub use net_daemon::NetDaemon;
 pub use nodes::Nodes;
 pub use program::Outcome;
 

@@ -13,8 +13,17 @@ pub struct Outcome {
 }
 
 /// Debian packages of the programs that tests run, for who lacks them.
-const PACKAGES: [(&str, &str); 5] =
-    [("curl", "curl"), ("dig", "bind9-dnsutils"), ("python3", "python3"), ("wrk", "wrk"), ("ip", "iproute2")];
+const PACKAGES: [(&str, &str); 9] = [
+    ("busybox", "busybox-static"),
+    ("curl", "curl"),
+    ("dig", "bind9-dnsutils"),
+    ("host", "bind9-host"),
+    ("ip", "iproute2"),
+    ("kdig", "knot-dnsutils"),
+    ("musl-gcc", "musl-tools"),
+    ("python3", "python3"),
+    ("wrk", "wrk"),
+];
 
 /// Runs a program to its end.
 #[track_caller]

@@ -1,0 +1,217 @@
+//! The HTTP API of mesos-dns and dcos-net on names (spec/dcos-networking.md §1.7 and §2.6), read-only.
+//!
+//! It shows the zone that is served at the moment. Lists are written while they are sent, so that a large zone takes no
+//! memory of its own.
+
+mod chunks;
+mod listing;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use mesonet_bus::Feed;
+use mesonet_dns_server::ServedZone;
+use mesonet_dns_zone::{Data, Name, Question, QuestionType, Record, Zone};
+use serde_json::{Value, json};
+
+use chunks::written_while_sent;
+pub use listing::zone_file;
+
+/// Records of one name that are shown at most, as over TCP.
+const RECORDS_MAX: usize = 4096;
+
+/// What it shows, besides the zone.
+#[derive(Debug, Clone)]
+pub struct ApiSettings {
+    /// The mesos-dns zone.
+    pub domain: String,
+    /// Time to live of records in seconds.
+    pub ttl: u32,
+    /// How often the source is asked.
+    pub refresh: Duration,
+    /// Where names are served.
+    pub listen: Vec<SocketAddr>,
+    /// Where this API is.
+    pub http: Option<SocketAddr>,
+    /// The Mesos masters that are asked.
+    pub masters: Vec<String>,
+    /// Weight of the SRV records of the mesos-dns zone.
+    pub srv_weight: u16,
+    /// Where the addresses of tasks come from, in order.
+    pub ip_sources: Vec<String>,
+    /// Whether all records are listed to whoever asks.
+    pub enumeration: bool,
+}
+
+/// The API.
+#[derive(Debug, Clone)]
+pub struct DnsApi {
+    /// The zone that is served.
+    pub zone: ServedZone,
+    /// The view that it follows from.
+    pub feed: Feed,
+    /// What else is shown.
+    pub settings: ApiSettings,
+}
+
+/// There is no view yet.
+struct NotReady;
+
+impl IntoResponse for NotReady {
+    fn into_response(self) -> Response {
+        let message = json!({ "message": "the source of the names has not been reached yet" });
+        (StatusCode::SERVICE_UNAVAILABLE, axum::Json(message)).into_response()
+    }
+}
+
+impl DnsApi {
+    /// Its routes. Without enumeration those that list all records do not exist, as in mesos-dns.
+    pub fn router(self) -> Router {
+        let listing = self.settings.enumeration.then(|| {
+            Router::new()
+                .route("/v1/enumerate", get(enumerate))
+                .route("/v1/axfr", get(transfer))
+                .route("/v1/records", get(records))
+                .route("/v1/zone", get(zone_text))
+        });
+        Router::new()
+            .route("/v1/version", get(version))
+            .route("/v1/config", get(config))
+            .route("/v1/hosts/{host}", get(host))
+            .route("/v1/hosts/{host}/ports", get(ports))
+            .route("/v1/services/{service}", get(service))
+            .merge(listing.unwrap_or_default())
+            .with_state(Arc::new(self))
+    }
+
+    fn ready(&self) -> Result<Arc<Zone>, NotReady> {
+        let zone = self.zone.now();
+        if zone.revision().is_some() { Ok(zone) } else { Err(NotReady) }
+    }
+}
+
+async fn version() -> axum::Json<Value> {
+    axum::Json(json!({
+        "Service": "mesonet",
+        "Version": env!("CARGO_PKG_VERSION"),
+        "URL": env!("CARGO_PKG_HOMEPAGE"),
+    }))
+}
+
+/// The effective configuration under the names that mesos-dns gives its parts. Credentials are not among them.
+async fn config(State(api): State<Arc<DnsApi>>) -> axum::Json<Value> {
+    let ApiSettings { domain, ttl, refresh, listen, http, masters, enumeration, srv_weight, ip_sources } =
+        &api.settings;
+    let first = listen.first();
+    axum::Json(json!({
+        "Domain": domain,
+        "TTL": ttl,
+        "RefreshSeconds": refresh.as_secs(),
+        "Masters": masters,
+        "Listener": first.map(|address| address.ip().to_string()),
+        "Port": first.map(SocketAddr::port),
+        "HTTPListener": http.map(|address| address.ip().to_string()),
+        "HttpPort": http.map(|address| address.port()),
+        "DnsOn": true,
+        "HttpOn": http.is_some(),
+        "EnumerationOn": enumeration,
+        "SetTruncateBit": true,
+        "IPSources": ip_sources,
+        "SRVRecordDefaultWeight": srv_weight,
+    }))
+}
+
+async fn host(State(api): State<Arc<DnsApi>>, Path(host): Path<String>) -> Result<Response, NotReady> {
+    let zone = api.ready()?;
+    let found = [QuestionType::A, QuestionType::Aaaa].into_iter().flat_map(|kind| ask(&zone, &host, kind));
+    let mut hosts: Vec<Value> = found
+        .filter_map(|record| Some(json!({ "host": record.owner.to_string(), "ip": address(&record.data)? })))
+        .collect();
+    if hosts.is_empty() {
+        // As in mesos-dns: clients look at the first element.
+        hosts.push(json!({ "host": "", "ip": "" }));
+    }
+    Ok(axum::Json(hosts).into_response())
+}
+
+/// Never built in mesos-dns either.
+async fn ports() -> StatusCode {
+    StatusCode::NOT_IMPLEMENTED
+}
+
+async fn service(State(api): State<Arc<DnsApi>>, Path(service): Path<String>) -> Result<Response, NotReady> {
+    let zone = api.ready()?;
+    let ports = ask(&zone, &service, QuestionType::Srv);
+    let mut services = Vec::new();
+    for record in &ports {
+        let Data::Srv { target, port, .. } = &record.data else {
+            continue;
+        };
+        let entry = |ip: &str| {
+            json!({
+                "service": service,
+                "host": target.to_string(),
+                "ip": ip,
+                "port": port.to_string(),
+            })
+        };
+        let host = target.to_string();
+        let first = |kind| ask(&zone, &host, kind).first().and_then(|record| address(&record.data));
+        let addresses: Vec<String> =
+            [QuestionType::A, QuestionType::Aaaa].into_iter().filter_map(first).collect();
+        if addresses.is_empty() {
+            services.push(entry(""));
+        }
+        services.extend(addresses.iter().map(|ip| entry(ip)));
+    }
+    if services.is_empty() {
+        services.push(json!({ "service": "", "host": "", "ip": "", "port": "" }));
+    }
+    Ok(axum::Json(services).into_response())
+}
+
+async fn records(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady> {
+    let zone = api.ready()?;
+    Ok(written_while_sent("application/json", move |out| listing::records(&zone, out)))
+}
+
+async fn transfer(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady> {
+    let zone = api.ready()?;
+    let settings = api.settings.clone();
+    Ok(written_while_sent("application/json", move |out| listing::transfer(&zone, &settings, out)))
+}
+
+async fn zone_text(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady> {
+    let zone = api.ready()?;
+    // RFC 4027.
+    Ok(written_while_sent("text/dns", move |out| zone_file(&zone, out)))
+}
+
+async fn enumerate(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady> {
+    let zone = api.ready()?;
+    let view = api.feed.newest().ok_or(NotReady)?;
+    Ok(written_while_sent("application/json", move |out| listing::enumerate(&zone, &view, out)))
+}
+
+/// The records of a name; none if it is no name. As in mesos-dns, every `.*` is taken out.
+fn ask(zone: &Zone, text: &str, kind: QuestionType) -> Vec<Record> {
+    let text = text.to_ascii_lowercase().replace(".*", "");
+    match Name::root().below(text.trim_end_matches('.')) {
+        Ok(name) => zone.answer(&Question { name, kind }, 0, RECORDS_MAX).answers,
+        Err(_) => Vec::new(),
+    }
+}
+
+fn address(data: &Data) -> Option<String> {
+    match data {
+        Data::A(address) => Some(address.to_string()),
+        Data::Aaaa(address) => Some(address.to_string()),
+        _ => None,
+    }
+}
