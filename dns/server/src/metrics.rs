@@ -10,7 +10,7 @@ use prometheus::{
     exponential_buckets,
 };
 
-use crate::fast::FastZone;
+use crate::fast::FastZones;
 use crate::query_metrics::QueryMetrics;
 
 const RECORDS: &str = "mesonet_dns_records";
@@ -169,9 +169,9 @@ impl Metrics {
         duration: Duration,
         records: usize,
         left_out: &BTreeMap<NameError, usize>,
-        fast: &FastZone,
+        fast: &FastZones,
     ) {
-        self.fast_names.set(gauge_value(fast.name_count()));
+        self.fast_names.set(gauge_value(fast.served().name_count()));
         self.fast_memory.set(gauge_value(fast.octet_count()));
         self.apply_duration.observe(duration.as_secs_f64());
         self.records.set(gauge_value(records));

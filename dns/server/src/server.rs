@@ -16,7 +16,7 @@ use tracing::{error, info};
 use crate::connections::Connections;
 use crate::datagram::DatagramSocket;
 use crate::encrypted::{Encrypted, EncryptedAddresses, EncryptedConfig, EncryptedError};
-use crate::fast::{self, FastZone};
+use crate::fast::{self, FastZone, FastZones};
 use crate::forward::{ForwardConfig, ForwardError, Forwarder};
 use crate::listener::Listener;
 use crate::metrics::{ConnectionMetrics, ForwardMetrics, Metrics, Transport};
@@ -92,7 +92,7 @@ pub struct Server {
     addresses: Vec<SocketAddr>,
     encrypted: EncryptedAddresses,
     follower: ZoneFollower,
-    fast: FastZone,
+    fast: FastZones,
     shared: Arc<Shared>,
     /// Every task watches it and ends when it is gone.
     _running: watch::Sender<()>,
@@ -239,7 +239,7 @@ impl Server {
             addresses,
             encrypted: encrypted_addresses,
             follower,
-            fast: FastZone::new(),
+            fast: FastZones::new(),
             shared,
             _running: running,
             _threads: threads,
@@ -275,9 +275,8 @@ impl Server {
         let zone = self.follower.zone();
         let records = zone.record_count();
         let metrics = &self.shared.metrics;
-        self.fast.follow(&zone, &changed, |apex| metrics.queries.zone(apex));
-        self.shared.zone.store(Arc::new(zone));
-        self.shared.fast.store(Arc::new(self.fast.clone()));
+        self.shared.zone.store(Arc::new(zone.clone()));
+        self.fast.follow(&zone, &changed, |apex| metrics.queries.zone(apex), &self.shared.fast);
         metrics.applied(started.elapsed(), records, self.follower.skipped(), &self.fast);
     }
 }

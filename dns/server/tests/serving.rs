@@ -397,6 +397,28 @@ async fn queries_are_counted_by_zone_type_result_path_and_transport() {
     }
 }
 
+/// Many answers of one length to one client may go through the system together.
+#[tokio::test(flavor = "multi_thread")]
+async fn queries_of_one_client_at_once_get_their_own_answers() {
+    let (_server, address) = serving(3).await;
+    for own in ["127.0.0.1:0", "127.0.0.3:0"] {
+        let socket = UdpSocket::bind(own).await.expect("a free port");
+        socket.connect(address).await.expect("connected");
+        let names = ["web.marathon.mesos.", "leader.mesos.", "web.marathon.autoip.dcos.thisdcos.directory."];
+        let name_of = |id: u16| names[usize::from(id) % names.len()];
+        let mut open: BTreeMap<u16, &str> = (0..120).map(|id| (id, name_of(id))).collect();
+        for (id, name) in &open {
+            socket.send(&encode(&query(*id, name, RecordType::A))).await.expect("sent");
+        }
+        while !open.is_empty() {
+            let (answer, _) = receive(&socket).await;
+            let name = open.remove(&answer.metadata.id).expect("each query is answered once");
+            assert_eq!(answer.queries[0].name.to_ascii(), name);
+            assert_eq!(answer.answers.len(), if name.starts_with("leader") { 0 } else { 3 });
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_address_of_a_wildcard_answers_as_itself() {
     let mut server = start("0.0.0.0:0", &Registry::new()).await;

@@ -41,18 +41,16 @@ pub(crate) struct Reply {
     pub(crate) zone: ZoneLabel,
 }
 
-/// Answers a query that was read from the packet. Nothing if only the full path can.
+/// Answers a query that was read from the packet, with what its name has. Nothing if only the full path can.
 pub(crate) fn answer(
     zone: &FastZone,
     circumstances: Circumstances,
     query: &FastQuery,
+    entry: Option<&Entry>,
     packet: &[u8],
     buffer: &mut [u8],
 ) -> Option<Reply> {
-    let apex = zone.apex_of(query.key.octets())?;
-    let mut scratch = [0; NAME_LENGTH_MAX - 1];
-    let key = apex.stored_key(query.key.octets(), &mut scratch)?;
-    let entry = zone.get(key);
+    let apex = zone.apex(query.apex)?;
     if entry.is_some_and(Entry::is_for_full_path) {
         return None;
     }
@@ -85,8 +83,7 @@ struct Making<'query> {
 impl Making<'_> {
     fn records(&mut self, entry: Option<&Entry>) -> Option<(CodeLabel, Counts, bool)> {
         let Some(entry) = entry else {
-            let exists = self.apex.is(self.query.key.octets());
-            return self.negative(if exists { CodeLabel::NoError } else { CodeLabel::NxDomain });
+            return self.negative(if self.query.is_apex { CodeLabel::NoError } else { CodeLabel::NxDomain });
         };
         let (put, cut) = match self.query.kind {
             Kind::A => self.addresses(entry.ipv4(), A_LENGTH)?,
@@ -123,7 +120,7 @@ impl Making<'_> {
         if records.count == 0 {
             return self.negative(CodeLabel::NoError);
         }
-        let mut targets = Targets::new(self.query.key.label_count());
+        let mut targets = Targets::new(self.query.label_count());
         let limit = self.out.len() + self.room();
         let mut put = 0_u16;
         for record in rotated_ports(records, self.rotation) {
@@ -171,7 +168,8 @@ impl Making<'_> {
                 continue;
             }
             key.read(host.stored)?;
-            let Some(entry) = self.zone.get(key.octets()) else {
+            let table = self.zone.table();
+            let Some(entry) = table.get(table.hash(key.octets()), key.octets()) else {
                 continue;
             };
             if entry.is_for_full_path() || targets.labels > LABELS_COMPRESSED_MAX {

@@ -4,6 +4,7 @@ use mesonet_dns_zone::{Apex, Data, Name, Record, Zone};
 
 use super::answer::Out;
 use super::entry::wire_form;
+use super::key::Key;
 use crate::query_metrics::ZoneLabel;
 
 /// The longest SOA record with names not compressed that is known to fit into every answer: the smallest limit less
@@ -84,18 +85,12 @@ impl FastApex {
         key == self.name.octets()
     }
 
-    /// The key under which a name is kept. Nothing if it would be longer than a name can be.
-    pub(crate) fn stored_key<'key>(&self, key: &'key [u8], scratch: &'key mut [u8]) -> Option<&'key [u8]> {
-        let Some(moved) = &self.moved else {
-            return Some(key);
-        };
-        let relative = key.get(self.name.octets().len()..)?;
-        let stored = moved.stored.octets();
-        let length = stored.len() + relative.len();
-        let scratch = scratch.get_mut(..length)?;
-        scratch.get_mut(..stored.len())?.copy_from_slice(stored);
-        scratch.get_mut(stored.len()..)?.copy_from_slice(relative);
-        Some(scratch)
+    /// Makes the key of a name in this zone the one that it is kept under. Nothing if no name can be so long.
+    pub(crate) fn make_stored(&self, key: &mut Key) -> Option<()> {
+        match &self.moved {
+            Some(moved) => key.replace_front(self.name.octets().len(), moved.stored.octets()),
+            None => Some(()),
+        }
     }
 
     /// How the host of an SRV record is shown: what of its encoded form stays, and what comes behind.

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use mesonet_dns_zone::{Data, Name, Zone};
 
+use super::table::prefetch;
+
 /// A pointer to the question's name, which begins after the header (RFC 1035 §4.1.4).
 const QUESTION_POINTER: [u8; 2] = [0xc0, 12];
 
@@ -28,6 +30,9 @@ const CLASS_IN: u16 = 1;
 
 /// Octets before the key: its length, flags, the three counts.
 const HEAD_LENGTH: usize = 8;
+
+/// Behind a key of so many octets the records are in the second cache line.
+const KEY_LENGTH_TYPICAL: usize = 56;
 
 /// Flag: the name has what only the full path can answer.
 const FOR_FULL_PATH: u8 = 1;
@@ -119,6 +124,19 @@ impl Entry {
     pub(crate) fn ports(&self) -> Records<'_> {
         let start = self.records_at() + self.count(0) * A_LENGTH + self.count(1) * AAAA_LENGTH;
         self.records(start, self.count(2), self.0.len().saturating_sub(start))
+    }
+
+    /// Octets of the counters in front of shared values.
+    pub(crate) const OVERHEAD_LENGTH: usize = 16;
+
+    /// Has its records brought into the cache.
+    pub(crate) fn prefetch(&self) {
+        let records = HEAD_LENGTH + KEY_LENGTH_TYPICAL;
+        for at in [0, records] {
+            if let Some(octet) = self.0.get(at) {
+                prefetch(octet);
+            }
+        }
     }
 
     /// How much memory its octets take.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
 use mesonet_dns_zone::{Config, Data, Name, Zone, ZoneFollower};
@@ -14,7 +15,7 @@ use mesonet_model::{
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::{Circumstances, FastQuery, FastZone, answer, entry::wire_form};
+use super::{Circumstances, FastQuery, FastZone, FastZones, answer, entry::wire_form};
 use crate::metrics::Transport;
 use crate::query_metrics::ZoneLabel;
 use crate::responder::{Freshness, Outcome, Sources, Step, respond};
@@ -285,8 +286,9 @@ fn fast_answer(fast: &FastZone, is_stale: bool, packet: &[u8]) -> Option<Vec<u8>
     let mut query = FastQuery::new();
     let mut buffer = [0xaa; 1344];
     query.read(packet)?;
-    let reply =
-        answer(fast, Circumstances { is_stale, recursion_available: false }, &query, packet, &mut buffer)?;
+    query.locate(fast)?;
+    let circumstances = Circumstances { is_stale, recursion_available: false };
+    let reply = answer(fast, circumstances, &query, query.entry(fast), packet, &mut buffer)?;
     Some(buffer[..reply.length].to_vec())
 }
 
@@ -314,7 +316,8 @@ proptest! {
         ),
     ) {
         let mut follower = ZoneFollower::new(&config(), &[[127, 0, 0, 1].into()]).expect("default settings");
-        let mut fast = FastZone::new();
+        let served = ArcSwap::from_pointee(FastZone::new());
+        let mut zones = FastZones::new();
         let mut view = ClusterView::empty(ClusterId::new("c"));
         let mut next = start();
         for (changes, queries) in batches {
@@ -324,9 +327,10 @@ proptest! {
             let changed = follower.apply(&next, &Delta::between(&view, &next));
             view = next.clone();
             let zone = follower.zone();
-            fast.follow(&zone, &changed, |_| ZoneLabel::NONE);
+            zones.follow(&zone, &changed, |_| ZoneLabel::NONE, &served);
+            let fast = served.load();
             let mut anew = FastZone::new();
-            anew.follow(&zone, &[], |_| ZoneLabel::NONE);
+            anew.follow(&zone, None, |_| ZoneLabel::NONE);
             prop_assert_eq!(fast.name_count(), anew.name_count());
             for (asked, is_stale) in queries {
                 let packet = packet(&zone, &asked);

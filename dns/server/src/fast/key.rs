@@ -33,6 +33,15 @@ impl Key {
         self.label_count
     }
 
+    /// Puts other octets in front instead of the first ones. Nothing if the name would be too long.
+    pub(crate) fn replace_front(&mut self, length: usize, front: &[u8]) -> Option<()> {
+        let end = (self.length + front.len()).checked_sub(length).filter(|end| *end < NAME_LENGTH_MAX)?;
+        self.octets.copy_within(length..self.length, front.len());
+        self.octets.get_mut(..front.len())?.copy_from_slice(front);
+        self.length = end;
+        Some(())
+    }
+
     /// Reads the name that begins here, and says how many octets it has. Nothing if it is compressed or no name, or if
     /// a label is an asterisk, which means something to the full path.
     pub(crate) fn read(&mut self, wire: &[u8]) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! Answers to the questions that nearly all queries ask, without allocation and without a lock.
 //!
-//! [`FastZone`] is the zone in another form: for each name its records as they go over the wire, in a map that shares
-//! all but what changed with its predecessor. [`query`] reads a packet, [`answer`](answer::answer) puts the answer
+//! [`FastZone`] is the zone in another form: for each name its records as they go over the wire. There are two of them
+//! ([`FastZones`]): one is served while the other takes the next change. [`query`] reads a packet, [`answer`](answer::answer) puts the answer
 //! together in a buffer: header and question are the query's, records are copied, beginning at the one that the
 //! message id chooses. [`worker`] does that in batches, one thread for each socket.
 //!
@@ -19,7 +19,7 @@ mod equality;
 
 mod key;
 mod query;
-mod trie;
+mod table;
 mod worker;
 mod zone;
 
@@ -27,4 +27,4 @@ pub(crate) use answer::{Circumstances, answer};
 pub(crate) use counters::ThreadCounters;
 pub(crate) use query::FastQuery;
 pub(crate) use worker::spawn;
-pub(crate) use zone::FastZone;
+pub(crate) use zone::{FastZone, FastZones};

@@ -1,6 +1,8 @@
 //! Reads the queries that the fast path knows.
 
+use super::entry::Entry;
 use super::key::Key;
+use super::zone::FastZone;
 use crate::metrics::KindLabel;
 use crate::wire::HEADER_LENGTH;
 
@@ -29,8 +31,13 @@ pub(crate) enum Kind {
 /// A query that the fast path knows. Made once for each thread and used again, because it holds the key.
 #[derive(Debug)]
 pub(crate) struct FastQuery {
-    /// The name.
-    pub(crate) key: Key,
+    /// The name, after [`Self::locate`] as it is kept.
+    key: Key,
+    hash: u64,
+    /// The number of the zone that it is in.
+    pub(crate) apex: usize,
+    /// Whether it is the zone's own name.
+    pub(crate) is_apex: bool,
     /// Where the question ends in the packet.
     pub(crate) question_end: usize,
     pub(crate) kind: Kind,
@@ -46,6 +53,9 @@ impl FastQuery {
     pub(crate) fn new() -> Self {
         Self {
             key: Key::new(),
+            hash: 0,
+            apex: 0,
+            is_apex: false,
             question_end: 0,
             kind: Kind::Absent,
             kind_label: KindLabel::Other,
@@ -86,6 +96,28 @@ impl FastQuery {
         let payload = u16::from_be_bytes([payload_high, payload_low]);
         self.limit = usize::from(payload.clamp(PAYLOAD_MIN, PAYLOAD_MAX));
         Some(())
+    }
+
+    /// Finds the zone of the query that was read last, and has the memory of its entry brought into the cache. Nothing
+    /// if it is in none.
+    pub(crate) fn locate(&mut self, zone: &FastZone) -> Option<()> {
+        let (number, apex) = zone.apex_of(self.key.octets())?;
+        self.apex = number;
+        self.is_apex = apex.is(self.key.octets());
+        apex.make_stored(&mut self.key)?;
+        self.hash = zone.table().hash(self.key.octets());
+        zone.table().prefetch(self.hash);
+        Some(())
+    }
+
+    /// What the name has, after [`Self::locate`] in the same zone.
+    pub(crate) fn entry<'zone>(&self, zone: &'zone FastZone) -> Option<&'zone Entry> {
+        zone.table().get(self.hash, self.key.octets())
+    }
+
+    /// Labels of the name that is asked for.
+    pub(crate) fn label_count(&self) -> usize {
+        self.key.label_count()
     }
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::batch::Batch;
+use super::batch::{BATCH_LENGTH, Batch};
 use super::{Circumstances, FastQuery, ThreadCounters, answer};
 use crate::datagram::DatagramSocket;
 use crate::server::Shared;
@@ -39,14 +39,14 @@ struct Worker {
 impl Worker {
     fn run(self) {
         let mut batch = Batch::new();
-        let mut query = FastQuery::new();
+        let mut queries: Vec<FastQuery> = (0..BATCH_LENGTH).map(|_| FastQuery::new()).collect();
         loop {
             let received = batch.receive(&self.socket);
             if self.shared.is_stopping() {
                 return;
             }
             match received {
-                Ok(count) => self.serve(&mut batch, count, &mut query),
+                Ok(count) => self.serve(&mut batch, count, &mut queries),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
                     warn!(%error, "A DNS socket fails");
@@ -56,19 +56,33 @@ impl Worker {
         }
     }
 
-    /// Answers a batch. Queries of the full path are handed over first, those of the fast path are sent together.
-    fn serve(&self, batch: &mut Batch, count: usize, query: &mut FastQuery) {
+    /// Answers a batch in three rounds, so that the memory which one query needs comes while others are worked on.
+    fn serve(&self, batch: &mut Batch, count: usize, queries: &mut [FastQuery]) {
         let received = Instant::now();
         let zone = self.shared.fast.load();
         let circumstances = Circumstances {
             is_stale: self.shared.is_stale(),
             recursion_available: self.shared.forwarder.is_some(),
         };
+        let mut known = [false; BATCH_LENGTH];
+        let mut entries = [None; BATCH_LENGTH];
+        for (at, (query, known)) in queries.iter_mut().zip(&mut known).take(count).enumerate() {
+            *known = query.read(batch.query(at)).and_then(|()| query.locate(&zone)).is_some();
+        }
+        for ((query, known), entry) in queries.iter().zip(known).zip(&mut entries).take(count) {
+            if known {
+                *entry = query.entry(&zone);
+                if let Some(entry) = entry {
+                    entry.prefetch();
+                }
+            }
+        }
         let mut answered = 0;
-        for at in 0..count {
+        for (at, (query, (known, entry))) in
+            queries.iter().zip(known.into_iter().zip(entries)).take(count).enumerate()
+        {
             let reply = batch.answer(at, &self.socket, |packet, place| {
-                query.read(packet)?;
-                let reply = answer(&zone, circumstances, query, packet, place)?;
+                let reply = known.then(|| answer(&zone, circumstances, query, entry, packet, place))??;
                 Some((reply.length, reply))
             });
             match reply {
