@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, PlaneNews, Publisher};
-use mesonet_dns_server::CertificateFiles;
+use mesonet_dns_server::{CertificateFiles, EncryptedAddresses};
 use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -40,6 +40,12 @@ pub fn run_net(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<()> 
         for dns in &net.dns {
             println!("  DNS      {dns}, UDP and TCP");
         }
+        let EncryptedAddresses { tls, https, quic } = net.encrypted;
+        for (name, address) in [("DoT", tls), ("DoH", https), ("DoQ", quic)] {
+            if let Some(address) = address {
+                println!("  {name}      {address}");
+            }
+        }
         if let Some(dns_http) = net.dns_http {
             println!("  DNS API  http://{dns_http}/v1/records");
         }
@@ -51,6 +57,7 @@ pub fn run_net(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<()> 
 struct NetProcess {
     about: String,
     dns: Vec<SocketAddr>,
+    encrypted: EncryptedAddresses,
     dns_http: Option<SocketAddr>,
     http: SocketAddr,
     tasks: JoinSet<()>,
@@ -94,7 +101,7 @@ impl NetProcess {
         let address = options.dns_address.map(|address| LoopbackAddress::add(address, &options.dir));
         let address = address.transpose()?;
         let dns_server = planes::start_dns(plan.dns(origin.certificate())?, &metrics).await?;
-        let dns = dns_server.addresses().to_vec();
+        let (dns, encrypted) = (dns_server.addresses().to_vec(), dns_server.encrypted_addresses());
 
         let cache = ViewCache::of(&options.dir);
         let cached = known_view(&cache, &origin.cluster());
@@ -135,7 +142,7 @@ impl NetProcess {
         };
         tasks.spawn(keeper.run(kept));
         tasks.spawn(http_server::serve(listener, http::metrics_only(metrics)));
-        Ok(Self { about, dns, dns_http, http, tasks, _bus: bus, _address: address })
+        Ok(Self { about, dns, encrypted, dns_http, http, tasks, _bus: bus, _address: address })
     }
 }
 

@@ -185,6 +185,44 @@ fn a_saved_state_and_a_saved_view_are_served_and_read_again() {
 }
 
 #[test]
+fn kdig_gets_the_same_answer_over_every_transport() {
+    let mesos = FakeMesos::start(1);
+    mesos.set_state(&[task("web.1", "web", "127.0.1.1")]);
+    let dir = tempfile::tempdir().expect("directory");
+    let made = rcgen::generate_simple_self_signed(vec!["dns.example".to_owned()]).expect("certificate");
+    let file = |name: &str, content: String| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).expect("written");
+        path.display().to_string()
+    };
+    let (chain, key) =
+        (file("chain.pem", made.cert.pem()), file("key.pem", made.signing_key.serialize_pem()));
+    let source = format!("mesos-state://{}", mesos.masters()[0]);
+    let certificate = ["--dns-certificate", &chain, "--dns-key", &key];
+    let listen = ["--dns-tls", "127.0.0.1:0", "--dns-https", "127.0.0.1:0", "--dns-quic", "127.0.0.1:0"];
+    let net = NetDaemon::start(&[&["--source", &source], &certificate[..], &listen].concat());
+    net.wait_for(NAME, &["127.0.1.1"]);
+
+    let kdig = |port: u16, options: &[&str]| {
+        let port = port.to_string();
+        let fixed = ["@127.0.0.1", "-p", &port, "+retry=0", "+timeout=10", "+short", NAME];
+        program::run("kdig", &[&fixed, options].concat())
+    };
+    for transport in ["+notcp", "+tcp"] {
+        assert_eq!(kdig(net.dns().port(), &[transport]).success(), "127.0.1.1\n", "{transport}");
+    }
+    let authority = format!("+tls-ca={chain}");
+    for (transport, address) in ["+tls", "+https", "+quic"].into_iter().zip(net.encrypted()) {
+        let port = address.expect("it is served").port();
+        // The transport last: what says of certificates would choose TLS.
+        let answer = kdig(port, &[&authority, "+tls-hostname=dns.example", transport]);
+        assert_eq!(answer.success(), "127.0.1.1\n", "{transport}");
+        let stranger = kdig(port, &[&authority, "+tls-hostname=other.example", transport]);
+        assert!(!stranger.stdout.contains("127.0.1.1"), "{transport}: the certificate is looked at");
+    }
+}
+
+#[test]
 fn what_cannot_be_honoured_is_said_at_the_start() {
     let dir = tempfile::tempdir().expect("directory");
     let config = dir.path().join("config.json");

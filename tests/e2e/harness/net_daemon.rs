@@ -26,6 +26,9 @@ struct Addresses {
     dns: SocketAddr,
     api: SocketAddr,
     metrics: SocketAddr,
+    tls: Option<SocketAddr>,
+    https: Option<SocketAddr>,
+    quic: Option<SocketAddr>,
 }
 
 /// Ports that the system chooses, for everything that has a port.
@@ -66,6 +69,11 @@ impl NetDaemon {
     /// Where names are served.
     pub fn dns(&self) -> SocketAddr {
         self.addresses.dns
+    }
+
+    /// Where names are served over TLS, HTTPS and QUIC, in this order.
+    pub fn encrypted(&self) -> [Option<SocketAddr>; 3] {
+        [self.addresses.tls, self.addresses.https, self.addresses.quic]
     }
 
     /// Where the API of mesos-dns is.
@@ -137,17 +145,21 @@ fn launch(mut command: Command, dir: &Path, arguments: &[&str]) -> (Child, Addre
     let (sender, greeting) = mpsc::channel();
     std::thread::spawn(move || {
         let (mut dns, mut api) = (None, None);
+        let (mut tls, mut https, mut quic) = (None, None, None);
         for line in BufReader::new(stdout).lines().map_while(Result::ok) {
             let words: Vec<&str> = line.split_whitespace().collect();
             let address =
                 |text: &str| text.trim_start_matches("http://").split([',', '/']).next()?.parse().ok();
             match words[..] {
                 ["DNS", "API", url] => api = address(url),
+                ["DoT", place] => tls = address(place),
+                ["DoH", place] => https = address(place),
+                ["DoQ", place] => quic = address(place),
                 ["DNS", place, ..] if dns.is_none() => dns = address(place),
                 ["metrics", url] => {
                     if let (Some(dns), Some(api), Some(metrics)) = (dns, api, address(url)) {
                         // Who started the process may have given up.
-                        let _ = sender.send(Addresses { dns, api, metrics });
+                        let _ = sender.send(Addresses { dns, api, metrics, tls, https, quic });
                     }
                 }
                 _ => {}
