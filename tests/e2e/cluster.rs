@@ -82,7 +82,7 @@ fn every_node_serves_every_task_and_nothing_ends_with_a_process_of_the_cluster()
     assert!(nodes.metric("n2", "mesonet_view_age_seconds").expect("shown") >= 2.0);
 
     // It comes back, and nothing has changed for the tasks.
-    nodes.start_master();
+    nodes.start_master(MASTER);
     eventually("every plane follows", || {
         equal(&nodes.get("/v1/planes")["planes"].as_array().map_or(0, Vec::len), &6)
     });

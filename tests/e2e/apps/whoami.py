@@ -1,6 +1,6 @@
-"""A web server that answers with its task id and process id, on a connection per request.
+"""A web server that answers with its task id and process id.
 
-`/slow` takes two seconds to answer, a piece at a time.
+It takes a connection for each request unless KEEP_ALIVE is set. `/slow` takes two seconds to answer, a piece at a time.
 """
 
 import http.server
@@ -9,10 +9,14 @@ import time
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1" if os.environ.get("KEEP_ALIVE") else "HTTP/1.0"
+
     def do_GET(self):
         body = f"{os.environ['MESOS_TASK_ID']} {os.getpid()} {os.environ.get('GREETING', '')}\n".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
         if self.path == "/slow":
             for byte in body[:20]:

@@ -1,4 +1,4 @@
-//! A cluster of many nodes: a master and nodes with agent and network daemon, each process on its own host.
+//! A cluster of many nodes: masters and nodes with agent and network daemon, each process on its own host.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
@@ -12,10 +12,18 @@ use tempfile::TempDir;
 use super::app::Identity;
 use super::cluster::{find_service, mesonet};
 use super::network::Network;
+use super::writer::Writer;
 use super::{Outcome, eventually, process, program};
 
-/// The master's host.
+/// The host of the only master.
 pub const MASTER: &str = "master";
+
+/// The hosts of three masters, each with a member of the etcd that keeps their state.
+pub const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
+
+/// etcd's ports for clients and for its other members, its defaults.
+const ETCD_CLIENT_PORT: u16 = 2379;
+const ETCD_PEER_PORT: u16 = 2380;
 
 /// Lines of each log that a failed test shows.
 const LOG_TAIL: usize = 30;
@@ -23,6 +31,7 @@ const LOG_TAIL: usize = 30;
 /// The cluster. When dropped, all that it has started is ended and its network removed; an error in a log fails the
 /// test.
 pub struct Nodes {
+    masters: &'static [&'static str],
     processes: BTreeMap<(String, &'static str), Child>,
     dir: TempDir,
     // Dropped after the processes have ended.
@@ -33,32 +42,129 @@ impl Nodes {
     /// Makes a cluster with a running master and these hosts, on which nothing runs yet.
     #[track_caller]
     pub fn start(hosts: &[&str]) -> Self {
-        let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
-        let network = Network::new(&[&[MASTER], hosts].concat());
-        let mut nodes = Self { processes: BTreeMap::new(), dir, network };
-        let dir = nodes.host_dir(MASTER);
-        nodes.mesonet(&["init", "--dir", &dir]).success();
-        nodes.start_master();
+        let mut nodes = Self::bare(&[MASTER], hosts);
+        nodes.start_master(MASTER);
         nodes
     }
 
-    /// Starts the master.
+    /// The same with three masters and three members of etcd.
     #[track_caller]
-    pub fn start_master(&mut self) {
-        let dir = self.host_dir(MASTER);
-        self.launch(MASTER, "master", &["--dir", &dir, "--node-timeout", "2s", "--unreachable-after", "2s"]);
-        eventually("the master is ready", || {
-            match self.curl(MASTER, "http://127.0.0.1:8080/v1/health/ready") {
-                Ok(_) => Ok(()),
-                Err(error) => Err(error),
-            }
+    pub fn start_on_etcd(hosts: &[&str]) -> Self {
+        let mut nodes = Self::bare(&MASTERS, hosts);
+        for host in &MASTERS[1..] {
+            nodes.copy_authority(host);
+        }
+        MASTERS.into_iter().for_each(|host| nodes.launch_etcd(host));
+        MASTERS.into_iter().for_each(|host| nodes.wait_for_etcd(host));
+        MASTERS.into_iter().for_each(|host| nodes.start_master(host));
+        nodes
+    }
+
+    #[track_caller]
+    fn bare(masters: &'static [&'static str], hosts: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
+        let network = Network::new(&[masters, hosts].concat());
+        let nodes = Self { masters, processes: BTreeMap::new(), dir, network };
+        let dir = nodes.host_dir(masters[0]);
+        nodes.clean_mesonet(masters[0], &["init", "--dir", &dir]).success();
+        nodes
+    }
+
+    /// Brings the first master's authority to another.
+    #[track_caller]
+    fn copy_authority(&self, host: &str) {
+        let from = format!("{}/authority", self.host_dir(self.masters[0]));
+        let to = self.host_dir(host);
+        std::fs::create_dir(&to).expect("directory");
+        program::run("ln", &["-s", &from, &to]).success();
+    }
+
+    /// Starts a member of etcd.
+    #[track_caller]
+    pub fn start_etcd(&mut self, host: &'static str) {
+        self.launch_etcd(host);
+        self.wait_for_etcd(host);
+    }
+
+    #[track_caller]
+    fn launch_etcd(&mut self, host: &'static str) {
+        let url = |host: &str, port: u16| format!("http://{}:{port}", self.network.address(host));
+        let members: Vec<String> =
+            self.masters.iter().map(|host| format!("{host}={}", url(host, ETCD_PEER_PORT))).collect();
+        let (clients, peers) = (url(host, ETCD_CLIENT_PORT), url(host, ETCD_PEER_PORT));
+        let data = format!("{}/etcd", self.host_dir(host));
+        let mut command = self.network.command(host, "etcd");
+        command.args(["--name", host, "--data-dir", &data, "--initial-cluster", &members.join(",")]);
+        command.args(["--listen-client-urls", &clients, "--advertise-client-urls", &clients]);
+        command.args(["--listen-peer-urls", &peers, "--initial-advertise-peer-urls", &peers]);
+        command.args(["--logger", "zap", "--log-level", "error"]);
+        self.spawn(host, "etcd", &mut command);
+    }
+
+    #[track_caller]
+    fn wait_for_etcd(&self, host: &str) {
+        let url = format!("http://{}:{ETCD_CLIENT_PORT}/health", self.network.address(host));
+        eventually("etcd is healthy", || {
+            let health = self.curl(host, &url)?;
+            if health.contains("\"true\"") { Ok(()) } else { Err(health) }
         });
+    }
+
+    /// Starts a master.
+    #[track_caller]
+    pub fn start_master(&mut self, host: &'static str) {
+        let dir = self.host_dir(host);
+        let mut arguments = vec!["--dir", &dir, "--node-timeout", "2s", "--unreachable-after", "2s"];
+        let endpoints: Vec<String> = MASTERS
+            .iter()
+            .filter(|host| self.masters.contains(host))
+            .map(|host| format!("http://{}:{ETCD_CLIENT_PORT}", self.network.address(host)))
+            .collect();
+        let (endpoints, address) = (endpoints.join(","), self.network.address(host));
+        if self.masters.len() > 1 {
+            // Others reach its API, and so it listens on more than loopback.
+            arguments.extend(["--store", "etcd", "--etcd", &endpoints, "--name", host]);
+            arguments.extend(["--http", "0.0.0.0:8080", "--address", &address]);
+        }
+        self.launch(host, "master", &arguments);
+        eventually("the master is ready", || {
+            self.curl(host, "http://127.0.0.1:8080/v1/health/ready").map(drop)
+        });
+    }
+
+    /// The host of the master that leads.
+    #[track_caller]
+    pub fn leader(&self) -> &'static str {
+        eventually("a master leads", || {
+            let answer = self.curl(self.speaker(), "http://127.0.0.1:8080/v2/leader")?;
+            let is_at = |host: &&&str| answer.contains(&format!("{}:", self.network.address(host)));
+            self.masters.iter().find(is_at).copied().ok_or(answer)
+        })
+    }
+
+    /// Starts to write apps from a host, to one master after the other.
+    #[track_caller]
+    pub fn start_writer(&self, host: &str) -> Writer {
+        let masters = self.masters.iter().map(|master| format!("{}:8080", self.network.address(master)));
+        Writer::start(&self.network, host, &masters.collect::<Vec<_>>(), self.dir.path())
+    }
+
+    /// The hosts of the masters.
+    pub fn masters(&self) -> &'static [&'static str] {
+        self.masters
+    }
+
+    /// A host whose master runs.
+    #[track_caller]
+    pub fn speaker(&self) -> &'static str {
+        let runs = |host: &&str| self.processes.contains_key(&((**host).to_owned(), "master"));
+        self.masters.iter().copied().find(runs).unwrap_or(self.masters[0])
     }
 
     /// A token for nodes to join with.
     #[track_caller]
     pub fn token(&self, uses: u32) -> String {
-        let dir = self.host_dir(MASTER);
+        let dir = self.host_dir(self.masters[0]);
         let uses = uses.to_string();
         let made = self.mesonet(&["join-token", "create", "--dir", &dir, "--ttl", "10m", "--uses", &uses]);
         made.success().trim().to_owned()
@@ -82,28 +188,50 @@ impl Nodes {
     #[track_caller]
     fn launch_daemon(&mut self, host: &str, role: &'static str, arguments: &[&str]) {
         let dir = self.host_dir(host);
-        let master = format!("{}:7070", self.network.address(MASTER));
-        let common = ["--dir", &dir, "--master", &master, "--master-timeout", "2s"];
+        let masters = self.master_addresses();
+        let common = ["--dir", &dir, "--master", &masters, "--master-timeout", "2s"];
         self.launch(host, role, &[&common, arguments].concat());
+    }
+
+    /// Where nodes reach the masters.
+    fn master_addresses(&self) -> String {
+        let addresses = self.masters.iter().map(|host| format!("{}:7070", self.network.address(host)));
+        addresses.collect::<Vec<_>>().join(",")
     }
 
     #[track_caller]
     fn launch(&mut self, host: &str, role: &'static str, arguments: &[&str]) {
-        let log =
-            OpenOptions::new().create(true).append(true).open(self.log_path(host, role)).expect("log file");
         let mut command = self.clean(host, env!("CARGO_BIN_EXE_mesonet"));
         command.arg(role).args(arguments).args(["--log-format", "json"]);
+        self.spawn(host, role, &mut command);
+    }
+
+    #[track_caller]
+    fn spawn(&mut self, host: &str, role: &'static str, command: &mut Command) {
+        let log =
+            OpenOptions::new().create(true).append(true).open(self.log_path(host, role)).expect("log file");
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        let before = self.processes.insert((host.to_owned(), role), child.expect("the built binary starts"));
+        let before = self.processes.insert((host.to_owned(), role), child.expect("the program starts"));
         assert!(before.is_none(), "{role} of {host} runs already");
     }
 
     /// Kills a process as a power cut would.
     #[track_caller]
     pub fn kill(&mut self, host: &str, role: &'static str) {
+        self.end(host, role, Signal::KILL);
+    }
+
+    /// Stops a process as a service manager would.
+    #[track_caller]
+    pub fn stop(&mut self, host: &str, role: &'static str) {
+        self.end(host, role, Signal::TERM);
+    }
+
+    #[track_caller]
+    fn end(&mut self, host: &str, role: &'static str, signal: Signal) {
         let mut child = self.processes.remove(&(host.to_owned(), role)).expect("a running process");
-        process::signal(child.id(), Signal::KILL);
-        child.wait().expect("the killed process ends");
+        process::signal(child.id(), signal);
+        child.wait().expect("the process ends");
     }
 
     /// The wire between the hosts.
@@ -111,19 +239,24 @@ impl Nodes {
         &self.network
     }
 
-    /// Runs the command line on the master's host.
+    /// Runs the command line on the host of a master that runs.
     #[track_caller]
     pub fn mesonet(&self, arguments: &[&str]) -> Outcome {
-        let mut command = self.clean(MASTER, env!("CARGO_BIN_EXE_mesonet"));
+        self.clean_mesonet(self.speaker(), arguments)
+    }
+
+    #[track_caller]
+    fn clean_mesonet(&self, host: &str, arguments: &[&str]) -> Outcome {
+        let mut command = self.clean(host, env!("CARGO_BIN_EXE_mesonet"));
         program::outcome("mesonet", command.args(arguments).stdin(Stdio::null()).output())
     }
 
     /// Runs the command line on a host and with arguments of which one may have to be refused.
     #[track_caller]
     pub fn try_agent(&self, host: &str, token: &str) -> Outcome {
-        let master = format!("{}:7070", self.network.address(MASTER));
+        let masters = self.master_addresses();
         let mut command = self.clean(host, env!("CARGO_BIN_EXE_mesonet"));
-        command.args(["agent", "--dir", &self.host_dir(host), "--master", &master, "--join", token]);
+        command.args(["agent", "--dir", &self.host_dir(host), "--master", &masters, "--join", token]);
         program::outcome("mesonet", command.args(["--node", host]).stdin(Stdio::null()).output())
     }
 
@@ -140,7 +273,7 @@ impl Nodes {
     #[track_caller]
     pub fn get(&self, path: &str) -> Value {
         eventually("the API answers", || {
-            let text = self.curl(MASTER, &format!("http://127.0.0.1:8080{path}"))?;
+            let text = self.curl(self.speaker(), &format!("http://127.0.0.1:8080{path}"))?;
             serde_json::from_str(&text).map_err(|error| format!("{error}: {text}"))
         })
     }
@@ -148,9 +281,15 @@ impl Nodes {
     /// Posts an app and waits until it is deployed.
     #[track_caller]
     pub fn deploy(&self, app: &Value) {
+        self.try_deploy(app).success();
+    }
+
+    /// Posts an app, which may be refused.
+    #[track_caller]
+    pub fn try_deploy(&self, app: &Value) -> Outcome {
         let file = self.dir.path().join("app.json");
         std::fs::write(&file, app.to_string()).expect("written");
-        self.mesonet(&["app", "add", &file.display().to_string(), "--timeout", "60s"]).success();
+        self.mesonet(&["app", "add", &file.display().to_string(), "--timeout", "60s"])
     }
 
     /// The only address of the only service whose key contains a text.
@@ -230,6 +369,16 @@ impl Nodes {
         let text = self.curl(host, "http://127.0.0.1:8081/metrics")?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.and_then(|value| value.parse().ok()).ok_or_else(|| format!("no {name} in {text}"))
+    }
+
+    /// The sum over all labels of a metric that a host's network daemon shows.
+    #[track_caller]
+    pub fn metric_sum(&self, host: &str, name: &str) -> f64 {
+        let text = eventually("the metrics are shown", || self.curl(host, "http://127.0.0.1:8081/metrics"));
+        let lines = text
+            .lines()
+            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
     fn host_dir(&self, host: &str) -> String {

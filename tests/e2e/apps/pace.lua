@@ -1,0 +1,4 @@
+-- A pause of so many milliseconds before each request of a connection.
+function delay()
+    return 20
+end
