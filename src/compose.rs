@@ -121,7 +121,7 @@ impl LocalCluster {
             events: master.events.clone(),
             metrics,
             sandboxes: std::sync::Arc::new(LocalSandboxes { agent_dir: dir.agent() }),
-            masters: std::sync::Arc::new(LoneMaster),
+            masters: std::sync::Arc::new(LoneMaster::default()),
             address: http::reachable(http),
         };
         others.spawn(http_server::serve(listener, mesonet_api::router(context)));

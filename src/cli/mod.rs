@@ -10,6 +10,7 @@ mod deployment;
 mod dns;
 mod duration;
 mod error;
+mod master;
 mod node;
 mod operate;
 mod output;
@@ -24,7 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use mesonet::config::{AgentSettings, DevSettings, MasterSettings, NetSettings};
+use mesonet::config::{AgentSettings, DevSettings, NetSettings};
 use mesonet_model::Timestamp;
 use serde_json::Value;
 use ureq::http::Method;
@@ -32,6 +33,7 @@ use ureq::http::Method;
 use self::client::Client;
 use self::error::CommandError;
 use self::output::Output;
+use self::role::{MasterArguments, MasterCommand};
 
 /// Service discovery and networking with its own compact cluster core
 #[derive(Debug, Parser)]
@@ -69,8 +71,8 @@ enum Command {
     /// Tokens with which nodes join; on the master's host
     #[command(subcommand)]
     JoinToken(operate::TokenCommand),
-    /// Run a master
-    Master(role::RoleArguments<MasterSettings>),
+    /// Run a master; list: the masters of a cluster
+    Master(MasterArguments),
     /// Run this node's agent
     Agent(role::NodeArguments<AgentSettings>),
     /// Run this node's network daemon
@@ -130,7 +132,8 @@ pub fn run() -> ExitCode {
     let session = Session { client: Client::new(&global.api), output: Output::new(global.json), now: now() };
     let result = match command {
         Command::Dev(arguments) => return ended(role::run_dev(arguments)),
-        Command::Master(arguments) => return ended(role::run_master(arguments)),
+        Command::Master(MasterArguments { command: None, role }) => return ended(role::run_master(role)),
+        Command::Master(MasterArguments { command: Some(MasterCommand::List), .. }) => master::list(&session),
         Command::Agent(arguments) => return ended(role::run_agent(arguments)),
         Command::Net(arguments) => return ended(role::run_net(*arguments)),
         Command::Init(arguments) => operate::init(&arguments, &session.output),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use mesonet::config::{AgentSettings, DevSettings, MasterSettings, NetSettings, Settings};
 use mesonet::{JoinToken, NetPlan};
 
@@ -24,6 +24,24 @@ pub struct NodeArguments<S: Args> {
     join: Option<JoinToken>,
     #[command(flatten)]
     role: RoleArguments<S>,
+}
+
+/// `mesonet master`, and what operators ask about masters.
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct MasterArguments {
+    /// What is asked; without it, a master is run.
+    #[command(subcommand)]
+    pub command: Option<MasterCommand>,
+    #[command(flatten)]
+    pub role: RoleArguments<MasterSettings>,
+}
+
+/// `mesonet master …`
+#[derive(Debug, Clone, Subcommand)]
+pub enum MasterCommand {
+    /// List the masters: who leads, since when, and how far the others are behind
+    List,
 }
 
 /// A role with settings.

@@ -134,7 +134,7 @@ impl MasterProcess {
             events: role.events.clone(),
             metrics,
             sandboxes: Arc::new(RemoteSandboxes),
-            masters: Arc::new(LoneMaster),
+            masters: Arc::new(LoneMaster::default()),
             address: settings.address,
         };
         let mut others = JoinSet::new();

@@ -1,6 +1,6 @@
 //! The masters of a cluster, as the API tells of them.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesonet_model::Revision;
 use serde_json::{Value, json};
@@ -36,13 +36,20 @@ pub struct MasterState {
     pub revision: Option<Revision>,
 }
 
-/// A master that is the only one.
+/// A master that is the only one, since this was made.
 #[derive(Debug, Clone, Copy)]
-pub struct LoneMaster;
+pub struct LoneMaster(Instant);
+
+impl Default for LoneMaster {
+    fn default() -> Self {
+        Self(Instant::now())
+    }
+}
 
 impl Masters for LoneMaster {
     fn list(&self) -> MasterList {
-        MasterList::default()
+        let own = MasterState { name: "master".to_owned(), since: self.0.elapsed(), revision: None };
+        MasterList { term: None, leader: Some(own), standbys: Vec::new() }
     }
 
     /// It leads again at once, as a lone Marathon does after it has abdicated.

@@ -85,7 +85,7 @@ impl Fixture {
             events: events.clone(),
             metrics,
             sandboxes: Arc::new(OneFile),
-            masters: Arc::new(crate::LoneMaster),
+            masters: Arc::new(crate::LoneMaster::default()),
             address: SocketAddr::from(([127, 0, 0, 1], 8080)),
         };
         let refusals = Arc::new(Mutex::new(VecDeque::new()));

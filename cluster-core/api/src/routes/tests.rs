@@ -445,7 +445,7 @@ async fn a_change_that_cannot_be_stored_is_refused_with_the_reason() {
         events: fixture.events.clone(),
         metrics: prometheus::Registry::new(),
         sandboxes: Arc::new(super::fixture::OneFile),
-        masters: Arc::new(crate::LoneMaster),
+        masters: Arc::new(crate::LoneMaster::default()),
         address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
     };
     let fixture = Fixture { router: crate::router(context), ..fixture };
@@ -468,7 +468,7 @@ async fn a_gone_control_plane_is_unavailable() {
         events: fixture.events.clone(),
         metrics: prometheus::Registry::new(),
         sandboxes: Arc::new(super::fixture::OneFile),
-        masters: Arc::new(crate::LoneMaster),
+        masters: Arc::new(crate::LoneMaster::default()),
         address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
     };
     let fixture = Fixture { router: crate::router(context), ..fixture };

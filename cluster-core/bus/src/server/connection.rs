@@ -10,7 +10,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::duty::Duty;
 use super::registry::{Link, Registration};
-use super::ways::Way;
 use super::{COMMANDS_MAX, Hall, admission};
 use crate::pki::Holder;
 use crate::plane_paths::PlaneKnown;
@@ -20,10 +19,6 @@ use crate::{NodeName, PlaneNews, Report, Role, clock, transport};
 
 /// From the first packet to the end of the first message. Joining includes three small round trips.
 const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(5);
-
-/// How long the nodes that were connected to a master that is gone have to connect to another one, before their planes
-/// are taken to be gone as well: drains wait for them meanwhile.
-const MOVE_TIME: Duration = Duration::from_secs(3);
 
 /// Commands are sent before views when both wait.
 const COMMANDS_PRIORITY: i32 = 1;
@@ -345,8 +340,8 @@ impl Guest {
         let before = said.planes.insert((report.node.clone(), report.plane), applied).unwrap_or(applied);
         let commits = self.hall.feed.commits.between(before, applied);
         let latencies = commits.into_iter().map(|at| at.elapsed()).collect();
-        let mut ways = self.hall.ways.lock().await;
-        let known = ways.report(self.connection.stable_id(), PlaneReport { applied, ..report });
+        let mut paths = self.hall.paths.lock().await;
+        let known = paths.report(self.connection.stable_id(), PlaneReport { applied, ..report });
         self.hall.tell(known, latencies).await
     }
 
@@ -370,23 +365,19 @@ impl Guest {
             // Fails only when the control plane has ended.
             let _ = reports.send(AgentReport::Disconnected { agent }).await;
         }
-        let way = self.connection.stable_id();
         if self.role == Role::Master {
             self.hall.standbys.left(&self.node, &self.connection);
-            self.hall.ways.lock().await.ended(way);
-            let hall = self.hall.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(MOVE_TIME).await;
-                give_up(&hall, way).await;
-            });
-        } else {
-            give_up(&self.hall, way).await;
+        }
+        let mut paths = self.hall.paths.lock().await;
+        for known in paths.path_gone(&self.connection.stable_id()) {
+            // Fails only when the control plane has ended.
+            let _ = self.hall.tell(known, Vec::new()).await;
         }
     }
 
     async fn plane_gone(&self, node: &AgentId, plane: Plane) {
-        let mut ways = self.hall.ways.lock().await;
-        if let Some(known) = ways.gone(self.connection.stable_id(), node, plane) {
+        let mut paths = self.hall.paths.lock().await;
+        if let Some(known) = paths.gone(&self.connection.stable_id(), node, plane) {
             // Fails only when the control plane has ended.
             let _ = self.hall.tell(known, Vec::new()).await;
         }
@@ -395,15 +386,6 @@ impl Guest {
     /// The node's name in the place of an agent's id, as planes are named.
     fn as_agent(&self) -> AgentId {
         AgentId::new(self.node.as_str())
-    }
-}
-
-/// A connection has ended, and with it a way to planes.
-async fn give_up(hall: &Hall, way: Way) {
-    let mut ways = hall.ways.lock().await;
-    for known in ways.give_up(way) {
-        // Fails only when the control plane has ended.
-        let _ = hall.tell(known, Vec::new()).await;
     }
 }
 

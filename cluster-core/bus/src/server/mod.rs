@@ -11,7 +11,6 @@ mod registry;
 mod standbys;
 mod stats;
 mod view_frames;
-mod ways;
 
 use std::io;
 use std::net::SocketAddr;
@@ -26,6 +25,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Client, RelaySettings, start_relay};
 use crate::pki::{self, CertificateError, Holder, TlsError};
+use crate::plane_paths::PlanePaths;
 use crate::reason::Reason;
 use crate::wire::FromMaster;
 use crate::{Authority, AuthorityError, Feed, IdentityError, NodeName, Role, clock, transport};
@@ -34,7 +34,6 @@ use registry::Registry;
 use standbys::Standbys;
 use stats::Counters;
 use view_frames::ViewFrames;
-use ways::Ways;
 
 pub use duty::LeaderAddress;
 pub use standbys::StandbyState;
@@ -134,8 +133,9 @@ struct Hall {
     duty: Duty,
     feed: Feed,
     registry: Mutex<Registry>,
-    /// Held until what follows is on its way to the control plane, so that it gets there in its order.
-    ways: AsyncMutex<Ways>,
+    /// What is known of planes by each connection, of their node or of a master that stands by. Held until what follows
+    /// is on its way to the control plane, so that it gets there in its order.
+    paths: AsyncMutex<PlanePaths<usize>>,
     standbys: Standbys,
     /// Set when the duty is over: where nodes are sent, if anywhere.
     over: watch::Sender<Option<Option<String>>>,
@@ -291,7 +291,7 @@ impl House {
             duty,
             feed,
             registry: Mutex::new(registry),
-            ways: AsyncMutex::default(),
+            paths: AsyncMutex::default(),
             standbys: Standbys::default(),
             over: watch::Sender::new(None),
         }))
