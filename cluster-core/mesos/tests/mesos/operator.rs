@@ -101,15 +101,8 @@ fn endpoints(view: &ClusterView) -> Vec<String> {
 fn names_follow_the_network() {
     let mapping = r#"{"host_port": 15263, "container_port": 8080, "protocol": "tcp"}"#;
     let discovery = |number: u16, scope: &str| {
-        let labels = if scope.is_empty() {
-            String::new()
-        } else {
-            format!(r#", "labels": {{"labels": [{{"key": "network-scope", "value": "{scope}"}}]}}"#)
-        };
-        format!(
-            r#", "discovery": {{"ports": {{"ports": [
-                {{"number": {number}, "name": "http", "protocol": "tcp"{labels}}}]}}}}"#
-        )
+        let scope = if scope.is_empty() { String::new() } else { label("network-scope", scope) };
+        discovery(&port(number, "tcp", &scope))
     };
     let ucr = format!(
         r#", "container": {{"type": "MESOS", "network_infos": [{{"name": "bridge", "port_mappings": [{mapping}]}}]}}"#
@@ -298,95 +291,105 @@ fn records_that_cannot_be_used_say_why_and_change_nothing() {
     );
 }
 
-/// Labels and mappings of a task at 10.0.0.2, and the endpoints behind its VIPs.
+/// Discovery information with these ports.
+fn discovery(ports: &str) -> String {
+    format!(r#", "discovery": {{"ports": {{"ports": [{ports}]}}}}"#)
+}
+
+fn port(number: u16, protocol: &str, labels: &str) -> String {
+    format!(
+        r#"{{"number": {number}, "protocol": "{protocol}", "name": "p", "labels": {{"labels": [{labels}]}}}}"#
+    )
+}
+
+fn label(key: &str, value: &str) -> String {
+    format!(r#"{{"key": "{key}", "value": "{value}"}}"#)
+}
+
+/// The endpoints behind the VIPs of a task on the agent 10.0.0.2: while it runs, when it is killed, and at its end.
+#[track_caller]
+fn check_endpoints(rest: &str, expected: &[&str]) {
+    let start = subscribed(
+        &[agent("c-S0", "10.0.0.2")],
+        "",
+        &[framework("f", "marathon")],
+        &[task("web", "TASK_RUNNING", rest)],
+    );
+    let (mut follower, view) = following(&[start]);
+    let view = view.expect("a view");
+    assert_eq!(endpoints(&view), expected, "{rest}");
+    let addressed = view.services.values().filter(|service| service.ipv4.is_some()).count();
+    assert_eq!(addressed, view.services.len(), "{rest}");
+    let view = apply(&mut follower, &updated("web", "TASK_KILLING", ""), NOW).expect("a view");
+    let draining: Vec<String> =
+        expected.iter().map(|line| line[..line.len() - 7].to_owned() + "draining 0").collect();
+    assert_eq!(endpoints(&view), draining, "{rest}");
+    let view = apply(&mut follower, &updated("web", "TASK_FINISHED", ""), NOW).expect("a view");
+    assert!(view.services.is_empty() && view.endpoints.is_empty(), "{rest}");
+}
+
 #[test]
-fn ports_are_joined_and_their_labels_make_endpoints() {
-    let discovery = |ports: &str| format!(r#", "discovery": {{"ports": {{"ports": [{ports}]}}}}"#);
-    let port = |number: u16, protocol: &str, labels: &str| {
-        format!(
-            r#"{{"number": {number}, "protocol": "{protocol}", "name": "p", "labels": {{"labels": [{labels}]}}}}"#
-        )
-    };
-    let vip = |key: &str, value: &str| format!(r#"{{"key": "{key}", "value": "{value}"}}"#);
-    let host = vip("network-scope", "host");
-    let mapped = r#", "container": {"type": "DOCKER", "docker": {"port_mappings": [
-        {"host_port": 31000, "container_port": 80, "protocol": "tcp"}]}}"#;
-    let ports = r#", "resources": [{"name": "cpus", "scalar": {"value": 1}},
-        {"name": "ports", "type": "RANGES", "ranges": {"range": [{"begin": 31005, "end": 31006}]}}]"#;
-    let labels = |key: &str, value: &str| format!(r#", "labels": {{"labels": [{}]}}"#, vip(key, value));
-    for (rest, expected) in [
+fn labels_of_published_ports_make_endpoints() {
+    for (address, ports, expected) in [
         (
-            running("10.0.0.2")
-                + &discovery(&port(
-                    31000,
-                    "tcp",
-                    &[vip("VIP_0", "/web:80"), vip("vip_1", "abc:81")].join(","),
-                )),
+            "10.0.0.2",
+            port(31000, "tcp", &[label("VIP_0", "/web:80"), label("vip_1", "abc:81")].join(",")),
             vec!["tcp/abc@marathon:81 10.0.0.2:31000 ready 1", "tcp/web@marathon:80 10.0.0.2:31000 ready 1"],
         ),
         (
-            running("9.0.0.1") + &discovery(&port(80, "TCP", &vip("VIP_0", "web:80"))),
+            "9.0.0.1",
+            port(80, "TCP", &label("VIP_0", "web:80")),
             vec!["tcp/web@marathon:80 9.0.0.1:80 ready 1"],
-        ),
-        // The container's port is known by the VIP, and the mapping says where it is on the host.
-        (
-            running("9.0.0.1") + mapped + &discovery(&port(80, "tcp", &vip("VIP_0", "web:80"))),
-            vec!["tcp/web@marathon:80 10.0.0.2:31000 ready 1"],
-        ),
-        (
-            running("9.0.0.1")
-                + mapped
-                + &discovery(&port(31000, "tcp", &(vip("VIP_0", "web:80") + "," + &host))),
-            vec!["tcp/web@marathon:80 10.0.0.2:31000 ready 1"],
         ),
         // The same port of both protocols is two.
         (
-            running("9.0.0.1")
-                + &discovery(
-                    &[port(53, "tcp", &vip("VIP_0", "dns:53")), port(53, "udp", &vip("VIP_0", "dns:53"))]
-                        .join(","),
-                ),
+            "9.0.0.1",
+            [port(53, "tcp", &label("VIP_0", "dns:53")), port(53, "udp", &label("VIP_0", "dns:53"))]
+                .join(","),
             vec!["tcp/dns@marathon:53 9.0.0.1:53 ready 1", "udp/dns@marathon:53 9.0.0.1:53 ready 1"],
         ),
         (
-            running("10.0.0.2") + ports + &labels("vip_PORT1", "tcp://web:80"),
-            vec!["tcp/web@marathon:80 10.0.0.2:31006 ready 1"],
-        ),
-        (running("10.0.0.2") + ports + &labels("VIP_PORT7", "tcp://web:80"), vec![]),
-        (running("10.0.0.2") + ports + &labels("VIP_PORT0", "web:80"), vec![]),
-        (
-            running("9.0.0.1") + &discovery(&port(80, "tcp", &vip("VIP_0", "1.2.3.4:80"))),
+            "9.0.0.1",
+            port(80, "tcp", &label("VIP_0", "1.2.3.4:80")),
             vec!["tcp/1.2.3.4:80 9.0.0.1:80 ready 1"],
         ),
-        (running("9.0.0.1") + &discovery(&port(80, "tcp", &vip("VIP_0", "[fd00::1]:80"))), vec![]),
-        (running("9.0.0.1") + &discovery(&port(80, "tcp", &vip("VIP_0", "no port"))), vec![]),
-        (running("9.0.0.1") + &discovery(&port(0, "tcp", &vip("VIP_0", "web:80"))), vec![]),
-        (running("9.0.0.1") + &discovery(&port(80, "sctp", &vip("VIP_0", "web:80"))), vec![]),
-        (
-            running("9.0.0.1")
-                + r#", "health_check": {}"#
-                + &discovery(&port(80, "tcp", &vip("VIP_0", "web:80"))),
-            vec!["tcp/web@marathon:80 9.0.0.1:80 ready 0"],
-        ),
+        // A static VIP has one family.
+        ("9.0.0.1", port(80, "tcp", &label("VIP_0", "[fd00::1]:80")), vec![]),
+        ("9.0.0.1", port(80, "tcp", &label("VIP_0", "no port")), vec![]),
+        ("9.0.0.1", port(80, "tcp", &label("Vip_0", "web:80")), vec![]),
+        ("9.0.0.1", port(0, "tcp", &label("VIP_0", "web:80")), vec![]),
+        ("9.0.0.1", port(80, "sctp", &label("VIP_0", "web:80")), vec![]),
     ] {
-        let start = subscribed(
-            &[agent("c-S0", "10.0.0.2")],
-            "",
-            &[framework("f", "marathon")],
-            &[task("web", "TASK_RUNNING", &rest)],
-        );
-        let (mut follower, view) = following(&[start]);
-        let view = view.expect("a view");
-        assert_eq!(endpoints(&view), expected, "{rest}");
-        let addressed = view.services.values().filter(|service| service.ipv4.is_some()).count();
-        assert_eq!(addressed, view.services.len(), "{rest}");
-        if let Some(view) = apply(&mut follower, &updated("web", "TASK_KILLING", ""), NOW) {
-            let draining: Vec<String> =
-                expected.iter().map(|line| line[..line.len() - 7].to_owned() + "draining 0").collect();
-            assert_eq!(endpoints(&view), draining, "{rest}");
-        }
-        let view = apply(&mut follower, &updated("web", "TASK_FINISHED", ""), NOW).expect("a view");
-        assert!(view.services.is_empty() && view.endpoints.is_empty(), "{rest}");
+        check_endpoints(&(running(address) + &discovery(&ports)), &expected);
+    }
+    let checked = running("9.0.0.1") + r#", "health_check": {}"#;
+    let ports = discovery(&port(80, "tcp", &label("VIP_0", "web:80")));
+    check_endpoints(&(checked + &ports), &["tcp/web@marathon:80 9.0.0.1:80 ready 0"]);
+}
+
+#[test]
+fn ports_of_mappings_labels_and_discovery_are_joined() {
+    let mapped = r#", "container": {"type": "DOCKER", "docker": {"port_mappings": [
+        {"host_port": 31000, "container_port": 80, "protocol": "tcp"}]}}"#;
+    let web = label("VIP_0", "web:80");
+    let on_host = format!("{web},{}", label("network-scope", "host"));
+    // The VIP is that of the container's port or of the host's, and the mapping says that they are one.
+    for published in [port(80, "tcp", &web), port(31000, "tcp", &on_host)] {
+        let rest = running("9.0.0.1") + mapped + &discovery(&published);
+        check_endpoints(&rest, &["tcp/web@marathon:80 10.0.0.2:31000 ready 1"]);
+    }
+    let ports = r#", "resources": [{"name": "cpus", "scalar": {"value": 1}},
+        {"name": "ports", "type": "RANGES", "ranges": {"range": [{"begin": 31005, "end": 31006}]}}]"#;
+    for (key, value, expected) in [
+        ("vip_PORT1", "tcp://web:80", vec!["tcp/web@marathon:80 10.0.0.2:31006 ready 1"]),
+        ("VIP_PORT0", "udp://web:80", vec!["udp/web@marathon:80 10.0.0.2:31005 ready 1"]),
+        // There are two ports.
+        ("VIP_PORT2", "tcp://web:80", vec![]),
+        ("VIP_PORT0", "web:80", vec![]),
+        ("VIP_PORT", "tcp://web:80", vec![]),
+    ] {
+        let labels = format!(r#", "labels": {{"labels": [{}]}}"#, label(key, value));
+        check_endpoints(&(running("10.0.0.2") + ports + &labels), &expected);
     }
 }
 
