@@ -18,7 +18,9 @@ use mesonet_bus::NodeName;
 
 use settings::settings;
 
-pub use dns_values::{ForwardZones, IpSources, NamedTasks, UpstreamSource, Upstreams};
+pub use dns_values::{
+    ForwardZones, IpSources, NamedTasks, Networks, OnOverload, UpstreamSource, Upstreams, Views,
+};
 pub use file::{ConfigError, ConfigProblem, Keys};
 pub use mesos_dns::{Credentials, MesosDnsConfig, MesosDnsConfigError};
 pub use settings::{DefaultText, SettingText, Settings};
@@ -57,6 +59,22 @@ settings! {
             "Certificates for DNS over TLS, HTTPS and QUIC (PEM)", "the node's, if it has joined a cluster";
         key: optional PathBuf, "dns-key", "MESONET_DNS_KEY", "FILE",
             "Key of that certificate (PEM)", "the node's, if it has joined a cluster";
+        allow: optional Networks, "dns-allow", "MESONET_DNS_ALLOW", "NETWORK,...",
+            "Clients that are answered", "all";
+        forward_allow: optional Networks, "dns-forward-allow", "MESONET_DNS_FORWARD_ALLOW", "NETWORK,...",
+            "Clients for whom names outside the zones are asked", "those of loopback and private networks";
+        transfer_allow: optional Networks, "dns-transfer-allow", "MESONET_DNS_TRANSFER_ALLOW", "NETWORK,...",
+            "Clients that may transfer whole zones (AXFR)", "none";
+        views: optional Views, "dns-views", "MESONET_DNS_VIEWS", "NETWORK,...=ZONE,...;...",
+            "Clients that see some zones only", "all see all";
+        rate_limit: optional u32, "dns-rate-limit", "MESONET_DNS_RATE_LIMIT", "N",
+            "Answers of a kind per second over UDP to a network of clients (/24, /56)", "any number";
+        queries_max: fixed usize, "dns-queries-max", "MESONET_DNS_QUERIES_MAX", "N",
+            "How many queries may wait for other DNS servers at a time", "4096";
+        overload: fixed OnOverload, "dns-overload", "MESONET_DNS_OVERLOAD", "refuse|drop",
+            "What becomes of those beyond that: refuse or drop", "refuse";
+        identity: optional String, "dns-id", "MESONET_DNS_ID", "TEXT",
+            "The server's name for who asks (id.server, NSID)", "it is not told";
     }
 }
 

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use mesonet_dns_server::{CertificateFiles, Config, EncryptedConfig, ForwardConfig, leads_to};
+use mesonet_dns_server::{CertificateFiles, Config, EncryptedConfig, ForwardConfig, PolicyConfig, leads_to};
 use mesonet_dns_zone::{StaticRecord, TaskChoice};
 
 use crate::config::{
-    DnsOptions, ForwardZones, Grace, IpSources, NamedTasks, Switch, UpstreamSource, Upstreams, ZoneOptions,
+    DnsOptions, ForwardZones, Grace, IpSources, NamedTasks, Networks, OnOverload, Switch, UpstreamSource,
+    Upstreams, Views, ZoneOptions,
 };
 
 /// Where the system's own DNS servers are written down.
@@ -40,7 +41,20 @@ pub fn server_config(
     };
     let DnsOptions { tls, https, quic, .. } = *options;
     let encrypted = EncryptedConfig { tls, https, quic, certificate };
-    Ok(Config { listen, zone, forward, encrypted })
+    Ok(Config { listen, zone, forward, encrypted, policy: policy_config(options) })
+}
+
+fn policy_config(options: &DnsOptions) -> PolicyConfig {
+    let networks = |networks: &Option<Networks>| networks.clone().map(|Networks(networks)| networks);
+    let default = PolicyConfig::default();
+    PolicyConfig {
+        allow: networks(&options.allow).unwrap_or(default.allow),
+        recursion: networks(&options.forward_allow).unwrap_or(default.recursion),
+        transfer: networks(&options.transfer_allow).unwrap_or(default.transfer),
+        views: options.views.clone().map(|Views(views)| views).unwrap_or(default.views),
+        rate_max: options.rate_limit,
+        identity: options.identity.clone(),
+    }
 }
 
 fn forward_config(listen: &[SocketAddr], options: &DnsOptions) -> anyhow::Result<ForwardConfig> {
@@ -58,12 +72,15 @@ fn forward_config(listen: &[SocketAddr], options: &DnsOptions) -> anyhow::Result
         }
     }
     let Grace(stale) = options.serve_stale;
+    let OnOverload(overload) = options.overload;
     Ok(ForwardConfig {
         upstreams,
         zones: options.forward_zones.clone().map(|ForwardZones(zones)| zones).unwrap_or_default(),
         validate: options.validate == Switch::On,
         cache_entries: options.cache,
         stale,
+        queries_max: options.queries_max,
+        overload,
     })
 }
 

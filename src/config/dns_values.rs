@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
+use mesonet_dns_server::{Network, Overload, View};
 use mesonet_dns_zone::{IpSource, TaskChoice};
 
 use super::ValueError;
@@ -78,6 +79,17 @@ impl FromStr for NamedTasks {
         }
     }
 }
+/// Networks of clients, separated by commas: `10.0.0.0/8,192.0.2.1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Networks(pub Vec<Network>);
+
+/// Networks that see some zones only: `10.1.0.0/16=mesos,dcos.thisdcos.directory; 10.2.0.0/16=mesos`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Views(pub Vec<View>);
+
+/// What becomes of queries that are too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnOverload(pub Overload);
 
 impl FromStr for Upstreams {
     type Err = ValueError;
@@ -113,6 +125,55 @@ impl FromStr for ForwardZones {
         }
         Ok(Self(zones))
     }
+}
+
+impl FromStr for Networks {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        networks(text).map(Self).ok_or_else(|| {
+            error(
+                text,
+                "list of networks",
+                "ADDRESS/LENGTH or ADDRESS, separated by commas, such as 10.0.0.0/8",
+            )
+        })
+    }
+}
+
+impl FromStr for Views {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let view = |part: &str| {
+            let (clients, zones) = part.split_once('=')?;
+            let zones: Vec<String> = zones.split(',').map(|zone| zone.trim().to_owned()).collect();
+            let is_whole = zones.iter().all(|zone| !zone.is_empty());
+            is_whole.then_some(View { networks: networks(clients)?, zones })
+        };
+        let parts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
+        let views: Option<Vec<View>> = parts.map(view).collect();
+        views
+            .filter(|views| !views.is_empty())
+            .map(Self)
+            .ok_or_else(|| error(text, "list of views", "NETWORK,...=ZONE,..., separated by semicolons"))
+    }
+}
+
+impl FromStr for OnOverload {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        match text {
+            "refuse" => Ok(Self(Overload::Refuse)),
+            "drop" => Ok(Self(Overload::Drop)),
+            _ => Err(error(text, "way to shed load", "refuse or drop")),
+        }
+    }
+}
+
+fn networks(text: &str) -> Option<Vec<Network>> {
+    text.split(',').map(|network| network.trim().parse().ok()).collect()
 }
 
 fn address(text: &str) -> Option<SocketAddr> {
@@ -157,6 +218,26 @@ mod tests {
         }
         assert_eq!("running".parse(), Ok(NamedTasks(TaskChoice::Running)));
         assert!("all".parse::<NamedTasks>().is_err());
+    }
+
+    #[test]
+    fn views_have_networks_and_zones() {
+        let network = |text: &str| text.parse().expect(text);
+        let expected = [
+            View {
+                networks: vec![network("10.1.0.0/16"), network("::1")],
+                zones: vec!["mesos".to_owned(), "dcos.thisdcos.directory".to_owned()],
+            },
+            View { networks: vec![network("10.2.0.0/16")], zones: vec!["mesos".to_owned()] },
+        ];
+        assert_eq!(
+            "10.1.0.0/16, ::1 = mesos, dcos.thisdcos.directory; 10.2.0.0/16=mesos".parse(),
+            Ok(Views(expected.into()))
+        );
+        for text in ["", ";", "10.0.0.0/8", "10.0.0.0/8=", "=mesos", "10.0.0.0/33=mesos", "10.0.0.0/8=a,,b"] {
+            assert!(text.parse::<Views>().is_err(), "{text}");
+        }
+        assert!("10.0.0.0/8,".parse::<Networks>().is_err());
     }
 
     #[test]

@@ -95,10 +95,12 @@ async fn answered(request: Request<Incoming>, client: &Client, shared: &Shared) 
         Ok(query) => query,
         Err(refusal) => return refusal.response(),
     };
-    let asked = shared.asked(&query, client.transport, started);
+    let asked = shared.asked(&query, client.address, client.transport, started);
     let outcome = match shared.respond(&query, client.address, client.transport) {
         Step::Done(outcome) => outcome,
         Step::Wait(forwarded) => forwarded.finish().await,
+        // Many messages are no answer to one request.
+        Step::Transfer(_) => return Refusal::NoQuery.response(),
     };
     match shared.counted(outcome, asked) {
         Verdict::Send(message) | Verdict::SendAndClose(message) => success(message),

@@ -17,27 +17,36 @@
 
 mod certificate;
 mod connections;
+mod cookies;
 mod datagram;
 mod edns;
 mod encrypted;
 mod fast;
 mod forward;
+mod guard;
 mod https;
+mod limiter;
 mod listener;
 mod metrics;
+mod network;
 mod own_address;
+mod policy;
 mod query_metrics;
 mod quic;
 mod responder;
 mod server;
 mod stream;
 mod tcp;
+mod transfer;
 mod udp;
 mod wire;
 
 pub use certificate::{CertificateError, CertificateFiles};
 pub use encrypted::{EncryptedAddresses, EncryptedConfig, EncryptedError};
-pub use forward::{ForwardConfig, ForwardError};
+pub use forward::{ForwardConfig, ForwardError, Overload};
+pub use guard::GuardError;
+pub use network::{Network, NetworkError};
 pub use own_address::leads_to;
+pub use policy::{PolicyConfig, PolicyError, View};
 pub use quic::EndpointError;
 pub use server::{Config, ServedZone, Server, StartError};

@@ -11,6 +11,7 @@ use prometheus::{
 };
 
 use crate::fast::FastZones;
+use crate::limiter::Allowance;
 use crate::query_metrics::QueryMetrics;
 
 const RECORDS: &str = "mesonet_dns_records";
@@ -23,6 +24,8 @@ const FAST_MEMORY: &str = "mesonet_dns_fast_memory_bytes";
 const CONNECTIONS: &str = "mesonet_dns_connections";
 const CONNECTIONS_SHED: &str = "mesonet_dns_connections_shed_total";
 const CONNECTIONS_REFUSED: &str = "mesonet_dns_connections_refused_total";
+const LIMITED: &str = "mesonet_dns_limited_total";
+const SHED: &str = "mesonet_dns_shed_total";
 const CACHE_LOOKUPS: &str = "mesonet_dns_cache_lookups_total";
 const CACHE_ENTRIES: &str = "mesonet_dns_cache_entries";
 const COALESCED: &str = "mesonet_dns_coalesced_total";
@@ -54,6 +57,7 @@ pub(crate) enum KindLabel {
     Ns,
     Ptr,
     Any,
+    Axfr,
     Other,
 }
 
@@ -84,7 +88,7 @@ pub(crate) const KIND_COUNT: usize = KINDS.len();
 /// How many results there are.
 pub(crate) const CODE_COUNT: usize = CODES.len();
 
-pub(crate) const KINDS: [(KindLabel, &str); 8] = [
+pub(crate) const KINDS: [(KindLabel, &str); 9] = [
     (KindLabel::A, "A"),
     (KindLabel::Aaaa, "AAAA"),
     (KindLabel::Srv, "SRV"),
@@ -92,6 +96,7 @@ pub(crate) const KINDS: [(KindLabel, &str); 8] = [
     (KindLabel::Ns, "NS"),
     (KindLabel::Ptr, "PTR"),
     (KindLabel::Any, "ANY"),
+    (KindLabel::Axfr, "AXFR"),
     (KindLabel::Other, "other"),
 ];
 
@@ -127,6 +132,7 @@ pub(crate) struct Metrics {
     records_left_out: IntGaugeVec,
     apply_duration: Histogram,
     malformed: IntCounter,
+    limited: IntCounterVec,
     fast_names: IntGauge,
     fast_memory: IntGauge,
 }
@@ -147,7 +153,15 @@ impl Metrics {
         registry.register(Box::new(records.clone()))?;
         registry.register(Box::new(records_left_out.clone()))?;
         registry.register(Box::new(apply_duration.clone()))?;
+        let limited = IntCounterVec::new(
+            Opts::new(
+                LIMITED,
+                "DNS answers over the limit of their client's network, by what was sent instead",
+            ),
+            &["sent"],
+        )?;
         registry.register(Box::new(malformed.clone()))?;
+        registry.register(Box::new(limited.clone()))?;
         let fast_names = IntGauge::new(FAST_NAMES, "Names whose DNS answers are encoded ahead of time")?;
         let fast_memory = IntGauge::new(
             FAST_MEMORY,
@@ -155,12 +169,30 @@ impl Metrics {
         )?;
         registry.register(Box::new(fast_names.clone()))?;
         registry.register(Box::new(fast_memory.clone()))?;
-        Ok(Self { queries, records, records_left_out, apply_duration, malformed, fast_names, fast_memory })
+        Ok(Self {
+            queries,
+            records,
+            records_left_out,
+            apply_duration,
+            malformed,
+            limited,
+            fast_names,
+            fast_memory,
+        })
     }
 
     /// A message could not be read.
     pub(crate) fn malformed(&self) {
         self.malformed.inc();
+    }
+
+    /// An answer was over the limit.
+    pub(crate) fn limited(&self, allowance: Allowance) {
+        match allowance {
+            Allowance::Send => {}
+            Allowance::Cut => self.limited.with_label_values(&["cut"]).inc(),
+            Allowance::Drop => self.limited.with_label_values(&["nothing"]).inc(),
+        }
     }
 
     /// A view was applied.
@@ -270,6 +302,7 @@ pub(crate) struct ForwardMetrics {
     cache: [IntCounter; CACHE_RESULTS.len()],
     cache_entries: IntGauge,
     coalesced: IntCounter,
+    shed: IntCounter,
     upstream_duration: HistogramVec,
     upstream_failures: IntCounterVec,
 }
@@ -283,6 +316,8 @@ impl ForwardMetrics {
         let cache_entries = IntGauge::new(CACHE_ENTRIES, "Answers of upstream DNS servers that are kept")?;
         let coalesced =
             IntCounter::new(COALESCED, "Forwarded DNS queries that waited for the answer to an equal one")?;
+        let shed =
+            IntCounter::new(SHED, "Forwarded DNS queries that were turned away because too many waited")?;
         let upstream_duration = HistogramVec::new(
             HistogramOpts::new(UPSTREAM_DURATION, "Time that an upstream DNS server took to answer")
                 .buckets(exponential_buckets(UPSTREAM_BUCKET_FIRST, 2.0, UPSTREAM_BUCKET_COUNT)?),
@@ -295,10 +330,11 @@ impl ForwardMetrics {
         registry.register(Box::new(cache.clone()))?;
         registry.register(Box::new(cache_entries.clone()))?;
         registry.register(Box::new(coalesced.clone()))?;
+        registry.register(Box::new(shed.clone()))?;
         registry.register(Box::new(upstream_duration.clone()))?;
         registry.register(Box::new(upstream_failures.clone()))?;
         let cache = CACHE_RESULTS.map(|(_, label)| cache.with_label_values(&[label]));
-        Ok(Self { cache, cache_entries, coalesced, upstream_duration, upstream_failures })
+        Ok(Self { cache, cache_entries, coalesced, shed, upstream_duration, upstream_failures })
     }
 
     /// The instruments of one upstream server.
@@ -317,6 +353,11 @@ impl ForwardMetrics {
     /// So many answers are kept.
     pub(crate) fn cached(&self, entries: usize) {
         self.cache_entries.set(gauge_value(entries));
+    }
+
+    /// A query is turned away.
+    pub(crate) fn shed(&self) {
+        self.shed.inc();
     }
 
     /// A query waits for the answer to an equal one.

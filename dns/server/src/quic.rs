@@ -138,25 +138,38 @@ async fn serve_stream(
         connection.close(VarInt::from_u32(DOQ_PROTOCOL_ERROR), b"expected one query with the id 0");
         return;
     };
-    let asked = shared.asked(query, client.transport, started);
+    let asked = shared.asked(query, client.address, client.transport, started);
     let outcome = match shared.respond(query, client.address, client.transport) {
         Step::Done(outcome) => outcome,
         Step::Wait(forwarded) => forwarded.finish().await,
+        Step::Transfer(transfer) => {
+            for message in transfer.messages() {
+                if send_message(&mut send, &message).await.is_none() {
+                    return;
+                }
+            }
+            shared.transferred(asked);
+            let _ = send.finish();
+            return;
+        }
     };
     match shared.counted(outcome, asked) {
         Verdict::Send(message) | Verdict::SendAndClose(message) => {
-            let Some(framed) = framed(&message) else { return };
-            let sent = async {
-                send.write_all(&framed).await.ok()?;
-                send.finish().ok()
-            };
-            // A client that is gone needs no answer.
-            let _ = timeout(STREAM_TIMEOUT, sent).await;
+            if send_message(&mut send, &message).await.is_some() {
+                // A client that is gone needs no answer.
+                let _ = send.finish();
+            }
         }
         Verdict::Close => {
             connection.close(VarInt::from_u32(DOQ_PROTOCOL_ERROR), b"expected a query");
         }
     }
+}
+
+/// Nothing if the client is gone or does not take it.
+async fn send_message(send: &mut SendStream, message: &[u8]) -> Option<()> {
+    let framed = framed(message)?;
+    timeout(STREAM_TIMEOUT, send.write_all(&framed)).await.ok()?.ok()
 }
 
 /// The one query of a stream: behind its length, and with the id 0 (RFC 9250 §4.2).

@@ -1,14 +1,22 @@
 //! One message in, one message out.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode as WireCode};
-use hickory_proto::rr::{DNSClass, Record, RecordType};
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
 use mesonet_dns_zone::{Answer, ExtendedError, Name, Question, QuestionType, ResponseCode, Zone};
 
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::cookies::Cookie;
 use crate::edns::{self, UDP_PAYLOAD_MAX};
-use crate::forward::{Age, Failure, Forwarder, Key, Reply};
+use crate::forward::{Age, Failure, Forwarder, Key, Overload, Reply};
+use crate::guard::Guard;
 use crate::metrics::{CodeLabel, KindLabel, Transport};
+use crate::policy::Rights;
+use crate::transfer::Transfer;
 use crate::wire::{self, HEADER_LENGTH};
 
 /// The size that every client can receive (RFC 1035 §4.2.1).
@@ -16,6 +24,9 @@ const UDP_PAYLOAD_MIN: u16 = 512;
 
 /// Octets of the smallest record: a compressed name, type, class, time to live, length and an IPv4 address.
 const RECORD_LENGTH_MIN: usize = 16;
+
+/// The names that a server's own name is asked for by, in class CHAOS (RFC 4892 §2).
+const IDENTITY_NAMES: [&str; 2] = ["id.server.", "hostname.bind."];
 
 /// How old what is served is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +48,8 @@ pub(crate) enum Outcome {
         kind: KindLabel,
         /// For the metrics.
         code: CodeLabel,
+        /// Whether the client has shown that it has the address that it says.
+        is_proven: bool,
     },
     /// It cannot be read. If at least its header can, this says so.
     Malformed(Option<Vec<u8>>),
@@ -45,12 +58,15 @@ pub(crate) enum Outcome {
 }
 
 /// What answers are made from.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Sources<'server> {
     pub(crate) zone: &'server Zone,
     pub(crate) freshness: Freshness,
     /// Resolves names outside the zone, if upstream servers are configured.
     pub(crate) forwarder: Option<&'server Arc<Forwarder>>,
+    pub(crate) guard: &'server Guard,
+    /// Who asks.
+    pub(crate) client: IpAddr,
 }
 
 /// What becomes of a message.
@@ -60,6 +76,8 @@ pub(crate) enum Step {
     Done(Outcome),
     /// Its answer has to be waited for.
     Wait(Box<Forwarded>),
+    /// Its answer is many messages. Only over TCP, TLS and QUIC.
+    Transfer(Box<Transfer>),
 }
 
 /// Answers a message, if that needs no waiting.
@@ -71,11 +89,14 @@ pub(crate) fn respond(sources: &Sources<'_>, packet: &[u8], transport: Transport
         return Step::Done(Outcome::Ignore);
     }
     if header.opcode() != u8::from(OpCode::Query) {
-        return Step::Done(Outcome::Answer {
-            message: header.reply(WireCode::NotImp),
-            kind: KindLabel::Other,
-            code: CodeLabel::NotImp,
-        });
+        let is_update = header.opcode() == u8::from(OpCode::Update);
+        let (code, label) = if is_update {
+            (WireCode::Refused, CodeLabel::Refused)
+        } else {
+            (WireCode::NotImp, CodeLabel::NotImp)
+        };
+        let (message, kind) = (header.reply(code), KindLabel::Other);
+        return Step::Done(Outcome::Answer { message, kind, code: label, is_proven: false });
     }
     let malformed = || Step::Done(Outcome::Malformed(Some(header.reply(WireCode::FormErr))));
     let Ok(mut request) = Message::from_vec(packet) else {
@@ -84,8 +105,11 @@ pub(crate) fn respond(sources: &Sources<'_>, packet: &[u8], transport: Transport
     let Some(query) = request.queries.pop().filter(|_| request.queries.is_empty()) else {
         return malformed();
     };
+    let Ok(cookie) = sources.guard.cookie(request.edns.as_ref(), sources.client) else {
+        return malformed();
+    };
     let limit = size_limit(&request, transport);
-    Request { header, message: request, query, transport, limit }.answered(sources)
+    Request { header, message: request, query, transport, limit, cookie }.answered(sources)
 }
 
 /// A query that was read.
@@ -98,29 +122,45 @@ pub(crate) struct Request {
     transport: Transport,
     /// How many octets an answer may have.
     limit: u16,
+    cookie: Option<Cookie>,
 }
 
 impl Request {
     fn answered(self, sources: &Sources<'_>) -> Step {
-        let mut response = self.response(sources.forwarder.is_some());
+        let rights = sources.guard.policy.rights(sources.client);
+        let forwarder = sources.forwarder.filter(|_| rights.recursion);
+        let mut response = self.response(sources, forwarder.is_some());
         if self.message.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
             response.metadata.response_code = WireCode::BADVERS;
             return Step::Done(self.encoded(response, CodeLabel::BadVers));
         }
+        if !rights.is_served {
+            return self.refused(response, Some(PROHIBITED));
+        }
+        if self.query.query_class == DNSClass::CH {
+            return self.told_of_the_server(response, sources.guard);
+        }
+        if Transfer::is_asked_by(&self.query) {
+            return self.transferred(response, sources, rights);
+        }
         let Some(question) = question(&self.query) else {
-            response.metadata.response_code = WireCode::Refused;
-            return Step::Done(self.encoded(response, CodeLabel::Refused));
+            return self.refused(response, None);
         };
         let records_max = usize::from(self.limit) / RECORD_LENGTH_MIN;
-        let answer = sources.zone.answer(&question, self.message.metadata.id, records_max);
+        let answer = if sources.guard.policy.shows(rights, &question.name) {
+            sources.zone.answer(&question, self.message.metadata.id, records_max)
+        } else {
+            Answer::outside()
+        };
         let is_outside = answer.code == ResponseCode::Refused;
-        let wants_recursion = self.message.metadata.recursion_desired;
-        if is_outside
-            && wants_recursion
-            && let Some(forwarder) = sources.forwarder
-            && forwarder.serves(&self.query.name)
-        {
-            return self.forwarded(response, forwarder);
+        if is_outside && self.message.metadata.recursion_desired {
+            match forwarder.filter(|forwarder| forwarder.serves(&self.query.name)) {
+                Some(forwarder) => return self.forwarded(response, forwarder),
+                None if sources.forwarder.is_some() && !rights.recursion => {
+                    return self.refused(response, Some(PROHIBITED));
+                }
+                None => {}
+            }
         }
         match fill(&mut response, &self.query, sources.freshness, answer) {
             Some(code) => Step::Done(self.encoded(response, code)),
@@ -129,15 +169,73 @@ impl Request {
     }
 
     /// A response without anything but what every one has.
-    fn response(&self, recursion_available: bool) -> Message {
+    fn response(&self, sources: &Sources<'_>, recursion_available: bool) -> Message {
         let asked = &self.message;
         let mut response = Message::new(asked.metadata.id, MessageType::Response, OpCode::Query);
         response.metadata.recursion_desired = asked.metadata.recursion_desired;
         response.metadata.recursion_available = recursion_available;
         response.metadata.checking_disabled = asked.metadata.checking_disabled;
         response.add_query(self.query.clone());
-        response.edns = asked.edns.as_ref().map(|asked| edns::answering(asked, self.transport));
+        response.edns = asked.edns.as_ref().map(|asked| {
+            let mut edns = edns::answering(asked, self.transport);
+            sources.guard.identify(asked, &mut edns, self.cookie, sources.client);
+            edns
+        });
         response
+    }
+
+    fn refused(self, mut response: Message, reason: Option<u16>) -> Step {
+        response.metadata.response_code = WireCode::Refused;
+        if let Some(reason) = reason {
+            explain(&mut response, reason);
+        }
+        Step::Done(self.encoded(response, CodeLabel::Refused))
+    }
+
+    /// Answers a question of class CHAOS: which server this is, if that is configured, and nothing else.
+    fn told_of_the_server(self, mut response: Message, guard: &Guard) -> Step {
+        let is_identity =
+            IDENTITY_NAMES.iter().any(|name| self.query.name.to_ascii().eq_ignore_ascii_case(name));
+        let asks_text = matches!(self.query.query_type, RecordType::TXT | RecordType::ANY);
+        let Some(identity) = guard.identity().filter(|_| is_identity && asks_text) else {
+            return self.refused(response, None);
+        };
+        let text = RData::TXT(TXT::new(vec![identity.to_owned()]));
+        let mut record = Record::from_rdata(self.query.name.clone(), 0, text);
+        record.dns_class = DNSClass::CH;
+        response.answers.push(record);
+        response.metadata.authoritative = true;
+        Step::Done(self.encoded(response, CodeLabel::NoError))
+    }
+
+    /// Begins a zone transfer, if the client may have it.
+    fn transferred(self, mut response: Message, sources: &Sources<'_>, rights: Rights) -> Step {
+        let Ok(apex) = Name::from_labels(self.query.name.iter()) else {
+            return self.refused(response, None);
+        };
+        let is_allowed = rights.transfer
+            && self.query.query_class == DNSClass::IN
+            && sources.guard.policy.shows(rights, &apex);
+        if !is_allowed {
+            return self.refused(response, Some(PROHIBITED));
+        }
+        match self.transport {
+            Transport::Tcp | Transport::Tls | Transport::Quic => {}
+            // The start alone says that the rest does not fit (RFC 1995 §4).
+            Transport::Udp if self.query.query_type == RecordType::IXFR => {
+                let question = Question { name: apex, kind: QuestionType::Soa };
+                let answer = sources.zone.answer(&question, 0, 1);
+                return match fill(&mut response, &self.query, sources.freshness, answer) {
+                    Some(code) => Step::Done(self.encoded(response, code)),
+                    None => self.refused(response, None),
+                };
+            }
+            Transport::Udp | Transport::Https => return self.refused(response, None),
+        }
+        match Transfer::new(Arc::new(sources.zone.clone()), apex, response.clone()) {
+            Some(transfer) => Step::Transfer(Box::new(transfer)),
+            None => self.refused(response, Some(NOT_AUTHORITATIVE)),
+        }
     }
 
     fn forwarded(self, response: Message, forwarder: &Arc<Forwarder>) -> Step {
@@ -148,10 +246,18 @@ impl Request {
             checking_disabled: self.message.metadata.checking_disabled,
         };
         let kept = forwarder.kept(&key);
-        let forwarded = Forwarded { request: self, response, key, forwarder: forwarder.clone() };
-        match kept {
-            Some(reply) => Step::Done(forwarded.replied(Ok(reply))),
-            None => Step::Wait(Box::new(forwarded)),
+        let transport = self.transport;
+        let mut forwarded =
+            Forwarded { request: self, response, key, forwarder: forwarder.clone(), place: None };
+        if let Some(reply) = kept {
+            return Step::Done(forwarded.replied(Ok(reply)));
+        }
+        forwarded.place = forwarder.place();
+        match (&forwarded.place, forwarder.overload()) {
+            (Some(_), _) => Step::Wait(Box::new(forwarded)),
+            // Over a connection silence would be taken for the end of it.
+            (None, Overload::Drop) if transport == Transport::Udp => Step::Done(Outcome::Ignore),
+            (None, Overload::Drop | Overload::Refuse) => Step::Done(forwarded.replied(Err(Failure::Busy))),
         }
     }
 
@@ -164,8 +270,9 @@ impl Request {
             edns::pad(edns, message.len(), usize::from(self.limit));
             encoded = response.to_vec().ok();
         }
+        let is_proven = self.cookie.is_some_and(|cookie| cookie.is_good);
         match encoded {
-            Some(message) => Outcome::Answer { message, kind, code },
+            Some(message) => Outcome::Answer { message, kind, code, is_proven },
             None => self.header.failed(kind),
         }
     }
@@ -178,6 +285,8 @@ pub(crate) struct Forwarded {
     response: Message,
     key: Key,
     forwarder: Arc<Forwarder>,
+    /// Held until the answer is there.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 impl Forwarded {
@@ -211,6 +320,7 @@ const STALE_ANSWER: u16 = 3;
 const DNSSEC_BOGUS: u16 = 6;
 const PROHIBITED: u16 = 18;
 const STALE_NXDOMAIN_ANSWER: u16 = 19;
+const NOT_AUTHORITATIVE: u16 = 20;
 const NO_REACHABLE_AUTHORITY: u16 = 22;
 
 fn fill_forwarded(response: &mut Message, query: &Query, reply: &Reply) -> CodeLabel {
@@ -253,7 +363,7 @@ fn size_limit(request: &Message, transport: Transport) -> u16 {
     }
 }
 
-/// What the zone is asked. Nothing for classes other than IN and for zone transfers, which are refused.
+/// What the zone is asked. Nothing for classes other than IN, which are refused.
 fn question(query: &Query) -> Option<Question> {
     if query.query_class != DNSClass::IN {
         return None;
@@ -268,7 +378,6 @@ fn question(query: &Query) -> Option<Question> {
         RecordType::SOA => QuestionType::Soa,
         RecordType::NS => QuestionType::Ns,
         RecordType::ANY => QuestionType::Any,
-        RecordType::AXFR | RecordType::IXFR => return None,
         _ => QuestionType::Other,
     };
     let name = Name::from_labels(query.name.iter()).ok()?;
@@ -325,6 +434,7 @@ fn kind_label(kind: RecordType) -> KindLabel {
         RecordType::NS => KindLabel::Ns,
         RecordType::PTR => KindLabel::Ptr,
         RecordType::ANY => KindLabel::Any,
+        RecordType::AXFR | RecordType::IXFR => KindLabel::Axfr,
         _ => KindLabel::Other,
     }
 }
@@ -358,7 +468,8 @@ impl Header {
     }
 
     fn failed(self, kind: KindLabel) -> Outcome {
-        Outcome::Answer { message: self.reply(WireCode::ServFail), kind, code: CodeLabel::ServFail }
+        let message = self.reply(WireCode::ServFail);
+        Outcome::Answer { message, kind, code: CodeLabel::ServFail, is_proven: false }
     }
 }
 
@@ -371,6 +482,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::PolicyConfig;
 
     /// A zone with so many masters.
     fn zone(masters: u8) -> Zone {
@@ -401,9 +513,12 @@ mod tests {
 
     /// What is said from the zone alone.
     fn from_zone(zone: &Zone, freshness: Freshness, packet: &[u8], transport: Transport) -> Outcome {
-        match respond(&Sources { zone, freshness, forwarder: None }, packet, transport) {
+        let guard = Guard::new(&PolicyConfig::default()).expect("a guard");
+        let client = [127, 0, 0, 1].into();
+        let sources = Sources { zone, freshness, forwarder: None, guard: &guard, client };
+        match respond(&sources, packet, transport) {
             Step::Done(outcome) => outcome,
-            Step::Wait(forwarded) => panic!("{forwarded:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

@@ -18,12 +18,15 @@ use crate::datagram::DatagramSocket;
 use crate::encrypted::{Encrypted, EncryptedAddresses, EncryptedConfig, EncryptedError};
 use crate::fast::{self, FastZone, FastZones};
 use crate::forward::{ForwardConfig, ForwardError, Forwarder};
+use crate::guard::{Guard, GuardError};
+use crate::limiter::Allowance;
 use crate::listener::Listener;
-use crate::metrics::{ConnectionMetrics, ForwardMetrics, Metrics, Transport};
+use crate::metrics::{CodeLabel, ConnectionMetrics, ForwardMetrics, KindLabel, Metrics, Transport};
+use crate::policy::{FastRights, PolicyConfig};
 use crate::query_metrics::ZoneLabel;
 use crate::responder::{self, Freshness, Outcome, Sources, Step};
 use crate::tcp::{self, Carried};
-use crate::{own_address, udp};
+use crate::{own_address, udp, wire};
 
 /// Most UDP sockets per address. More than there are cores do not help, and each has its receive buffer.
 const UDP_WORKERS_MAX: usize = 16;
@@ -39,6 +42,8 @@ pub struct Config {
     pub forward: ForwardConfig,
     /// Where encrypted connections are accepted.
     pub encrypted: EncryptedConfig,
+    /// What clients may ask.
+    pub policy: PolicyConfig,
 }
 
 impl Config {
@@ -49,6 +54,7 @@ impl Config {
             zone: mesonet_dns_zone::Config::default(),
             forward: ForwardConfig::default(),
             encrypted: EncryptedConfig::default(),
+            policy: PolicyConfig::default(),
         }
     }
 }
@@ -81,6 +87,9 @@ pub enum StartError {
     /// Encrypted connections cannot be accepted.
     #[error("cannot serve DNS over TLS, HTTPS or QUIC")]
     Encrypted(#[from] EncryptedError),
+    /// The rules for clients cannot be used.
+    #[error("the rules for clients cannot be used")]
+    Policy(#[source] GuardError),
     /// The registry has metrics of these names already.
     #[error("cannot register the DNS metrics")]
     Metrics(#[source] prometheus::Error),
@@ -119,6 +128,9 @@ pub(crate) struct Shared {
     pub(crate) stale: AtomicBool,
     pub(crate) forwarder: Option<Arc<Forwarder>>,
     pub(crate) connections: Arc<Connections>,
+    pub(crate) guard: Guard,
+    /// What every client may ask on the fast path, if that is the same for all.
+    pub(crate) fast_for_all: Option<FastRights>,
     pub(crate) metrics: Metrics,
 }
 
@@ -126,6 +138,7 @@ pub(crate) struct Shared {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked {
     zone: ZoneLabel,
+    client: IpAddr,
     transport: Transport,
     received: Instant,
 }
@@ -143,34 +156,66 @@ pub(crate) enum Verdict {
 
 impl Shared {
     /// Answers a message, if that needs no waiting.
-    pub(crate) fn respond(&self, packet: &[u8], _client: IpAddr, transport: Transport) -> Step {
+    pub(crate) fn respond(&self, packet: &[u8], client: IpAddr, transport: Transport) -> Step {
         let zone = self.zone.load();
-        let freshness = self.freshness();
-        responder::respond(
-            &Sources { zone: &zone, freshness, forwarder: self.forwarder.as_ref() },
-            packet,
-            transport,
-        )
+        let sources = Sources {
+            zone: &zone,
+            freshness: self.freshness(),
+            forwarder: self.forwarder.as_ref(),
+            guard: &self.guard,
+            client,
+        };
+        responder::respond(&sources, packet, transport)
     }
 
     /// What the metrics have to know of a query.
-    pub(crate) fn asked(&self, packet: &[u8], transport: Transport, received: Instant) -> Asked {
-        Asked { zone: self.fast.load().label_of(packet), transport, received }
+    pub(crate) fn asked(
+        &self,
+        packet: &[u8],
+        client: IpAddr,
+        transport: Transport,
+        received: Instant,
+    ) -> Asked {
+        Asked { zone: self.fast.load().label_of(packet), client, transport, received }
     }
 
     /// Counts what was done about a message, and says what goes back.
     pub(crate) fn counted(&self, outcome: Outcome, asked: Asked) -> Verdict {
         match outcome {
-            Outcome::Answer { message, kind, code } => {
-                let Asked { zone, transport, received } = asked;
+            Outcome::Answer { message, kind, code, is_proven } => {
+                let Asked { zone, client, transport, received } = asked;
                 self.metrics.queries.answered(zone, kind, code, transport, received.elapsed());
-                Verdict::Send(message)
+                if transport != Transport::Udp || is_proven {
+                    return Verdict::Send(message);
+                }
+                self.limited(message, client, code, received)
             }
             Outcome::Malformed(reply) => {
                 self.metrics.malformed();
                 reply.map_or(Verdict::Close, Verdict::SendAndClose)
             }
             Outcome::Ignore => Verdict::Close,
+        }
+    }
+
+    /// Counts a zone that was transferred.
+    pub(crate) fn transferred(&self, asked: Asked) {
+        let Asked { zone, transport, received, .. } = asked;
+        let (kind, code) = (KindLabel::Axfr, CodeLabel::NoError);
+        self.metrics.queries.answered(zone, kind, code, transport, received.elapsed());
+    }
+
+    /// What of an answer over UDP may go back.
+    fn limited(&self, message: Vec<u8>, client: IpAddr, code: CodeLabel, now: Instant) -> Verdict {
+        let Some(limiter) = &self.guard.limiter else {
+            return Verdict::Send(message);
+        };
+        let allowance = limiter.allow(client, code, now);
+        self.metrics.limited(allowance);
+        match allowance {
+            Allowance::Send => Verdict::Send(message),
+            Allowance::Cut => wire::cut(&message).map_or(Verdict::Close, Verdict::Send),
+            Allowance::Drop => Verdict::Close,
         }
     }
 
@@ -212,6 +257,12 @@ impl Server {
         let encrypted = Encrypted::bind(&config.encrypted)?;
         let connection_metrics = ConnectionMetrics::register(metrics).map_err(StartError::Metrics)?;
         let metrics = Metrics::register(metrics).map_err(StartError::Metrics)?;
+        let mut policy = config.policy;
+        if forwarder.is_none() {
+            // Without upstream servers all clients are alike, which spares the fast path from looking.
+            policy.recursion.clear();
+        }
+        let guard = Guard::new(&policy).map_err(StartError::Policy)?;
         let shared = Arc::new(Shared {
             zone: ArcSwap::from_pointee(follower.zone()),
             fast: ArcSwap::from_pointee(FastZone::new()),
@@ -219,6 +270,8 @@ impl Server {
             stale: AtomicBool::new(false),
             forwarder: forwarder.map(Arc::new),
             connections: Connections::new(connection_metrics),
+            fast_for_all: guard.policy.fast_for_all(),
+            guard,
             metrics,
         });
         let (running, stop) = watch::channel(());

@@ -57,10 +57,17 @@ pub(crate) async fn serve(
             frame = frames.next(), if waiting.len() < WAITING_MAX => {
                 let Some(query) = frame? else { break };
                 let busy = client.slot.begin();
-                let asked = shared.asked(&query, client.transport, Instant::now());
+                let asked = shared.asked(&query, client.address, client.transport, Instant::now());
                 let step = shared.respond(&query, client.address, client.transport);
                 match step {
                     Step::Done(outcome) => shared.counted(outcome, asked),
+                    Step::Transfer(transfer) => {
+                        for message in transfer.messages() {
+                            send(&mut writer, &message).await?;
+                        }
+                        shared.transferred(asked);
+                        continue;
+                    }
                     Step::Wait(forwarded) => {
                         let shared = shared.clone();
                         waiting.push(async move {

@@ -41,6 +41,8 @@ pub(crate) async fn serve(
         };
         match shared.respond(&handed.packet, handed.client.address.ip(), Transport::Udp) {
             Step::Done(outcome) => answer(&socket, &shared, &handed, outcome).await,
+            // Zones are not transferred over UDP.
+            Step::Transfer(_) => {}
             Step::Wait(forwarded) => {
                 let (socket, shared) = (socket.clone(), shared.clone());
                 tokio::spawn(async move {
@@ -53,7 +55,7 @@ pub(crate) async fn serve(
 }
 
 async fn answer(socket: &DatagramSocket, shared: &Shared, handed: &Handed, outcome: Outcome) {
-    let asked = shared.asked(&handed.packet, Transport::Udp, handed.received);
+    let asked = shared.asked(&handed.packet, handed.client.address.ip(), Transport::Udp, handed.received);
     let (Verdict::Send(message) | Verdict::SendAndClose(message)) = shared.counted(outcome, asked) else {
         return;
     };

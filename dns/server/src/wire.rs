@@ -71,6 +71,16 @@ pub(crate) fn encode_within(message: &mut Message, limit: u16) -> Option<Vec<u8>
     message.to_vec().ok().filter(fits)
 }
 
+/// An answer without records that says that it is cut.
+pub(crate) fn cut(encoded: &[u8]) -> Option<Vec<u8>> {
+    const TRUNCATED: u8 = 0x02;
+    let end = name_end(encoded, HEADER_LENGTH)? + QUESTION_LENGTH;
+    let mut cut = encoded.get(..end)?.to_vec();
+    cut[2] |= TRUNCATED;
+    cut[6..HEADER_LENGTH].fill(0);
+    Some(cut)
+}
+
 /// How many answers, authority and additional records an encoded message says that it has.
 fn record_counts(encoded: &[u8]) -> Option<[usize; 3]> {
     let [a, b, c, d, e, f] = *encoded.get(6..)?.first_chunk()?;

@@ -281,6 +281,8 @@ async fn what_is_not_served_is_refused_by_the_right_code() {
     newer.edns.as_mut().expect("set").set_version(1);
     let mut update = query(1, "mesos.", RecordType::SOA);
     update.metadata.op_code = OpCode::Update;
+    let mut notice = query(1, "mesos.", RecordType::SOA);
+    notice.metadata.op_code = OpCode::Notify;
     for (message, expected) in [
         (query(1, "no.marathon.mesos.", RecordType::A), ResponseCode::NXDomain),
         (query(1, "_no._tcp.marathon.mesos.", RecordType::SRV), ResponseCode::NXDomain),
@@ -290,7 +292,8 @@ async fn what_is_not_served_is_refused_by_the_right_code() {
         (query(1, "mesos.", RecordType::AXFR), ResponseCode::Refused),
         (chaos, ResponseCode::Refused),
         (newer, ResponseCode::BADVERS),
-        (update, ResponseCode::NotImp),
+        (update, ResponseCode::Refused),
+        (notice, ResponseCode::NotImp),
     ] {
         let (answer, _) = ask_udp(address, &message).await;
         assert_eq!(u16::from(answer.metadata.response_code), u16::from(expected), "{message:?}");

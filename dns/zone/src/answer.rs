@@ -118,11 +118,7 @@ impl Zone {
             let Some(served) = self.served_zone(&name) else {
                 // What an alias elsewhere leads to is for others to find.
                 let is_first = aliases == 0;
-                return if is_first {
-                    Answer::failed(ResponseCode::Refused, ExtendedError::NotAuthoritative)
-                } else {
-                    answer
-                };
+                return if is_first { Answer::outside() } else { answer };
             };
             if served.needs_view && self.revision.is_none() {
                 return Answer::failed(ResponseCode::ServerFailure, ExtendedError::NotReady);
@@ -341,6 +337,11 @@ impl Answer {
             authority: Vec::new(),
             additional: Vec::new(),
         }
+    }
+
+    /// The answer to a question about a name in no zone that is served.
+    pub fn outside() -> Self {
+        Self::failed(ResponseCode::Refused, ExtendedError::NotAuthoritative)
     }
 
     fn failed(code: ResponseCode, reason: ExtendedError) -> Self {

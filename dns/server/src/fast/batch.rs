@@ -1,7 +1,7 @@
 //! Batches of datagrams: many are received with one call of the system, and many sent.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::AsRawFd;
 use std::ptr::{self, NonNull, addr_of, addr_of_mut};
 
@@ -131,6 +131,11 @@ impl Batch {
         };
         let has_arrival = socket.tells_arrivals() && Arrival::is_given(header.msg_hdr.msg_controllen);
         Some(Sender { address: socket_address(&client)?, arrival: has_arrival.then_some(arrival) })
+    }
+
+    /// The address that a query comes from.
+    pub(crate) fn client_address(&self, at: usize) -> Option<IpAddr> {
+        Some(socket_address(&self.client(at)?)?.ip())
     }
 
     /// Makes an answer to a query: `fill` has a query, a place, and says how much of that it used.

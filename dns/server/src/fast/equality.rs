@@ -16,6 +16,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::{Circumstances, FastQuery, FastZone, FastZones, answer, entry::wire_form};
+use crate::PolicyConfig;
+use crate::guard::Guard;
 use crate::metrics::Transport;
 use crate::query_metrics::ZoneLabel;
 use crate::responder::{Freshness, Outcome, Sources, Step, respond};
@@ -316,6 +318,8 @@ proptest! {
         ),
     ) {
         let mut follower = ZoneFollower::new(&config(), &[[127, 0, 0, 1].into()]).expect("default settings");
+        let guard = Guard::new(&PolicyConfig::default()).expect("a guard");
+        let client = [127, 0, 0, 1].into();
         let served = ArcSwap::from_pointee(FastZone::new());
         let mut zones = FastZones::new();
         let mut view = ClusterView::empty(ClusterId::new("c"));
@@ -341,7 +345,7 @@ proptest! {
                     continue;
                 };
                 let freshness = if is_stale { Freshness::Stale } else { Freshness::Current };
-                let outcome = respond(&Sources { zone: &zone, freshness, forwarder: None }, &packet, Transport::Udp);
+                let outcome = respond(&Sources { zone: &zone, freshness, forwarder: None, guard: &guard, client }, &packet, Transport::Udp);
                 let Step::Done(Outcome::Answer { message: expected, .. }) = outcome else {
                     panic!("{outcome:?} to {asked:?}");
                 };

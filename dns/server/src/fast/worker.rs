@@ -60,13 +60,17 @@ impl Worker {
     fn serve(&self, batch: &mut Batch, count: usize, queries: &mut [FastQuery]) {
         let received = Instant::now();
         let zone = self.shared.fast.load();
-        let circumstances = Circumstances {
-            is_stale: self.shared.is_stale(),
-            recursion_available: self.shared.forwarder.is_some(),
-        };
+        let is_stale = self.shared.is_stale();
+        let everybody = self.shared.fast_for_all;
+        let mut recursion = [false; BATCH_LENGTH];
         let mut known = [false; BATCH_LENGTH];
         let mut entries = [None; BATCH_LENGTH];
         for (at, (query, known)) in queries.iter_mut().zip(&mut known).take(count).enumerate() {
+            let of_client = || Some(self.shared.guard.policy.fast(batch.client_address(at)?));
+            let Some(rights) = everybody.or_else(of_client).filter(|rights| rights.is_answered) else {
+                continue;
+            };
+            recursion[at] = rights.recursion;
             *known = query.read(batch.query(at)).and_then(|()| query.locate(&zone)).is_some();
         }
         for ((query, known), entry) in queries.iter().zip(known).zip(&mut entries).take(count) {
@@ -81,6 +85,7 @@ impl Worker {
         for (at, (query, (known, entry))) in
             queries.iter().zip(known.into_iter().zip(entries)).take(count).enumerate()
         {
+            let circumstances = Circumstances { is_stale, recursion_available: recursion[at] };
             let reply = batch.answer(at, &self.socket, |packet, place| {
                 let reply = known.then(|| answer(&zone, circumstances, query, entry, packet, place))??;
                 Some((reply.length, reply))

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::rr::{LowerName, Name};
 use mesonet_dns_zone::NameError;
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use self::cache::{Cache, Found};
 use self::pool::Pool;
@@ -67,6 +67,21 @@ pub struct ForwardConfig {
     pub cache_entries: usize,
     /// For how long an answer that is too old is used when there is no new one.
     pub stale: Duration,
+    /// How many queries may wait for upstream servers at a time. Names of the zones are answered without waiting, so
+    /// that they are never in the way of each other.
+    pub queries_max: usize,
+    /// What becomes of queries beyond that.
+    pub overload: Overload,
+}
+
+/// What becomes of queries that are too many.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Overload {
+    /// They are refused.
+    #[default]
+    Refuse,
+    /// Those over UDP get no answer, so that their clients wait before they ask again; the others are refused.
+    Drop,
 }
 
 impl Default for ForwardConfig {
@@ -78,6 +93,8 @@ impl Default for ForwardConfig {
             validate: false,
             cache_entries: 20_000,
             stale: Duration::from_secs(86_400),
+            queries_max: 4_096,
+            overload: Overload::Refuse,
         }
     }
 }
@@ -154,6 +171,8 @@ pub(crate) struct Forwarder {
     cache: Cache,
     fetching: Mutex<HashMap<Key, Fetching>>,
     failures: Mutex<HashMap<Key, (Failure, Instant)>>,
+    places: Arc<Semaphore>,
+    overload: Overload,
     metrics: ForwardMetrics,
 }
 
@@ -187,6 +206,8 @@ impl Forwarder {
             cache: Cache::new(config.cache_entries, config.stale),
             fetching: Mutex::default(),
             failures: Mutex::default(),
+            places: Arc::new(Semaphore::new(config.queries_max.min(Semaphore::MAX_PERMITS))),
+            overload: config.overload,
             metrics,
         }))
     }
@@ -194,6 +215,20 @@ impl Forwarder {
     /// Whether there are upstream servers for a name.
     pub(crate) fn serves(&self, name: &Name) -> bool {
         self.routes.of(&name.into()).is_some()
+    }
+
+    /// A place for a query that waits; nothing if there are too many.
+    pub(crate) fn place(&self) -> Option<OwnedSemaphorePermit> {
+        let place = self.places.clone().try_acquire_owned().ok();
+        if place.is_none() {
+            self.metrics.shed();
+        }
+        place
+    }
+
+    /// What becomes of queries without a place.
+    pub(crate) fn overload(&self) -> Overload {
+        self.overload
     }
 
     /// Answers from what is kept, if that needs no waiting.
@@ -253,6 +288,7 @@ impl Forwarder {
             return Some(fetching.clone());
         }
         if running.len() >= FETCHES_MAX {
+            self.metrics.shed();
             return None;
         }
         let (done, fetching) = watch::channel(None);

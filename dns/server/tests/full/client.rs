@@ -30,8 +30,12 @@ fn rand_id(name: &str) -> u16 {
 }
 
 pub async fn ask(server: SocketAddr, message: &Message) -> Message {
-    let own = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
-    let socket = UdpSocket::bind(own).await.expect("a free port");
+    ask_from("127.0.0.1", server, message).await
+}
+
+/// Asks from an address.
+pub async fn ask_from(own: &str, server: SocketAddr, message: &Message) -> Message {
+    let socket = UdpSocket::bind((own, 0)).await.expect("a free port");
     socket.connect(server).await.expect("connected");
     socket.send(&message.to_vec().expect("it can be encoded")).await.expect("sent");
     let mut buffer = vec![0; 65_536];

@@ -3,4 +3,5 @@
 mod client;
 mod encrypted;
 mod forwarding;
+mod policy;
 mod upstream;
