@@ -15,10 +15,12 @@ use mesonet_dns_zone::TaskChoice;
 use mesonet_model::{AgentCommand, AgentId, Plane, Resources};
 use mesonet_store::RedbStore;
 use prometheus::Registry;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::config::{DevOptions, Grace, Switch};
+use crate::dns_api::{ApiSettings, DnsApi};
 use crate::driver::{AGENT_COMMANDS_MAX, Ending};
 use crate::greeting::Greeting;
 use crate::machine::{self, Wanted};
@@ -26,7 +28,7 @@ use crate::master_role::{AgentLink, Instruments, MasterRole, MasterSettings};
 use crate::process::{self, Running};
 use crate::sandboxes::LocalSandboxes;
 use crate::state_dir::StateDir;
-use crate::{dns_config, http, http_server, open_files, planes};
+use crate::{dns_api, dns_config, http, http_server, open_files, planes};
 
 /// The one node's address: its tasks' host ports are on loopback as far as clients of a local cluster are concerned.
 /// It is the host name as well, since it needs no resolver and is the same for every client.
@@ -53,6 +55,7 @@ pub struct LocalCluster {
     dir: StateDir,
     http: SocketAddr,
     dns: SocketAddr,
+    dns_http: Option<SocketAddr>,
     resources: Resources,
     master: MasterRole,
     others: JoinSet<()>,
@@ -88,6 +91,9 @@ impl LocalCluster {
         let (store, contents) = RedbStore::open(dir.path())?;
         let listener = http::listen(options.http, "the API").await?;
         let http = listener.local_addr().context("cannot tell the API's address")?;
+        let api_listener = dns_api::listen(options.dns_http).await?;
+        let dns_http = api_listener.as_ref().map(TcpListener::local_addr).transpose();
+        let dns_http = dns_http.context("cannot tell the address of the DNS API")?;
         let metrics = Registry::new();
         let zone = dns_config::zone_config(&options.zone, TaskChoice::Best)?;
         let dns_config = dns_config::server_config(vec![options.dns], &options.names, zone, None)?;
@@ -111,6 +117,11 @@ impl LocalCluster {
             ..agent_config(&dir, http.port(), resources.clone(), supervisor)
         };
         let node = start_agent(agent, link, &mut others).await?;
+        if let Some(listener) = api_listener {
+            let settings = ApiSettings::of(&options.zone, vec![dns], options.dns_http);
+            let api = DnsApi { zone: dns_server.served(), feed: master.feed.clone(), settings };
+            others.spawn(http_server::serve(listener, api.router()));
+        }
         let dns_plane = master.feed.subscribe(node.clone(), Plane::Dns);
         others.spawn(planes::follow_with_dns(dns_server, dns_plane, planes::always_fresh()));
         planes::start_lb(options.datapath, &master.feed, &node, &metrics, &mut others);
@@ -125,7 +136,7 @@ impl LocalCluster {
             address: http::reachable(http),
         };
         others.spawn(http_server::serve(listener, mesonet_api::router(context)));
-        Ok(Self { dir, http, dns, resources, master, others })
+        Ok(Self { dir, http, dns, dns_http, resources, master, others })
     }
 
     /// Ends everything. Tasks run on if the directory is kept, since the next start takes them up again.
@@ -143,6 +154,11 @@ impl LocalCluster {
     /// Where names are served.
     pub fn dns(&self) -> SocketAddr {
         self.dns
+    }
+
+    /// Where the HTTP API of mesos-dns listens, if it is wanted.
+    pub fn dns_http(&self) -> Option<SocketAddr> {
+        self.dns_http
     }
 
     /// Where state, checkpoints and sandboxes are.

@@ -109,6 +109,8 @@ settings! {
             "Address of the API", "127.0.0.1:8080";
         dns: fixed SocketAddr, "dns", "MESONET_DNS", "ADDR",
             "Address of the DNS server, UDP and TCP", "127.0.0.1:8053";
+        dns_http: fixed Listen, "dns-http", "MESONET_DNS_HTTP", "ADDR|off",
+            "Address of mesos-dns' HTTP API, such as 127.0.0.1:8123", "off";
         datapath: fixed Datapath, "datapath", "MESONET_DATAPATH", "NAME",
             "What balances VIPs: proxy, ebpf, auto or none", "proxy";
         overlay: fixed Switch, "overlay", "MESONET_OVERLAY", "on|off",

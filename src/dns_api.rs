@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -19,6 +20,9 @@ use mesonet_bus::Feed;
 use mesonet_dns_server::ServedZone;
 use mesonet_dns_zone::{Data, Name, Question, QuestionType, Record, Zone};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::config::{Listen, ZoneOptions};
 
 use chunks::written_while_sent;
 pub use listing::zone_file;
@@ -58,6 +62,40 @@ pub struct DnsApi {
     pub feed: Feed,
     /// What else is shown.
     pub settings: ApiSettings,
+}
+
+impl ApiSettings {
+    /// Those of a server of these zones, as far as they follow from its settings.
+    pub fn of(zone: &ZoneOptions, listen: Vec<SocketAddr>, http: Listen) -> Self {
+        Self {
+            domain: zone.domain.clone(),
+            ttl: zone.ttl,
+            refresh: Duration::ZERO,
+            listen,
+            http: match http {
+                Listen::At(address) => Some(address),
+                Listen::Off => None,
+            },
+            masters: Vec::new(),
+            srv_weight: Data::SRV_WEIGHT,
+            ip_sources: zone.ip_sources.to_string().split(',').map(str::to_owned).collect(),
+            enumeration: true,
+        }
+    }
+}
+
+/// Listens for the API, if it is wanted.
+///
+/// # Errors
+/// When the address is taken or not this machine's.
+pub async fn listen(address: Listen) -> anyhow::Result<Option<TcpListener>> {
+    let Listen::At(address) = address else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address} for mesos-dns' HTTP API (choose another with --dns-http, or off)")
+    })?;
+    Ok(Some(listener))
 }
 
 /// There is no view yet.

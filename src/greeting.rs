@@ -61,6 +61,9 @@ impl fmt::Display for Greeting<'_> {
         writeln!(f, "{}", self.heading("mesonet is up: a cluster of one node"))?;
         writeln!(f, "  API     http://{api}")?;
         writeln!(f, "  DNS     {dns}, UDP and TCP")?;
+        if let Some(dns_http) = self.cluster.dns_http() {
+            writeln!(f, "  DNS API http://{dns_http}/v1/records")?;
+        }
         writeln!(f, "  VIPs    {}", self.vips())?;
         writeln!(f, "  offers  {cpus} cpus, {mem} MiB memory, host ports {ports}")?;
         writeln!(f, "  state   {}", self.state())?;

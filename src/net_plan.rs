@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use hyper::header::HeaderValue;
 use mesonet_dns_server::CertificateFiles;
-use mesonet_dns_zone::{Data, LabelRule, SoaConfig, TaskChoice};
+use mesonet_dns_zone::{LabelRule, SoaConfig, TaskChoice};
 use serde::Deserialize;
 use thiserror::Error;
 
@@ -163,20 +163,13 @@ impl NetPlan {
     /// What the HTTP API shows of it.
     pub fn api(&self) -> ApiSettings {
         let Grace(refresh) = self.options.refresh;
-        let zone = &self.options.zone;
+        let settings = ApiSettings::of(&self.options.zone, self.listen(), self.options.dns_http);
         ApiSettings {
-            domain: zone.domain.clone(),
-            ttl: zone.ttl,
-            srv_weight: self.mesos_dns.srv_weight.unwrap_or(Data::SRV_WEIGHT),
-            ip_sources: zone.ip_sources.to_string().split(',').map(str::to_owned).collect(),
             refresh,
-            listen: self.listen(),
-            http: match self.options.dns_http {
-                Listen::At(address) => Some(address),
-                Listen::Off => None,
-            },
             masters: self.masters().iter().map(Endpoint::to_string).collect(),
+            srv_weight: self.mesos_dns.srv_weight.unwrap_or(settings.srv_weight),
             enumeration: self.options.dns_enumeration == Switch::On,
+            ..settings
         }
     }
 

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use mesonet::LocalCluster;
-use mesonet::config::DevOptions;
+use mesonet::config::{DevOptions, Listen};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_mesonet");
@@ -57,6 +57,31 @@ async fn what_is_taken_is_named_with_the_flag_that_changes_it() {
     let said = refusal(&DevOptions { dns: cluster.dns(), ..options(other_dir.path()) }).await;
     assert!(said.contains("--dns") && said.contains(&cluster.dns().to_string()), "{said}");
 
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_of_mesos_dns_is_there_if_it_is_wanted() {
+    let dir = tempfile::tempdir().expect("directory");
+    let without = start(&options(dir.path())).await.expect("started");
+    assert_eq!(without.dns_http(), None);
+    without.end().await;
+    let wanted = DevOptions { dns_http: Listen::At(ANYWHERE), ..options(dir.path()) };
+    let cluster = start(&wanted).await.expect("started");
+    let url = format!("http://{}/v1/hosts/leader.mesos", cluster.dns_http().expect("an address"));
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let hosts = loop {
+        let url = url.clone();
+        let body =
+            tokio::task::spawn_blocking(move || ureq::get(url).call()?.body_mut().read_json::<Value>());
+        match body.await.expect("asked") {
+            Ok(hosts) => break hosts,
+            // The first view may still be on its way.
+            Err(ureq::Error::StatusCode(503)) if Instant::now() < deadline => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    assert_eq!(hosts, serde_json::json!([{ "host": "leader.mesos.", "ip": "127.0.0.1" }]));
     cluster.end().await;
 }
 

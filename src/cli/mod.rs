@@ -65,7 +65,7 @@ struct GlobalArguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a local cluster: master, agent and network daemon in one process
-    Dev(role::RoleArguments<DevSettings>),
+    Dev(Box<role::RoleArguments<DevSettings>>),
     /// Make a new cluster in a master's directory, and say what to do next
     Init(operate::InitArguments),
     /// Tokens with which nodes join; on the master's host
@@ -131,7 +131,7 @@ pub fn run() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
     let session = Session { client: Client::new(&global.api), output: Output::new(global.json), now: now() };
     let result = match command {
-        Command::Dev(arguments) => return ended(role::run_dev(arguments)),
+        Command::Dev(arguments) => return ended(role::run_dev(*arguments)),
         Command::Master(MasterArguments { command: None, role }) => return ended(role::run_master(role)),
         Command::Master(MasterArguments { command: Some(MasterCommand::List), .. }) => master::list(&session),
         Command::Agent(arguments) => return ended(role::run_agent(arguments)),

@@ -20,8 +20,8 @@ use super::node_identity::Node;
 use super::resolver_plan::ResolverPlan;
 use super::view_age::{Confirmation, ViewKeeper, ViewMetrics};
 use super::view_cache::{CachedView, ViewCache};
-use crate::config::{Datapath, Grace, Listen, Source};
-use crate::dns_api::DnsApi;
+use crate::config::{Datapath, Grace, Source};
+use crate::dns_api::{self, DnsApi};
 use crate::host::{LoopbackAddress, ResolvConf};
 use crate::net_plan::NetPlan;
 use crate::process::{self, Running};
@@ -95,8 +95,9 @@ impl NetProcess {
         let view_metrics = ViewMetrics::register(&metrics).context("cannot register metrics")?;
         let listener = http::listen(options.http, "metrics").await?;
         let http = listener.local_addr().context("cannot tell the metrics' address")?;
-        let dns_api = listen_for_api(options.dns_http).await?;
-        let dns_http = dns_api.as_ref().map(TcpListener::local_addr).transpose().context("no API address")?;
+        let api_listener = dns_api::listen(options.dns_http).await?;
+        let dns_http =
+            api_listener.as_ref().map(TcpListener::local_addr).transpose().context("no API address")?;
         ResolvConf::recover(&options.dir);
         let address = options.dns_address.map(|address| LoopbackAddress::add(address, &options.dir));
         let address = address.transpose()?;
@@ -118,7 +119,7 @@ impl NetProcess {
         let (stale, is_stale) = watch::channel(false);
         let name = origin.node_name();
         let mut tasks = JoinSet::new();
-        if let Some(listener) = dns_api {
+        if let Some(listener) = api_listener {
             let api = DnsApi { zone: dns_server.served(), feed: feed.clone(), settings: plan.api() };
             tasks.spawn(http_server::serve(listener, api.router()));
         }
@@ -241,16 +242,6 @@ impl Supply {
             }
         }
     }
-}
-
-async fn listen_for_api(address: Listen) -> anyhow::Result<Option<TcpListener>> {
-    let Listen::At(address) = address else {
-        return Ok(None);
-    };
-    let listener = TcpListener::bind(address).await.with_context(|| {
-        format!("cannot listen on {address} for mesos-dns' HTTP API (choose another with --dns-http, or off)")
-    })?;
-    Ok(Some(listener))
 }
 
 impl Running for NetProcess {

@@ -142,6 +142,26 @@ fn the_events_of_the_leading_master_are_followed_over_a_failover() {
 }
 
 #[test]
+fn a_stream_that_falls_silent_is_begun_anew() {
+    let mesos = FakeMesos::start(1);
+    mesos.set_subscribed(json!({
+        "get_agents": { "agents": [v1_agent()] },
+        "get_frameworks": v1_frameworks(),
+        "get_tasks": { "tasks": [v1_task("web.1", "web", "127.0.1.1")] },
+    }));
+    // A tenth of a second between heartbeats, which never come.
+    mesos.set_heartbeat_interval(0.1);
+    let net = NetDaemon::start(&["--source", &format!("mesos://{}", mesos.masters()[0])]);
+    net.wait_for(NAME, &["127.0.1.1"]);
+    eventually("it has subscribed again", || match mesos.subscribers() {
+        count if count >= 2 => Ok(()),
+        count => Err(format!("{count} subscriptions")),
+    });
+    assert!(net.log().contains("did not say anything within 0.3 s"), "{}", net.log());
+    net.wait_for(NAME, &["127.0.1.1"]);
+}
+
+#[test]
 fn a_saved_state_and_a_saved_view_are_served_and_read_again() {
     let mesos = FakeMesos::start(1);
     mesos.set_state(&[task("web.1", "web", "127.0.1.1")]);

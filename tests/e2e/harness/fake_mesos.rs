@@ -67,6 +67,11 @@ impl FakeMesos {
         });
     }
 
+    /// What it says of its heartbeats, in seconds. It sends none by itself.
+    pub fn set_heartbeat_interval(&self, seconds: f64) {
+        self.lock().subscribed["subscribed"]["heartbeat_interval_seconds"] = json!(seconds);
+    }
+
     /// Sends an event to all who have subscribed.
     pub fn send(&self, event: &Value) {
         let record = record(event);
