@@ -280,6 +280,15 @@ mod tests {
         assert_eq!(options.http, "127.0.0.1:8080".parse().expect("address"));
     }
 
+    #[test]
+    fn the_file_for_one_of_several_masters_is_whole() {
+        let text = include_str!("../deploy/config/master-etcd.toml");
+        let options = file::parse::<MasterSettings>(text).expect(text).with_defaults();
+        assert_eq!(options.store, StoreKind::Etcd);
+        assert_eq!(options.etcd.map(|Endpoints(members)| members.len()), Some(3));
+        assert_eq!(options.address, Some(options.http.ip()), "other masters reach the API");
+    }
+
     /// Also: every default is a value of its setting, and every text is whole.
     #[track_caller]
     fn documented_is_the_default<S: Settings<Options: PartialEq + std::fmt::Debug>>() {

@@ -18,6 +18,10 @@ pub fn register(registry: &Registry, server: Arc<Server>) -> Result<(), promethe
             "reason",
         )?,
         sent: labelled("mesonet_bus_sent_total", "Views sent to nodes, by form.", "form")?,
+        relayed_planes: IntGauge::new(
+            "mesonet_bus_relayed_planes",
+            "Planes whose nodes are connected to masters that stand by and pass on their reports.",
+        )?,
         newcomers: IntGauge::new(
             "mesonet_bus_unauthenticated_connections",
             "Connections that have not proved who they are.",
@@ -41,6 +45,7 @@ struct BusCollector {
     connections: IntGaugeVec,
     refused: IntGaugeVec,
     sent: IntGaugeVec,
+    relayed_planes: IntGauge,
     newcomers: IntGauge,
     view_bytes: IntGauge,
     joined: IntGauge,
@@ -49,11 +54,12 @@ struct BusCollector {
 }
 
 impl BusCollector {
-    fn parts(&self) -> [&dyn Collector; 8] {
+    fn parts(&self) -> [&dyn Collector; 9] {
         [
             &self.connections,
             &self.refused,
             &self.sent,
+            &self.relayed_planes,
             &self.newcomers,
             &self.view_bytes,
             &self.joined,
@@ -72,6 +78,7 @@ impl BusCollector {
         }
         self.sent.with_label_values(&["snapshot"]).set(as_gauge(stats.snapshots));
         self.sent.with_label_values(&["delta"]).set(as_gauge(stats.deltas));
+        self.relayed_planes.set(as_gauge(stats.relayed_planes));
         self.newcomers.set(as_gauge(stats.newcomers));
         self.view_bytes.set(as_gauge(stats.view_bytes));
         self.joined.set(as_gauge(stats.joined));

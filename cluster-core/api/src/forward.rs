@@ -1,5 +1,6 @@
 //! Forwards a request to the leader, and streams the leader's answer back.
 
+use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -91,13 +92,12 @@ impl Forwarder {
             let address = elected.ok().and_then(Result::ok).and_then(|leader| *leader);
             let Some(address) = address else { return Err(Failure::NoLeader) };
             leader.mark_unchanged();
-            let trouble = tokio::select! {
-                answer = self.ask(address, body.clone()) => match answer {
-                    Ok(response) => return Ok(response),
-                    Err(trouble) => trouble,
-                },
-                // The one that has the request leads no more.
-                _ = leader.wait_for(|leader| *leader != Some(address)) => Trouble::Unanswered,
+            // Once another one leads, the one that is asked has nothing to say any more.
+            let mut successor = leader.clone();
+            let deposed = successor.wait_for(|leader| *leader != Some(address));
+            let trouble = match self.ask(address, body.clone(), deposed).await {
+                Ok(response) => return Ok(response),
+                Err(trouble) => trouble,
             };
             let is_safe = self.method == Method::GET || self.method == Method::HEAD;
             match trouble {
@@ -111,8 +111,17 @@ impl Forwarder {
         }
     }
 
-    async fn ask(&self, leader: SocketAddr, body: Bytes) -> Result<Response, Trouble> {
-        let connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(leader)).await;
+    async fn ask<Over>(
+        &self,
+        leader: SocketAddr,
+        body: Bytes,
+        over: impl Future<Output = Over>,
+    ) -> Result<Response, Trouble> {
+        tokio::pin!(over);
+        let connecting = tokio::select! {
+            connecting = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(leader)) => connecting,
+            _ = &mut over => return Err(Trouble::NotSent),
+        };
         let stream = connecting.ok().and_then(Result::ok).ok_or(Trouble::NotSent)?;
         // Without it answers are merely later.
         let _ = stream.set_nodelay(true);
@@ -126,7 +135,10 @@ impl Forwarder {
         *request.headers_mut() = self.headers.clone();
         let host = HeaderValue::from_str(&leader.to_string()).map_err(|_| Trouble::NotSent)?;
         request.headers_mut().insert(header::HOST, host);
-        let answer = tokio::time::timeout(ANSWER_MAX, sender.send_request(request)).await;
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(ANSWER_MAX, sender.send_request(request)) => answer,
+            _ = &mut over => return Err(Trouble::Unanswered),
+        };
         let (mut parts, body) = answer.ok().and_then(Result::ok).ok_or(Trouble::Unanswered)?.into_parts();
         for name in HOP_BY_HOP {
             parts.headers.remove(name);

@@ -12,6 +12,8 @@ mod native;
 mod tasks;
 
 #[cfg(test)]
+mod duty_tests;
+#[cfg(test)]
 mod event_tests;
 #[cfg(test)]
 mod fixture;

@@ -272,10 +272,14 @@ impl Guest {
                     let report = PlaneReport { node: self.as_agent(), ..report };
                     self.plane_report(report, said).await?;
                 }
-                (Role::Master, FromNode::Relayed(report)) => self.plane_report(report, said).await?,
+                (Role::Master, FromNode::Relayed(report)) => {
+                    self.plane_report(report, said).await?;
+                    self.hall.standbys.relays(&self.node, said.planes.len());
+                }
                 (Role::Master, FromNode::RelayedGone { node, plane }) => {
                     said.planes.remove(&(node.clone(), plane));
                     self.plane_gone(&node, plane).await;
+                    self.hall.standbys.relays(&self.node, said.planes.len());
                 }
                 (Role::Master, FromNode::Standby { revision }) => {
                     self.hall.standbys.reached(&self.node, revision);

@@ -238,6 +238,7 @@ impl Server {
         for (_, role) in self.connected() {
             *stats.connections.entry(role).or_default() += 1;
         }
+        stats.relayed_planes = self.standbys().iter().map(|standby| standby.planes as u64).sum();
         stats.newcomers = (NEWCOMERS_MAX - self.house.newcomers.available_permits()) as u64;
         stats.encodings = self.house.frames.encodings();
         stats

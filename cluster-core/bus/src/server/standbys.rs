@@ -18,6 +18,8 @@ pub struct StandbyState {
     pub since: Instant,
     /// The newest revision that it has.
     pub revision: Revision,
+    /// Planes that are connected there and that it passes on the reports of.
+    pub planes: usize,
 }
 
 /// All of them.
@@ -29,18 +31,29 @@ struct Standby {
     connection: usize,
     since: Instant,
     revision: Revision,
+    planes: usize,
 }
 
 impl Standbys {
     pub(crate) fn joined(&self, name: &NodeName, connection: &Connection) {
-        let standby =
-            Standby { connection: connection.stable_id(), since: Instant::now(), revision: Revision::ZERO };
+        let standby = Standby {
+            connection: connection.stable_id(),
+            since: Instant::now(),
+            revision: Revision::ZERO,
+            planes: 0,
+        };
         self.lock().insert(name.clone(), standby);
     }
 
     pub(crate) fn reached(&self, name: &NodeName, revision: Revision) {
         if let Some(standby) = self.lock().get_mut(name) {
             standby.revision = revision;
+        }
+    }
+
+    pub(crate) fn relays(&self, name: &NodeName, planes: usize) {
+        if let Some(standby) = self.lock().get_mut(name) {
+            standby.planes = planes;
         }
     }
 
@@ -57,6 +70,7 @@ impl Standbys {
             name: name.clone(),
             since: standby.since,
             revision: standby.revision,
+            planes: standby.planes,
         };
         self.lock().iter().map(state).collect()
     }

@@ -11,6 +11,8 @@ use crate::reason::Reason;
 pub struct ServerStats {
     /// Nodes that are connected.
     pub connections: BTreeMap<Role, u64>,
+    /// Planes of nodes that are connected to masters that stand by, which pass on their reports.
+    pub relayed_planes: u64,
     /// Connections that have not proved who they are.
     pub newcomers: u64,
     /// Bytes of views handed to connections.
