@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use crate::config::{Listen, ZoneOptions};
 
 use chunks::written_while_sent;
-pub use listing::zone_file;
+pub use listing::{records, zone_file};
 
 /// Records of one name that are shown at most, as over TCP.
 const RECORDS_MAX: usize = 4096;
@@ -115,7 +115,7 @@ impl DnsApi {
             Router::new()
                 .route("/v1/enumerate", get(enumerate))
                 .route("/v1/axfr", get(transfer))
-                .route("/v1/records", get(records))
+                .route("/v1/records", get(records_list))
                 .route("/v1/zone", get(zone_text))
         });
         Router::new()
@@ -214,9 +214,9 @@ async fn service(State(api): State<Arc<DnsApi>>, Path(service): Path<String>) ->
     Ok(axum::Json(services).into_response())
 }
 
-async fn records(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady> {
+async fn records_list(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady> {
     let zone = api.ready()?;
-    Ok(written_while_sent("application/json", move |out| listing::records(&zone, out)))
+    Ok(written_while_sent("application/json", move |out| records(&zone, out)))
 }
 
 async fn transfer(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady> {

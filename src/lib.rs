@@ -48,4 +48,4 @@ pub use roles::{
     InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, run_agent, run_master,
     run_net, tokens,
 };
-pub use zone_listing::write_records;
+pub use zone_listing::{RecordsForm, write_records};

@@ -11,15 +11,24 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::config::{Grace, Source};
-use crate::dns_api::zone_file;
+use crate::dns_api;
 use crate::net_plan::NetPlan;
 use crate::sources::{self, Sink, SourceMetrics, SourceState};
 
-/// Reads the source of a plan once and writes all records in zone-file form, sorted.
+/// The form in which records are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecordsForm {
+    /// One on a line, as in a zone file.
+    ZoneFile,
+    /// A list of objects with name, host and rtype: addresses and ports.
+    Json,
+}
+
+/// Reads the source of a plan once and writes all records, sorted.
 ///
 /// # Errors
 /// When the source cannot be read, says nothing in time, or is a cluster of mesonet, which only tells its nodes.
-pub fn write_records(plan: &NetPlan, out: &mut dyn Write) -> anyhow::Result<()> {
+pub fn write_records(plan: &NetPlan, form: RecordsForm, out: &mut dyn Write) -> anyhow::Result<()> {
     let source = match &plan.options.source {
         None | Some(Source::Mesonet(_)) => {
             bail!("only a Mesos cluster or a file can be read without a network daemon")
@@ -37,7 +46,11 @@ pub fn write_records(plan: &NetPlan, out: &mut dyn Write) -> anyhow::Result<()> 
         ZoneFollower::new(&zone, &plan.own_addresses()).context("the zone's settings are wrong")?;
     let nothing = ClusterView::empty(view.cluster.clone());
     follower.apply(&view, &Delta::between(&nothing, &view));
-    zone_file(&follower.zone(), out).context("cannot write the records")
+    let written = match form {
+        RecordsForm::ZoneFile => dns_api::zone_file(&follower.zone(), out),
+        RecordsForm::Json => dns_api::records(&follower.zone(), out),
+    };
+    written.context("cannot write the records")
 }
 
 async fn read_once(source: &Source, plan: &NetPlan) -> anyhow::Result<ClusterView> {

@@ -9,8 +9,8 @@ use clap::{Args, Subcommand};
 use hickory_proto::op::{DEFAULT_MAX_PAYLOAD_LEN, Edns, Message, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{Name, Record, RecordType};
-use mesonet::NetPlan;
 use mesonet::config::{NetSettings, Source};
+use mesonet::{NetPlan, RecordsForm};
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -144,8 +144,12 @@ fn query(
 /// Prints what a daemon serves, or what it would serve from a source.
 fn records(arguments: RecordsArguments, session: &Session) -> Result<(), CommandError> {
     let RecordsArguments { http, source, mesos_dns_config, mesos_credentials, mesos_token_file } = arguments;
+    let (form, path) = match session.output.is_json() {
+        false => (RecordsForm::ZoneFile, "/v1/zone"),
+        true => (RecordsForm::Json, "/v1/records"),
+    };
     if source.is_none() {
-        let text = Client::new(&format!("http://{http}")).text("/v1/zone").map_err(|error| match error {
+        let text = Client::new(&format!("http://{http}")).text(path).map_err(|error| match error {
             ApiError::Unreachable { reason, .. } => CommandError::Failed(format!(
                 "cannot reach the DNS API at {http}: {reason}; is `mesonet net` running? (--http asks another, \
                  --source needs none)"
@@ -167,7 +171,7 @@ fn records(arguments: RecordsArguments, session: &Session) -> Result<(), Command
         output::warn(&format!("warning: {warning}"));
     }
     let mut text = Vec::new();
-    mesonet::write_records(&plan, &mut text).map_err(|error| CommandError::Failed(causes(&error)))?;
+    mesonet::write_records(&plan, form, &mut text).map_err(|error| CommandError::Failed(causes(&error)))?;
     session.output.bytes(&text)
 }
 

@@ -180,3 +180,68 @@ impl StateReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use prometheus::Registry;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use tokio::task::JoinSet;
+
+    use super::super::sink::SourceMetrics;
+    use super::*;
+
+    /// A master at an address of this machine that gives its state to whoever asks, and does not redirect.
+    async fn master(ip: &str, state: impl Fn(&str) -> String, servers: &mut JoinSet<()>) -> Endpoint {
+        let listener = TcpListener::bind((ip, 0)).await.expect("listens");
+        let address = listener.local_addr().expect("address");
+        let body = state(&address.to_string());
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        servers.spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.expect("connection");
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        Endpoint { host: ip.to_owned(), port: address.port() }
+    }
+
+    fn state(leader: &str, framework: &str) -> String {
+        format!(
+            r#"{{"leader": "master@{leader}", "slaves": [], "frameworks": [{{"id": "f", "name": "{framework}"}}]}}"#
+        )
+    }
+
+    /// The names of the frameworks that are found.
+    async fn poll_once(master: &Endpoint) -> Vec<String> {
+        let settings = MesosSettings {
+            masters: vec![master.clone()],
+            refresh: Duration::from_secs(1),
+            timeout: Duration::from_secs(30),
+            authorization: None,
+        };
+        let metrics = SourceMetrics::register(&Registry::new()).expect("metrics");
+        let (publisher, _feed, _reports) = mesonet_bus::channel();
+        let nothing = ClusterView::empty(mesonet_model::ClusterId::new("c"));
+        let (sink, _state) = Sink::new(publisher, nothing, metrics);
+        let view = Poller::new(settings).poll_once(&sink).await.expect("a view");
+        view.frameworks.values().map(|framework| framework.name.clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn the_word_of_the_leader_counts_if_it_can_be_reached() {
+        let mut servers = JoinSet::new();
+        let leader = master("127.0.0.2", |own| state(own, "right"), &mut servers).await;
+        let other = master("127.0.0.1", |_| state(&leader.to_string(), "wrong"), &mut servers).await;
+        assert_eq!(poll_once(&other).await, ["right"]);
+        // As behind a proxy: the port that the leader names is another one.
+        let proxied = master("127.0.0.1", |_| state("127.0.0.1:1", "right"), &mut servers).await;
+        assert_eq!(poll_once(&proxied).await, ["right"]);
+        let alone = master("127.0.0.1", |_| state("127.0.0.3:1", "known"), &mut servers).await;
+        assert_eq!(poll_once(&alone).await, ["known"], "nobody listens at the leader's address");
+    }
+}

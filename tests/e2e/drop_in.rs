@@ -188,6 +188,10 @@ fn a_saved_state_and_a_saved_view_are_served_and_read_again() {
     assert_eq!(records(&from_master), records(&from_file));
     assert!(records(&from_file).contains(&"web.marathon.mesos. 5 IN A 127.0.1.1".to_owned()), "{from_file}");
 
+    let as_json: Value = serde_json::from_str(&printed(&["--json", "--source", &source])).expect("JSON");
+    let expected = json!({ "name": "web.marathon.mesos.", "host": "127.0.1.1", "rtype": "A" });
+    assert!(as_json.as_array().expect("list").contains(&expected), "{as_json}");
+
     // What is no state changes nothing; after a crash, the last view is served until there is a state again.
     std::fs::write(&file, "{").expect("written");
     eventually("the failure is counted", || match net.metric("mesonet_source_failures_total")? {
