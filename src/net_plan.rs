@@ -298,6 +298,14 @@ mod tests {
     }
 
     #[test]
+    fn the_example_that_is_shipped_is_a_plan() {
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/config/drop-in.toml"));
+        let plan = NetPlan::resolve(NetSettings::default(), Some(file)).expect("plan");
+        assert_eq!(plan.masters().len(), 3);
+        assert!(plan.answers_all() && plan.listen()[0].port() == DNS_PORT);
+    }
+
+    #[test]
     fn credentials_come_from_one_place() {
         let dir = tempfile::tempdir().expect("directory");
         let token = dir.path().join("token");
