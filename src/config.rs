@@ -19,7 +19,8 @@ use mesonet_bus::NodeName;
 use settings::settings;
 
 pub use dns_values::{
-    ForwardZones, IpSources, NamedTasks, Networks, OnOverload, UpstreamSource, Upstreams, Views,
+    ForwardZones, IpSources, NamedTasks, Networks, OnOverload, SearchDomains, UpstreamSource, Upstreams,
+    Views,
 };
 pub use file::{ConfigError, ConfigProblem, Keys};
 pub use mesos_dns::{Credentials, MesosDnsConfig, MesosDnsConfigError};
@@ -73,6 +74,8 @@ settings! {
             "How many queries may wait for other DNS servers at a time", "4096";
         overload: fixed OnOverload, "dns-overload", "MESONET_DNS_OVERLOAD", "refuse|drop",
             "What becomes of those beyond that: refuse or drop", "refuse";
+        search_collapse: optional SearchDomains, "dns-search-collapse", "MESONET_DNS_SEARCH_COLLAPSE", "DOMAIN,...",
+            "The clients' search list, to answer what is only asked because of it at once", "off";
         identity: optional String, "dns-id", "MESONET_DNS_ID", "TEXT",
             "The server's name for who asks (id.server, NSID)", "it is not told";
     }

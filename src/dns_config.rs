@@ -9,8 +9,8 @@ use mesonet_dns_server::{CertificateFiles, Config, EncryptedConfig, ForwardConfi
 use mesonet_dns_zone::{StaticRecord, TaskChoice};
 
 use crate::config::{
-    DnsOptions, ForwardZones, Grace, IpSources, NamedTasks, Networks, OnOverload, Switch, UpstreamSource,
-    Upstreams, Views, ZoneOptions,
+    DnsOptions, ForwardZones, Grace, IpSources, NamedTasks, Networks, OnOverload, SearchDomains, Switch,
+    UpstreamSource, Upstreams, Views, ZoneOptions,
 };
 
 /// Where the system's own DNS servers are written down.
@@ -81,6 +81,7 @@ fn forward_config(listen: &[SocketAddr], options: &DnsOptions) -> anyhow::Result
         stale,
         queries_max: options.queries_max,
         overload,
+        search: options.search_collapse.clone().map(|SearchDomains(domains)| domains).unwrap_or_default(),
     })
 }
 

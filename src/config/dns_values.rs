@@ -87,6 +87,10 @@ pub struct Networks(pub Vec<Network>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Views(pub Vec<View>);
 
+/// A search list, separated by commas: `marathon.mesos,mesos`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchDomains(pub Vec<String>);
+
 /// What becomes of queries that are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OnOverload(pub Overload);
@@ -157,6 +161,18 @@ impl FromStr for Views {
             .filter(|views| !views.is_empty())
             .map(Self)
             .ok_or_else(|| error(text, "list of views", "NETWORK,...=ZONE,..., separated by semicolons"))
+    }
+}
+
+impl FromStr for SearchDomains {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let domains: Vec<String> = text.split(',').map(|domain| domain.trim().to_owned()).collect();
+        let is_whole = domains.iter().all(|domain| !domain.trim_matches('.').is_empty());
+        is_whole
+            .then_some(Self(domains))
+            .ok_or_else(|| error(text, "search list", "domains, separated by commas, such as marathon.mesos"))
     }
 }
 

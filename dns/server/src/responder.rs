@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode as WireCode};
-use hickory_proto::rr::rdata::TXT;
-use hickory_proto::rr::{DNSClass, RData, Record, RecordType};
+use hickory_proto::rr::rdata::{CNAME, TXT};
+use hickory_proto::rr::{DNSClass, Name as WireName, RData, Record, RecordType};
 use mesonet_dns_zone::{Answer, ExtendedError, Name, Question, QuestionType, ResponseCode, Zone};
 
 use tokio::sync::OwnedSemaphorePermit;
@@ -162,10 +162,46 @@ impl Request {
                 None => {}
             }
         }
+        if answer.code == ResponseCode::NameError
+            && let Some(forwarder) = forwarder
+            && let Some(sought) = self.sought(sources, forwarder, &question)
+        {
+            return self.collapsed(response, forwarder, sought, answer);
+        }
         match fill(&mut response, &self.query, sources.freshness, answer) {
             Some(code) => Step::Done(self.encoded(response, code)),
             None => Step::Done(self.header.failed(kind_label(self.query.query_type))),
         }
+    }
+
+    /// The name that the client looks for if it asks because of its search list only.
+    fn sought(&self, sources: &Sources<'_>, forwarder: &Forwarder, question: &Question) -> Option<WireName> {
+        let is_plain = self.message.metadata.recursion_desired
+            && !self.message.metadata.checking_disabled
+            && !self.message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok);
+        // What may be out of date proves nothing.
+        if !is_plain || sources.freshness == Freshness::Stale || forwarder.search().is_empty() {
+            return None;
+        }
+        let sought = wire::name(&forwarder.search().sought(sources.zone, question)?)?;
+        forwarder.serves(&sought).then_some(sought)
+    }
+
+    /// Answers with what the client looks for, or as ever if that does not exist either.
+    fn collapsed(
+        self,
+        response: Message,
+        forwarder: &Arc<Forwarder>,
+        sought: WireName,
+        absent: Answer,
+    ) -> Step {
+        let key = Key {
+            name: (&sought).into(),
+            kind: self.query.query_type,
+            dnssec_ok: false,
+            checking_disabled: false,
+        };
+        self.waiting(response, forwarder, key, Some(Collapsed { sought, absent }))
     }
 
     /// A response without anything but what every one has.
@@ -245,15 +281,25 @@ impl Request {
             dnssec_ok: self.message.edns.as_ref().is_some_and(|edns| edns.flags().dnssec_ok),
             checking_disabled: self.message.metadata.checking_disabled,
         };
+        self.waiting(response, forwarder, key, None)
+    }
+
+    fn waiting(
+        self,
+        response: Message,
+        forwarder: &Arc<Forwarder>,
+        key: Key,
+        collapsed: Option<Collapsed>,
+    ) -> Step {
         let kept = forwarder.kept(&key);
         let transport = self.transport;
-        let mut forwarded =
-            Forwarded { request: self, response, key, forwarder: forwarder.clone(), place: None };
+        let forwarder = forwarder.clone();
+        let mut forwarded = Forwarded { request: self, response, key, forwarder, place: None, collapsed };
         if let Some(reply) = kept {
             return Step::Done(forwarded.replied(Ok(reply)));
         }
-        forwarded.place = forwarder.place();
-        match (&forwarded.place, forwarder.overload()) {
+        forwarded.place = forwarded.forwarder.place();
+        match (&forwarded.place, forwarded.forwarder.overload()) {
             (Some(_), _) => Step::Wait(Box::new(forwarded)),
             // Over a connection silence would be taken for the end of it.
             (None, Overload::Drop) if transport == Transport::Udp => Step::Done(Outcome::Ignore),
@@ -287,6 +333,15 @@ pub(crate) struct Forwarded {
     forwarder: Arc<Forwarder>,
     /// Held until the answer is there.
     place: Option<OwnedSemaphorePermit>,
+    collapsed: Option<Collapsed>,
+}
+
+/// What is asked instead of a question that exists because of a search list only.
+#[derive(Debug)]
+struct Collapsed {
+    sought: WireName,
+    /// The answer if that does not exist either.
+    absent: Answer,
 }
 
 impl Forwarded {
@@ -297,7 +352,24 @@ impl Forwarded {
     }
 
     fn replied(self, reply: Result<Reply, Failure>) -> Outcome {
-        let Self { request, mut response, .. } = self;
+        let Self { request, mut response, collapsed, .. } = self;
+        if let Some(Collapsed { sought, absent }) = collapsed {
+            let code = match reply {
+                Ok(reply) if reply.resolved.code == WireCode::NoError => {
+                    let code = fill_forwarded(&mut response, &request.query, &reply);
+                    let alias = RData::CNAME(CNAME(sought));
+                    let alias = Record::from_rdata(request.query.name.clone(), COLLAPSED_TTL, alias);
+                    response.answers.insert(0, alias);
+                    Some(code)
+                }
+                // Freshness was looked at before.
+                Ok(_) | Err(_) => fill(&mut response, &request.query, Freshness::Current, absent),
+            };
+            return match code {
+                Some(code) => request.encoded(response, code),
+                None => request.header.failed(kind_label(request.query.query_type)),
+            };
+        }
         let code = match reply {
             Ok(reply) => fill_forwarded(&mut response, &request.query, &reply),
             Err(failure) => {
@@ -314,6 +386,10 @@ impl Forwarded {
         request.encoded(response, code)
     }
 }
+
+/// For how many seconds a client may take a name with a domain of its search list for the name without: as long as a
+/// record of the zones by default, because the name may come into being.
+const COLLAPSED_TTL: u32 = 5;
 
 /// Extended errors (RFC 8914 §4).
 const STALE_ANSWER: u16 = 3;

@@ -168,6 +168,11 @@ impl Shared {
         responder::respond(&sources, packet, transport)
     }
 
+    /// Whether names that do not exist may be those of a search list.
+    pub(crate) fn collapses(&self) -> bool {
+        self.forwarder.as_ref().is_some_and(|forwarder| !forwarder.search().is_empty())
+    }
+
     /// What the metrics have to know of a query.
     pub(crate) fn asked(
         &self,

@@ -11,6 +11,7 @@ use tracing::warn;
 use super::batch::{BATCH_LENGTH, Batch};
 use super::{Circumstances, FastQuery, ThreadCounters, answer};
 use crate::datagram::DatagramSocket;
+use crate::metrics::CodeLabel;
 use crate::server::Shared;
 use crate::udp::Handed;
 
@@ -62,6 +63,7 @@ impl Worker {
         let zone = self.shared.fast.load();
         let is_stale = self.shared.is_stale();
         let everybody = self.shared.fast_for_all;
+        let collapses = self.shared.collapses();
         let mut recursion = [false; BATCH_LENGTH];
         let mut known = [false; BATCH_LENGTH];
         let mut entries = [None; BATCH_LENGTH];
@@ -88,7 +90,9 @@ impl Worker {
             let circumstances = Circumstances { is_stale, recursion_available: recursion[at] };
             let reply = batch.answer(at, &self.socket, |packet, place| {
                 let reply = known.then(|| answer(&zone, circumstances, query, entry, packet, place))??;
-                Some((reply.length, reply))
+                // A name that does not exist may be one of a search list, which the full path knows.
+                let is_settled = reply.code != CodeLabel::NxDomain || !collapses;
+                is_settled.then_some((reply.length, reply))
             });
             match reply {
                 Some(reply) => {

@@ -8,6 +8,7 @@
 mod cache;
 mod pool;
 mod routes;
+mod search;
 mod standing;
 mod upstream;
 mod validation;
@@ -25,6 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use self::cache::{Cache, Found};
 use self::pool::Pool;
 use self::routes::Routes;
+use self::search::SearchList;
 use self::upstream::Upstream;
 use self::validation::Resolver;
 use crate::metrics::{CacheResult, ForwardMetrics};
@@ -72,6 +74,9 @@ pub struct ForwardConfig {
     pub queries_max: usize,
     /// What becomes of queries beyond that.
     pub overload: Overload,
+    /// The search list of the clients, if a question that exists because of it only is to be answered with what the
+    /// client looks for. Each has to be one of the zones or below one.
+    pub search: Vec<String>,
 }
 
 /// What becomes of queries that are too many.
@@ -95,6 +100,7 @@ impl Default for ForwardConfig {
             stale: Duration::from_secs(86_400),
             queries_max: 4_096,
             overload: Overload::Refuse,
+            search: Vec::new(),
         }
     }
 }
@@ -102,8 +108,8 @@ impl Default for ForwardConfig {
 /// The settings of forwarding are wrong.
 #[derive(Debug, Error)]
 pub enum ForwardError {
-    /// A forward zone is no domain name.
-    #[error("forward zone '{zone}' is no domain name")]
+    /// A forward zone, or a domain of the search list, is no domain name.
+    #[error("'{zone}' is no domain name")]
     Zone {
         /// The zone as given.
         zone: String,
@@ -173,6 +179,7 @@ pub(crate) struct Forwarder {
     failures: Mutex<HashMap<Key, (Failure, Instant)>>,
     places: Arc<Semaphore>,
     overload: Overload,
+    search: SearchList,
     metrics: ForwardMetrics,
 }
 
@@ -199,6 +206,8 @@ impl Forwarder {
             }
             zones.push((zone_name(zone)?, Resolver::new(pool(addresses), false)));
         }
+        let search = config.search.iter().map(|domain| domain_name(domain));
+        let search = search.collect::<Result<Vec<_>, ForwardError>>()?;
         let others =
             (!config.upstreams.is_empty()).then(|| Resolver::new(pool(&config.upstreams), config.validate));
         Ok(Some(Self {
@@ -208,6 +217,7 @@ impl Forwarder {
             failures: Mutex::default(),
             places: Arc::new(Semaphore::new(config.queries_max.min(Semaphore::MAX_PERMITS))),
             overload: config.overload,
+            search: SearchList::new(search),
             metrics,
         }))
     }
@@ -224,6 +234,11 @@ impl Forwarder {
             self.metrics.shed();
         }
         place
+    }
+
+    /// The search list of the clients.
+    pub(crate) fn search(&self) -> &SearchList {
+        &self.search
     }
 
     /// What becomes of queries without a place.
@@ -365,8 +380,12 @@ impl Drop for FetchTask {
 }
 
 fn zone_name(zone: &str) -> Result<LowerName, ForwardError> {
-    let error = |source| ForwardError::Zone { zone: zone.to_owned(), source };
-    let name = mesonet_dns_zone::Name::root().below(zone.trim_end_matches('.')).map_err(error)?;
-    let name = crate::wire::name(&name).ok_or_else(|| error(NameError::NameTooLong))?;
-    Ok(LowerName::from(name))
+    let name = crate::wire::name(&domain_name(zone)?);
+    let error = || ForwardError::Zone { zone: zone.to_owned(), source: NameError::NameTooLong };
+    Ok(LowerName::from(name.ok_or_else(error)?))
+}
+
+fn domain_name(domain: &str) -> Result<mesonet_dns_zone::Name, ForwardError> {
+    let name = mesonet_dns_zone::Name::root().below(domain.trim_matches('.'));
+    name.map_err(|source| ForwardError::Zone { zone: domain.to_owned(), source })
 }

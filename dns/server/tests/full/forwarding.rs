@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, RecordType};
 use mesonet_dns_server::{Config, ForwardConfig, ForwardError, Server, StartError};
+use mesonet_model::{ClusterId, ClusterView, Delta};
 use prometheus::{Registry, TextEncoder};
 
 use crate::client::{PATIENCE, addresses, ask, ask_a, ask_tcp, extended_error, query};
@@ -284,4 +285,71 @@ async fn unknown_types_are_forwarded() {
     let (_server, address, _) = forwarding_to(&[&upstream]).await;
     let answer: Message = ask(address, &query("www.example.", RecordType::Unknown(65_280))).await;
     assert_eq!((answer.metadata.response_code, answer.answers.len()), (ResponseCode::NoError, 1));
+}
+
+fn is_absent(answer: &Message) -> bool {
+    answer.metadata.response_code == ResponseCode::NXDomain
+        && answer.metadata.authoritative
+        && answer.answers.is_empty()
+        && answer.authorities.iter().any(|record| record.name == Name::from_ascii("mesos.").expect("a name"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_because_of_a_search_list_is_answered_at_once() {
+    let upstream = Upstream::start(1, ANSWERS).await;
+    let search = vec!["marathon.mesos".to_owned(), "mesos".to_owned()];
+    let forward = ForwardConfig { upstreams: vec![upstream.address], search, ..ForwardConfig::default() };
+    let (mut server, address, _) = start(forward).await;
+    let name = "wWw.example.com.marathon.MESOS.";
+    assert_eq!(ask_a(address, name).await.metadata.response_code, ResponseCode::ServFail);
+    let empty = ClusterView::empty(ClusterId::new("c"));
+    let mut view = empty.clone();
+    view.revision = view.revision.next();
+    server.apply(&view, &Delta::between(&empty, &view));
+    for edns in [true, false] {
+        let mut question = query(name, RecordType::A);
+        if !edns {
+            // As plain as the fast path likes it.
+            question.edns = None;
+        }
+        let answer = ask(address, &question).await;
+        let alias = &answer.answers[0];
+        assert!(alias.name.eq_case(&Name::from_ascii(name).expect(name)), "{alias}");
+        assert!(
+            matches!(&alias.data, RData::CNAME(sought) if sought.0 == Name::from_ascii("www.example.com.").expect("a name"))
+        );
+        assert_eq!((addresses(&answer), answer.metadata.authoritative), (address_of(1), false));
+    }
+    // Names that are not sought elsewhere: of one label, beyond the list's domains, of another type.
+    for (name, kind) in
+        [("www.marathon.mesos.", RecordType::A), ("www.example.com.marathon.mesos.", RecordType::TXT)]
+    {
+        assert!(is_absent(&ask(address, &query(name, kind)).await), "{name} {kind}");
+    }
+    assert!(ask_a(address, "www.example.com.dcos.thisdcos.directory.").await.answers.is_empty());
+    // Whoever checks signatures wants the zone's own answer, and what may be old proves nothing.
+    let mut question = query(name, RecordType::A);
+    question.edns.as_mut().expect("EDNS").enable_dnssec();
+    assert!(is_absent(&ask(address, &question).await));
+    server.set_stale(true);
+    assert!(is_absent(&ask_a(address, name).await));
+    server.set_stale(false);
+    // What exists nowhere does not exist here either.
+    upstream.set(Behaviour::Code(ResponseCode::NXDomain));
+    assert!(is_absent(&ask_a(address, "no.example.com.mesos.").await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_without_signatures_that_should_have_some_are_refused_by_validation() {
+    let upstream = Upstream::start(1, ANSWERS).await;
+    let upstreams = vec![upstream.address];
+    let (_server, address, _) =
+        start(ForwardConfig { upstreams, validate: true, ..ForwardConfig::default() }).await;
+    let mut question = query("www.example.", RecordType::A);
+    let bogus = ask(address, &question).await;
+    assert_eq!((bogus.metadata.response_code, extended_error(&bogus)), (ResponseCode::ServFail, Some(6)));
+    // Whoever checks itself gets what there is.
+    question.metadata.checking_disabled = true;
+    let unchecked = ask(address, &question).await;
+    assert_eq!((addresses(&unchecked), unchecked.metadata.authentic_data), (address_of(1), false));
 }
