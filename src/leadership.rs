@@ -137,13 +137,14 @@ impl Leadership {
             (Stage::Leading(own), Event::Deposed(term)) if own == term => {
                 self.stop(vec![Order::Drop, Order::StandBy, Order::Campaign(Duration::ZERO)], Cause::Deposed)
             }
+            // Who asks from now on waits for the next leader, rather than be refused by one that ends.
             (Stage::Leading(_), Event::Abdicate) => self.stop(
-                vec![Order::Finish, Order::StandBy, Order::Resign, Order::Campaign(STAND_BACK)],
+                vec![Order::StandBy, Order::Finish, Order::Resign, Order::Campaign(STAND_BACK)],
                 Cause::Abdicated,
             ),
             (Stage::Standing, Event::End) => self.end(vec![Order::Withdraw]),
             (Stage::TakingOver(_), Event::End) => self.end(vec![Order::Drop, Order::Resign]),
-            (Stage::Leading(_), Event::End) => self.end(vec![Order::Finish, Order::Resign]),
+            (Stage::Leading(_), Event::End) => self.end(vec![Order::StandBy, Order::Finish, Order::Resign]),
             (
                 Stage::Standing | Stage::TakingOver(_) | Stage::Leading(_) | Stage::Ended,
                 Event::Elected(_)
@@ -221,12 +222,12 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_in_order_finishes_before_it_resigns() {
+    fn who_leaves_in_order_sends_users_away_and_finishes_before_it_resigns() {
         let (orders, cause) = leader().handle(Event::Abdicate);
         let campaign = Order::Campaign(STAND_BACK);
-        assert_eq!(orders, [Order::Finish, Order::StandBy, Order::Resign, campaign]);
+        assert_eq!(orders, [Order::StandBy, Order::Finish, Order::Resign, campaign]);
         assert_eq!(cause, Some(Cause::Abdicated));
-        assert_eq!(leader().handle(Event::End).0, [Order::Finish, Order::Resign]);
+        assert_eq!(leader().handle(Event::End).0, [Order::StandBy, Order::Finish, Order::Resign]);
         let mut standing = Leadership::default();
         assert_eq!(standing.handle(Event::Abdicate).0, [], "there is nothing to give up");
         assert_eq!(standing.handle(Event::End).0, [Order::Withdraw]);
