@@ -18,7 +18,7 @@ mod histogram;
 mod host;
 mod http;
 mod http_server;
-mod leadership;
+pub mod leadership;
 mod machine;
 mod master_role;
 mod measure;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use mesonet::control_plane::{Commit, Release, State};
+use mesonet::leadership::Event;
 use mesonet_marathon::{Rejection, Reply};
 use mesonet_model::Revision;
 
@@ -141,7 +142,7 @@ impl Simulation {
             Told::Contents { term, revision, records } => self.loaded(master, term, revision, &records),
             Told::Renewed { term, until } => self.renewed(master, term, until),
             Told::Committed { revision } => self.committed(master, revision),
-            Told::Deposed { term } => self.step_down(master, term),
+            Told::Deposed { term } => self.master_event(master, Event::Deposed(term)),
             Told::Nothing => {}
         }
     }
@@ -163,6 +164,7 @@ impl Simulation {
             return;
         }
         match leader {
+            None if self.now < self.masters[master].campaigns_from => {}
             None => {
                 let asked = self.masters[master].clock.monotonic(self.now);
                 self.ask(master, Ask::Campaign { asked });
@@ -196,7 +198,7 @@ impl Simulation {
         if let Some(upstream) = self.masters[master].upstream.take() {
             self.close(upstream, Side::Client);
         }
-        self.ask(master, Ask::Load { term });
+        self.master_event(master, Event::Elected(term));
         self.watch_lease(master, term, until);
         self.at(self.now, Happening::MasterRenews { master, term });
     }
@@ -212,9 +214,6 @@ impl Simulation {
         let own = &self.masters[master];
         let mut leader = Leader::start(term, self.settings, (revision, records), &own.clock, self.now);
         leader.confirmed_until = until;
-        for (plane, report) in &own.planes_here {
-            leader.hear_plane(None, *plane, report.clone());
-        }
         let own = &mut self.masters[master];
         (own.role, own.term, own.leader) = (Role::Leading(Box::new(leader)), term, Some(master));
         self.begin_commit(master);
@@ -255,8 +254,7 @@ impl Simulation {
             Role::Leading(_) | Role::Elected { .. } | Role::Standby => return,
         };
         if own.clock.monotonic(self.now) + Duration::from_millis(1) >= until {
-            self.note(format_args!("the lease of master {master} may have ended"));
-            self.step_down(master, term);
+            self.master_event(master, Event::Lost(term));
         } else {
             self.watch_lease(master, term, until);
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use mesonet::leadership::Event;
 use mesonet_model::{TaskKey, TaskState};
 
 use crate::agent::ProcessEvent;
@@ -48,12 +49,15 @@ impl Simulation {
         }
         let node = self.rng.usize(..self.nodes.len());
         let plane = self.rng.usize(..self.planes.len());
-        let leader = self.masters.iter().position(|master| master.leading().is_some());
+        let leader = self.masters.iter().position(|master| master.serves());
         let any = self.rng.usize(..self.masters.len());
         let master = if self.rng.bool() { leader.unwrap_or(any) } else { any };
-        match self.rng.u32(..20) {
+        match self.rng.u32(..22) {
             0..=2 => self.crash_master(master),
-            3 => self.resign(master),
+            3 => {
+                self.note(format_args!("master {master} is to leave leadership to another one"));
+                self.master_event(master, Event::Abdicate);
+            }
             4..=5 => self.crash_agent(node),
             6 => self.drop_link(self.nodes[node].link),
             7 => self.drop_link(self.planes[plane].link),
@@ -62,7 +66,8 @@ impl Simulation {
             11..=13 => self.cut_a_pair(node, master),
             14..=15 => self.isolate(node, master),
             16 => self.store_is_slow(),
-            17 => self.set_a_clock(node, master),
+            17 => self.stall(master),
+            18 => self.set_a_clock(node, master),
             _ => self.fail_a_task(node),
         }
         self.soon(self.fault_pause, Happening::Fault);
@@ -136,6 +141,15 @@ impl Simulation {
         let millis = self.rng.u64(..=4000);
         self.note(format_args!("the store does nothing for {millis} ms"));
         self.store_slow_until = self.now.plus(Duration::from_millis(millis));
+    }
+
+    /// A process does nothing for a while, and does not know it afterwards.
+    fn stall(&mut self, master: usize) {
+        self.counts.stalls += 1;
+        let millis = self.rng.u64(..=CUT_SHORT);
+        self.note(format_args!("master {master} stalls for {millis} ms"));
+        self.masters[master].stalled_until = self.now.plus(Duration::from_millis(millis));
+        self.lose_if_silent(master, millis);
     }
 
     fn set_a_clock(&mut self, node: usize, master: usize) {

@@ -52,7 +52,10 @@ pub(crate) struct Leader {
     clock: WallClock,
     pub(crate) started_at: Timestamp,
     /// When the latest batch was decided.
-    pub(crate) turned_at: Timestamp,
+    turned_at: Timestamp,
+    /// When the one before was: what was there by then is known to every decision of the latest one. What comes with
+    /// the same turn is looked at one after the other.
+    pub(crate) turned_before: Timestamp,
     /// What has arrived and waits for the next turn.
     pub(crate) inbox: Vec<Input>,
     /// The connection behind each registration that is not answered yet: node and connection.
@@ -106,6 +109,7 @@ impl Leader {
             clock,
             started_at: now,
             turned_at: now,
+            turned_before: now,
             inbox: Vec::new(),
             registrations: VecDeque::new(),
             batch: Some(first),
@@ -132,7 +136,7 @@ impl Leader {
         let inputs = std::mem::take(&mut self.inbox);
         let time = self.time(machine, now);
         self.batch = Some(self.control_plane.step(inputs, time));
-        self.turned_at = now;
+        self.turned_before = std::mem::replace(&mut self.turned_at, now);
         self.follow_drains(now);
     }
 

@@ -120,8 +120,9 @@ impl Ledger {
         }
     }
 
-    /// A command is answered. What the answer says must be committed, unless it is that there is nothing to do.
-    pub(crate) fn answer(&mut self, number: u64, answer: &Result<Reply, Rejection>) {
+    /// A command is answered. What the answer says must be committed, unless it is that there is nothing to do. That may
+    /// be out of date, like anything that is read, if it comes from somebody who does not lead any more.
+    pub(crate) fn answer(&mut self, number: u64, answer: &Result<Reply, Rejection>, leads: bool) {
         if self.done.contains(&number) {
             return;
         }
@@ -130,7 +131,7 @@ impl Ledger {
             (Command::KillTasks { tasks, .. }, Ok(Reply::Killed(_))) => self.killed.extend(tasks),
             (Command::ResetDelay { .. }, Ok(Reply::Done)) | (_, Err(_)) => {}
             (Command::Put { .. } | Command::KillTasks { .. }, Ok(Reply::Deployment { apps, .. })) => {
-                for stored in apps {
+                for stored in apps.iter().filter(|_| leads) {
                     let known = self.apps.get(&stored.id);
                     assert_eq!(known, Some(&Expected::of(stored)), "{} is said to be so already", stored.id);
                 }

@@ -228,6 +228,20 @@ impl Simulation {
         }
     }
 
+    /// A process is silent for so many milliseconds, which ends its connections if it is long enough.
+    pub(crate) fn lose_if_silent(&mut self, master: usize, millis: u64) {
+        let is_of = |link: &Link| link.server == master || link.client == Client::Standby(master);
+        let own: Vec<u64> = self.links.iter().filter(|(_, link)| is_of(link)).map(|(id, _)| *id).collect();
+        for link in own {
+            let patience = self.rng.u64(IDLE_MIN..=IDLE_MAX);
+            if patience < millis {
+                let at = self.now.plus(Duration::from_millis(patience));
+                self.at(at, Happening::EndLost { link, side: Side::Client });
+                self.at(at, Happening::EndLost { link, side: Side::Server });
+            }
+        }
+    }
+
     pub(crate) fn handshake_over(&mut self, id: u64) {
         if self.links.get(&id).is_some_and(|link| link.client_end == End::Waiting) {
             self.end_lost(id, Side::Client);

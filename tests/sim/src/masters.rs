@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesonet::control_plane::{Input, Release, State};
+use mesonet::leadership::{Event, Leadership, Order, Stage};
 use mesonet_model::{
     AgentCommand, AgentId, ClusterView, PlaneReport, Revision, Serving, TaskKey, TaskState, Timestamp,
 };
 
 use crate::brief::{Brief, brief_answer};
 use crate::clocks::MachineClock;
+use crate::elections::Ask;
 use crate::leader::{DRAIN_GRACE, Leader, PLANES_EXPECTED, Records, has_passed};
-use crate::links::{Client, Down, End, Side};
+use crate::links::{Client, Down, End, Link, Side};
 use crate::simulation::{Happening, Simulation};
 use crate::watch::check_recovery;
 
@@ -22,6 +24,12 @@ pub(crate) struct MasterProcess {
     /// Counts its starts.
     pub(crate) life: u64,
     pub(crate) is_up: bool,
+    /// Until when its process does nothing, as when its machine is overloaded: it notices nothing meanwhile.
+    pub(crate) stalled_until: Timestamp,
+    /// What decides whether it leads.
+    leadership: Leadership,
+    /// When it may stand for election again.
+    pub(crate) campaigns_from: Timestamp,
     pub(crate) role: Role,
     /// The newest term that it has led in or followed.
     pub(crate) term: u64,
@@ -35,7 +43,7 @@ pub(crate) struct MasterProcess {
     pub(crate) planes_here: BTreeMap<usize, PlaneReport>,
 }
 
-/// What a master does.
+/// What a master has at hand.
 #[derive(Debug)]
 pub(crate) enum Role {
     Standby,
@@ -45,6 +53,7 @@ pub(crate) enum Role {
         /// By its own clock.
         until: Duration,
     },
+    /// It has a control plane.
     Leading(Box<Leader>),
 }
 
@@ -54,6 +63,9 @@ impl MasterProcess {
             clock,
             life: 0,
             is_up: false,
+            stalled_until: Timestamp::default(),
+            leadership: Leadership::default(),
+            campaigns_from: Timestamp::default(),
             role: Role::Standby,
             term: 0,
             leader: None,
@@ -75,6 +87,17 @@ impl MasterProcess {
             Role::Leading(leader) => Some(leader),
             Role::Standby | Role::Elected { .. } => None,
         }
+    }
+
+    /// The control plane, if it serves.
+    pub(crate) fn serving_mut(&mut self) -> Option<&mut Leader> {
+        let serves = self.serves();
+        self.leading_mut().filter(|_| serves)
+    }
+
+    /// Whether it leads and serves agents and users.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.leadership.stage(), Stage::Leading(_))
     }
 
     /// Whether it leads in a term, or is about to.
@@ -110,6 +133,7 @@ impl Simulation {
         let own = &mut self.masters[master];
         own.is_up = false;
         (own.role, own.leader, own.upstream, own.feed) = (Role::Standby, None, None, None);
+        (own.leadership, own.campaigns_from) = (Leadership::default(), self.now);
         own.planes_here.clear();
         self.forget_ends(|link| match link.client {
             Client::Standby(client) if client == master => Some(Side::Client),
@@ -121,35 +145,46 @@ impl Simulation {
         self.soon(down, Happening::MasterStarts { master });
     }
 
-    /// Another master leads, or may: nothing is carried out any more that is not committed.
-    pub(crate) fn step_down(&mut self, master: usize, term: u64) {
-        if !self.masters[master].leads_or_will(term) {
-            return;
+    /// Something happens that decides who leads.
+    pub(crate) fn master_event(&mut self, master: usize, event: Event) {
+        let term = match &self.masters[master].role {
+            Role::Leading(leader) => leader.term,
+            Role::Elected { term, .. } => *term,
+            Role::Standby => 0,
+        };
+        let (orders, cause) = self.masters[master].leadership.handle(event);
+        if let Some(cause) = cause {
+            self.note(format_args!("the term {term} of master {master} is over: {}", cause.as_str()));
+            self.counts.depositions += 1;
         }
-        self.note(format_args!("master {master} steps down from term {term}"));
-        self.counts.depositions += 1;
-        self.masters[master].role = Role::Standby;
-        self.masters[master].leader = None;
-        let followers: Vec<u64> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.server == master && link.server_end == End::Open)
-            .filter(|(_, link)| !matches!(link.client, Client::Plane(_)))
-            .map(|(id, _)| *id)
-            .collect();
-        for link in followers {
-            self.close(link, Side::Server);
+        for order in orders {
+            match order {
+                Order::TakeOver => self.ask(master, Ask::Load { term }),
+                Order::Lead | Order::StandBy => self.close_house(master),
+                Order::Finish | Order::Drop => {
+                    self.masters[master].role = Role::Standby;
+                    self.masters[master].leader = None;
+                }
+                Order::Resign => self.ask(master, Ask::Resign { term }),
+                Order::Campaign(wait) => {
+                    let (at, life) = (self.now.plus(wait), self.masters[master].life);
+                    self.masters[master].campaigns_from = at;
+                    self.at(at, Happening::MasterLooks { master, life });
+                }
+                Order::Withdraw => {}
+            }
         }
-        self.ask(master, crate::elections::Ask::Look);
     }
 
-    /// It steps down by itself, as when it is told to end.
-    pub(crate) fn resign(&mut self, master: usize) {
-        if let Some(term) = self.masters[master].leading().map(|leader| leader.term) {
-            self.note(format_args!("master {master} resigns"));
-            self.ask(master, crate::elections::Ask::Resign { term });
-            self.step_down(master, term);
+    /// With another duty a master serves other connections: all have to come anew.
+    fn close_house(&mut self, master: usize) {
+        let is_guest = |link: &&Link| link.server == master && link.server_end == End::Open;
+        let guests: Vec<u64> =
+            self.links.iter().filter(|(_, link)| is_guest(link)).map(|(id, _)| *id).collect();
+        for link in guests {
+            self.close(link, Side::Server);
         }
+        self.masters[master].planes_here.clear();
     }
 
     /// What the store holds is where the last committer was at its last commit.
@@ -164,7 +199,7 @@ impl Simulation {
 
     /// Something arrives at a master that leads, if it does.
     pub(crate) fn arrive(&mut self, master: usize, input: Input, from_agent: Option<(usize, u64)>) {
-        if let Some(leader) = self.masters[master].leading_mut() {
+        if let Some(leader) = self.masters[master].serving_mut() {
             leader.arrive(input, from_agent);
             self.plan_turn(master);
         }
@@ -174,7 +209,7 @@ impl Simulation {
         let now = self.now;
         let own = &mut self.masters[master];
         let Role::Leading(leader) = &mut own.role else { return };
-        if leader.term != term || leader.batch.is_some() || leader.wake != Some(now) {
+        if leader.term != term || leader.batch.is_some() || leader.wake.is_none_or(|wake| wake > now) {
             return;
         }
         leader.wake = None;
@@ -203,6 +238,10 @@ impl Simulation {
 
     /// Makes a committed batch visible and does what it says, all or, if the process dies meanwhile, part of it.
     pub(crate) fn carry_out(&mut self, master: usize) {
+        if let Some(term) = self.masters[master].leading().map(|leader| leader.term) {
+            // The first commit makes it ready; later ones change nothing.
+            self.master_event(master, Event::Ready(term));
+        }
         let Some(leader) = self.masters[master].leading_mut() else { return };
         let Some(batch) = leader.batch.take() else { return };
         let state = leader.control_plane.state();
@@ -229,7 +268,8 @@ impl Simulation {
             Release::Answer { number, answer } => {
                 self.note(format_args!("command {number} is answered {}", brief_answer(&answer)));
                 self.counts.answers += 1;
-                self.ledger.answer(number, &answer);
+                let leads = self.store.leader(self.now).is_some_and(|leader| leader.master == master);
+                self.ledger.answer(number, &answer, leads);
             }
             Release::Event(_) | Release::RemovalHeld { .. } => {}
             Release::Warn { task, message } => panic!("{task}: {message}"),
@@ -301,7 +341,7 @@ impl Simulation {
         let Some(leader) = self.masters[master].leading() else { return false };
         let link = |id: Option<u64>| id.and_then(|id| self.links.get(&id));
         let Some(own) = link(self.planes[plane].link) else { return false };
-        let is_heard = |since: Option<Timestamp>| since.is_some_and(|at| at < leader.turned_at);
+        let is_heard = |since: Option<Timestamp>| since.is_some_and(|at| at < leader.turned_before);
         let is_direct = own.server == master && self.planes[plane].view.is_some();
         let relays = link(self.masters[own.server].upstream)
             .is_some_and(|upstream| upstream.server == master && is_heard(upstream.heard_all_since()));

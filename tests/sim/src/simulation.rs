@@ -15,7 +15,7 @@ use crate::elections::{Ask, Told};
 use crate::journal::Journal;
 use crate::leader::Settings;
 use crate::ledger::Ledger;
-use crate::links::{Link, Side};
+use crate::links::{Client, Link, Side};
 use crate::masters::MasterProcess;
 use crate::network::{Network, Party, Weather};
 use crate::nodes::Node;
@@ -103,6 +103,8 @@ pub struct Counts {
     pub relayed: u64,
     /// Times that machines did not reach each other.
     pub partitions: u64,
+    /// Masters that did nothing for a while.
+    pub stalls: u64,
     /// Clocks that were set.
     pub clocks_set: u64,
     /// Agents that crashed.
@@ -127,6 +129,7 @@ impl Counts {
             outdated,
             relayed,
             partitions,
+            stalls,
             clocks_set,
             agent_crashes,
             launches,
@@ -141,6 +144,7 @@ impl Counts {
         self.outdated += outdated;
         self.relayed += relayed;
         self.partitions += partitions;
+        self.stalls += stalls;
         self.clocks_set += clocks_set;
         self.agent_crashes += agent_crashes;
         self.launches += launches;
@@ -289,11 +293,14 @@ impl Simulation {
         self.weather = Weather::FAIR;
         self.network.heal_all();
         self.store_slow_until = self.now;
+        for master in &mut self.masters {
+            master.stalled_until = self.now;
+        }
         for node in 0..self.nodes.len() {
             self.nodes[node].agent.info.resources = resources(ROOMY);
             if let Some(link) = self.nodes[node].link {
                 self.close(link, Side::Client);
-                self.redial_soon(crate::links::Client::Agent(node), link);
+                self.redial_soon(Client::Agent(node), link);
             }
         }
     }
@@ -308,8 +315,52 @@ impl Simulation {
     fn next_event(&mut self) {
         let ((at, _), what) = self.queue.pop_first().expect("something always follows");
         self.now = at;
+        if let Some(until) = self.stalled_until(&what).filter(|until| at < *until) {
+            // What has waited is done in any order.
+            let late = Duration::from_millis(self.rng.u64(..=20));
+            return self.at(until.plus(late), what);
+        }
         self.counts.events += 1;
         self.happen(what);
+    }
+
+    /// Until when the process does nothing that something happens to, if it is a master's.
+    fn stalled_until(&self, what: &Happening) -> Option<Timestamp> {
+        let at_end = |id: &u64, side: Side| {
+            let link = self.links.get(id)?;
+            match (side, link.client) {
+                (Side::Server, _) => Some(link.server),
+                (Side::Client, Client::Standby(master)) => Some(master),
+                (Side::Client, Client::Agent(_) | Client::Plane(_)) => None,
+            }
+        };
+        let master = match what {
+            Happening::MasterLooks { master, .. }
+            | Happening::MasterRenews { master, .. }
+            | Happening::MasterTurns { master, .. }
+            | Happening::LeaseMayEnd { master, .. }
+            | Happening::CommitRepeats { master, .. }
+            | Happening::StoreAnswers { master, .. }
+            | Happening::UserCommandArrives { master, .. } => Some(*master),
+            Happening::UpArrives { link } => at_end(link, Side::Server),
+            Happening::DownArrives { link } | Happening::HandshakeOver { link } => at_end(link, Side::Client),
+            Happening::EndLost { link, side } => at_end(link, *side),
+            Happening::MasterStarts { .. }
+            | Happening::StoreHears { .. }
+            | Happening::LeaseEnds { .. }
+            | Happening::Silent { .. }
+            | Happening::Heals { .. }
+            | Happening::AgentStarts { .. }
+            | Happening::AgentConnects { .. }
+            | Happening::AgentRepeats { .. }
+            | Happening::Process { .. }
+            | Happening::PlaneConnects { .. }
+            | Happening::ClientConnects
+            | Happening::ClientLeaves { .. }
+            | Happening::UserActs
+            | Happening::Fault => None,
+        };
+        Some(self.masters[master?].stalled_until)
     }
 
     fn happen(&mut self, what: Happening) {
@@ -355,7 +406,8 @@ impl Simulation {
 
     /// Why not everything is as users want it, if so.
     fn unsettled(&self) -> Option<String> {
-        let leading = || self.masters.iter().filter_map(MasterProcess::leading);
+        let leading =
+            || self.masters.iter().filter(|master| master.serves()).filter_map(MasterProcess::leading);
         let Some(leader) = leading().next() else { return Some("no master leads".to_owned()) };
         if leading().count() > 1 {
             return Some("several masters lead".to_owned());

@@ -7,7 +7,6 @@ use mesonet::control_plane::Input;
 use mesonet_model::{AgentCommand, AgentId, AgentReport, ClusterView, Plane, PlaneReport, Revision};
 
 use crate::links::{Client, Down, End, Side, Up};
-use crate::masters::Role;
 use crate::simulation::{Happening, Simulation};
 
 impl Simulation {
@@ -21,7 +20,7 @@ impl Simulation {
         if !own.is_up {
             return;
         }
-        let leads = matches!(own.role, Role::Leading(_));
+        let leads = own.serves();
         if !leads && !matches!(client, Client::Plane(_)) {
             let leader = own.leader.filter(|leader| *leader != server);
             self.tell(id, Down::Refused { leader }, Duration::ZERO);
@@ -77,7 +76,7 @@ impl Simulation {
 
     /// A plane's report is for the leader.
     fn pass_on(&mut self, master: usize, path: Option<usize>, plane: usize, report: PlaneReport) {
-        if let Some(leader) = self.masters[master].leading_mut() {
+        if let Some(leader) = self.masters[master].serving_mut() {
             leader.hear_plane(path, plane, report);
             self.plan_turn(master);
         } else if let Some(upstream) = self.open_upstream(master) {
@@ -88,7 +87,7 @@ impl Simulation {
     fn plane_gone(&mut self, master: usize, path: Option<usize>, plane: usize) {
         let (node, kind) = self.plane_id(plane);
         let now = self.now;
-        if let Some(leader) = self.masters[master].leading_mut() {
+        if let Some(leader) = self.masters[master].serving_mut() {
             leader.lose_plane(path, plane, (&node, kind), now);
             self.plan_turn(master);
         } else if let Some(upstream) = self.open_upstream(master) {
@@ -112,7 +111,7 @@ impl Simulation {
                 let planes: Vec<(AgentId, Plane)> =
                     (0..self.planes.len()).map(|plane| self.plane_id(plane)).collect();
                 let now = self.now;
-                if let Some(leader) = self.masters[master].leading_mut() {
+                if let Some(leader) = self.masters[master].serving_mut() {
                     leader.lose_path(Some(standby), &planes, now);
                     self.plan_turn(master);
                 }

@@ -13,6 +13,7 @@ fn everything_holds_whatever_fails() {
     assert!(seen.outdated > SEEDS / 10, "{seen:?}");
     assert!(seen.relayed > 20 * SEEDS, "{seen:?}");
     assert!(seen.partitions > 5 * SEEDS, "{seen:?}");
+    assert!(seen.stalls > SEEDS / 2, "{seen:?}");
     assert!(seen.clocks_set > SEEDS / 2, "{seen:?}");
     assert!(seen.agent_crashes > SEEDS, "{seen:?}");
     assert!(seen.launches > 5 * SEEDS, "{seen:?}");
