@@ -45,6 +45,9 @@ const FIRST_PORT: u16 = 31_000;
 /// Until when all have found each other, in milliseconds.
 const JOINED_AT: i64 = 15_000;
 
+/// How long a process that has stalled takes to do what has waited, in milliseconds.
+const CATCHING_UP_MAX: u64 = 1000;
+
 /// Commits under faults. More find more, and cost as much more.
 const TROUBLE_COMMITS: u64 = 50;
 
@@ -316,8 +319,8 @@ impl Simulation {
         let ((at, _), what) = self.queue.pop_first().expect("something always follows");
         self.now = at;
         if let Some(until) = self.stalled_until(&what).filter(|until| at < *until) {
-            // What has waited is done in any order.
-            let late = Duration::from_millis(self.rng.u64(..=20));
+            // What has waited is done in any order, and not at once: it may act before it notices that its lease is over.
+            let late = Duration::from_millis(self.rng.u64(..=CATCHING_UP_MAX));
             return self.at(until.plus(late), what);
         }
         self.counts.events += 1;
