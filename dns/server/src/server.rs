@@ -319,6 +319,16 @@ impl Server {
         ServedZone(self.shared.clone())
     }
 
+    /// How many names have answers that are encoded ahead of time.
+    pub fn fast_name_count(&self) -> usize {
+        self.fast.served().name_count()
+    }
+
+    /// About how much memory these answers take, in octets.
+    pub fn fast_octet_count(&self) -> usize {
+        self.fast.octet_count()
+    }
+
     /// From now on says with each answer whether it may be out of date (RFC 8914, extended errors 3 and 19).
     pub fn set_stale(&self, stale: bool) {
         self.shared.stale.store(stale, Ordering::Relaxed);

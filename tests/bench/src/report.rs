@@ -10,6 +10,8 @@ pub enum Bar {
     AtLeast,
     /// Below the limit.
     Below,
+    /// At most the limit.
+    AtMost,
 }
 
 impl fmt::Display for Bar {
@@ -17,6 +19,7 @@ impl fmt::Display for Bar {
         f.write_str(match self {
             Self::AtLeast => ">=",
             Self::Below => "<",
+            Self::AtMost => "<=",
         })
     }
 }
@@ -26,6 +29,7 @@ pub fn bar(name: &str, value: f64, bar: Bar, limit: f64) {
     let reached = match bar {
         Bar::AtLeast => value >= limit,
         Bar::Below => value < limit,
+        Bar::AtMost => value <= limit,
     };
     println!("BAR {name} {value:.3} {bar} {limit} {}", if reached { "ok" } else { "MISS" });
 }
