@@ -1,6 +1,5 @@
 //! The API's look at the files of tasks.
 
-use std::io;
 use std::path::PathBuf;
 
 use mesonet_agent::ReadSandboxError;
@@ -26,10 +25,7 @@ impl SandboxReader for RemoteSandboxes {
         _offset: Option<u64>,
         _length: Option<u64>,
     ) -> Result<SandboxChunk, SandboxError> {
-        let why =
-            "a master does not read the sandboxes of its agents: look below DIR/agent on the task's node";
-        let source = io::Error::new(io::ErrorKind::Unsupported, why);
-        Err(SandboxError::Io { task: task.to_string(), file: file.to_owned(), source })
+        Err(SandboxError::Elsewhere { task: task.to_string(), file: file.to_owned() })
     }
 }
 

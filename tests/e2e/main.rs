@@ -10,6 +10,7 @@ mod bad_input;
 mod change;
 mod clients;
 mod cluster;
+mod cluster_bad_input;
 mod cluster_under_load;
 mod command_line;
 mod drop_in;

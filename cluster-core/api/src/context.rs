@@ -123,6 +123,14 @@ pub enum SandboxError {
         /// The file.
         file: String,
     },
+    /// The file is on the task's node, and this process is not.
+    #[error("file '{file}' of task '{task}' is on the task's node")]
+    Elsewhere {
+        /// The task.
+        task: String,
+        /// The file.
+        file: String,
+    },
     /// Reading failed.
     #[error("cannot read file '{file}' of task '{task}'")]
     Io {

@@ -14,6 +14,12 @@ pub(crate) const RECEIVE_WINDOW_BYTES: u32 = 1 << 20;
 /// The same for a node that has not been let in: several first messages.
 const NEWCOMER_WINDOW_BYTES: u32 = 64 << 10;
 
+/// TLS alert: the certificate is not valid at this time.
+pub(crate) const ALERT_CERTIFICATE_EXPIRED: u8 = 45;
+
+/// TLS alert: the certificate is of an authority that is not trusted.
+pub(crate) const ALERT_UNKNOWN_AUTHORITY: u8 = 48;
+
 /// Silence is broken so many times before it counts as loss.
 const KEEP_ALIVES_PER_TIMEOUT: u32 = 4;
 

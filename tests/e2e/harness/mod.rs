@@ -13,6 +13,7 @@ pub mod network;
 pub mod nodes;
 pub mod process;
 pub mod program;
+pub mod tmpfs;
 pub mod writer;
 
 use std::time::{Duration, Instant};

@@ -13,7 +13,7 @@ use super::app::Identity;
 use super::cluster::{find_service, mesonet};
 use super::network::Network;
 use super::writer::Writer;
-use super::{Outcome, eventually, process, program};
+use super::{Outcome, equal, eventually, process, program};
 
 /// The host of the only master.
 pub const MASTER: &str = "master";
@@ -164,10 +164,36 @@ impl Nodes {
     /// A token for nodes to join with.
     #[track_caller]
     pub fn token(&self, uses: u32) -> String {
+        self.token_for(uses, "10m")
+    }
+
+    /// A token that is valid for so long.
+    #[track_caller]
+    pub fn token_for(&self, uses: u32, time: &str) -> String {
         let dir = self.host_dir(self.masters[0]);
         let uses = uses.to_string();
-        let made = self.mesonet(&["join-token", "create", "--dir", &dir, "--ttl", "10m", "--uses", &uses]);
+        let made = self.mesonet(&["join-token", "create", "--dir", &dir, "--ttl", time, "--uses", &uses]);
         made.success().trim().to_owned()
+    }
+
+    /// A token of a cluster that is none of this one's.
+    #[track_caller]
+    pub fn token_of_another_cluster(&self) -> String {
+        let dir = self.host_dir("another-cluster");
+        self.mesonet(&["init", "--dir", &dir]).success();
+        self.mesonet(&["join-token", "create", "--dir", &dir]).success().trim().to_owned()
+    }
+
+    /// Declares a node's certificates void.
+    #[track_caller]
+    pub fn revoke(&self, node: &str) {
+        self.try_revoke(node).success();
+    }
+
+    /// The same with a node that there may not be.
+    #[track_caller]
+    pub fn try_revoke(&self, node: &str) -> Outcome {
+        self.mesonet(&["node", "revoke", node, "--dir", &self.host_dir(self.masters[0])])
     }
 
     /// Starts a host's agent; with a token, it can join.
@@ -177,6 +203,22 @@ impl Nodes {
         let fixed = ["--node", host, "--cpus", "8", "--mem", "4096", "--disk", "4096"];
         let join = token.map_or_else(Vec::new, |token| vec!["--join", token]);
         self.launch_daemon(host, "agent", &[&fixed[..], &join].concat());
+    }
+
+    /// Starts the agent of a host that has joined, with another time than the machine's.
+    #[track_caller]
+    pub fn start_agent_at(&mut self, clock: &str, host: &str) {
+        let (dir, masters) = (self.host_dir(host), self.master_addresses());
+        let mut command = self.at_clock(clock, host);
+        command.args(["agent", "--dir", &dir, "--master", &masters, "--node", host]);
+        command.args(["--master-timeout", "2s", "--log-format", "json"]);
+        self.spawn(host, "agent", &mut command);
+    }
+
+    /// Starts the network daemon of a host without agent.
+    #[track_caller]
+    pub fn start_net_alone(&mut self, host: &str, token: &str) {
+        self.launch_daemon(host, "net", &["--stale-after", "2s", "--node", host, "--join", token]);
     }
 
     /// Starts a host's network daemon.
@@ -254,10 +296,33 @@ impl Nodes {
     /// Runs the command line on a host and with arguments of which one may have to be refused.
     #[track_caller]
     pub fn try_agent(&self, host: &str, token: &str) -> Outcome {
+        self.try_agent_as(host, host, token)
+    }
+
+    /// The same under a name of its own.
+    #[track_caller]
+    pub fn try_agent_as(&self, host: &str, node: &str, token: &str) -> Outcome {
+        self.try_to_join(self.clean(host, env!("CARGO_BIN_EXE_mesonet")), host, node, token)
+    }
+
+    /// The same with another time than the machine's.
+    #[track_caller]
+    pub fn try_agent_at(&self, clock: &str, host: &str, token: &str) -> Outcome {
+        self.try_to_join(self.at_clock(clock, host), host, host, token)
+    }
+
+    #[track_caller]
+    fn try_to_join(&self, mut command: Command, host: &str, node: &str, token: &str) -> Outcome {
         let masters = self.master_addresses();
-        let mut command = self.clean(host, env!("CARGO_BIN_EXE_mesonet"));
         command.args(["agent", "--dir", &self.host_dir(host), "--master", &masters, "--join", token]);
-        program::outcome("mesonet", command.args(["--node", host]).stdin(Stdio::null()).output())
+        program::outcome("mesonet", command.args(["--node", node]).stdin(Stdio::null()).output())
+    }
+
+    /// The built binary on a host with another time of day.
+    fn at_clock(&self, clock: &str, host: &str) -> Command {
+        let mut command = self.clean(host, "faketime");
+        command.args(["--exclude-monotonic", "-f", clock, env!("CARGO_BIN_EXE_mesonet")]);
+        command
     }
 
     /// A program on a host, without settings of the environment.
@@ -381,7 +446,27 @@ impl Nodes {
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
     }
 
-    fn host_dir(&self, host: &str) -> String {
+    /// Waits until so many planes are connected.
+    #[track_caller]
+    pub fn wait_for_planes(&self, count: usize) {
+        eventually("every plane follows", || {
+            equal(&self.get("/v1/planes")["planes"].as_array().map_or(0, Vec::len), &count)
+        });
+    }
+
+    /// What a process of a host has logged.
+    pub fn log(&self, host: &str, role: &str) -> String {
+        std::fs::read_to_string(self.log_path(host, role)).unwrap_or_default()
+    }
+
+    /// Whether a process of a host has logged a text.
+    pub fn log_says(&self, host: &str, role: &str, text: &str) -> Result<(), String> {
+        let log = self.log(host, role);
+        if log.contains(text) { Ok(()) } else { Err(log) }
+    }
+
+    /// A host's directory.
+    pub fn host_dir(&self, host: &str) -> String {
         self.dir.path().join(host).display().to_string()
     }
 

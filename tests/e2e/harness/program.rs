@@ -13,10 +13,11 @@ pub struct Outcome {
 }
 
 /// Debian packages of the programs that tests run, for who lacks them.
-const PACKAGES: [(&str, &str); 9] = [
+const PACKAGES: [(&str, &str); 10] = [
     ("busybox", "busybox-static"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
+    ("faketime", "faketime"),
     ("host", "bind9-host"),
     ("ip", "iproute2"),
     ("kdig", "knot-dnsutils"),

@@ -16,12 +16,6 @@ use crate::reason::Reason;
 use crate::wire::ReceiveError;
 use crate::{AuthorityError, IdentityError, clock, transport};
 
-/// TLS alert: the certificate is not valid at this time.
-const ALERT_CERTIFICATE_EXPIRED: u8 = 45;
-
-/// TLS alert: the certificate is of an authority that is not trusted.
-const ALERT_UNKNOWN_AUTHORITY: u8 = 48;
-
 /// Why a node is not connected to a master.
 #[derive(Debug, Error)]
 pub enum LinkError {
@@ -149,7 +143,7 @@ impl LinkError {
 
 impl From<ConnectionError> for LinkError {
     fn from(error: ConnectionError) -> Self {
-        let unknown_authority = TransportErrorCode::crypto(ALERT_UNKNOWN_AUTHORITY);
+        let unknown_authority = TransportErrorCode::crypto(transport::ALERT_UNKNOWN_AUTHORITY);
         match error {
             ConnectionError::ApplicationClosed(close) => {
                 let reason = Reason::of_code(close.error_code.into_inner());
@@ -166,7 +160,7 @@ impl From<ConnectionError> for LinkError {
                 Self::OtherCluster
             }
             ConnectionError::TransportError(error)
-                if error.code == TransportErrorCode::crypto(ALERT_CERTIFICATE_EXPIRED) =>
+                if error.code == TransportErrorCode::crypto(transport::ALERT_CERTIFICATE_EXPIRED) =>
             {
                 Self::MasterCertificateTime { now: clock::now(), detail: error.reason }
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_model::{AgentId, AgentReport, ClusterId, Plane, PlaneReport, Revision, StatusSource};
-use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, Incoming, RecvStream, SendStream, TransportErrorCode, VarInt};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::duty::Duty;
@@ -55,9 +55,8 @@ pub(super) async fn serve(hall: Arc<Hall>, incoming: Incoming, newcomer: OwnedSe
     let connection = match tokio::time::timeout(FIRST_MESSAGE_MAX, incoming.into_future()).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
-            // The usual cause is a certificate of another cluster, which TLS refuses.
-            if matches!(error, ConnectionError::TransportError(_)) {
-                hall.house.counters.refused(Reason::Cluster);
+            if let Some(reason) = refusal_of_handshake(&error) {
+                hall.house.counters.refused(reason);
             }
             return tracing::debug!(%remote, %error, "A connection has failed before it began");
         }
@@ -93,6 +92,19 @@ fn follows_views(role: Role) -> bool {
     match role {
         Role::Net | Role::Operator | Role::Master => true,
         Role::Agent => false,
+    }
+}
+
+/// Why TLS has let a connection fail, if it has.
+fn refusal_of_handshake(error: &ConnectionError) -> Option<Reason> {
+    let by_node = |alert| matches!(error, ConnectionError::ConnectionClosed(close) if close.error_code == TransportErrorCode::crypto(alert));
+    if by_node(transport::ALERT_CERTIFICATE_EXPIRED) {
+        Some(Reason::CertificateTime)
+    } else if by_node(transport::ALERT_UNKNOWN_AUTHORITY) {
+        Some(Reason::Cluster)
+    } else {
+        // What this side refuses is usually a certificate of another cluster.
+        matches!(error, ConnectionError::TransportError(_)).then_some(Reason::Cluster)
     }
 }
 
