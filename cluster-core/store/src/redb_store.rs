@@ -69,6 +69,11 @@ impl RedbStore {
         Ok((store, contents))
     }
 
+    /// Whether a directory holds a store.
+    pub fn is_in(directory: &Path) -> bool {
+        directory.join(FILE_NAME).exists()
+    }
+
     /// The open database, opened again if a failure has closed it.
     fn database(&mut self) -> Result<&Database, Failure> {
         if self.database.is_none() {

@@ -25,65 +25,6 @@ fn directory() -> tempfile::TempDir {
 }
 
 #[test]
-fn what_was_committed_is_there_after_reopening() {
-    let directory = directory();
-    let (mut store, contents) = open(directory.path());
-    assert_eq!(contents, Contents::default());
-
-    let first =
-        [put(Table::Tasks, "f/b", "2"), put(Table::Tasks, "f/a", "1"), put(Table::Apps, "/web", "{}")];
-    store.commit(Revision(1), &first).expect("commits");
-    let second = [Write::delete(Table::Tasks, "f/b"), put(Table::Tasks, "f/a", "3")];
-    store.commit(Revision(7), &second).expect("commits");
-    drop(store);
-
-    let (_, contents) = open(directory.path());
-    let expected = vec![
-        (Table::Tasks, "f/a".to_owned(), b"3".to_vec()),
-        (Table::Apps, "/web".to_owned(), b"{}".to_vec()),
-    ];
-    assert_eq!(contents, Contents { revision: Revision(7), records: expected });
-}
-
-#[test]
-fn every_table_keeps_its_own_records() {
-    let directory = directory();
-    let writes: Vec<Write> = Table::ALL.iter().map(|table| put(*table, "key", table.as_str())).collect();
-    let (mut store, _) = open(directory.path());
-    store.commit(Revision(1), &writes).expect("commits");
-    drop(store);
-
-    let (_, contents) = open(directory.path());
-    let expected: Vec<_> =
-        Table::ALL.iter().map(|table| (*table, "key".to_owned(), table.as_str().into())).collect();
-    assert_eq!(contents.records, expected);
-}
-
-#[test]
-fn the_last_of_several_writes_to_a_key_counts() {
-    let directory = directory();
-    let (mut store, _) = open(directory.path());
-    let writes = [put(Table::Vips, "a", "1"), Write::delete(Table::Vips, "a"), put(Table::Vips, "a", "2")];
-    store.commit(Revision(1), &writes).expect("commits");
-    drop(store);
-    assert_eq!(open(directory.path()).1.records, [(Table::Vips, "a".to_owned(), b"2".to_vec())]);
-}
-
-#[test]
-fn a_revision_is_never_committed_twice() {
-    let directory = directory();
-    let (mut store, _) = open(directory.path());
-    store.commit(Revision(5), &[put(Table::Vips, "a", "1")]).expect("commits");
-    for revision in [Revision(0), Revision(4), Revision(5)] {
-        let error = store.commit(revision, &[put(Table::Vips, "a", "2")]).expect_err("not newer");
-        assert!(matches!(error, CommitError::NotNewer { last: Revision(5), .. }), "{error}");
-    }
-    drop(store);
-    assert_eq!(open(directory.path()).1.records, [(Table::Vips, "a".to_owned(), b"1".to_vec())]);
-}
-
-/// What a killed process leaves is the file as it is after the last commit, without an orderly close.
-#[test]
 fn a_commit_survives_without_a_close() {
     let directory = directory();
     let (mut store, _) = open(directory.path());

@@ -37,6 +37,9 @@ const WINDOW: u32 = 8 << 20;
 /// The largest answer. etcd's values are 1.5 MiB at most by default, and [`super::replica::PAGE`] of them come at once.
 const ANSWER_MAX: usize = 1 << 30;
 
+/// What a certificate in PEM begins with.
+const PEM_CERTIFICATE: &[u8] = b"-----BEGIN CERTIFICATE-----";
+
 /// Requests under way on a stream; more than one only if etcd does not read.
 const STREAM_DEPTH: usize = 4;
 
@@ -119,7 +122,17 @@ impl Connection {
 
     /// Carries a transaction out, possibly more than once: it must have no effect when it is repeated.
     pub(super) async fn txn(&self, request: TxnRequest, until: Instant) -> Result<TxnResponse, Fault> {
-        self.call("/etcdserverpb.KV/Txn", request, until).await
+        Ok(self.txn_counted(request, until).await?.0)
+    }
+
+    /// The same, and whether it may have been carried out before, so that the answer to that was lost.
+    pub(super) async fn txn_counted(
+        &self,
+        request: TxnRequest,
+        until: Instant,
+    ) -> Result<(TxnResponse, bool), Fault> {
+        let (answer, failed) = self.call_counted("/etcdserverpb.KV/Txn", request, until).await?;
+        Ok((answer, failed > 0))
     }
 
     pub(super) async fn grant(&self, ttl: i64, until: Instant) -> Result<LeaseGrantResponse, Fault> {
@@ -178,13 +191,27 @@ impl Connection {
         self.leave(watching.member);
     }
 
-    /// Asks one member after the other until one answers.
     async fn call<Q, A>(&self, path: &'static str, request: Q, until: Instant) -> Result<A, Fault>
     where
         Q: Message + Clone + 'static,
         A: Message + Default + 'static,
     {
+        Ok(self.call_counted(path, request, until).await?.0)
+    }
+
+    /// Asks one member after the other until one answers; returns also how often none did.
+    async fn call_counted<Q, A>(
+        &self,
+        path: &'static str,
+        request: Q,
+        until: Instant,
+    ) -> Result<(A, usize), Fault>
+    where
+        Q: Message + Clone + 'static,
+        A: Message + Default + 'static,
+    {
         let mut failed = 0_usize;
+        let mut first_fault: Option<Fault> = None;
         loop {
             let member = self.current.load(Ordering::Relaxed);
             let call = async {
@@ -195,13 +222,16 @@ impl Connection {
             };
             let fault = match self.attempt(member, until.min(Instant::now() + ATTEMPT), call).await {
                 Err(fault @ Fault::Silent { .. }) => fault,
-                answered => return answered,
+                answered => return answered.map(|answer| (answer, failed)),
             };
             self.leave(member);
             failed += 1;
+            // The last attempt may have had no time to find anything out.
+            let fault = first_fault.take().unwrap_or(fault);
             if Instant::now() >= until {
                 return Err(fault);
             }
+            first_fault = Some(fault);
             if failed.is_multiple_of(self.members.len()) {
                 tokio::time::sleep(PAUSE).await;
             }
@@ -251,6 +281,9 @@ fn endpoint(url: &str, settings: &EtcdSettings) -> Result<Endpoint, String> {
         .tcp_nodelay(true);
     match &settings.tls {
         Some(tls) if is_secure => {
+            if !tls.authority.windows(PEM_CERTIFICATE.len()).any(|text| text == PEM_CERTIFICATE) {
+                return Err("the file of etcd's authority has no certificate (PEM)".to_owned());
+            }
             let mut config = ClientTlsConfig::new().ca_certificate(Certificate::from_pem(&tls.authority));
             if let Some((certificate, key)) = &tls.identity {
                 config = config.identity(Identity::from_pem(certificate, key));

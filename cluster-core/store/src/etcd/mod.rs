@@ -16,7 +16,7 @@ mod shared_keys;
 mod writer;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mesonet_model::{MasterId, Revision, Write};
 use serde::{Deserialize, Serialize};
@@ -81,8 +81,9 @@ pub struct TermLease {
 
 #[derive(Debug)]
 struct LeaseHolder {
-    /// Dropped to give the lease up.
-    _stop: oneshot::Sender<()>,
+    /// Taken to give the lease up.
+    stop: Mutex<Option<oneshot::Sender<()>>>,
+    /// Runs as long as somebody may wait for the lease's end.
     _engine: Arc<Engine>,
 }
 
@@ -208,7 +209,7 @@ impl EtcdReplica {
         let campaign = election::campaign(self.core.clone(), me.clone());
         let won = self.engine.run(campaign).await.map_err(|Ended| ElectionError::Ended)??;
         let number = won.writer.term();
-        let holder = LeaseHolder { _stop: won.keeper.stop, _engine: self.engine.clone() };
+        let holder = LeaseHolder { stop: Mutex::new(Some(won.keeper.stop)), _engine: self.engine.clone() };
         Ok(Term {
             number,
             store: EtcdStore { term: number, writer: Some(won.writer), engine: self.engine.clone() },
@@ -229,13 +230,12 @@ impl TermLease {
     }
 
     /// Gives leadership up, so that another is elected at once. Returns when etcd has it, or after a moment when it
-    /// cannot be reached; then the lease runs out. Has no effect while there are other clones.
+    /// cannot be reached; then the lease runs out. For all clones it is lost then.
     pub async fn resign(self) {
-        let Self { mut lost, holder } = self;
-        let engine = holder._engine.clone();
-        drop(holder);
+        drop(self.holder.stop.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mut lost = self.lost.clone();
+        // Who could say that it is lost ends when it is given up.
         while lost.changed().await.is_ok() {}
-        drop(engine);
     }
 }
 

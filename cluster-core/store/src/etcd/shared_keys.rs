@@ -213,17 +213,17 @@ async fn swapped(
         success: vec![change],
         failure: vec![RequestOp::get(key)],
     };
-    let answer = connection.txn(request, Instant::now() + PATIENCE).await;
-    let answer = answer.map_err(|fault| failed(connection, fault))?;
-    Ok(outcome(&answer, new.as_ref()))
+    let answer = connection.txn_counted(request, Instant::now() + PATIENCE).await;
+    let (answer, is_repeated) = answer.map_err(|fault| failed(connection, fault))?;
+    Ok(outcome(&answer, new.as_ref(), is_repeated))
 }
 
-fn outcome(answer: &TxnResponse, new: Option<&Bytes>) -> (Swap, i64) {
+fn outcome(answer: &TxnResponse, new: Option<&Bytes>, is_repeated: bool) -> (Swap, i64) {
     let found = answer.got(0);
     if answer.succeeded {
         (Swap::Made, answer.revision())
-    } else if found.map(|found| &found.value) == new {
-        // It is as it was to be: an earlier answer may have been lost.
+    } else if is_repeated && found.map(|found| &found.value) == new {
+        // It is as it was to be: an earlier answer was lost.
         (Swap::Made, found.map_or(0, |found| found.mod_revision))
     } else {
         (Swap::Refused, found.map_or(0, |found| found.mod_revision))

@@ -1,4 +1,11 @@
 //! etcd for tests: real processes on loopback, with data in a temporary directory, which end with the test.
+//!
+//! Everything panics when it cannot do its work. Main types: [`Etcd`], and [`Cable`], a way to it that can be cut.
+
+#![forbid(unsafe_code)]
+
+mod cable;
+mod gateway;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -8,6 +15,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+pub use cable::Cable;
+pub use gateway::base64;
+
 /// How long members may take until they serve.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -15,12 +25,14 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const STARTS_MAX: usize = 5;
 
 /// A cluster of etcd.
+#[derive(Debug)]
 pub struct Etcd {
     members: Vec<Member>,
     scheme: &'static str,
     dir: TempDir,
 }
 
+#[derive(Debug)]
 struct Member {
     name: String,
     client: SocketAddr,
@@ -76,6 +88,16 @@ impl Etcd {
     /// Where clients connect.
     pub fn endpoints(&self) -> Vec<String> {
         self.members.iter().map(|member| format!("{}://{}", self.scheme, member.client)).collect()
+    }
+
+    /// Where a member is.
+    pub fn address(&self, member: usize) -> SocketAddr {
+        self.members[member].client
+    }
+
+    /// Calls a method of etcd's JSON API, such as `kv/range`; returns the answer's text.
+    pub fn call(&self, method: &str, body: &str) -> String {
+        gateway::call(self.members[0].client, method, body)
     }
 
     /// Kills a member without notice.
