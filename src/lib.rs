@@ -13,6 +13,7 @@ pub mod control_plane;
 mod dns_api;
 mod dns_config;
 mod driver;
+mod etcd_records;
 mod greeting;
 mod histogram;
 mod host;
@@ -35,6 +36,7 @@ mod sandboxes;
 mod signals;
 mod sources;
 mod state_dir;
+mod store_copy;
 mod telemetry;
 mod zone_listing;
 
@@ -43,9 +45,11 @@ pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;
 pub use mesonet_bus::{AuthorityError, JoinToken, NodeName, TokenRecord};
+pub use mesonet_store::EtcdTls;
 pub use net_plan::{NetPlan, PlanError};
 pub use roles::{
     InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, run_agent, run_master,
     run_net, tokens,
 };
+pub use store_copy::{Copied, CopyError, StoreCopy, StorePlace, StorePlaceError, copy_store};
 pub use zone_listing::{RecordsForm, write_records};

@@ -17,6 +17,8 @@ mod supervisor;
 mod view_age;
 mod view_cache;
 
+pub(crate) use authority::authority_dir;
+
 pub use agent::run_agent;
 pub use authority::{InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, tokens};
 pub use master::run_master;

@@ -16,6 +16,7 @@ mod operate;
 mod output;
 mod role;
 mod service;
+mod store;
 mod table;
 mod task;
 mod task_log;
@@ -71,6 +72,9 @@ enum Command {
     /// Tokens with which nodes join; on the master's host
     #[command(subcommand)]
     JoinToken(operate::TokenCommand),
+    /// The state of a cluster whose masters are stopped
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Run a master; list: the masters of a cluster
     Master(MasterArguments),
     /// Run this node's agent
@@ -138,6 +142,7 @@ pub fn run() -> ExitCode {
         Command::Net(arguments) => return ended(role::run_net(*arguments)),
         Command::Init(arguments) => operate::init(&arguments, &session.output),
         Command::JoinToken(command) => operate::run_token(&command, &session),
+        Command::Store(command) => store::run(command, &session.output),
         Command::Config(ConfigCommand::Default { role }) => {
             session.output.bytes(role::default_file(role).as_bytes())
         }
@@ -233,6 +238,9 @@ mod tests {
             &["agent", "--join", "no-token"],
             &["net", "--master", "nowhere"],
             &["join-token", "create", "--uses", "0"],
+            &["store", "copy", "--from", "redb:/a", "--to", "sqlite:/b"],
+            &["store", "copy", "--from", "redb:", "--to", "etcd:http://a:1"],
+            &["store", "copy", "--from", "etcd:a:1", "--to", "redb:/a"],
             &["config", "default", "king"],
             &["nonsense"],
         ] {

@@ -1,7 +1,6 @@
 //! Nodes: what runs tasks.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Subcommand;
@@ -14,7 +13,7 @@ use ureq::http::Method;
 use super::Session;
 use super::duration;
 use super::error::CommandError;
-use super::operate::{self, DIR_DEFAULT};
+use super::operate;
 use super::output::{Progress, warn};
 use super::table::{Column, Table};
 
@@ -48,9 +47,8 @@ pub enum NodeCommand {
     Revoke {
         /// Its name
         node: NodeName,
-        /// The master's directory; the master may be running
-        #[arg(long, env = "MESONET_DIR", value_name = "DIR", default_value = DIR_DEFAULT)]
-        dir: PathBuf,
+        #[command(flatten)]
+        place: operate::PlaceArguments,
     },
     /// Give up the nodes that do not answer although so many are lost at once that they are held
     ConfirmRemoval,
@@ -80,7 +78,7 @@ pub fn run(command: &NodeCommand, session: &Session) -> Result<(), CommandError>
             let Ordered { agent } = order(session, node, "remove")?;
             session.output.value_or_line(&json!({ "agent": agent }), &format!("{node} is removed"))
         }
-        NodeCommand::Revoke { node, dir } => operate::revoke_node(dir, node, &session.output),
+        NodeCommand::Revoke { node, place } => operate::revoke_node(place, node, &session.output),
         NodeCommand::ConfirmRemoval => {
             let answer = session.send(Method::POST, "/v1/nodes/confirm-removal", None)?;
             session.output.value_or_line(&answer, "nodes that do not answer are given up")

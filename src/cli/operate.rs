@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Subcommand, ValueEnum};
+use mesonet::config::{Endpoints, MasterOptions, MasterSettings, Settings as _, StoreKind};
 use mesonet::{NewToken, NodeName, TokenRecord, TokenRoles};
 use mesonet_model::ClusterId;
 use serde_json::json;
@@ -12,10 +13,11 @@ use super::Session;
 use super::duration;
 use super::error::CommandError;
 use super::output::Output;
+use super::store::TlsArguments;
 use super::table::{Column, Table};
 
 /// Where the master's directory is unless it is said.
-pub const DIR_DEFAULT: &str = "/var/lib/mesonet/master";
+const DIR_DEFAULT: &str = "/var/lib/mesonet/master";
 
 /// `mesonet init`
 #[derive(Debug, Clone, clap::Args)]
@@ -25,14 +27,32 @@ pub struct InitArguments {
     dir: PathBuf,
 }
 
+/// Where the cluster's authority is: the settings of a master that say so.
+#[derive(Debug, Clone, clap::Args)]
+pub struct PlaceArguments {
+    /// A master's configuration file (TOML); what follows wins over it
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// A master's directory [default: /var/lib/mesonet/master]
+    #[arg(long, env = "MESONET_DIR", value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the state is: redb or etcd
+    #[arg(long, env = "MESONET_STORE", value_name = "KIND")]
+    store: Option<StoreKind>,
+    /// Where etcd is reached, with --store etcd
+    #[arg(long, env = "MESONET_ETCD", value_name = "URL,...")]
+    etcd: Option<Endpoints>,
+    #[command(flatten)]
+    tls: TlsArguments,
+}
+
 /// `mesonet join-token …`
 #[derive(Debug, Subcommand)]
 pub enum TokenCommand {
     /// Make a token with which nodes can join
     Create {
-        /// The master's directory; the master may be running
-        #[arg(long, env = "MESONET_DIR", value_name = "DIR", default_value = DIR_DEFAULT)]
-        dir: PathBuf,
+        #[command(flatten)]
+        place: PlaceArguments,
         /// How long it can be used
         #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "1h")]
         ttl: Duration,
@@ -45,17 +65,15 @@ pub enum TokenCommand {
     },
     /// List the tokens that can still be used
     List {
-        /// The master's directory
-        #[arg(long, env = "MESONET_DIR", value_name = "DIR", default_value = DIR_DEFAULT)]
-        dir: PathBuf,
+        #[command(flatten)]
+        place: PlaceArguments,
     },
     /// Make a token useless; nodes that have joined with it stay
     Revoke {
         /// The token's id, as the list has it
         id: String,
-        /// The master's directory
-        #[arg(long, env = "MESONET_DIR", value_name = "DIR", default_value = DIR_DEFAULT)]
-        dir: PathBuf,
+        #[command(flatten)]
+        place: PlaceArguments,
     },
 }
 
@@ -95,24 +113,41 @@ for each further node, a token:
 /// Carries out a command.
 pub fn run_token(command: &TokenCommand, session: &Session) -> Result<(), CommandError> {
     match command {
-        TokenCommand::Create { dir, ttl, uses, role } => {
+        TokenCommand::Create { place, ttl, uses, role } => {
             let roles = match role {
                 TokenRole::Node => TokenRoles::Node,
                 TokenRole::Net => TokenRoles::Net,
             };
-            create(dir, NewToken { ttl: *ttl, uses: *uses, roles }, &session.output)
+            create(&place.resolve()?, NewToken { ttl: *ttl, uses: *uses, roles }, &session.output)
         }
-        TokenCommand::List { dir } => list(dir, session),
-        TokenCommand::Revoke { id, dir } => {
-            mesonet::revoke_token(dir, id).map_err(|error| CommandError::Operate(Box::new(error)))?;
+        TokenCommand::List { place } => list(&place.resolve()?, session),
+        TokenCommand::Revoke { id, place } => {
+            mesonet::revoke_token(&place.resolve()?, id)
+                .map_err(|error| CommandError::Operate(error.into()))?;
             session.output.value_or_line(&json!({ "revoked": id }), &format!("join token {id} is revoked"))
         }
     }
 }
 
+impl PlaceArguments {
+    fn resolve(&self) -> Result<MasterOptions, CommandError> {
+        let TlsArguments { etcd_ca, etcd_cert, etcd_key } = self.tls.clone();
+        let settings = MasterSettings {
+            dir: self.dir.clone(),
+            store: self.store,
+            etcd: self.etcd.clone(),
+            etcd_ca,
+            etcd_cert,
+            etcd_key,
+            ..MasterSettings::default()
+        };
+        settings.resolve(self.config.as_deref()).map_err(|error| CommandError::Operate(error.into()))
+    }
+}
+
 /// Declares all certificates of a node void.
-pub fn revoke_node(dir: &Path, node: &NodeName, output: &Output) -> Result<(), CommandError> {
-    mesonet::revoke_node(dir, node).map_err(|error| CommandError::Operate(Box::new(error)))?;
+pub fn revoke_node(place: &PlaceArguments, node: &NodeName, output: &Output) -> Result<(), CommandError> {
+    mesonet::revoke_node(&place.resolve()?, node).map_err(|error| CommandError::Operate(error.into()))?;
     let line = format!(
         "{node} is revoked: it is cut off within a second, and its tasks are replaced as if it were lost; \
          a node of that name can join again with a token"
@@ -120,8 +155,8 @@ pub fn revoke_node(dir: &Path, node: &NodeName, output: &Output) -> Result<(), C
     output.value_or_line(&json!({ "revoked": node.as_str() }), &line)
 }
 
-fn list(dir: &Path, session: &Session) -> Result<(), CommandError> {
-    let tokens = mesonet::tokens(dir).map_err(|error| CommandError::Operate(Box::new(error)))?;
+fn list(options: &MasterOptions, session: &Session) -> Result<(), CommandError> {
+    let tokens = mesonet::tokens(options).map_err(|error| CommandError::Operate(error.into()))?;
     let roles = |token: &TokenRecord| token.roles.iter().map(|role| role.as_str()).collect::<Vec<_>>();
     if session.output.is_json() {
         let tokens = tokens.iter().map(|token| {
@@ -142,10 +177,10 @@ fn list(dir: &Path, session: &Session) -> Result<(), CommandError> {
     session.output.table(&table)
 }
 
-fn create(dir: &Path, wanted: NewToken, output: &Output) -> Result<(), CommandError> {
+fn create(options: &MasterOptions, wanted: NewToken, output: &Output) -> Result<(), CommandError> {
     let NewToken { ttl, uses, .. } = wanted;
     let token =
-        mesonet::create_token(dir, &wanted).map_err(|error| CommandError::Operate(Box::new(error)))?;
+        mesonet::create_token(options, &wanted).map_err(|error| CommandError::Operate(error.into()))?;
     let token = token.to_string();
     output.value_or_line(&json!({ "token": token, "uses": uses, "ttlSeconds": ttl.as_secs() }), &token)
 }

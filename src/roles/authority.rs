@@ -7,8 +7,12 @@ use std::time::Duration;
 
 use mesonet_bus::{Authority, AuthorityError, JoinToken, NodeName, Role, TokenRecord, TokenTerms};
 use mesonet_model::{ClusterId, UuidSource};
+use mesonet_store::EtcdKeys;
 use thiserror::Error;
 
+use super::elected_master::etcd_settings;
+use crate::config::{MasterOptions, StoreKind};
+use crate::etcd_records::shared_authority;
 use crate::master_role;
 
 /// How long the first token is valid: long enough to set up some machines.
@@ -64,36 +68,49 @@ pub fn init(dir: &Path) -> Result<(ClusterId, JoinToken), InitError> {
     Ok((cluster, token))
 }
 
-/// Makes a token in the directory of a master, which may be running.
+/// Makes a token for the cluster of a master with these settings. Masters may be running.
 ///
 /// # Errors
-/// When there is no cluster in the directory, or the token cannot be kept.
-pub fn create_token(dir: &Path, token: &NewToken) -> Result<JoinToken, AuthorityError> {
-    Authority::load(&authority_dir(dir))?.create_token(&token.terms())
+/// When there is no cluster in the directory, etcd is not reached, or the token cannot be kept.
+pub fn create_token(options: &MasterOptions, token: &NewToken) -> anyhow::Result<JoinToken> {
+    Ok(open(options)?.create_token(&token.terms())?)
 }
 
-/// The tokens of a master's directory that can still be used.
+/// The tokens that can still be used.
 ///
 /// # Errors
-/// When there is no cluster in the directory, or a record cannot be read.
-pub fn tokens(dir: &Path) -> Result<Vec<TokenRecord>, AuthorityError> {
-    Authority::load(&authority_dir(dir))?.tokens()
+/// When there is no cluster in the directory, etcd is not reached, or a record cannot be read.
+pub fn tokens(options: &MasterOptions) -> anyhow::Result<Vec<TokenRecord>> {
+    Ok(open(options)?.tokens()?)
 }
 
 /// Makes a token useless, given its id.
 ///
 /// # Errors
-/// When there is no cluster in the directory, or no such token.
-pub fn revoke_token(dir: &Path, id: &str) -> Result<(), AuthorityError> {
-    Authority::load(&authority_dir(dir))?.revoke_token(id)
+/// When there is no cluster in the directory, etcd is not reached, or there is no such token.
+pub fn revoke_token(options: &MasterOptions, id: &str) -> anyhow::Result<()> {
+    Ok(open(options)?.revoke_token(id)?)
 }
 
-/// Declares all certificates of a node void, in the directory of a master, which may be running.
+/// Declares all certificates of a node void. Masters may be running.
 ///
 /// # Errors
-/// When there is no cluster in the directory, no such node, or it cannot be kept.
-pub fn revoke_node(dir: &Path, node: &NodeName) -> Result<(), AuthorityError> {
-    Authority::load(&authority_dir(dir))?.revoke(node)
+/// When there is no cluster in the directory, etcd is not reached, there is no such node, or it cannot be kept.
+pub fn revoke_node(options: &MasterOptions, node: &NodeName) -> anyhow::Result<()> {
+    Ok(open(options)?.revoke(node)?)
+}
+
+/// The authority with its records where the state is: in the directory too, or in etcd.
+fn open(options: &MasterOptions) -> anyhow::Result<Authority> {
+    let dir = authority_dir(&options.dir);
+    let authority = Authority::load(&dir)?;
+    match options.store {
+        StoreKind::Redb => Ok(authority),
+        StoreKind::Etcd => {
+            let keys = EtcdKeys::open(&etcd_settings(options, authority.cluster())?)?;
+            Ok(shared_authority(&dir, keys)?)
+        }
+    }
 }
 
 impl NewToken {

@@ -16,6 +16,7 @@ use mesonet_store::{Candidate, EtcdReplica, EtcdSettings, EtcdTls};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::authority::authority_dir;
 use super::bus_metrics;
 use super::leadership_metrics::LeadershipMetrics;
 use super::master::{Groundwork, bus_settings, cannot_serve};
@@ -23,6 +24,7 @@ use super::node_identity::own_name;
 use super::records_reader::RecordsReader;
 use super::supervisor::{NEWS_MAX, News, Supervisor};
 use crate::config::MasterOptions;
+use crate::etcd_records::shared_authority;
 use crate::http_server;
 use crate::leadership::Stage;
 use crate::master_role::seed;
@@ -55,15 +57,17 @@ struct ElectedMaster {
 
 impl ElectedMaster {
     async fn start(options: &MasterOptions) -> anyhow::Result<Self> {
-        let Groundwork { authority, listener, http, settings, metrics, instruments } =
+        let Groundwork { authority: local, listener, http, settings, metrics, instruments } =
             Groundwork::lay(options).await?;
-        let cluster = authority.cluster().clone();
+        let cluster = local.cluster().clone();
         let name = match &options.name {
             Some(name) => name.clone(),
             None => own_name()?,
         };
         let ip = reachable_ip(options, http)?;
         let replica = EtcdReplica::open(etcd_settings(options, &cluster)?).await?;
+        let (dir, keys) = (authority_dir(&options.dir), replica.keys());
+        let authority = tokio::task::spawn_blocking(move || shared_authority(&dir, keys)).await??;
         let (bus_leader, bus_follows) = watch::channel(None);
         let (api_leader, api_follows) = watch::channel(None);
         let (stage, stage_shown) = watch::channel((Stage::default(), Instant::now()));
@@ -147,7 +151,7 @@ fn reachable_ip(options: &MasterOptions, http: SocketAddr) -> anyhow::Result<IpA
 }
 
 /// How the shared state is reached.
-fn etcd_settings(options: &MasterOptions, cluster: &ClusterId) -> anyhow::Result<EtcdSettings> {
+pub(super) fn etcd_settings(options: &MasterOptions, cluster: &ClusterId) -> anyhow::Result<EtcdSettings> {
     let endpoints = options.etcd.clone().unwrap_or_default();
     let read =
         |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {} for etcd", path.display()));
