@@ -456,9 +456,8 @@ async fn a_full_etcd_leaves_everything_as_it_was() {
     let mut revision = 0;
     let error = loop {
         let size = if revision % 2 == 0 { 1 } else { 300 };
-        let value = format!("{revision}{}", "x".repeat(400 << 10 / size));
-        let writes: Vec<Write> =
-            (0..size).map(|n| put(&format!("{n}"), &value[..value.len() / size])).collect();
+        let value = format!("{revision}{}", "x".repeat((400 << 10) / size));
+        let writes: Vec<Write> = (0..size).map(|n| put(&n.to_string(), &value)).collect();
         match term.store.commit(Revision(revision + 1), &writes) {
             Ok(()) => revision += 1,
             Err(error) => break error,
