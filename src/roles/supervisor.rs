@@ -238,6 +238,8 @@ impl Supervisor {
     }
 
     fn stand_by(&self) {
+        // Users would be sent back to this master until its record in the store is gone.
+        self.api_leader.send_if_modified(|known| known.take_if(|leader| *leader == self.me.api).is_some());
         self.duty.send_replace(Duty::Standing(self.standing.clone()));
         if let Err(error) = self.bus.stand_by(self.bus_leader.subscribe()) {
             let error = anyhow::Error::new(error);

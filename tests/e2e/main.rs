@@ -16,6 +16,8 @@ mod command_line;
 mod drop_in;
 mod harness;
 mod host_resolver;
+mod kernel;
+mod masters;
 mod network;
 mod recovery;
 mod story;

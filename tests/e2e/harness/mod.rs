@@ -8,6 +8,7 @@ pub mod fake_mesos;
 pub mod http;
 mod lane;
 pub mod load;
+pub mod masters;
 pub mod net_daemon;
 pub mod network;
 pub mod nodes;

@@ -76,7 +76,7 @@ impl Nodes {
         let from = format!("{}/authority", self.host_dir(self.masters[0]));
         let to = self.host_dir(host);
         std::fs::create_dir(&to).expect("directory");
-        program::run("ln", &["-s", &from, &to]).success();
+        program::run("cp", &["-a", &from, &to]).success();
     }
 
     /// Starts a member of etcd.
@@ -115,12 +115,7 @@ impl Nodes {
     pub fn start_master(&mut self, host: &'static str) {
         let dir = self.host_dir(host);
         let mut arguments = vec!["--dir", &dir, "--node-timeout", "2s", "--unreachable-after", "2s"];
-        let endpoints: Vec<String> = MASTERS
-            .iter()
-            .filter(|host| self.masters.contains(host))
-            .map(|host| format!("http://{}:{ETCD_CLIENT_PORT}", self.network.address(host)))
-            .collect();
-        let (endpoints, address) = (endpoints.join(","), self.network.address(host));
+        let (endpoints, address) = (self.etcd_endpoints(), self.network.address(host));
         if self.masters.len() > 1 {
             // Others reach its API, and so it listens on more than loopback.
             arguments.extend(["--store", "etcd", "--etcd", &endpoints, "--name", host]);
@@ -130,6 +125,21 @@ impl Nodes {
         eventually("the master is ready", || {
             self.curl(host, "http://127.0.0.1:8080/v1/health/ready").map(drop)
         });
+    }
+
+    fn etcd_endpoints(&self) -> String {
+        let members = self.masters.iter();
+        let urls = members.map(|host| format!("http://{}:{ETCD_CLIENT_PORT}", self.network.address(host)));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    /// Runs a command on the authority, with the settings of a master that runs.
+    #[track_caller]
+    fn with_authority(&self, arguments: &[&str]) -> Outcome {
+        let (dir, endpoints) = (self.host_dir(self.speaker()), self.etcd_endpoints());
+        let store: &[&str] =
+            if self.masters.len() > 1 { &["--store", "etcd", "--etcd", &endpoints] } else { &[] };
+        self.mesonet(&[arguments, &["--dir", &dir], store].concat())
     }
 
     /// The host of the master that leads.
@@ -170,9 +180,8 @@ impl Nodes {
     /// A token that is valid for so long.
     #[track_caller]
     pub fn token_for(&self, uses: u32, time: &str) -> String {
-        let dir = self.host_dir(self.masters[0]);
         let uses = uses.to_string();
-        let made = self.mesonet(&["join-token", "create", "--dir", &dir, "--ttl", time, "--uses", &uses]);
+        let made = self.with_authority(&["join-token", "create", "--ttl", time, "--uses", &uses]);
         made.success().trim().to_owned()
     }
 
@@ -193,7 +202,7 @@ impl Nodes {
     /// The same with a node that there may not be.
     #[track_caller]
     pub fn try_revoke(&self, node: &str) -> Outcome {
-        self.mesonet(&["node", "revoke", node, "--dir", &self.host_dir(self.masters[0])])
+        self.with_authority(&["node", "revoke", node])
     }
 
     /// Starts a host's agent; with a token, it can join.
