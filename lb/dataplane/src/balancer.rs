@@ -8,7 +8,7 @@ use mesonet_model::{ClusterView, Delta, Revision, ServiceKey, TaskKey};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{Dataplane, Memory, Metrics, Proxy};
+use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, Memory, Metrics, Proxy};
 
 /// How often to call [`LoadBalancer::retry`] while services have failed: soon enough that whoever frees the port that
 /// was taken sees the service come up, and seldom enough to cost nothing.
@@ -29,6 +29,7 @@ pub struct LoadBalancer {
 
 #[derive(Debug)]
 enum Executor {
+    Ebpf(Box<Ebpf>),
     Memory(Memory),
     Proxy(Proxy),
 }
@@ -44,6 +45,33 @@ impl LoadBalancer {
         Self::new(Executor::Proxy(proxy), metrics)
     }
 
+    /// A balancer whose data plane are hooks in the kernel. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn ebpf(settings: &EbpfSettings, registry: &prometheus::Registry) -> Result<Self, EbpfError> {
+        let metrics = Metrics::new(registry);
+        let ebpf = Ebpf::start(settings, &metrics)?;
+        Ok(Self::new(Executor::Ebpf(Box::new(ebpf)), metrics))
+    }
+
+    /// A balancer with hooks in the kernel if it takes them, or else with the proxy. Must be called within a tokio
+    /// runtime.
+    ///
+    /// # Panics
+    /// As [`LoadBalancer::proxy`].
+    pub fn ebpf_or_proxy(settings: &EbpfSettings, registry: &prometheus::Registry) -> Self {
+        let metrics = Metrics::new(registry);
+        match Ebpf::start(settings, &metrics) {
+            Ok(ebpf) => Self::new(Executor::Ebpf(Box::new(ebpf)), metrics),
+            Err(error) => {
+                let error = error_text(&error);
+                warn!(error, "The kernel does not balance; the proxy does");
+                Self::new(Executor::Proxy(Proxy::start(&metrics)), metrics)
+            }
+        }
+    }
+
     /// A balancer whose data plane only keeps the table.
     pub fn memory(registry: &prometheus::Registry) -> Self {
         let metrics = Metrics::new(registry);
@@ -51,6 +79,7 @@ impl LoadBalancer {
     }
 
     fn new(executor: Executor, metrics: Metrics) -> Self {
+        metrics.set_datapath(executor.as_str());
         Self {
             executor,
             metrics,
@@ -99,6 +128,7 @@ impl LoadBalancer {
         let timer = self.metrics.time_apply();
         let ops = plan(&self.unsettled_keys, &self.unsettled, self.executor.read());
         let failures = match &mut self.executor {
+            Executor::Ebpf(ebpf) => ebpf.apply(&ops).await,
             Executor::Memory(memory) => memory.apply(&ops).await,
             Executor::Proxy(proxy) => proxy.apply(&ops).await,
         };
@@ -129,9 +159,31 @@ impl LoadBalancer {
     }
 }
 
+/// An error with its causes.
+fn error_text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 impl Executor {
+    /// The name that users know.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Ebpf(_) => "ebpf",
+            Self::Memory(_) => "memory",
+            Self::Proxy(_) => "proxy",
+        }
+    }
+
     fn read(&self) -> &RouteTable {
         match self {
+            Self::Ebpf(ebpf) => ebpf.read(),
             Self::Memory(memory) => memory.read(),
             Self::Proxy(proxy) => proxy.read(),
         }
@@ -139,6 +191,7 @@ impl Executor {
 
     fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
         match self {
+            Self::Ebpf(ebpf) => ebpf.busy(),
             Self::Memory(memory) => memory.busy(),
             Self::Proxy(proxy) => proxy.busy(),
         }

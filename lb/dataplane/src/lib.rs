@@ -2,6 +2,7 @@
 //!
 //! [`LoadBalancer`] follows the view: it plans the difference with `mesonet-lb-plan` and has a [`Dataplane`] apply it.
 //! [`Proxy`] is the data plane that needs no rights: it accepts at the virtual addresses and copies bytes.
+//! [`Ebpf`] is the one that costs nothing per packet: hooks in the kernel choose an endpoint when a socket connects.
 //! [`Memory`] only keeps the table.
 //!
 //! What is decided here is only what needs the moment: whether a connection attempt succeeded, and what to do if not.
@@ -11,6 +12,7 @@
 mod balancer;
 mod busy;
 mod dataplane;
+mod ebpf;
 mod memory;
 mod metrics;
 mod proxy;
@@ -18,6 +20,7 @@ mod tracked_table;
 
 pub use balancer::{LoadBalancer, RETRY_INTERVAL};
 pub use dataplane::Dataplane;
+pub use ebpf::{Ebpf, EbpfError, EbpfSettings, cleanup};
 pub use memory::Memory;
 pub use metrics::Metrics;
 pub use proxy::Proxy;

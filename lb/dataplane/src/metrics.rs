@@ -30,6 +30,7 @@ pub struct Metrics {
     endpoints: IntGaugeVec,
     failed_services: IntGauge,
     apply: Histogram,
+    datapath: IntGaugeVec,
     handles: Arc<Mutex<BTreeMap<String, ServiceMetrics>>>,
 }
 
@@ -98,6 +99,7 @@ impl Metrics {
                 "Services that could not be put into effect",
             ),
             apply: register(registry, Histogram::with_opts(apply)),
+            datapath: gauges("mesonet_lb_datapath", "1 for what balances: ebpf, proxy or memory", "datapath"),
             handles: Arc::default(),
         }
     }
@@ -145,6 +147,11 @@ impl Metrics {
     pub(crate) fn set_services(&self, in_effect: usize, failed: usize) {
         self.services.set(i64::try_from(in_effect).unwrap_or(i64::MAX));
         self.failed_services.set(i64::try_from(failed).unwrap_or(i64::MAX));
+    }
+
+    /// What balances.
+    pub(crate) fn set_datapath(&self, name: &str) {
+        self.datapath.with_label_values(&[name]).set(1);
     }
 
     /// Times what happens until the timer is dropped.

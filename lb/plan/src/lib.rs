@@ -10,10 +10,12 @@
 
 mod choice;
 mod desired;
+mod kernel;
 mod plan;
 mod route_table;
 
 pub use choice::choose;
 pub use desired::{desired, touched};
+pub use kernel::{Candidate, KernelTable, MapWrite, shares};
 pub use plan::{Op, plan};
 pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};

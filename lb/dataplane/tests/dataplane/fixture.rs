@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mesonet_lb_dataplane::LoadBalancer;
+use mesonet_lb_dataplane::{EbpfSettings, LoadBalancer};
 use mesonet_model::{
     AgentId, ClusterId, ClusterView, Delta, Endpoint, EndpointKey, EndpointState, FrameworkId, Service,
     ServiceKey, TaskId, TaskKey,
@@ -36,6 +36,13 @@ impl Node {
     pub fn memory() -> Self {
         let registry = prometheus::Registry::new();
         let balancer = LoadBalancer::memory(&registry);
+        Self::new(balancer, registry)
+    }
+
+    /// Must be called within a runtime.
+    pub fn ebpf(settings: &EbpfSettings) -> Self {
+        let registry = prometheus::Registry::new();
+        let balancer = LoadBalancer::ebpf(settings, &registry).expect("the kernel takes the programs");
         Self::new(balancer, registry)
     }
 
