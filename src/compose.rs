@@ -95,6 +95,7 @@ impl LocalCluster {
         let dns_http = api_listener.as_ref().map(TcpListener::local_addr).transpose();
         let dns_http = dns_http.context("cannot tell the address of the DNS API")?;
         let metrics = Registry::new();
+        let balancer = planes::load_balancer(options.datapath, &options.sockets, &metrics)?;
         let zone = dns_config::zone_config(&options.zone, TaskChoice::Best)?;
         let dns_config = dns_config::server_config(vec![options.dns], &options.names, zone, None)?;
         let dns_server = planes::start_dns(dns_config, &metrics).await?;
@@ -124,7 +125,7 @@ impl LocalCluster {
         }
         let dns_plane = master.feed.subscribe(node.clone(), Plane::Dns);
         others.spawn(planes::follow_with_dns(dns_server, dns_plane, planes::always_fresh()));
-        planes::start_lb(options.datapath, &master.feed, &node, &metrics, &mut others);
+        planes::start_lb(balancer, &master.feed, &node, &mut others);
         let context = Context {
             state: master.state.clone(),
             requests: master.requests.clone(),
@@ -173,7 +174,6 @@ impl LocalCluster {
 }
 
 fn refuse_what_is_missing(options: &DevOptions) -> anyhow::Result<()> {
-    planes::refuse_missing(options.datapath)?;
     if options.overlay == Switch::On {
         bail!("the overlay is not part of this version: use --overlay off");
     }

@@ -37,6 +37,17 @@ pub use values::{
 // enough for ordinary requests to end, short enough for a person to wait for.
 
 settings! {
+    /// How the kernel balances, where it does.
+    SocketSettings => SocketOptions {
+        cgroup: optional PathBuf, "cgroup", "MESONET_CGROUP", "DIR",
+            "The cgroup (version 2) whose processes reach VIPs through the kernel",
+            "the root of the mount with 'datapath = ebpf', no cgroup with 'auto'";
+        bpffs: fixed PathBuf, "bpffs", "MESONET_BPFFS", "DIR",
+            "Where a BPF file system is mounted, which keeps the programs while the daemon is away", "/sys/fs/bpf";
+    }
+}
+
+settings! {
     /// How names are served.
     DnsSettings => DnsOptions {
         forward: optional Upstreams, "forward", "MESONET_FORWARD", "IP[:PORT],...",
@@ -139,6 +150,7 @@ settings! {
     }
     names: DnsSettings => DnsOptions;
     zone: ZoneSettings => ZoneOptions;
+    sockets: SocketSettings => SocketOptions;
 }
 
 settings! {
@@ -266,6 +278,7 @@ settings! {
     }
     names: DnsSettings => DnsOptions;
     zone: ZoneSettings => ZoneOptions;
+    sockets: SocketSettings => SocketOptions;
 }
 
 #[cfg(test)]

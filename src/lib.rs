@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod cgroup_mount;
 mod clock;
 mod compose;
 pub mod config;
@@ -48,8 +49,8 @@ pub use mesonet_bus::{AuthorityError, JoinToken, NodeName, TokenRecord};
 pub use mesonet_store::EtcdTls;
 pub use net_plan::{NetPlan, PlanError};
 pub use roles::{
-    InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, run_agent, run_master,
-    run_net, tokens,
+    InitError, NewToken, TokenRoles, clean_up_net, create_token, init, revoke_node, revoke_token, run_agent,
+    run_master, run_net, tokens,
 };
 pub use store_copy::{Copied, CopyError, StoreCopy, StorePlace, StorePlaceError, copy_store};
 pub use zone_listing::{RecordsForm, write_records};

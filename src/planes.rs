@@ -3,27 +3,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use anyhow::{anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::{Server, StartError};
-use mesonet_lb_dataplane::{LoadBalancer, RETRY_INTERVAL};
+use mesonet_lb_dataplane::{EbpfSettings, LoadBalancer, RETRY_INTERVAL};
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::config::Datapath;
-
-/// Refuses a data path that this version does not have.
-///
-/// # Errors
-/// When it is one.
-pub fn refuse_missing(datapath: Datapath) -> anyhow::Result<()> {
-    match datapath {
-        Datapath::Ebpf => bail!("data path ebpf is not part of this version: use --datapath proxy"),
-        Datapath::Proxy | Datapath::Auto | Datapath::None => Ok(()),
-    }
-}
+use crate::cgroup_mount;
+use crate::config::{Datapath, SocketOptions};
 
 /// Starts to answer for names: SERVFAIL until the plane follows.
 ///
@@ -40,20 +30,37 @@ pub async fn start_dns(config: mesonet_dns_server::Config, metrics: &Registry) -
     })
 }
 
-/// Starts to balance, if a data path is wanted.
-pub fn start_lb(
+/// What balances, if a data path is wanted. `auto` means the kernel where a cgroup for it is named and the kernel
+/// agrees, and the proxy elsewhere.
+///
+/// # Errors
+/// When the kernel is wanted and refuses.
+pub fn load_balancer(
     datapath: Datapath,
-    feed: &Feed,
-    node: &AgentId,
+    sockets: &SocketOptions,
     metrics: &Registry,
-    tasks: &mut JoinSet<()>,
-) {
-    match datapath {
-        Datapath::None => {}
-        Datapath::Proxy | Datapath::Auto | Datapath::Ebpf => {
-            let subscriber = feed.subscribe(node.clone(), Plane::Lb);
-            tasks.spawn(follow_with_lb(LoadBalancer::proxy(metrics), subscriber));
+) -> anyhow::Result<Option<LoadBalancer>> {
+    let settings = |cgroup| EbpfSettings { cgroup, bpffs: sockets.bpffs.clone() };
+    Ok(match (datapath, sockets.cgroup.clone()) {
+        (Datapath::None, _) => None,
+        (Datapath::Proxy, _) | (Datapath::Auto, None) => Some(LoadBalancer::proxy(metrics)),
+        (Datapath::Auto, Some(cgroup)) => Some(LoadBalancer::ebpf_or_proxy(&settings(cgroup), metrics)),
+        (Datapath::Ebpf, cgroup) => {
+            let cgroup = cgroup
+                .or_else(cgroup_mount::find)
+                .context("no cgroup (version 2) is mounted: name one with --cgroup")?;
+            let balancer = LoadBalancer::ebpf(&settings(cgroup), metrics)
+                .context("the kernel does not balance (use --datapath proxy)")?;
+            Some(balancer)
         }
+    })
+}
+
+/// Starts to balance.
+pub fn start_lb(balancer: Option<LoadBalancer>, feed: &Feed, node: &AgentId, tasks: &mut JoinSet<()>) {
+    if let Some(balancer) = balancer {
+        let subscriber = feed.subscribe(node.clone(), Plane::Lb);
+        tasks.spawn(follow_with_lb(balancer, subscriber));
     }
 }
 

@@ -26,7 +26,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
-use mesonet::config::{AgentSettings, DevSettings, NetSettings};
+use mesonet::config::{AgentSettings, DevSettings};
 use mesonet_model::Timestamp;
 use serde_json::Value;
 use ureq::http::Method;
@@ -80,7 +80,7 @@ enum Command {
     /// Run this node's agent
     Agent(role::NodeArguments<AgentSettings>),
     /// Run this node's network daemon
-    Net(Box<role::NodeArguments<NetSettings>>),
+    Net(Box<role::NetArguments>),
     /// Configuration files
     #[command(subcommand)]
     Config(ConfigCommand),

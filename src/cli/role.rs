@@ -44,6 +44,16 @@ pub enum MasterCommand {
     List,
 }
 
+/// What the network daemon takes besides.
+#[derive(Debug, Clone, Args)]
+pub struct NetArguments {
+    /// Removes everything of mesonet from the kernel, and ends
+    #[arg(long)]
+    cleanup: bool,
+    #[command(flatten)]
+    node: NodeArguments<NetSettings>,
+}
+
 /// A role with settings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Role {
@@ -79,10 +89,10 @@ pub fn run_agent(arguments: NodeArguments<AgentSettings>) -> anyhow::Result<()> 
 }
 
 /// Runs a node's network daemon until SIGINT or SIGTERM.
-pub fn run_net(arguments: NodeArguments<NetSettings>) -> anyhow::Result<()> {
-    let NodeArguments { join, role } = arguments;
+pub fn run_net(arguments: NetArguments) -> anyhow::Result<()> {
+    let NetArguments { cleanup, node: NodeArguments { join, role } } = arguments;
     let plan = NetPlan::resolve(role.settings, role.config.as_deref())?;
-    mesonet::run_net(&plan, join.as_ref())
+    if cleanup { mesonet::clean_up_net(&plan) } else { mesonet::run_net(&plan, join.as_ref()) }
 }
 
 /// The configuration file that says what is so without it.

@@ -53,6 +53,16 @@ pub fn run_net(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<()> 
     })
 }
 
+/// Takes everything that network daemons have left in the kernel out of it.
+///
+/// # Errors
+/// When it cannot be removed.
+pub fn clean_up_net(plan: &NetPlan) -> anyhow::Result<()> {
+    let bpffs = &plan.options.sockets.bpffs;
+    mesonet_lb_dataplane::cleanup(bpffs)
+        .with_context(|| format!("cannot remove the programs that are pinned in {}", bpffs.display()))
+}
+
 #[derive(Debug)]
 struct NetProcess {
     about: String,
@@ -88,7 +98,6 @@ impl NetProcess {
         }
         let origin = Origin::of(plan, token).await?;
         let datapath = options.datapath.unwrap_or(origin.default_datapath());
-        planes::refuse_missing(datapath)?;
         open_files::raise_limit();
         let metrics = Registry::new();
         process_metrics::register(&metrics).context("cannot register metrics")?;
@@ -101,6 +110,7 @@ impl NetProcess {
         ResolvConf::recover(&options.dir);
         let address = options.dns_address.map(|address| LoopbackAddress::add(address, &options.dir));
         let address = address.transpose()?;
+        let balancer = planes::load_balancer(datapath, &options.sockets, &metrics)?;
         let dns_server = planes::start_dns(plan.dns(origin.certificate())?, &metrics).await?;
         let (dns, encrypted) = (dns_server.addresses().to_vec(), dns_server.encrypted_addresses());
 
@@ -124,7 +134,7 @@ impl NetProcess {
             tasks.spawn(http_server::serve(listener, api.router()));
         }
         tasks.spawn(planes::follow_with_dns(dns_server, feed.subscribe(name.clone(), Plane::Dns), is_stale));
-        planes::start_lb(datapath, &feed, &name, &metrics, &mut tasks);
+        planes::start_lb(balancer, &feed, &name, &mut tasks);
         let supply = Supply { known, views, reports };
         let about = origin.about();
         let (bus, confirmation) = supply.start(origin, plan, &metrics, &mut tasks)?;

@@ -46,7 +46,14 @@ impl Load {
     pub fn start_steady(network: &Network, host: &str, address: &str, connections: Connections) -> Self {
         let pace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/apps/pace.lua");
         let mut command = network.command(host, "wrk");
-        command.args(["-c4", "-s", pace]);
+        command.args(["-s", pace]);
+        Self::start_with(command, address, connections)
+    }
+
+    /// Starts to send requests, on four connections at a time, with wrk as it is given.
+    #[track_caller]
+    pub fn start_with(mut command: Command, address: &str, connections: Connections) -> Self {
+        command.arg("-c4");
         if connections == Connections::New {
             command.args(["-H", "Connection: close"]);
         }

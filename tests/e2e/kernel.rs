@@ -1,0 +1,152 @@
+//! VIPs balanced by the kernel.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::Instant;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::harness::load::{Connections, Load};
+use crate::harness::network::Network;
+use crate::harness::{PATIENCE, app, cluster, equal, eventually, process, program};
+
+/// How often the daemon is killed.
+const KILLS: usize = 5;
+
+/// A control group and a BPF file system of the test's own, for a host. Removed when dropped.
+struct Hooks {
+    cgroup: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Hooks {
+    fn new() -> Self {
+        let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
+        let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+        let mount =
+            mount.into_iter().find(|fields| fields[2] == "cgroup2").expect("a cgroup2 mount")[1].to_owned();
+        let cgroup = Path::new(&mount).join(format!("mesonet-e2e-{}", std::process::id()));
+        fs::create_dir(&cgroup).expect("a cgroup");
+        let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
+        let hooks = Self { cgroup, dir };
+        fs::create_dir(hooks.bpffs()).expect("a directory");
+        program::run("mount", &["-t", "bpf", "bpf", text(&hooks.bpffs())]).success();
+        hooks
+    }
+
+    fn bpffs(&self) -> PathBuf {
+        self.dir.path().join("bpf")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// A program that will run in the control group, on the host. Its process id is that of the program.
+    fn command(&self, network: &Network, program: &str) -> Command {
+        let inner = network.command("host", program);
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\"", text(&self.cgroup.join("cgroup.procs"))]);
+        command.arg(inner.get_program()).args(inner.get_args());
+        command
+    }
+
+    fn start(&self, network: &Network) -> Child {
+        let mesonet = cluster::mesonet();
+        let mut command = self.command(network, text(Path::new(mesonet.get_program())));
+        command.args([
+            "dev",
+            "--dir",
+            text(&self.state()),
+            "--datapath",
+            "ebpf",
+            "--vip-range",
+            "11.0.0.0/8",
+        ]);
+        command.args(["--cgroup", text(&self.cgroup), "--bpffs", text(&self.bpffs())]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("mesonet dev starts")
+    }
+
+    /// The answer to a request, if there is one.
+    fn get(&self, network: &Network, url: &str) -> Option<String> {
+        let output =
+            self.command(network, "curl").args(["-sf", "--max-time", "10", url]).output().expect("curl");
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    fn api(&self, network: &Network, path: &str) -> Option<Value> {
+        serde_json::from_str(&self.get(network, &format!("http://127.0.0.1:8080{path}"))?).ok()
+    }
+
+    fn wait_until_up(&self, network: &Network) {
+        eventually("the cluster is ready", || {
+            match self.get(network, "http://127.0.0.1:8080/v1/health/ready") {
+                Some(_) => Ok(()),
+                None => Err("not ready".to_owned()),
+            }
+        });
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        // All that runs in it: the daemon, its tasks, their clients. It is gone once they are.
+        let killed = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        let deadline = Instant::now() + PATIENCE;
+        while killed.is_ok() && fs::remove_dir(&self.cgroup).is_err() && Instant::now() < deadline {
+            thread::yield_now();
+        }
+        let _ = Command::new("umount").arg(self.bpffs()).output();
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_connection_is_lost_when_the_daemon_is_killed_under_load() {
+    let network = Network::new(&["host"]);
+    let hooks = Hooks::new();
+    let mut daemon = hooks.start(&network);
+    hooks.wait_until_up(&network);
+    let app = app::web("/web", 3).to_string();
+    let post = ["-sf", "-H", "Content-Type: application/json", "-d", &app, "http://127.0.0.1:8080/v2/apps"];
+    assert!(hooks.command(&network, "curl").args(post).output().expect("curl").status.success());
+    let vip = eventually("the service has three endpoints", || {
+        let services = hooks.api(&network, "/v1/services").ok_or("no answer")?;
+        let service = cluster::find_service(&services, "web").ok_or("no service")?;
+        equal(&service["endpoints"].as_array().map(Vec::len), &Some(3))?;
+        let address = service["addresses"][0].as_str().ok_or("no address")?;
+        Ok(format!("{address}:{}", service["port"]))
+    });
+    let url = format!("http://{vip}/");
+    eventually("all instances answer", || {
+        let answers: Vec<_> = (0..12).map(|_| hooks.get(&network, &url)).collect();
+        if answers.iter().all(Option::is_some) { Ok(()) } else { Err(format!("{answers:?}")) }
+    });
+
+    let load = Load::start_with(hooks.command(&network, "wrk"), &vip, Connections::New);
+    for _ in 0..KILLS {
+        process::signal(daemon.id(), Signal::KILL);
+        daemon.wait().expect("the killed process ends");
+        assert!(hooks.get(&network, &url).is_some(), "the kernel goes on by itself");
+        daemon = hooks.start(&network);
+        hooks.wait_until_up(&network);
+    }
+    load.finish_without_failure();
+
+    process::signal(daemon.id(), Signal::TERM);
+    daemon.wait().expect("the process ends");
+    let mesonet = cluster::mesonet();
+    let mesonet = text(Path::new(mesonet.get_program()));
+    let bpffs = hooks.bpffs();
+    let cleanup = ["net", "--cleanup", "--bpffs", text(&bpffs)];
+    program::run(mesonet, &cleanup).success();
+    assert_eq!(hooks.get(&network, &url), None, "the address is none any more");
+}
