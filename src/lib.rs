@@ -46,6 +46,7 @@ pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;
 pub use mesonet_bus::{AuthorityError, JoinToken, NodeName, TokenRecord};
+pub use mesonet_dns_server::{Config as DnsServerConfig, Server as DnsServer};
 pub use mesonet_store::EtcdTls;
 pub use net_plan::{NetPlan, PlanError};
 pub use roles::{

@@ -12,7 +12,6 @@ mod filled_cluster;
 mod master;
 mod process;
 mod report;
-mod store;
 mod zone;
 
 use std::process::ExitCode;
@@ -39,12 +38,11 @@ struct Arguments {
     order: Option<String>,
 }
 
-const BENCHMARKS: [(&str, &str); 6] = [
+const BENCHMARKS: [(&str, &str); 5] = [
     ("master", "the pure master: placements per second, snapshot, reload"),
     ("applied", "time from commit to applied for names and VIPs, 1,000 tasks on agents without processes"),
     ("dns", "CPU time per DNS query, beside Knot and NSD, 10,000 and 100,000 apps"),
     ("zone", "time from a delta of one task among 100,000 to the DNS table that has it"),
-    ("store", "commits and reload with redb and with etcd"),
     ("bus", "time from commit to the last of 100 and 1,000 subscribers, beside etcd watchers"),
 ];
 
@@ -60,7 +58,6 @@ fn main() -> ExitCode {
         }
         ("master", None) => master::run(arguments.agents, arguments.tasks.unwrap_or(100_000)),
         ("applied", None) => applied::run(arguments.tasks.unwrap_or(1_000), arguments.seconds),
-        ("store", None) => store::run(),
         ("bus", None) => bus::run(),
         ("dns", None) => dns::run(arguments.seconds.min(dns::SECONDS_MAX)),
         ("zone", None) => zone::run(arguments.tasks.unwrap_or(100_000)),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesonet_dns_server::{Config, Server};
+use mesonet::{DnsServer, DnsServerConfig};
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, ClusterId, ClusterView, Delta, Discovery, DiscoveryPort,
     Framework, FrameworkId, Resources, Task, TaskId, TaskKey, TaskState, Timestamp,
@@ -39,7 +39,8 @@ async fn measure(tasks: u32) -> anyhow::Result<()> {
     let view = cluster(tasks);
     let empty = ClusterView::empty(view.cluster.clone());
     let mut server =
-        Server::start(Config::at(SocketAddr::from(([127, 0, 0, 1], 0))), &Default::default()).await?;
+        DnsServer::start(DnsServerConfig::at(SocketAddr::from(([127, 0, 0, 1], 0))), &Default::default())
+            .await?;
     let before = Usage::of_self()?.resident_kib;
     let started = Instant::now();
     server.apply(&view, &Delta::between(&empty, &view));
@@ -67,7 +68,7 @@ async fn measure(tasks: u32) -> anyhow::Result<()> {
 }
 
 /// Tasks change their addresses one after the other. How long each change took, sorted.
-fn change_tasks(server: &mut Server, view: &mut ClusterView, tasks: u32, move_out: bool) -> Vec<Duration> {
+fn change_tasks(server: &mut DnsServer, view: &mut ClusterView, tasks: u32, move_out: bool) -> Vec<Duration> {
     let mut costs = Vec::with_capacity(CHANGES as usize);
     for change in 0..CHANGES {
         // A step that is prime to the number of tasks spreads the changes over all of them.
