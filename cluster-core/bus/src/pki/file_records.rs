@@ -47,7 +47,12 @@ impl Records for FileRecords {
     fn list(&self, folder: &str) -> Result<Vec<(String, String)>, RecordError> {
         let dir = self.dir.join(folder);
         let names = || {
-            let entries = fs::read_dir(&dir)?.collect::<io::Result<Vec<_>>>()?;
+            let entries = match fs::read_dir(&dir) {
+                Ok(entries) => entries.collect::<io::Result<Vec<_>>>()?,
+                // A directory with nothing but key and certificate has no records.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                Err(error) => return Err(error),
+            };
             let names = entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok());
             Ok(names.filter_map(|name| Some(format!("{folder}/{}", name.strip_suffix(JSON)?))).collect())
         };
@@ -71,7 +76,10 @@ impl Records for FileRecords {
         }
         let path = self.path(name);
         match new {
-            Some(new) => files::write(&path, new.as_bytes())?,
+            Some(new) => {
+                files::make_dir(path.parent().unwrap_or(&self.dir))?;
+                files::write(&path, new.as_bytes())?;
+            }
             None if old.is_some() => {
                 fs::remove_file(&path).map_err(|source| FileError { action: "remove", path, source })?;
             }
