@@ -7,8 +7,6 @@
 //!
 //! What is decided here is only what needs the moment: whether a connection attempt succeeded, and what to do if not.
 
-#![forbid(unsafe_code)]
-
 mod balancer;
 mod busy;
 mod dataplane;

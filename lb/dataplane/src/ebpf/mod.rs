@@ -3,6 +3,7 @@
 //! The kernel does everything that happens per connection; this side keeps its maps equal to the table, ends
 //! connections to dead endpoints, and tells which draining ones are still in use.
 
+mod bpf_call;
 mod maps;
 mod programs;
 mod sockets;

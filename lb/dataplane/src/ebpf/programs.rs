@@ -10,8 +10,8 @@ use aya::programs::{CgroupAttachMode, CgroupSockAddr};
 use aya::{Ebpf, EbpfLoader};
 use mesonet_ebpf_abi::LAYOUT;
 
-use super::EbpfError;
 use super::maps::{Maps, Origins, WordMap};
+use super::{EbpfError, bpf_call};
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/socket.o");
@@ -34,6 +34,9 @@ const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 /// The directory of bpffs that holds everything of mesonet.
 const DIRECTORY: &str = "mesonet";
+
+/// What the names of links begin with; those of maps are in capitals.
+const LINK_PREFIX: &str = "mesonet_";
 
 /// A hook's link while it replaces the one before. The file system takes no dots in names.
 const NEW_SUFFIX: &str = "_new";
@@ -60,15 +63,33 @@ pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<(Maps, Origins), Ebp
     Ok((maps, WordMap::new(origins)?))
 }
 
-/// Removes everything of mesonet from the kernel.
+/// Removes everything of mesonet from the kernel. When it returns, no program is run any more.
 ///
 /// # Errors
 /// When a pin cannot be removed.
 pub fn cleanup(bpffs: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(bpffs.join(DIRECTORY)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    let layouts = match fs::read_dir(bpffs.join(DIRECTORY)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        other => other?,
+    };
+    for layout in layouts {
+        remove_layout(&layout?.path())?;
     }
+    fs::remove_dir_all(bpffs.join(DIRECTORY))
+}
+
+/// Removes the pins of a layout. Its programs end first: the kernel ends a link that has lost its last name at a time
+/// of its own choice, and until then connections would still be sent to endpoints.
+fn remove_layout(path: &Path) -> io::Result<()> {
+    for pin in fs::read_dir(path)? {
+        let pin = pin?.path();
+        let is_link =
+            pin.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(LINK_PREFIX));
+        if is_link && let Err(error) = bpf_call::detach_pinned(&pin) {
+            tracing::warn!(%error, path = %pin.display(), "Cannot end a program at once");
+        }
+    }
+    fs::remove_dir_all(path)
 }
 
 fn attach_hook(ebpf: &mut Ebpf, hook: &'static str, cgroup: &File, pins: &Path) -> Result<(), EbpfError> {
@@ -97,7 +118,7 @@ fn remove_other_layouts(directory: &Path) {
     let Ok(entries) = fs::read_dir(directory) else { return };
     for entry in entries.flatten().filter(|entry| entry.file_name() != LAYOUT) {
         let path: PathBuf = entry.path();
-        match fs::remove_dir_all(&path) {
+        match remove_layout(&path) {
             Ok(()) => tracing::info!(path = %path.display(), "Removed the programs of another version"),
             Err(error) => {
                 tracing::warn!(%error, path = %path.display(), "Cannot remove the programs of another version");
