@@ -6,34 +6,54 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use mesonet_model::{Endpoint, EndpointKey, EndpointState, ServicePort, Serving, Task, Vip};
+use mesonet_model::{
+    DEFAULT_SHARE, Endpoint, EndpointKey, EndpointState, PortPolicy, ServiceKey, ServicePort, ServiceWish,
+    Serving, SlowStart, Task, Vip,
+};
+
+/// What a task adds to the view.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Published {
+    /// Its endpoints.
+    pub endpoints: BTreeMap<EndpointKey, Arc<Endpoint>>,
+    /// What it asks of the services that it gives new connections to take.
+    pub wishes: BTreeMap<ServiceKey, ServiceWish>,
+}
 
 /// The endpoints of a task at an agent's address. Labels that are no VIP give none. Those of suspect tasks have the
 /// weight of a service that has something better.
-pub fn endpoints_of(
-    task: &Task,
-    agent: IpAddr,
-    framework_name: &str,
-) -> BTreeMap<EndpointKey, Arc<Endpoint>> {
+pub fn endpoints_of(task: &Task, agent: IpAddr, framework_name: &str) -> Published {
     let (state, weight) = match task.serving() {
         Serving::Ready => (EndpointState::Ready, 1),
         Serving::Suspect | Serving::NotReady => (EndpointState::Ready, 0),
         Serving::Draining => (EndpointState::Draining, 0),
-        Serving::Down => return BTreeMap::new(),
+        Serving::Down => return Published::default(),
     };
-    let endpoint = Arc::new(Endpoint { agent: task.agent.clone(), state, weight });
-    let mut endpoints = BTreeMap::new();
+    let mut published = Published::default();
     for port in task.service_ports() {
         let addresses = addresses_of(&port, task, agent);
+        let endpoint = Arc::new(Endpoint {
+            share: port.policy.share.unwrap_or(DEFAULT_SHARE),
+            slow_start: slow_start(task, &port.policy),
+            ..Endpoint::new(task.agent.clone(), state, weight)
+        });
         for label in port.vips.into_iter().flatten() {
             let service = label.service_key(port.protocol, framework_name);
             for address in addresses.iter().filter(|address| is_reachable(&service.vip, address)) {
                 let key = EndpointKey { service: service.clone(), task: task.key.clone(), address: *address };
-                endpoints.insert(key, Arc::clone(&endpoint));
+                published.endpoints.insert(key, Arc::clone(&endpoint));
+                if state == EndpointState::Ready {
+                    let wish = published.wishes.entry(service.clone()).or_insert(port.policy.wish);
+                    *wish = wish.and(port.policy.wish);
+                }
             }
         }
     }
-    endpoints
+    published
+}
+
+fn slow_start(task: &Task, policy: &PortPolicy) -> Option<SlowStart> {
+    Some(SlowStart { since: task.ready_since?, over: policy.slow_start? })
 }
 
 fn addresses_of(port: &ServicePort, task: &Task, agent: IpAddr) -> Vec<SocketAddr> {

@@ -26,9 +26,11 @@ mod services;
 mod suspects;
 mod tasks;
 mod vips;
+mod wishes;
 
-pub use endpoints::endpoints_of;
+pub use endpoints::{Published, endpoints_of};
 pub use liveness::FailureDetection;
 pub use machine::{Config, Effect, Input, Master};
 pub use recover::{RecoverError, Recovered};
 pub use vips::{Exhausted, Vips};
+pub use wishes::Wishes;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_model::{
-    ClusterView, Endpoint, EndpointKey, Service, ServiceKey, Serving, Task, TaskKey, Timestamp, Vip,
+    ClusterView, Endpoint, EndpointKey, Service, ServiceKey, ServiceWish, Serving, Task, TaskKey, Timestamp,
+    Vip,
 };
 
-use crate::endpoints::endpoints_of;
+use crate::endpoints::{Published, endpoints_of};
 use crate::outbox::Outbox;
 use crate::suspects::Suspects;
 use crate::vips::{Allocation, Exhausted, Vips};
+use crate::wishes::Wishes;
 
 /// How long a service without endpoints stays, so that its name does not come and go while an app is suspended or
 /// restarted.
@@ -22,8 +24,9 @@ const SERVICE_LINGER: Duration = Duration::from_secs(600);
 #[derive(Debug)]
 pub(crate) struct Services {
     vips: Vips,
-    endpoints: BTreeMap<TaskKey, Published>,
+    tasks: BTreeMap<TaskKey, Counted>,
     suspects: Suspects,
+    wishes: Wishes,
     /// How many services each name has.
     names: BTreeMap<String, usize>,
     /// Services without endpoints by the time since.
@@ -36,8 +39,9 @@ impl Services {
     pub(crate) fn new(vips: Vips) -> Self {
         Self {
             vips,
-            endpoints: BTreeMap::new(),
+            tasks: BTreeMap::new(),
             suspects: Suspects::default(),
+            wishes: Wishes::default(),
             names: BTreeMap::new(),
             empty: BTreeSet::new(),
             unaddressed: BTreeSet::new(),
@@ -63,8 +67,8 @@ impl Services {
 
     /// Takes over the endpoints of a task from the store; its services are restored on their own.
     pub(crate) fn restore_endpoints(&mut self, view: &mut ClusterView, task: &Task) {
-        let endpoints = wanted_endpoints(view, task);
-        self.publish(view, &task.key, task.serving(), endpoints);
+        let wanted = wanted_endpoints(view, task);
+        self.publish(view, &task.key, task.serving(), wanted);
     }
 
     /// Makes the endpoints of a task those that follow from it. Costs as much as the task has endpoints.
@@ -81,7 +85,7 @@ impl Services {
         task: &TaskKey,
         now: Timestamp,
     ) {
-        self.replace(view, out, task, Serving::Down, BTreeMap::new(), now);
+        self.replace(view, out, task, Serving::Down, Published::default(), now);
     }
 
     /// Removes what has had no endpoint for long enough, and ends reservations.
@@ -115,12 +119,11 @@ impl Services {
         out: &mut Outbox,
         task: &TaskKey,
         serving: Serving,
-        wanted: BTreeMap<EndpointKey, Arc<Endpoint>>,
+        wanted: Published,
         now: Timestamp,
     ) {
-        let old: BTreeSet<EndpointKey> =
-            self.endpoints.get(task).map(|old| old.keys.clone()).unwrap_or_default();
-        let keys: BTreeSet<EndpointKey> = wanted.keys().cloned().collect();
+        let old: BTreeSet<EndpointKey> = self.tasks.get(task).map(|old| old.keys.clone()).unwrap_or_default();
+        let keys: BTreeSet<EndpointKey> = wanted.endpoints.keys().cloned().collect();
         out.view_changed |= self.publish(view, task, serving, wanted);
         let services: BTreeSet<&ServiceKey> = old.union(&keys).map(|key| &key.service).collect();
         for service in services {
@@ -140,10 +143,12 @@ impl Services {
         view: &mut ClusterView,
         task: &TaskKey,
         serving: Serving,
-        wanted: BTreeMap<EndpointKey, Arc<Endpoint>>,
+        wanted: Published,
     ) -> bool {
         let mut has_changed = false;
-        let old = self.endpoints.remove(task);
+        let Published { endpoints: wanted, wishes } = wanted;
+        let old = self.tasks.remove(task);
+        self.wishes.replace(old.as_ref().map_or(&BTreeMap::new(), |old| &old.wishes), &wishes);
         let mut unsettled = BTreeSet::new();
         if let Some(old) = &old {
             for key in &old.keys {
@@ -181,7 +186,7 @@ impl Services {
         }
         if !wanted.is_empty() {
             let keys = wanted.into_keys().collect();
-            self.endpoints.insert(task.clone(), Published { serving, keys });
+            self.tasks.insert(task.clone(), Counted { serving, keys, wishes });
         }
         has_changed
     }
@@ -197,12 +202,8 @@ impl Services {
         now: Timestamp,
     ) {
         let old = view.services.get(key).cloned();
-        let mut service = old.as_deref().cloned().unwrap_or_else(|| Service {
-            key: key.clone(),
-            ipv4: None,
-            ipv6: None,
-            empty_since: None,
-        });
+        let mut service = old.as_deref().cloned().unwrap_or_else(|| Service::new(key.clone()));
+        self.wishes.grant(&mut service);
         if old.is_none() && self.hold_address(key) {
             out.dirty.vips.extend(key.vip.allocation_name());
         }
@@ -300,10 +301,11 @@ impl Services {
 
 /// What a task has in the view.
 #[derive(Debug)]
-struct Published {
+struct Counted {
     /// How its endpoints are counted.
     serving: Serving,
     keys: BTreeSet<EndpointKey>,
+    wishes: BTreeMap<ServiceKey, ServiceWish>,
 }
 
 /// The address families that a service has endpoints of.
@@ -314,9 +316,9 @@ struct Families {
 }
 
 /// What follows from a task whose agent and framework are in the view; nothing otherwise.
-fn wanted_endpoints(view: &ClusterView, task: &Task) -> BTreeMap<EndpointKey, Arc<Endpoint>> {
+fn wanted_endpoints(view: &ClusterView, task: &Task) -> Published {
     match (view.agents.get(&task.agent), view.frameworks.get(&task.key.framework)) {
         (Some(agent), Some(framework)) => endpoints_of(task, agent.info.address, &framework.name),
-        _ => BTreeMap::new(),
+        _ => Published::default(),
     }
 }

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use mesonet_model::{
-    AgentCommand, AgentId, StatusReason, Task, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp,
+    AgentCommand, AgentId, PortPolicy, StatusReason, Task, TaskKey, TaskSpec, TaskState, TaskStatus,
+    Timestamp,
 };
 use uuid::Uuid;
 
-use crate::drain_label::{drain_grace, label_errors};
+use crate::drain_label::drain_grace;
 use crate::frameworks::current_status;
 use crate::machine::Master;
 
@@ -50,6 +51,7 @@ impl Master {
             ready: true,
             draining: false,
             suspect: false,
+            ready_since: None,
             network: None,
             staged_at: now,
             started_at: None,
@@ -58,8 +60,10 @@ impl Master {
         for error in task.service_ports().into_iter().flat_map(|port| port.vips).filter_map(Result::err) {
             self.out.warn(&task.key, error.to_string());
         }
-        for error in label_errors(&task) {
-            self.out.warn(&task.key, error.to_string());
+        for port in task.discovery.iter().flat_map(|discovery| &discovery.ports) {
+            for error in PortPolicy::parse(&port.labels).1 {
+                self.out.warn(&task.key, error.to_string());
+            }
         }
         self.allocator.use_resources(&spec.agent, &spec.key.framework, &spec.resources);
         self.agent_tasks.entry(spec.agent.clone()).or_default().insert(spec.key.clone());
@@ -169,7 +173,9 @@ impl Master {
 
     /// Makes a task in the view what is given, and its endpoints what follows from it.
     pub(crate) fn put_task(&mut self, task: Task, now: Timestamp) {
-        if self.view.tasks.get(&task.key).map(Arc::as_ref) == Some(&task) {
+        let before = self.view.tasks.get(&task.key).map(Arc::as_ref);
+        let task = task.with_readiness(before, now);
+        if before == Some(&task) {
             return;
         }
         self.out.view_changed = true;

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use mesonet_master::{Vips, endpoints_of};
+use mesonet_master::{Published, Vips, endpoints_of};
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, ClusterView, Framework, FrameworkId, Resources, Task, TaskId,
     TaskKey, TaskNetwork, TaskState, Timestamp,
@@ -248,7 +248,7 @@ impl Cluster {
         if let Some(old) = self.tasks.remove(key) {
             self.placements.remove(&(old.agent, key.clone()));
             self.view.tasks.remove(key);
-            self.services.replace(&mut self.view, key, BTreeMap::new(), self.now);
+            self.services.replace(&mut self.view, key, Published::default(), self.now);
             self.has_changed = true;
         }
     }
@@ -260,7 +260,7 @@ impl Cluster {
         let known = agent.filter(|agent| !agent.info.address.is_unspecified());
         let endpoints = match (known, self.view.frameworks.get(&key.framework)) {
             (Some(agent), Some(framework)) => endpoints_of(&new, agent.info.address, &framework.name),
-            _ => BTreeMap::new(),
+            _ => Published::default(),
         };
         self.has_changed |= self.services.replace(&mut self.view, key, endpoints, self.now);
         if self.view.tasks.get(key).is_none_or(|old| **old != new) {
@@ -337,7 +337,7 @@ fn task(facts: &TaskFacts, agent: Option<&Agent>, old: Option<&Task>, now: Times
     };
     let runs = facts.state == TaskState::Running;
     let is_same_state = old.is_some_and(|old| old.state == facts.state);
-    Task {
+    let task = Task {
         key: facts.key.clone(),
         name: facts.name.clone(),
         agent: facts.agent.clone(),
@@ -350,11 +350,13 @@ fn task(facts: &TaskFacts, agent: Option<&Agent>, old: Option<&Task>, now: Times
         healthy: facts.healthy(),
         ready: true,
         draining: false,
+        ready_since: None,
         suspect: agent.is_some_and(|agent| agent.state.is_lost()),
         staged_at: old.map_or(now, |old| old.staged_at),
         started_at: old.and_then(|old| old.started_at).or(runs.then_some(now)),
         updated_at: old.filter(|_| is_same_state).map_or(now, |old| old.updated_at),
-    }
+    };
+    task.with_readiness(old, now)
 }
 
 /// A key that sorts before every task of a framework.

@@ -2,6 +2,7 @@
 //!
 //! Source: spec/dcos-networking.md §2.2.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use mesonet_model::{DiscoveryPort, NetworkPort, Protocol};
@@ -41,6 +42,7 @@ pub(crate) fn of_task(facts: &TaskFacts, on_host: bool) -> Vec<NetworkPort> {
         host_port: Some(mapping.host_port),
         port: Some(mapping.port),
         vips: Vec::new(),
+        policy_labels: BTreeMap::new(),
     });
     let labelled = facts.labels.iter().filter_map(|(key, value)| labelled_port(key, value, &facts.port_list));
     let published = facts.discovery.iter().flat_map(|discovery| &discovery.ports).filter_map(discovery_port);
@@ -69,7 +71,14 @@ fn labelled_port(key: &str, value: &str, ports: &[u16]) -> Option<NetworkPort> {
     };
     let host_port = *ports.get(index)?;
     let name = DEFAULT_NAME.to_owned();
-    Some(NetworkPort { name, protocol, host_port: Some(host_port), port: None, vips: vec![vip.to_owned()] })
+    Some(NetworkPort {
+        name,
+        protocol,
+        host_port: Some(host_port),
+        port: None,
+        vips: vec![vip.to_owned()],
+        policy_labels: BTreeMap::new(),
+    })
 }
 
 fn discovery_port(port: &DiscoveryPort) -> Option<NetworkPort> {
@@ -83,12 +92,14 @@ fn discovery_port(port: &DiscoveryPort) -> Option<NetworkPort> {
     let mut vips: Vec<String> = labels.map(|(_, value)| value.clone()).collect();
     vips.sort();
     vips.dedup();
+    let ours = port.labels.iter().filter(|(key, _)| key.starts_with("MESONET_LB_"));
     Some(NetworkPort {
         name: port.name.clone().unwrap_or_else(|| DEFAULT_NAME.to_owned()),
         protocol,
         host_port: on_host.then_some(port.number),
         port: (!on_host).then_some(port.number),
         vips,
+        policy_labels: ours.map(|(key, value)| (key.clone(), value.clone())).collect(),
     })
 }
 
@@ -114,6 +125,7 @@ fn merge(port: &mut NetworkPort, other: NetworkPort) {
     port.vips.extend(other.vips);
     port.vips.sort();
     port.vips.dedup();
+    port.policy_labels.extend(other.policy_labels);
 }
 
 /// On the host's network every port is one of the host.

@@ -6,21 +6,29 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use mesonet_master::Vips;
-use mesonet_model::{ClusterView, Endpoint, EndpointKey, Service, ServiceKey, TaskKey, Timestamp, Vip};
+use mesonet_master::{Published, Vips, Wishes};
+use mesonet_model::{ClusterView, EndpointKey, Service, ServiceKey, ServiceWish, TaskKey, Timestamp, Vip};
 
 /// Which endpoints belong to which task, and what names have been given.
 #[derive(Debug)]
 pub(crate) struct Services {
     vips: Vips,
-    endpoints: BTreeMap<TaskKey, BTreeSet<EndpointKey>>,
+    tasks: BTreeMap<TaskKey, Counted>,
+    wishes: Wishes,
     /// How many services each name has.
     names: BTreeMap<String, usize>,
 }
 
+/// What a task has in the view.
+#[derive(Debug, Default)]
+struct Counted {
+    keys: BTreeSet<EndpointKey>,
+    wishes: BTreeMap<ServiceKey, ServiceWish>,
+}
+
 impl Services {
     pub(crate) fn new(vips: Vips) -> Self {
-        Self { vips, endpoints: BTreeMap::new(), names: BTreeMap::new() }
+        Self { vips, tasks: BTreeMap::new(), wishes: Wishes::default(), names: BTreeMap::new() }
     }
 
     /// Makes the endpoints of a task these. Whether that changes the view.
@@ -28,12 +36,14 @@ impl Services {
         &mut self,
         view: &mut ClusterView,
         task: &TaskKey,
-        wanted: BTreeMap<EndpointKey, Arc<Endpoint>>,
+        wanted: Published,
         now: Timestamp,
     ) -> bool {
-        let old = self.endpoints.remove(task).unwrap_or_default();
+        let Published { endpoints: wanted, wishes } = wanted;
+        let old = self.tasks.remove(task).unwrap_or_default();
+        self.wishes.replace(&old.wishes, &wishes);
         let mut touched: BTreeSet<ServiceKey> = BTreeSet::new();
-        for key in old.iter().filter(|key| !wanted.contains_key(*key)) {
+        for key in old.keys.iter().filter(|key| !wanted.contains_key(*key)) {
             view.endpoints.remove(key);
             touched.insert(key.service.clone());
         }
@@ -48,9 +58,10 @@ impl Services {
             self.address(view, key);
         }
         if !keys.is_empty() {
-            self.endpoints.insert(task.clone(), keys);
+            self.tasks.insert(task.clone(), Counted { keys, wishes });
         }
         for service in &touched {
+            self.grant(view, service);
             if view.endpoints_of(service).next().is_none() {
                 self.end(view, service, now);
             }
@@ -65,7 +76,7 @@ impl Services {
             Some(service) => service.as_ref().clone(),
             None => {
                 self.begin(&key.service);
-                Service { key: key.service.clone(), ipv4: None, ipv6: None, empty_since: None }
+                Service::new(key.service.clone())
             }
         };
         match &key.service.vip {
@@ -83,6 +94,15 @@ impl Services {
         }
         if view.services.get(&key.service).is_none_or(|old| **old != service) {
             view.services.insert(key.service.clone(), Arc::new(service));
+        }
+    }
+
+    fn grant(&self, view: &mut ClusterView, key: &ServiceKey) {
+        let Some(old) = view.services.get(key) else { return };
+        let mut service = old.as_ref().clone();
+        self.wishes.grant(&mut service);
+        if **old != service {
+            view.services.insert(key.clone(), Arc::new(service));
         }
     }
 

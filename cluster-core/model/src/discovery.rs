@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Protocol, VipLabel, VipLabelError};
+use crate::{PortPolicy, Protocol, VipLabel, VipLabelError};
 
 /// Mesos `DiscoveryInfo`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +64,8 @@ pub struct ServicePort {
     pub port: Option<u16>,
     /// The VIP labels of the port, each read or refused.
     pub vips: Vec<Result<VipLabel, VipLabelError>>,
+    /// How connections to it are balanced.
+    pub policy: PortPolicy,
 }
 
 impl DiscoveryPort {
@@ -86,6 +88,7 @@ impl DiscoveryPort {
                 .filter(|(key, _)| is_vip(key))
                 .map(|(_, value)| VipLabel::parse(value))
                 .collect(),
+            policy: PortPolicy::parse(&self.labels).0,
         })
     }
 }

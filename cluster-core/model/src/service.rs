@@ -7,7 +7,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::text_key::{TextKeyError, serde_as_text};
-use crate::{AgentId, ServiceKey, TaskKey, Timestamp};
+use crate::{AgentId, DEFAULT_SHARE, ServiceKey, ServicePolicy, SlowStart, TaskKey, Timestamp, Weighing};
 
 /// A stable address and port that stands for a set of endpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,12 @@ pub struct Service {
     pub ipv6: Option<Ipv6Addr>,
     /// Since when it has no endpoint; its name and address stay for a while.
     pub empty_since: Option<Timestamp>,
+    /// How connections are spread: what the labels of its endpoints' ports say together.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub policy: ServicePolicy,
+    /// What the weights of its endpoints are computed from.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub weighing: Weighing,
 }
 
 /// Identity of an endpoint: a service has at most one per address and port of a task.
@@ -44,6 +50,12 @@ pub struct Endpoint {
     /// Its share of new connections among the ready ones; 0 gets none unless every ready endpoint has 0. An endpoint
     /// whose agent does not answer has 0, unless its service has nothing better.
     pub weight: u32,
+    /// Its part beside the others when all of them are well, [`DEFAULT_SHARE`] unless its app says otherwise.
+    #[serde(default = "default_share", skip_serializing_if = "is_default_share")]
+    pub share: u32,
+    /// While it gets to its full weight, and after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start: Option<SlowStart>,
 }
 
 /// Whether clients are sent to an endpoint.
@@ -56,6 +68,39 @@ pub enum EndpointState {
     Draining,
     /// It is dead: existing connections are told.
     Down,
+}
+
+impl Service {
+    /// A service without endpoints, addresses or wishes.
+    pub fn new(key: ServiceKey) -> Self {
+        Self {
+            key,
+            ipv4: None,
+            ipv6: None,
+            empty_since: None,
+            policy: ServicePolicy::default(),
+            weighing: Weighing::default(),
+        }
+    }
+}
+
+impl Endpoint {
+    /// An endpoint whose app says nothing about its part.
+    pub fn new(agent: AgentId, state: EndpointState, weight: u32) -> Self {
+        Self { agent, state, weight, share: DEFAULT_SHARE, slow_start: None }
+    }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+fn default_share() -> u32 {
+    DEFAULT_SHARE
+}
+
+fn is_default_share(share: &u32) -> bool {
+    *share == DEFAULT_SHARE
 }
 
 impl EndpointState {

@@ -51,6 +51,9 @@ pub struct Task {
     /// Whether its agent does not answer, so that it may be out of reach. It may as well run and serve.
     #[serde(default)]
     pub suspect: bool,
+    /// Since when clients may be sent to it; `None` if they may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_since: Option<Timestamp>,
     /// When it was given to the agent.
     pub staged_at: Timestamp,
     /// When it began to run.
@@ -178,6 +181,20 @@ impl Task {
             | TaskState::GoneByOperator
             | TaskState::Unknown => Serving::Down,
         }
+    }
+
+    /// Notes since when clients may be sent to it, given its form before. That its agent is out of reach for a while does
+    /// not count, as it goes on.
+    #[must_use]
+    pub fn with_readiness(self, before: Option<&Self>, now: Timestamp) -> Self {
+        let since = before.and_then(|before| before.ready_since);
+        let ready_since = match (self.serving(), before.map(Self::serving)) {
+            (Serving::Ready, Some(Serving::Ready)) => since,
+            (Serving::Ready, _) => since.or(Some(now)),
+            (Serving::Suspect | Serving::Draining, _) => since,
+            (Serving::NotReady | Serving::Down, _) => None,
+        };
+        Self { ready_since, ..self }
     }
 
     /// The name that discovery knows it by: that of its discovery information, else its own.

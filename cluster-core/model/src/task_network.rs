@@ -1,10 +1,11 @@
 //! What a Mesos cluster reports of a task's network.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Protocol, ServicePort, TaskId, VipLabel};
+use crate::{PortPolicy, Protocol, ServicePort, TaskId, VipLabel};
 
 /// A task's addresses, one list for each place where Mesos reports some, and its ports.
 ///
@@ -45,6 +46,9 @@ pub struct NetworkPort {
     /// The values of its VIP labels, sorted.
     #[serde(default)]
     pub vips: Vec<String>,
+    /// Its labels `MESONET_LB_*`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub policy_labels: BTreeMap<String, String>,
 }
 
 impl NetworkPort {
@@ -56,6 +60,7 @@ impl NetworkPort {
             host_port: self.host_port,
             port: self.port,
             vips: self.vips.iter().map(|label| VipLabel::parse(label)).collect(),
+            policy: PortPolicy::parse(&self.policy_labels).0,
         }
     }
 }

@@ -62,19 +62,14 @@ fn edit(view: &mut ClusterView, kind: u8, n: u16, value: Option<u8>) {
         }
         4 => {
             let key = service_key(n);
-            let service = |value| Service {
-                key: key.clone(),
-                ipv4: Some([11, 0, 0, value].into()),
-                ipv6: None,
-                empty_since: None,
-            };
+            let service =
+                |value| Service { ipv4: Some([11, 0, 0, value].into()), ..Service::new(key.clone()) };
             put_or_remove!(view.services, key.clone(), value.map(service));
         }
         _ => {
             let task = TaskKey::new(FrameworkId::new("f"), TaskId::new(format!("t{n}")));
             let key = EndpointKey { service: service_key(n % 10), task, address: ([10, 0, 0, 1], n).into() };
-            let endpoint =
-                |value| Endpoint { agent: AgentId::new("a"), state: EndpointState::Ready, weight: value };
+            let endpoint = |value| Endpoint::new(AgentId::new("a"), EndpointState::Ready, value);
             put_or_remove!(view.endpoints, key, value.map(|value| endpoint(value.into())));
         }
     }
@@ -126,6 +121,7 @@ fn task(key: &TaskKey, value: u8) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        ready_since: None,
         network: None,
         staged_at: Timestamp::default(),
         started_at: None,

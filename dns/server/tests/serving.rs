@@ -83,6 +83,7 @@ fn view(tasks: u8) -> ClusterView {
             ready: true,
             draining: false,
             suspect: false,
+            ready_since: None,
             network: None,
             staged_at: Timestamp::default(),
             started_at: None,

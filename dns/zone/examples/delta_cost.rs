@@ -123,6 +123,7 @@ fn task(at: usize, per_app: usize) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        ready_since: None,
         network: None,
         staged_at: Timestamp::default(),
         started_at: None,

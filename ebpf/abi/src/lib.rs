@@ -11,11 +11,13 @@
 #![forbid(unsafe_code)]
 
 mod choice;
+mod flow_hash;
 mod words;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use choice::{Share, choose_slot};
+pub use flow_hash::{flow_hash, hash_slot, hash_words, source_hash};
 pub use words::Words;
 
 /// Version of everything in this crate. Maps and links are pinned below a directory of this name; a program that knows

@@ -108,3 +108,47 @@ proptest! {
         prop_assert_eq!(choose_slot(slots, first, second, |_| None), None);
     }
 }
+
+fn place(address: SocketAddr) -> Place {
+    Place::from(address)
+}
+
+/// The greatest count of a spread over slots, relative to the mean.
+fn peak(hashes: impl Iterator<Item = u32>, slots: u32) -> f64 {
+    let mut counts = vec![0_u32; slots as usize];
+    let mut total = 0;
+    for hash in hashes {
+        counts[hash_slot(hash, slots) as usize] += 1;
+        total += 1;
+    }
+    f64::from(counts.into_iter().max().unwrap_or(0)) * f64::from(slots) / f64::from(total)
+}
+
+#[test]
+fn addresses_that_hardly_differ_are_spread() {
+    let hosts = (0..100_000_u32).map(|n| SocketAddr::from((Ipv4Addr::from_bits(0x0a00_0000 + n), 1)));
+    assert!(peak(hosts.map(|host| source_hash(&place(host))), 100) < 1.15);
+    let nets = (0..60_000_u32).map(|n| SocketAddr::from((Ipv4Addr::from_bits(n << 16 | 1), 1)));
+    assert!(peak(nets.map(|host| source_hash(&place(host))), 100) < 1.2);
+    let hosts = (0..60_000_u16).map(|n| SocketAddr::from((Ipv6Addr::new(0xfd01, 0, 0, 0, 0, 0, n, 1), 1)));
+    assert!(peak(hosts.map(|host| source_hash(&place(host))), 100) < 1.15);
+    let service = place(([11, 0, 0, 1], 80).into());
+    let ports = (1024..65_000_u16).map(|port| place(([10, 0, 0, 1], port).into()));
+    assert!(peak(ports.map(|client| flow_hash(&client, &service, TCP.into())), 100) < 1.2);
+}
+
+#[test]
+fn the_source_hash_ignores_the_port_and_the_flow_hash_does_not() {
+    let [first, second] = [1, 2].map(|port| place(([10, 0, 0, 1], port).into()));
+    assert_eq!(source_hash(&first), source_hash(&second));
+    let service = place(([11, 0, 0, 1], 80).into());
+    assert_ne!(flow_hash(&first, &service, 6), flow_hash(&second, &service, 6));
+}
+
+#[test]
+fn hashes_stay_what_they_are() {
+    // Nodes of different versions choose alike, and programs that stay in the kernel go on with new tables.
+    let client = place(([10, 1, 2, 3], 4567).into());
+    let service = place(([11, 0, 0, 1], 80).into());
+    assert_eq!((source_hash(&client), flow_hash(&client, &service, 6)), (3_840_912_583, 60_595_639));
+}

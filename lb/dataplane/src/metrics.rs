@@ -139,7 +139,7 @@ impl Metrics {
                     endpoints(old.state).dec();
                 }
             }
-            Op::OpenListener { .. } | Op::CloseListener { .. } => {}
+            Op::SetPolicy { .. } | Op::OpenListener { .. } | Op::CloseListener { .. } => {}
         }
     }
 

@@ -26,7 +26,7 @@ pub fn desired(view: &ClusterView, key: &ServiceKey) -> ServiceSpec {
         let id = EndpointId { task: id.task.clone(), address: id.address };
         Some((id, EndpointSpec { state, weight: endpoint.weight }))
     });
-    ServiceSpec { listeners, endpoints: endpoints.collect() }
+    ServiceSpec { listeners, endpoints: endpoints.collect(), policy: service.policy }
 }
 
 /// The services that a delta may have changed; no other needs to be planned again.
@@ -50,8 +50,7 @@ mod tests {
         for (text, ipv6) in [("tcp/web@marathon:80", Some("fd01:c::1")), ("tcp/1.2.3.4:5000", None)] {
             let key: ServiceKey = text.parse().expect(text);
             let ipv6 = ipv6.map(|text| text.parse().expect(text));
-            let service =
-                Service { key: key.clone(), ipv4: Some([127, 11, 0, 1].into()), ipv6, empty_since: None };
+            let service = Service { ipv4: Some([127, 11, 0, 1].into()), ipv6, ..Service::new(key.clone()) };
             view.services.insert(key, Arc::new(service));
         }
         for (task, state) in
@@ -68,7 +67,7 @@ mod tests {
             task: TaskKey::new(FrameworkId::new("f"), TaskId::new(task)),
             address: "127.0.0.1:31000".parse().expect("address"),
         };
-        view.endpoints.insert(key, Arc::new(Endpoint { agent: AgentId::new("s"), state, weight: 1 }));
+        view.endpoints.insert(key, Arc::new(Endpoint::new(AgentId::new("s"), state, 1)));
     }
 
     #[test]

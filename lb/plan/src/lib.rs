@@ -2,7 +2,7 @@
 //!
 //! [`desired`] reads from a view what a service should be, [`touched`] says which services a delta may have changed,
 //! [`plan`] turns the difference between a desired and an actual [`RouteTable`] into ordered [`Op`]s, and [`choose`]
-//! picks the endpoint of a new connection. Executors make no decision of their own.
+//! picks the endpoint of a new connection, or a [`MaglevTable`] does. Executors make no decision of their own.
 //!
 //! The crate is pure: no clock, no randomness, no I/O. Randomness is a number that callers pass in.
 
@@ -11,11 +11,14 @@
 mod choice;
 mod desired;
 mod kernel;
+mod maglev;
 mod plan;
 mod route_table;
 
 pub use choice::choose;
 pub use desired::{desired, touched};
 pub use kernel::{Candidate, KernelTable, MapWrite, shares};
+pub use maglev::{MAGLEV_SLOTS, MaglevTable};
+pub use mesonet_model::{Algorithm, ServicePolicy};
 pub use plan::{Op, plan};
 pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};

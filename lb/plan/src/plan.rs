@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use mesonet_model::ServiceKey;
+use mesonet_model::{ServiceKey, ServicePolicy};
 
 use crate::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
 
@@ -35,6 +35,13 @@ pub enum Op {
         /// The endpoint.
         endpoint: EndpointId,
     },
+    /// New connections are spread in another way.
+    SetPolicy {
+        /// The service.
+        service: ServiceKey,
+        /// Which way.
+        policy: ServicePolicy,
+    },
     /// Clients are accepted at an address.
     OpenListener {
         /// The service.
@@ -58,6 +65,7 @@ impl Op {
             Self::AddEndpoint { service, .. }
             | Self::SetEndpoint { service, .. }
             | Self::RemoveEndpoint { service, .. }
+            | Self::SetPolicy { service, .. }
             | Self::OpenListener { service, .. }
             | Self::CloseListener { service, .. } => service,
         }
@@ -69,9 +77,11 @@ impl Op {
 /// Their order keeps every moment in between right:
 /// 1. endpoints appear, so that those who leave have a successor;
 /// 2. endpoints change, those that become ready before those that drain;
-/// 3. listeners close, so that nothing new arrives for a service that goes, and its address is free for another one;
-/// 4. listeners open, when all endpoints behind them are there;
-/// 5. dead endpoints go.
+/// 3. policies change, so that whoever comes by a new listener is treated by the new one;
+/// 4. listeners close, so that nothing new arrives for a service that goes, and its address is free for another one;
+/// 5. listeners open, when all endpoints behind them are there;
+/// 6. dead endpoints go;
+/// 7. policies of services that are gone are forgotten.
 pub fn plan(services: &BTreeSet<ServiceKey>, desired: &RouteTable, actual: &RouteTable) -> Vec<Op> {
     let mut phases = Phases::default();
     let nothing = ServiceSpec::default();
@@ -80,6 +90,7 @@ pub fn plan(services: &BTreeSet<ServiceKey>, desired: &RouteTable, actual: &Rout
         let actual = actual.service(key).unwrap_or(&nothing);
         phases.plan_endpoints(key, desired, actual);
         phases.plan_listeners(key, desired, actual);
+        phases.plan_policy(key, desired, actual);
     }
     phases.in_order()
 }
@@ -89,9 +100,11 @@ struct Phases {
     adds: Vec<Op>,
     readied: Vec<Op>,
     drained: Vec<Op>,
+    policies: Vec<Op>,
     closes: Vec<Op>,
     opens: Vec<Op>,
     removes: Vec<Op>,
+    forgotten: Vec<Op>,
 }
 
 impl Phases {
@@ -123,8 +136,26 @@ impl Phases {
         }
     }
 
+    fn plan_policy(&mut self, service: &ServiceKey, desired: &ServiceSpec, actual: &ServiceSpec) {
+        if desired.policy == actual.policy {
+            return;
+        }
+        let op = Op::SetPolicy { service: service.clone(), policy: desired.policy };
+        if desired.is_empty() { self.forgotten.push(op) } else { self.policies.push(op) }
+    }
+
     fn in_order(self) -> Vec<Op> {
-        [self.adds, self.readied, self.drained, self.closes, self.opens, self.removes].concat()
+        [
+            self.adds,
+            self.readied,
+            self.drained,
+            self.policies,
+            self.closes,
+            self.opens,
+            self.removes,
+            self.forgotten,
+        ]
+        .concat()
     }
 }
 

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::SocketAddr;
 
-use mesonet_model::{ServiceKey, TaskKey};
+use mesonet_model::{ServiceKey, ServicePolicy, TaskKey};
 
 use crate::Op;
 
-/// Services by key. A service with neither a listener nor an endpoint is not in the table.
+/// Services by key. A service with neither a listener nor an endpoint nor a policy of its own is not in the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RouteTable {
     services: BTreeMap<ServiceKey, ServiceSpec>,
@@ -21,6 +21,8 @@ pub struct ServiceSpec {
     pub listeners: BTreeSet<SocketAddr>,
     /// Where clients are sent.
     pub endpoints: BTreeMap<EndpointId, EndpointSpec>,
+    /// How connections are spread.
+    pub policy: ServicePolicy,
 }
 
 /// Identity of an endpoint within its service.
@@ -37,7 +39,7 @@ pub struct EndpointId {
 pub struct EndpointSpec {
     /// Whether it gets new connections.
     pub state: RouteState,
-    /// Its share of new connections.
+    /// Its share of new connections with all things considered; 0 gets none unless every ready endpoint has 0.
     pub weight: u32,
 }
 
@@ -64,9 +66,9 @@ impl RouteState {
 }
 
 impl ServiceSpec {
-    /// Whether there is nothing to route from and nothing to route to.
+    /// Whether there is nothing to route from, nothing to route to and nothing to know.
     pub fn is_empty(&self) -> bool {
-        self.listeners.is_empty() && self.endpoints.is_empty()
+        self.listeners.is_empty() && self.endpoints.is_empty() && self.policy == ServicePolicy::default()
     }
 }
 
@@ -77,7 +79,7 @@ impl fmt::Display for EndpointId {
 }
 
 impl RouteTable {
-    /// The service with a key, if it has a listener or an endpoint.
+    /// The service with a key, if it is in the table.
     pub fn service(&self, key: &ServiceKey) -> Option<&ServiceSpec> {
         self.services.get(key)
     }
@@ -111,6 +113,7 @@ impl RouteTable {
             Op::RemoveEndpoint { endpoint, .. } => {
                 spec.endpoints.remove(endpoint);
             }
+            Op::SetPolicy { policy, .. } => spec.policy = *policy,
             Op::OpenListener { address, .. } => {
                 spec.listeners.insert(*address);
             }

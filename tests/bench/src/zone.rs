@@ -153,6 +153,7 @@ fn task(at: u32) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        ready_since: None,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use mesonet_model::{AppDefinition, ContainerKind, EnvironmentValue, NetworkMode, Scalar, VipLabel};
+use mesonet_model::{
+    AppDefinition, ContainerKind, EnvironmentValue, NetworkMode, PortPolicy, Scalar, VipLabel,
+};
 use serde_json::Value;
 
 use super::SINGLE_INSTANCE_LABEL;
@@ -29,7 +31,7 @@ pub(super) fn check(app: &AppDefinition, path: &str, findings: &Findings) {
     check_roles(app, &report);
     check_ports(app, &report);
     check_mappings(app, &report);
-    check_vips(app, &report);
+    check_port_labels(app, &report);
     check_health_checks(app, &report);
     check_readiness_checks(app, &report);
     check_container(app, &report);
@@ -138,14 +140,17 @@ fn check_mappings(app: &AppDefinition, report: &Report<'_>) {
     }
 }
 
-/// A label `VIP_<n>` that declares no virtual address would silently do nothing.
-fn check_vips(app: &AppDefinition, report: &Report<'_>) {
+/// A label `VIP_<n>` that declares no virtual address would silently do nothing, and so would a wrong `MESONET_LB_*`.
+fn check_port_labels(app: &AppDefinition, report: &Report<'_>) {
     let list = if app.is_on_host_network() { "portDefinitions" } else { "container/portMappings" };
     for (index, port) in app.ports().iter().enumerate() {
         for (key, value) in port.labels.iter().filter(|(key, _)| is_vip_key(key)) {
             if let Err(error) = VipLabel::parse(value) {
                 report.invalid(&format!("{list}({index})/labels/{key}"), error.to_string());
             }
+        }
+        for error in PortPolicy::parse(port.labels).1 {
+            report.invalid(&format!("{list}({index})/labels/{}", error.label()), error.to_string());
         }
     }
 }

@@ -303,6 +303,18 @@ fn broken_rules_of_ports_and_networks_are_named_by_path() {
             "no number from 1 to 65535",
         ),
         (
+            json!({"portDefinitions": [{"labels": {"MESONET_LB_ALGORITHM": "rr"}}]}),
+            "/portDefinitions(0)/labels/MESONET_LB_ALGORITHM",
+            "expected weighted-random, least-connections or maglev",
+        ),
+        (
+            json!({"networks": [{"mode": "container/bridge"}], "container": {"type": "MESOS", "portMappings": [
+                {"labels": {"VIP_0": "/web:80", "MESONET_LB_WIEGHT": "5"}},
+            ]}}),
+            "/container/portMappings(0)/labels/MESONET_LB_WIEGHT",
+            "is unknown: expected one of MESONET_LB_ALGORITHM, ",
+        ),
+        (
             json!({"portDefinitions": [{"name": "a"}, {"name": "a"}]}),
             "/portDefinitions",
             "Port names must be unique.",

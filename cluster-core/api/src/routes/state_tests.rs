@@ -276,8 +276,7 @@ fn add_services(state: &mut crate::State) {
     let named = "tcp/web@marathon:80".parse().expect("key");
     let fixed = "udp/10.0.0.1:53".parse().expect("key");
     for (key, ipv4) in [(&named, [127, 11, 0, 1]), (&fixed, [10, 0, 0, 1])] {
-        let service =
-            Service { key: Clone::clone(key), ipv4: Some(ipv4.into()), ipv6: None, empty_since: None };
+        let service = Service { ipv4: Some(ipv4.into()), ..Service::new(Clone::clone(key)) };
         state.cluster.services.insert(service.key.clone(), Arc::new(service));
     }
     let endpoint = EndpointKey {
@@ -286,7 +285,7 @@ fn add_services(state: &mut crate::State) {
         address: SocketAddr::from(([127, 0, 0, 1], 31000)),
     };
     let agent = AgentId::new("c-S0");
-    let each = Endpoint { agent: agent.clone(), state: EndpointState::Ready, weight: 1 };
+    let each = Endpoint::new(agent.clone(), EndpointState::Ready, 1);
     state.cluster.endpoints.insert(endpoint, Arc::new(each));
     let report = PlaneReport {
         node: agent.clone(),

@@ -6,6 +6,7 @@ mod failures;
 mod lifecycle;
 mod node_drain;
 mod offers;
+mod policies;
 mod random_script;
 mod recovery;
 mod vips;

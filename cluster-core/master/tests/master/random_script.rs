@@ -457,7 +457,7 @@ fn endpoints_from_scratch(view: &ClusterView) -> BTreeMap<EndpointKey, Endpoint>
             if is_suspect {
                 suspects.insert(key.clone());
             }
-            endpoints.insert(key, Endpoint { agent: task.agent.clone(), state, weight });
+            endpoints.insert(key, Endpoint::new(task.agent.clone(), state, weight));
         }
     }
     let served: BTreeSet<ServiceKey> = endpoints

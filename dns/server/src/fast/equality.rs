@@ -125,8 +125,7 @@ fn make(view: &mut ClusterView, change: &Change) {
             let key: ServiceKey = format!("tcp/s{at}@marathon:80").parse().expect("a key");
             if *present {
                 let address = [11, 0, 0, *at].into();
-                let service =
-                    Service { key: key.clone(), ipv4: Some(address), ipv6: None, empty_since: None };
+                let service = Service { ipv4: Some(address), ..Service::new(key.clone()) };
                 view.services.insert(key, Arc::new(service));
             } else {
                 view.services.remove(&key);
@@ -168,6 +167,7 @@ fn task(group: u8, number: u8, of: &Group) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        ready_since: None,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

@@ -86,6 +86,7 @@ fn task(framework: &FrameworkId, agent: &AgentId, at: u8) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        ready_since: None,
         staged_at: Timestamp::default(),
         started_at: None,
         updated_at: Timestamp::default(),

@@ -99,10 +99,9 @@ pub fn framework(view: &mut ClusterView, id: &str, name: &str, address: Option<&
 
 pub fn service(view: &mut ClusterView, key: &str, ipv4: Option<&str>, ipv6: Option<&str>) {
     let service = Service {
-        key: key.parse().expect(key),
         ipv4: ipv4.map(|address| address.parse().expect(address)),
         ipv6: ipv6.map(|address| address.parse().expect(address)),
-        empty_since: None,
+        ..Service::new(key.parse().expect(key))
     };
     view.services.insert(service.key.clone(), Arc::new(service));
     view.revision = view.revision.next();
@@ -129,6 +128,7 @@ pub fn running(id: &str, name: &str, agent: &str) -> Task {
         ready: true,
         draining: false,
         suspect: false,
+        ready_since: None,
         network: None,
         staged_at: Timestamp::default(),
         started_at: None,

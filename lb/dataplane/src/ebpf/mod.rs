@@ -202,7 +202,7 @@ impl Dataplane for Ebpf {
                         self.owners.remove(&closed);
                     }
                 }
-                Op::AddEndpoint { .. } | Op::SetEndpoint { .. } => {}
+                Op::AddEndpoint { .. } | Op::SetEndpoint { .. } | Op::SetPolicy { .. } => {}
             }
             self.table.apply(op);
         }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, choose};
+use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, ServicePolicy, choose};
 use mesonet_model::ServiceKey;
 
 use super::slots::{SlotKey, Slots};
@@ -37,6 +37,7 @@ pub(super) struct Service {
     /// The keys of its listeners in the worker.
     pub(super) listeners: Vec<SlotKey>,
     endpoints: Vec<SlotKey>,
+    policy: ServicePolicy,
 }
 
 #[derive(Debug)]
@@ -70,7 +71,12 @@ impl Routes {
             return *slot;
         }
         let metrics = Arc::new(self.metrics.service(key));
-        let slot = self.slots.insert(Service { metrics, listeners: Vec::new(), endpoints: Vec::new() });
+        let slot = self.slots.insert(Service {
+            metrics,
+            listeners: Vec::new(),
+            endpoints: Vec::new(),
+            policy: ServicePolicy::default(),
+        });
         self.services.insert(key.clone(), slot);
         slot
     }
@@ -79,14 +85,18 @@ impl Routes {
         self.services.get(key).copied()
     }
 
-    /// Forgets a service that has neither listener nor endpoint.
+    /// Makes new connections of a service be spread in this way.
+    pub(super) fn set_policy(&mut self, key: &ServiceKey, policy: ServicePolicy) {
+        let slot = self.make_service(key);
+        if let Some(service) = self.slots.get_mut(slot) {
+            service.policy = policy;
+        }
+    }
+
+    /// Forgets a service that has neither listener nor endpoint nor a policy of its own.
     pub(super) fn prune_service(&mut self, key: &ServiceKey) {
         let Some(slot) = self.find_service(key) else { return };
-        if self
-            .slots
-            .get(slot)
-            .is_some_and(|service| service.listeners.is_empty() && service.endpoints.is_empty())
-        {
+        if self.slots.get(slot).is_some_and(Service::is_unused) {
             self.slots.remove(slot);
             self.services.remove(key);
         }
@@ -208,6 +218,12 @@ impl Routes {
 
     pub(super) fn is_draining(&self, endpoint: SlotKey) -> bool {
         self.endpoints.get(endpoint).is_some_and(|endpoint| endpoint.spec.state == RouteState::Draining)
+    }
+}
+
+impl Service {
+    fn is_unused(&self) -> bool {
+        self.listeners.is_empty() && self.endpoints.is_empty() && self.policy == ServicePolicy::default()
     }
 }
 

@@ -197,6 +197,10 @@ impl Worker {
                 }
                 self.routes.prune_service(service);
             }
+            WorkerOp::Route(Op::SetPolicy { service, policy }) => {
+                self.routes.set_policy(service, *policy);
+                self.routes.prune_service(service);
+            }
             WorkerOp::Route(Op::CloseListener { service, address }) => {
                 self.close_listeners(service, |listener| listener.address == *address);
             }

@@ -58,7 +58,7 @@ impl Node {
             IpAddr::V4(ipv4) => (Some(ipv4), None),
             IpAddr::V6(ipv6) => (None, Some(ipv6)),
         };
-        let service = Service { key: key.clone(), ipv4, ipv6, empty_since: None };
+        let service = Service { ipv4, ipv6, ..Service::new(key.clone()) };
         self.view.services.insert(key.clone(), Arc::new(service));
         key
     }
@@ -70,7 +70,7 @@ impl Node {
         address: SocketAddr,
         state: EndpointState,
     ) {
-        let endpoint = Endpoint { agent: AgentId::new("agent"), state, weight: 1 };
+        let endpoint = Endpoint::new(AgentId::new("agent"), state, 1);
         self.view.endpoints.insert(endpoint_key(service, task, address), Arc::new(endpoint));
     }
 

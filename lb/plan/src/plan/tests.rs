@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use mesonet_model::{FrameworkId, TaskId, TaskKey};
+use mesonet_model::{Algorithm, FrameworkId, TaskId, TaskKey};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,6 +23,7 @@ fn service(listeners: &[u8], endpoints: &[(u8, RouteState, u32)]) -> ServiceSpec
     ServiceSpec {
         listeners: listeners.iter().map(|number| vip(*number)).collect(),
         endpoints: endpoints.iter().map(spec).collect(),
+        policy: ServicePolicy::default(),
     }
 }
 
@@ -46,6 +47,7 @@ fn words(desired: &RouteTable, actual: &RouteTable) -> Vec<String> {
             format!("{} {} {}", spec.state.as_str(), endpoint.task.task, spec.weight)
         }
         Op::RemoveEndpoint { endpoint, .. } => format!("remove {}", endpoint.task.task),
+        Op::SetPolicy { policy, .. } => format!("policy {}", policy.algorithm.as_str()),
         Op::OpenListener { address, .. } => format!("open {}", address.ip()),
         Op::CloseListener { address, .. } => format!("close {}", address.ip()),
     };
@@ -81,6 +83,17 @@ fn endpoints_become_ready_before_others_drain() {
 }
 
 #[test]
+fn a_policy_is_there_before_the_listener_and_goes_last() {
+    let maglev = ServicePolicy { algorithm: Algorithm::Maglev, ..ServicePolicy::default() };
+    let one = table(&[("web", ServiceSpec { policy: maglev, ..service(&[1], &[(1, Ready, 1)]) })]);
+    assert_eq!(words(&one, &RouteTable::default()), ["add t1", "policy maglev", "open 127.11.0.1"]);
+    assert_eq!(
+        words(&RouteTable::default(), &one),
+        ["close 127.11.0.1", "remove t1", "policy weighted-random"]
+    );
+}
+
+#[test]
 fn an_address_is_free_before_another_service_takes_it() {
     let actual = table(&[("b", service(&[1], &[]))]);
     let desired = table(&[("a", service(&[1], &[]))]);
@@ -97,13 +110,16 @@ fn any_table() -> impl Strategy<Value = RouteTable> {
     let spec = (prop_oneof![Just(Ready), Just(Draining)], 0_u32..3);
     let endpoints = prop::collection::btree_map(0_u8..5, spec, 0..4);
     let listeners = prop::collection::btree_set(0_u8..4, 0..3);
-    prop::collection::btree_map(0_u8..5, (listeners, endpoints), 0..4).prop_map(|services| {
+    let algorithm = prop::sample::select(&Algorithm::ALL[..]);
+    prop::collection::btree_map(0_u8..5, (listeners, endpoints, algorithm), 0..4).prop_map(|services| {
         let mut table = RouteTable::default();
-        for (name, (listeners, endpoints)) in services {
+        for (name, (listeners, endpoints, algorithm)) in services {
             let listeners: Vec<u8> = listeners.into_iter().collect();
             let endpoints: Vec<_> =
                 endpoints.into_iter().map(|(n, (state, weight))| (n, state, weight)).collect();
-            table.set(key(&format!("s{name}")), service(&listeners, &endpoints));
+            let policy = ServicePolicy { algorithm, ..ServicePolicy::default() };
+            let spec = ServiceSpec { policy, ..service(&listeners, &endpoints) };
+            table.set(key(&format!("s{name}")), spec);
         }
         table
     })
@@ -151,7 +167,8 @@ proptest! {
                 for address in &now.listeners {
                     let was_open = old.is_some_and(|spec| spec.listeners.contains(address));
                     let complete = new.is_some_and(|new| {
-                        new.endpoints.iter().all(|(id, spec)| now.endpoints.get(id) == Some(spec))
+                        new.policy == now.policy
+                            && new.endpoints.iter().all(|(id, spec)| now.endpoints.get(id) == Some(spec))
                     });
                     prop_assert!(was_open || complete, "{key} opens {address} before its endpoints are there");
                 }
