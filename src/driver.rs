@@ -288,9 +288,16 @@ impl<S: Store + 'static> Driver<S> {
                 }
                 return Ok(());
             };
-            if let CommitError::Deposed { revision, term } = error {
-                tracing::warn!(%revision, term, "Another master leads, the change is not made");
-                return Err(Stop::Deposed);
+            match error {
+                CommitError::Deposed { revision, term } => {
+                    tracing::warn!(%revision, term, "Another master leads, the change is not made");
+                    return Err(Stop::Deposed);
+                }
+                CommitError::Undecided { revision, term } => {
+                    tracing::warn!(%revision, term, "This term is over, the next leader finds the change or not");
+                    return Err(Stop::Deposed);
+                }
+                CommitError::NotNewer { .. } | CommitError::Full { .. } | CommitError::Storage { .. } => {}
             }
             commit = returned;
             attempts_failed += 1;

@@ -72,10 +72,21 @@ pub enum CommitError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// This master is the leader no longer, or may be none: no further commit of this term can succeed, so there is
-    /// no use in trying again. Whether this one took effect before is for the next leader to find out; unless etcd was
-    /// away it did not.
+    /// no use in trying again.
     #[error("cannot commit revision {revision}: term {term} of this master is over")]
     Deposed {
+        /// The revision asked for.
+        revision: Revision,
+        /// The term.
+        term: u64,
+    },
+    /// The same, but etcd was gone while this commit was made, or too many leaders have come and gone since: it may
+    /// have taken effect. The next leader starts from whatever is true.
+    #[error(
+        "cannot tell whether revision {revision} is committed: term {term} of this master is over, \
+         and the store has not said"
+    )]
+    Undecided {
         /// The revision asked for.
         revision: Revision,
         /// The term.

@@ -38,12 +38,56 @@ pub(super) struct Keys {
     prefix: String,
 }
 
+/// How many terms that are over a marker remembers. A leader whose answer is lost asks within seconds; so many terms
+/// do not begin meanwhile, and a marker with all of them is still short.
+const EARLIER_MAX: usize = 32;
+
 /// What `revision` holds: the last commit.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Marker {
     pub(super) revision: Revision,
-    /// Differs for each attempt to commit, so that a leader whose answer is lost can tell whose commit took effect.
+    /// `TERM-NUMBER`. Differs for each attempt to commit, so that a leader whose answer is lost can tell whose commit
+    /// took effect.
     pub(super) commit: String,
+    /// With which commits the terms before have ended, oldest first. So a leader can tell that also when others have
+    /// committed since.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) earlier: Vec<String>,
+}
+
+/// What became of an attempt to commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// It took effect.
+    Made,
+    /// It did not, and never will.
+    NotMade,
+    /// Too many leaders have come and gone to tell.
+    Forgotten,
+}
+
+impl Marker {
+    /// What the markers of a term remember that begins after this one's.
+    pub(super) fn handed_on(self) -> Vec<String> {
+        let mut earlier = self.earlier;
+        if !self.commit.is_empty() {
+            earlier.push(self.commit);
+        }
+        earlier.split_off(earlier.len().saturating_sub(EARLIER_MAX))
+    }
+
+    /// What became of a term's last attempt, if the term is over.
+    pub(super) fn fate(&self, term: u64, commit: &str) -> Fate {
+        let term_of = |commit: &String| commit.split('-').next().and_then(|term| term.parse::<u64>().ok());
+        let known = || self.earlier.iter().chain([&self.commit]);
+        if known().any(|known| known == commit) {
+            Fate::Made
+        } else if self.earlier.len() < EARLIER_MAX || known().any(|known| term_of(known) <= Some(term)) {
+            Fate::NotMade
+        } else {
+            Fate::Forgotten
+        }
+    }
 }
 
 impl Keys {
@@ -100,4 +144,43 @@ pub(super) fn after_record(key: &[u8]) -> Bytes {
     let mut end = key.to_vec();
     end.push(1);
     end.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the leaders of terms from 1 on leave that each begin with two commits and try a third.
+    fn after(terms: u64) -> Marker {
+        (1..=terms).fold(Marker::default(), |before, term| Marker {
+            revision: Revision(2 * term),
+            commit: format!("{term}-2"),
+            earlier: before.handed_on(),
+        })
+    }
+
+    #[test]
+    fn a_leader_learns_what_became_of_its_last_attempt() {
+        let attempts = [("7-2", Fate::Made), ("7-3", Fate::NotMade)];
+        for terms in [7, 8, 20, 7 + EARLIER_MAX as u64] {
+            assert_eq!(attempts.map(|(commit, _)| after(terms).fate(7, commit)), attempts.map(|it| it.1));
+        }
+        let late = after(8 + EARLIER_MAX as u64);
+        assert_eq!(attempts.map(|(commit, _)| late.fate(7, commit)), [Fate::Forgotten; 2]);
+    }
+
+    #[test]
+    fn an_attempt_of_a_term_without_a_commit_was_not_made() {
+        assert_eq!(Marker::default().fate(7, "7-1"), Fate::NotMade);
+        let long = after(2 * EARLIER_MAX as u64);
+        let successor = Marker { commit: "900-1".to_owned(), earlier: long.handed_on(), ..Marker::default() };
+        assert_eq!(successor.fate(800, "800-1"), Fate::NotMade);
+    }
+
+    #[test]
+    fn a_marker_stays_short_and_one_without_memory_is_read() {
+        assert!(serde_json::to_vec(&after(1000)).expect("json").len() < 1024);
+        let old: Marker = serde_json::from_str(r#"{"revision":4,"commit":"5-2"}"#).expect("readable");
+        assert_eq!((old.revision, old.commit.as_str()), (Revision(4), "5-2"));
+    }
 }

@@ -244,13 +244,17 @@ impl TermLease {
 impl Store for EtcdStore {
     fn commit(&mut self, revision: Revision, writes: &[Write]) -> Result<(), CommitError> {
         let batch = Batch::new(revision, writes);
-        let deposed = CommitError::Deposed { revision, term: self.term };
-        let Some(mut writer) = self.writer.take() else { return Err(deposed) };
+        let term = self.term;
+        let Some(mut writer) = self.writer.take() else {
+            return Err(CommitError::Deposed { revision, term });
+        };
         let commit = async move {
             let result = writer.commit(batch).await;
             (writer, result)
         };
-        let Ok((writer, result)) = self.engine.run_blocking(commit) else { return Err(deposed) };
+        let Ok((writer, result)) = self.engine.run_blocking(commit) else {
+            return Err(CommitError::Undecided { revision, term });
+        };
         self.writer = Some(writer);
         result
     }

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 
 use super::connection::Fault;
 use super::core::{Core, PATIENCE};
-use super::keys::{self, Marker};
-use super::messages::{Compare, Part, RangeRequest, RequestOp, TxnRequest, TxnResponse};
+use super::keys::{self, Fate, Marker};
+use super::messages::{Compare, KeyValue, Part, RangeRequest, RequestOp, TxnRequest, TxnResponse};
 use crate::CommitError;
 
 /// Operations of one transaction. etcd takes 128 unless told otherwise (--max-txn-ops).
@@ -34,8 +34,12 @@ const OVERHEAD: usize = 32;
 /// Transactions under way at once that belong to the same commit, so that etcd writes them to its disk together.
 const UNDER_WAY_MAX: usize = 16;
 
-/// How long a transaction is asked for before it is looked whether this is still the leader.
+/// How long a transaction is asked for before the log says that it is not answered.
 const ROUND: Duration = Duration::from_secs(1);
+
+/// How long the leader whose lease is lost asks what became of the commit that it was about to make. It has ceased to
+/// lead meanwhile; only users who wait for their answers are kept.
+const LAST_WORD: Duration = Duration::from_secs(4);
 
 /// What a leader needs to commit.
 #[derive(Debug)]
@@ -51,6 +55,8 @@ pub(super) struct Writer {
     attempts: u64,
     /// How many keys those records go on with that are too long for one.
     long: BTreeMap<Bytes, usize>,
+    /// With which commits the terms before have ended.
+    earlier: Vec<String>,
     /// A commit that has failed in a way that leaves open whether it has taken effect.
     doubt: Option<Attempt>,
     /// Whether parts of a commit are pending that are to be carried out or to be removed.
@@ -78,6 +84,8 @@ struct Attempt {
 pub(super) enum Failure {
     #[error("this master leads no longer")]
     Deposed,
+    #[error("this master leads no longer, and nobody can tell whether the commit was made")]
+    Undecided,
     #[error(transparent)]
     Fault(#[from] Fault),
     #[error("a pending part of the commit cannot be read")]
@@ -109,8 +117,21 @@ impl Writer {
             }
         }
         let (last, last_value) = (image.marker.revision, image.marker_value.clone());
+        let earlier = image.marker.clone().handed_on();
         drop(image);
-        Self { core, fence, term, lost, last, last_value, attempts: 0, long, doubt: None, is_unsettled: true }
+        Self {
+            core,
+            fence,
+            term,
+            lost,
+            last,
+            last_value,
+            attempts: 0,
+            long,
+            earlier,
+            doubt: None,
+            is_unsettled: true,
+        }
     }
 
     pub(super) fn term(&self) -> u64 {
@@ -131,6 +152,7 @@ impl Writer {
         match self.try_commit(batch).await {
             Ok(()) => Ok(()),
             Err(Failure::Deposed) => Err(CommitError::Deposed { revision, term: self.term }),
+            Err(Failure::Undecided) => Err(CommitError::Undecided { revision, term: self.term }),
             Err(Failure::Fault(fault)) if fault.is_full() => {
                 Err(CommitError::Full { revision, place, source: Box::new(fault) })
             }
@@ -139,28 +161,30 @@ impl Writer {
     }
 
     async fn try_commit(&mut self, batch: Batch) -> Result<(), Failure> {
-        if self.is_unsettled {
-            self.settle().await?;
-        }
-        let attempt = self.attempt(&batch);
-        let mut long = self.long.clone();
-        let operations = self.operations(&batch, &mut long);
-        let mut parts = packed(operations);
-        let mark = RequestOp::put(self.core.keys.key(keys::REVISION), attempt.marker.clone());
-        let is_staged = parts.len() > 1;
-        let mut operations = if is_staged { Vec::new() } else { parts.pop().unwrap_or_default() };
-        if is_staged {
-            self.is_unsettled = true;
-            self.stage(&attempt.commit, &parts).await?;
-        }
-        operations.push(mark);
-        if let Err(failure) = self.make_true(&attempt, operations).await {
+        let (attempt, was_tried) = self.attempt(&batch);
+        let result = self.make(&batch, &attempt, was_tried).await;
+        if result.is_err() && (was_tried || self.doubt.is_some()) {
             self.doubt = Some(attempt);
-            return Err(failure);
+        }
+        result
+    }
+
+    async fn make(&mut self, batch: &Batch, attempt: &Attempt, was_tried: bool) -> Result<(), Failure> {
+        let mut long = self.long.clone();
+        let mut parts = packed(self.operations(batch, &mut long));
+        let is_staged = parts.len() > 1;
+        if !was_tried || !self.is_made(attempt).await? {
+            let mut operations = if is_staged { Vec::new() } else { parts.pop().unwrap_or_default() };
+            match self.prepare(&attempt.commit, &parts).await {
+                Err(Failure::Deposed) if was_tried => return Err(Failure::Undecided),
+                prepared => prepared?,
+            }
+            operations.push(RequestOp::put(self.core.keys.key(keys::REVISION), attempt.marker.clone()));
+            self.make_true(attempt, operations, was_tried).await?;
         }
         self.doubt = None;
         self.last = batch.revision;
-        self.last_value = Some(attempt.marker);
+        self.last_value = Some(attempt.marker.clone());
         self.long = long;
         if is_staged && let Err(failure) = self.settle().await {
             // It is the truth all the same: whoever reads adds what is pending.
@@ -169,17 +193,48 @@ impl Writer {
         Ok(())
     }
 
-    /// The same attempt again, if this commit is the one that is in doubt.
-    fn attempt(&mut self, batch: &Batch) -> Attempt {
+    /// The same attempt again, if this commit is the one that is in doubt, and whether it is.
+    fn attempt(&mut self, batch: &Batch) -> (Attempt, bool) {
         let Batch { revision, hash, .. } = *batch;
         if let Some(attempt) = self.doubt.take_if(|doubt| (doubt.revision, doubt.hash) == (revision, hash)) {
-            return attempt;
+            return (attempt, true);
         }
         self.attempts += 1;
         let commit = format!("{}-{}", self.term, self.attempts);
-        let marker = Marker { revision, commit: commit.clone() };
+        let marker = Marker { revision, commit: commit.clone(), earlier: self.earlier.clone() };
         let marker = serde_json::to_vec(&marker).expect("BUG: the marker has a map key that is no text");
-        Attempt { revision, hash, marker: marker.into(), commit }
+        (Attempt { revision, hash, marker: marker.into(), commit }, false)
+    }
+
+    /// Has nothing pending but the parts of this commit.
+    async fn prepare(&mut self, commit: &str, parts: &[Vec<RequestOp>]) -> Result<(), Failure> {
+        if self.is_unsettled {
+            self.settle().await?;
+        }
+        if !parts.is_empty() {
+            self.is_unsettled = true;
+            self.stage(commit, parts).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether an earlier attempt has taken effect.
+    async fn is_made(&self, attempt: &Attempt) -> Result<bool, Failure> {
+        let request = RangeRequest { key: self.core.keys.key(keys::REVISION), ..RangeRequest::default() };
+        let answer = self.core.connection.range(request, Instant::now() + PATIENCE).await?;
+        match self.fate(answer.kvs.first(), attempt) {
+            Fate::Made => Ok(true),
+            Fate::NotMade => Ok(false),
+            Fate::Forgotten => Err(Failure::Undecided),
+        }
+    }
+
+    fn fate(&self, marker: Option<&KeyValue>, attempt: &Attempt) -> Fate {
+        match marker.map(|pair| serde_json::from_slice::<Marker>(&pair.value)) {
+            Some(Ok(marker)) => marker.fate(self.term, &attempt.commit),
+            Some(Err(_)) => Fate::Forgotten,
+            None => Fate::NotMade,
+        }
     }
 
     fn operations(&self, batch: &Batch, long: &mut BTreeMap<Bytes, usize>) -> Vec<RequestOp> {
@@ -217,7 +272,7 @@ impl Writer {
                 let number = round * UNDER_WAY_MAX + index;
                 let key = self.core.keys.key(&format!("{place}{number:06}"));
                 let part = Part { operations: part.clone() }.encode_to_vec();
-                self.fenced(vec![RequestOp::put(key, part.into())], self.last_value.clone())
+                self.while_leading(vec![RequestOp::put(key, part.into())])
             };
             let answers = try_join_all(parts.iter().enumerate().map(put)).await?;
             if answers.iter().any(|answer| !answer.succeeded) {
@@ -227,11 +282,35 @@ impl Writer {
         Ok(())
     }
 
-    async fn make_true(&self, attempt: &Attempt, operations: Vec<RequestOp>) -> Result<(), Failure> {
-        let answer = self.fenced(operations, self.last_value.clone()).await?;
+    /// Makes the change that decides on a commit. Once it is begun, whether the lease is lost meanwhile says nothing
+    /// about what becomes of it, so etcd's answer is waited for.
+    async fn make_true(
+        &mut self,
+        attempt: &Attempt,
+        operations: Vec<RequestOp>,
+        was_tried: bool,
+    ) -> Result<(), Failure> {
+        if !was_tried && *self.lost.borrow() {
+            return Err(Failure::Deposed);
+        }
+        self.doubt = Some(attempt.clone());
+        let request = self.fenced(operations);
+        let mut lost = self.lost.clone();
+        let given_up = async move {
+            let _ = lost.wait_for(|lost| *lost).await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        let answer = tokio::select! {
+            answer = self.persist(request) => answer?,
+            () = given_up => return Err(Failure::Undecided),
+        };
         // It took effect earlier if its answer was lost.
-        let is_true = answer.succeeded || answer.got(0).is_some_and(|found| found.value == attempt.marker);
-        if is_true { Ok(()) } else { Err(Failure::Deposed) }
+        let fate = if answer.succeeded { Fate::Made } else { self.fate(answer.got(0), attempt) };
+        match fate {
+            Fate::Made => Ok(()),
+            Fate::NotMade => Err(Failure::Deposed),
+            Fate::Forgotten => Err(Failure::Undecided),
+        }
     }
 
     /// Carries out the pending parts of the last commit, and removes those of others.
@@ -251,7 +330,7 @@ impl Writer {
                     false => Vec::new(),
                 };
                 operations.push(RequestOp::delete(key));
-                self.fenced(operations, self.last_value.clone()).await
+                self.while_leading(operations).await
             };
             let parts = pending.kvs.into_iter().map(|pair| carry_out(pair.key, pair.value));
             let answers = try_join_all(parts).await?;
@@ -266,26 +345,35 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes a transaction if this is still the leader and nobody else has committed, however long it takes until
-    /// etcd says so or the lease is lost. If not, what it was refused for is the first answer.
-    async fn fenced(&self, success: Vec<RequestOp>, last: Option<Bytes>) -> Result<TxnResponse, Failure> {
+    /// A transaction that is made if this is still the leader and nobody else has committed. If not, the first answer
+    /// is the marker that was found.
+    fn fenced(&self, success: Vec<RequestOp>) -> TxnRequest {
         let keys = &self.core.keys;
-        let request = TxnRequest {
+        TxnRequest {
             compare: vec![
                 Compare::created(keys.key(keys::LEADER), self.fence),
-                Compare::value(keys.key(keys::REVISION), last),
+                Compare::value(keys.key(keys::REVISION), self.last_value.clone()),
             ],
             success,
             failure: vec![RequestOp::get(keys.key(keys::REVISION))],
-        };
+        }
+    }
+
+    /// Makes a change that decides nothing, however long it takes until etcd says so or the lease is lost.
+    async fn while_leading(&self, success: Vec<RequestOp>) -> Result<TxnResponse, Failure> {
+        let request = self.fenced(success);
         let mut lost = self.lost.clone();
+        tokio::select! {
+            biased;
+            _ = lost.wait_for(|lost| *lost) => Err(Failure::Deposed),
+            answer = self.persist(request) => answer,
+        }
+    }
+
+    /// Has etcd decide on a transaction, however long it takes.
+    async fn persist(&self, request: TxnRequest) -> Result<TxnResponse, Failure> {
         loop {
-            let answer = tokio::select! {
-                biased;
-                _ = lost.wait_for(|lost| *lost) => return Err(Failure::Deposed),
-                answer = self.core.connection.txn(request.clone(), Instant::now() + ROUND) => answer,
-            };
-            match answer {
+            match self.core.connection.txn(request.clone(), Instant::now() + ROUND).await {
                 Err(fault @ Fault::Silent { .. }) => {
                     tracing::debug!(%fault, "Cannot reach etcd to commit, trying again");
                 }

@@ -67,7 +67,8 @@ async fn a_deposed_leader_commits_nothing() {
 }
 
 /// Two masters lead in turns that end without notice, each adding one to a number with each commit. If a commit that
-/// was refused took effect, or one that was acknowledged did not, the number is wrong.
+/// was refused took effect, or one that was acknowledged did not, the number is wrong. A store that is too slow to tell
+/// may say that it does not know.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_commit_is_lost_or_made_in_secret_when_leaders_change() {
     const COMMITS: u64 = 300;
@@ -88,38 +89,48 @@ async fn no_commit_is_lost_or_made_in_secret_when_leaders_change() {
     for name in ["one", "two"] {
         let replica = open(settings(&etcd)).await;
         masters.push(tokio::spawn(async move {
-            let mut acknowledged = Vec::new();
-            while acknowledged.last().is_none_or(|last| *last < COMMITS) {
+            let (mut acknowledged, mut undecided) = (Vec::new(), Vec::new());
+            loop {
                 let mut term = lead(&replica, name).await;
                 let mut number = term.contents.revision.0;
                 if number >= COMMITS {
                     term.lease.resign().await;
-                    break;
+                    return (acknowledged, undecided);
                 }
-                acknowledged = tokio::task::spawn_blocking(move || {
+                let commit_all = move || {
                     while number < COMMITS {
                         number += 1;
                         match commit_one(&mut term.store, number) {
                             Ok(()) => acknowledged.push(number),
                             Err(CommitError::Deposed { .. }) => break,
+                            Err(CommitError::Undecided { .. }) => {
+                                undecided.push(number);
+                                break;
+                            }
                             Err(error) => panic!("{error:?}"),
                         }
                     }
-                    acknowledged
-                })
-                .await
-                .expect("joined");
+                    (acknowledged, undecided)
+                };
+                (acknowledged, undecided) = tokio::task::spawn_blocking(commit_all).await.expect("joined");
             }
-            acknowledged
         }));
     }
-    let mut all = Vec::new();
+    let (mut all, mut doubted) = (Vec::new(), Vec::new());
     for master in masters {
-        all.extend(tokio::time::timeout(3 * PATIENCE, master).await.expect("in time").expect("joined"));
+        let (acknowledged, undecided) =
+            tokio::time::timeout(6 * PATIENCE, master).await.expect("in time").expect("joined");
+        all.extend(acknowledged);
+        doubted.extend(undecided);
     }
     chaos.await.expect("joined");
+    doubted.retain(|number| !all.contains(number));
+    doubted.sort_unstable();
+    doubted.dedup();
+    assert!(doubted.len() < 10, "hardly ever not known: {doubted:?}");
+    all.extend(doubted);
     all.sort_unstable();
-    assert!(all.into_iter().eq(1..=COMMITS), "each is acknowledged once");
+    assert!(all.into_iter().eq(1..=COMMITS), "each is acknowledged once, or not known");
     let contents = open(settings(&etcd)).await.contents();
     assert_eq!(contents.records, [(Table::Tasks, "number".to_owned(), b"300".to_vec())]);
 }
@@ -184,7 +195,7 @@ async fn a_leader_without_etcd_knows_that_its_term_may_be_over() {
         (term, result)
     });
     let (term, result) = within(committing).await.expect("joined");
-    assert!(matches!(result, Err(CommitError::Deposed { .. })), "{result:?}");
+    assert!(matches!(result, Err(CommitError::Undecided { .. })), "{result:?}");
     within(term.lease.lost()).await;
     assert_eq!(standby.contents().revision, Revision(1), "still there to be read");
 
