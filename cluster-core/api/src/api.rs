@@ -20,6 +20,12 @@ use crate::{respond, routes};
 /// should rather know that something is wrong.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// There is no answer after that time.
+const LATE: &str = "The control plane does not answer in time: it is unknown whether the change will be made";
+
+/// The control plane keeps what it has decided and stores it later, unless it ends before.
+const UNSTORED: &str = "The change cannot be stored at present, see the log: it may be made later";
+
 /// How many posts a listener of the event stream may lag behind before it is dropped.
 const POSTS_BUFFERED_MAX: usize = 256;
 
@@ -74,15 +80,11 @@ impl Api {
         let (answer, answered) = oneshot::channel();
         let request = context::Request { command, answer };
         let gone = Failure::Unavailable("The control plane is stopping");
-        let unstored =
-            Failure::Unavailable("The change cannot be stored at present, see the log; try again later");
         let exchange = async {
             self.context.requests.send(request).await.map_err(|_| gone)?;
-            Ok(answered.await.map_err(|_| unstored)??)
+            Ok(answered.await.map_err(|_| unanswered(self.context.requests.is_closed()))??)
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
-            .await
-            .unwrap_or(Err(Failure::Unavailable("The control plane does not answer in time")))
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(Failure::Unavailable(LATE)))
     }
 
     /// Has the master carry out an order; the change is visible in the state when this returns.
@@ -91,12 +93,10 @@ impl Api {
         let gone = Failure::Unavailable("The control plane is stopping");
         let exchange = async {
             let request = NodeRequest { order, answer };
-            self.context.nodes.send(request).await.map_err(|_| gone.clone())?;
-            answered.await.map_err(|_| gone)
+            self.context.nodes.send(request).await.map_err(|_| gone)?;
+            answered.await.map_err(|_| unanswered(self.context.nodes.is_closed()))
         };
-        tokio::time::timeout(ANSWER_TIMEOUT, exchange)
-            .await
-            .unwrap_or(Err(Failure::Unavailable("The control plane does not answer in time")))
+        tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(Failure::Unavailable(LATE)))
     }
 
     pub(crate) async fn answer(&self, request: Request) -> Response {
@@ -124,6 +124,11 @@ impl Api {
     pub(crate) async fn routed_call(&self, call: &Call) -> Result<Response, Failure> {
         routes::route(self, call).await
     }
+}
+
+/// What a user is told whose command was taken and is not answered.
+fn unanswered(has_ended: bool) -> Failure {
+    if has_ended { Failure::Unknown } else { Failure::Unavailable(UNSTORED) }
 }
 
 /// Refuses methods that a path does not have. `allowed` is the `Allow` header's text.

@@ -477,3 +477,29 @@ async fn a_gone_control_plane_is_unavailable() {
     assert_eq!(answer.json(), json!({"message": "The control plane is stopping"}));
     assert_eq!(fixture.get("/v1/health/ready").await.status, StatusCode::SERVICE_UNAVAILABLE);
 }
+
+#[tokio::test]
+async fn who_asks_a_control_plane_that_ends_is_told_that_the_outcome_is_unknown() {
+    let fixture = Fixture::new();
+    let (requests, mut received) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        let taken = received.recv().await;
+        drop(received);
+        drop(taken);
+    });
+    let context = crate::Context {
+        state: fixture.state.subscribe(),
+        requests,
+        nodes: tokio::sync::mpsc::channel(1).0,
+        events: fixture.events.clone(),
+        metrics: prometheus::Registry::new(),
+        sandboxes: Arc::new(super::fixture::OneFile),
+        masters: Arc::new(crate::LoneMaster::default()),
+        address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
+    };
+    let fixture = Fixture { router: crate::router(context), ..fixture };
+    let answer = fixture.send("POST", "/v2/apps", &web().to_string()).await;
+    assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "2"));
+    let message = answer.json()["message"].to_string();
+    assert!(message.contains("unknown whether the change was made"), "{message}");
+}
