@@ -179,7 +179,7 @@ fn a_drained_node_is_empty_and_used_again_when_it_may() {
     let nodes = whole_cluster();
     nodes.deploy(&app::web("/web", 6));
     let host = busiest(&nodes, "/web");
-    nodes.mesonet(&["node", "drain", host, "--timeout", "60s"]).success();
+    nodes.mesonet(&["node", "drain", host, "--timeout", "180s"]).success();
     assert_eq!(elsewhere(&nodes, "/web", host), 6);
     assert!(nodes.mesonet(&["node", "list"]).success().contains("draining"));
     nodes.mesonet(&["node", "undrain", host]).success();

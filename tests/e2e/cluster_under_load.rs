@@ -150,12 +150,12 @@ impl Operation {
     }
 
     fn restart_app(&mut self) {
-        self.nodes.mesonet(&["app", "restart", "web", "--timeout", "60s"]).success();
+        self.nodes.mesonet(&["app", "restart", "web", "--timeout", "180s"]).success();
     }
 
     fn drain(&mut self) {
         let drained = self.busiest();
-        self.nodes.mesonet(&["node", "drain", drained, "--timeout", "60s"]).success();
+        self.nodes.mesonet(&["node", "drain", drained, "--timeout", "180s"]).success();
         assert_eq!(self.tasks_on(drained), 0, "{drained} is empty");
         self.nodes.mesonet(&["node", "undrain", drained]).success();
     }

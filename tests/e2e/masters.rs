@@ -29,7 +29,7 @@ fn a_leader_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_is_lost
 
     // Whoever is asked, the leader answers.
     let web = app::web("/web", 2).to_string();
-    masters.send(standby, Method::POST, "/v2/apps", Some(&web)).expect(201);
+    masters.change(standby, &Method::POST, "/v2/apps", Some(&web), 201);
     eventually("both instances run", || equal(&running(&masters, "/web").len(), &2));
     let tasks = running(&masters, "/web");
     let vip = masters.vip("web");
@@ -50,7 +50,7 @@ fn a_leader_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_is_lost
     for number in 0..10 {
         let id = format!("/before-{number}");
         let idle = app::idle(&id, 0).to_string();
-        masters.send(standby, Method::POST, "/v2/apps", Some(&idle)).expect(201);
+        masters.change(standby, &Method::POST, "/v2/apps", Some(&idle), 201);
         acknowledged.push(id);
     }
     masters.kill(leader);
@@ -75,7 +75,7 @@ fn a_leader_that_is_killed_is_replaced_and_nothing_that_was_acknowledged_is_lost
     }
     let scale = json!({ "instances": 3 }).to_string();
     let other = masters.standbys()[0];
-    masters.send(other, Method::PUT, "/v2/apps/web?force=true", Some(&scale)).expect(200);
+    masters.change(other, &Method::PUT, "/v2/apps/web?force=true", Some(&scale), 200);
     eventually("the third instance runs", || equal(&running(&masters, "/web").len(), &3));
     assert!(app::who_all(vip, 3).is_superset(&before));
 }
@@ -90,7 +90,7 @@ fn a_leader_that_ends_in_order_is_replaced_at_once_and_the_last_one_leads_alone(
         let asked = masters.standbys().first().copied();
         let asked = asked.unwrap_or_else(|| masters.leader().expect("it leads"));
         let idle = app::idle(&format!("/after-{leader}"), 0).to_string();
-        masters.send(asked, Method::POST, "/v2/apps", Some(&idle)).expect(201);
+        masters.change(asked, &Method::POST, "/v2/apps", Some(&idle), 201);
         eventually("another master leads", || masters.leader().map(drop));
     }
     let last = masters.leader().expect("the last one leads");
@@ -111,7 +111,7 @@ fn without_etcd_nothing_changes_and_everything_can_be_read() {
     let leader = masters.leader().expect("a leader");
     let standby = masters.standbys()[0];
     let idle = app::idle("/idle", 0).to_string();
-    masters.send(standby, Method::POST, "/v2/apps", Some(&idle)).expect(201);
+    masters.change(standby, &Method::POST, "/v2/apps", Some(&idle), 201);
     masters.kill_etcd();
     eventually("the leader steps down", || match masters.leader() {
         Err(_) => Ok(()),
@@ -126,5 +126,5 @@ fn without_etcd_nothing_changes_and_everything_can_be_read() {
     }
     masters.restart_etcd();
     eventually("a master leads again", || masters.leader().map(drop));
-    masters.send(standby, Method::DELETE, "/v2/apps/idle", None).expect(200);
+    masters.change(standby, &Method::DELETE, "/v2/apps/idle", None, 200);
 }

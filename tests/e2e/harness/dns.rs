@@ -8,12 +8,12 @@ use hickory_proto::rr::{Name, RData, RecordType};
 
 use super::program;
 
-/// Runs dig against a server, once and without waiting long.
+/// Runs dig against a server, without waiting long.
 #[track_caller]
 pub fn dig(server: SocketAddr, arguments: &[&str]) -> String {
     let address = format!("@{}", server.ip());
     let port = server.port().to_string();
-    let base = [address.as_str(), "-p", &port, "+tries=1", "+time=5"];
+    let base = [address.as_str(), "-p", &port, "+tries=3", "+time=5"];
     program::run("dig", &[&base, arguments].concat()).success()
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use ureq::http::{Method, Request};
 
 /// An answer that takes longer is a failure.
-const TIMEOUT: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An answer of the API.
 #[derive(Debug)]

@@ -177,6 +177,20 @@ impl Masters {
         http::send(method, &format!("http://{}{path}", self.masters[name].api), body)
     }
 
+    /// Has a master make a change, which has to be answered with a status. On a busy machine a leader may be missing for
+    /// longer than a master waits for one; it says so then, and is asked again.
+    #[track_caller]
+    pub fn change(&self, name: &str, method: &Method, path: &str, body: Option<&str>, status: u16) {
+        eventually("there is a leader", || {
+            let reply = self.send(name, method.clone(), path, body);
+            if reply.status == 503 && reply.text.contains("nothing has been changed") {
+                return Err(reply.text);
+            }
+            reply.expect(status);
+            Ok(())
+        });
+    }
+
     /// Reads a resource from any master.
     #[track_caller]
     pub fn get(&self, path: &str) -> Value {

@@ -26,7 +26,7 @@ pub use nodes::Nodes;
 pub use program::Outcome;
 
 /// How long a condition may take to come true: far longer than it should on a slow and busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How often conditions are looked at.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);

@@ -114,7 +114,7 @@ impl Nodes {
     #[track_caller]
     pub fn start_master(&mut self, host: &'static str) {
         let dir = self.host_dir(host);
-        let mut arguments = vec!["--dir", &dir, "--node-timeout", "2s", "--unreachable-after", "2s"];
+        let mut arguments = vec!["--dir", &dir, "--node-timeout", "4s", "--unreachable-after", "2s"];
         let (endpoints, address) = (self.etcd_endpoints(), self.network.address(host));
         if self.masters.len() > 1 {
             // Others reach its API, and so it listens on more than loopback.
@@ -220,7 +220,7 @@ impl Nodes {
         let (dir, masters) = (self.host_dir(host), self.master_addresses());
         let mut command = self.at_clock(clock, host);
         command.args(["agent", "--dir", &dir, "--master", &masters, "--node", host]);
-        command.args(["--master-timeout", "2s", "--log-format", "json"]);
+        command.args(["--master-timeout", "4s", "--log-format", "json"]);
         self.spawn(host, "agent", &mut command);
     }
 
@@ -240,7 +240,7 @@ impl Nodes {
     fn launch_daemon(&mut self, host: &str, role: &'static str, arguments: &[&str]) {
         let dir = self.host_dir(host);
         let masters = self.master_addresses();
-        let common = ["--dir", &dir, "--master", &masters, "--master-timeout", "2s"];
+        let common = ["--dir", &dir, "--master", &masters, "--master-timeout", "4s"];
         self.launch(host, role, &[&common, arguments].concat());
     }
 
@@ -363,7 +363,7 @@ impl Nodes {
     pub fn try_deploy(&self, app: &Value) -> Outcome {
         let file = self.dir.path().join("app.json");
         std::fs::write(&file, app.to_string()).expect("written");
-        self.mesonet(&["app", "add", &file.display().to_string(), "--timeout", "60s"])
+        self.mesonet(&["app", "add", &file.display().to_string(), "--timeout", "180s"])
     }
 
     /// The only address of the only service whose key contains a text.
@@ -393,7 +393,7 @@ impl Nodes {
     #[track_caller]
     pub fn dig(&self, host: &str, arguments: &[&str]) -> String {
         let mut command = self.network.command(host, "dig");
-        command.args(["@127.0.0.1", "-p", "8053", "+tries=1", "+time=5"]).args(arguments);
+        command.args(["@127.0.0.1", "-p", "8053", "+tries=3", "+time=5"]).args(arguments);
         program::outcome("dig", command.output()).success()
     }
 

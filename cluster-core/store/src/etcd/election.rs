@@ -105,7 +105,8 @@ async fn stand(core: &Arc<Core>, me: &Candidate) -> Result<Won, Failure> {
             }
             let mut writer = Writer::new(core.clone(), fence, term, lost);
             if let Err(error) = writer.take_over().await {
-                tracing::error!(%error, "Cannot complete what an earlier leader has begun");
+                // The lease may have run out meanwhile; whoever is elected next tries again.
+                tracing::warn!(%error, "Cannot complete what an earlier leader has begun");
                 return Err(Failure::Behind);
             }
             Ok(Won { writer, keeper })
