@@ -22,7 +22,7 @@ pub use words::Words;
 
 /// Version of everything in this crate. Maps and links are pinned below a directory of this name; a program that knows
 /// another version replaces them as a whole.
-pub const LAYOUT: &str = "v1";
+pub const LAYOUT: &str = "v2";
 
 /// The number of TCP in IP headers.
 pub const TCP: u8 = 6;
@@ -41,8 +41,20 @@ pub const SLOTS_MAX: u32 = 1_048_576;
 /// longest time; such a socket sees its endpoint's address instead of the virtual one.
 pub const FLOWS_MAX: u32 = 262_144;
 
-/// Endpoints whose connections are counted.
+/// Endpoints whose connections are counted, and services whose refusals are.
 pub const COUNTERS_MAX: u32 = 262_144;
+
+/// Clients that stay with their endpoints, by service. The kernel forgets those that came least recently.
+pub const AFFINITIES_MAX: u32 = 65_536;
+
+/// Slots that are named by one entry of the map of positions.
+pub const MAGLEV_CHUNK: u32 = 64;
+
+/// Positions of a service that chooses by the client: a prime, large for the network namespaces of a node.
+pub const SOCKET_MAGLEV_SLOTS: u32 = 4093;
+
+/// Entries for some thousand services that choose by the client.
+pub const MAGLEV_CHUNKS_MAX: u32 = 262_144;
 
 /// An address and port, as words.
 #[repr(C)]
@@ -74,6 +86,12 @@ pub struct Service {
     pub generation: u32,
     /// How many slots it has; with none, connections are refused.
     pub slots: u32,
+    /// How an endpoint is chosen: [`Service::WEIGHTED_RANDOM`] or another one.
+    pub algorithm: u32,
+    /// How long a client stays with its endpoint after it came last; 0 if it does not.
+    pub affinity_seconds: u32,
+    /// How many positions its table for choices by the client has.
+    pub points: u32,
 }
 
 /// The key of the map of slots.
@@ -98,6 +116,28 @@ pub struct Slot {
     pub counter: u32,
     /// Its part in the choice.
     pub share: Share,
+    /// What its open connections are weighed by.
+    pub weight: u32,
+}
+
+/// The key of the map of positions, from which a client's hash leads to a slot.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MaglevKey {
+    /// The service's number.
+    pub service: u32,
+    /// The service's generation.
+    pub generation: u32,
+    /// The position divided by [`MAGLEV_CHUNK`].
+    pub chunk: u32,
+}
+
+/// The slots of some positions, two in each word; the one of the lower position first in memory.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaglevChunk {
+    /// Pairs of slots.
+    pub pairs: [u32; (MAGLEV_CHUNK / 2) as usize],
 }
 
 /// An endpoint of a service, ready or draining: the key of the map of members. A datagram flow goes on for as long as
@@ -111,6 +151,51 @@ pub struct Member {
     pub place: Place,
 }
 
+/// What is known of a member.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemberState {
+    /// The number that its connections are counted under.
+    pub counter: u32,
+    /// [`MemberState::READY`] or nothing.
+    pub flags: u32,
+}
+
+/// A client of a service that lets it stay with its endpoint. A network namespace is one client: a socket has no
+/// address yet when its endpoint is chosen.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AffinityKey {
+    /// The service's number.
+    pub service: u32,
+    /// The kernel's cookie of the network namespace, low word first.
+    pub netns: [u32; 2],
+}
+
+/// The endpoint that a client stays with.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affinity {
+    /// The endpoint.
+    pub slot: Slot,
+    /// When the client came last, in seconds since the machine's start.
+    pub used: u32,
+}
+
+/// What is known of a socket and an endpoint that it talks to.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// The virtual address that the client knows.
+    pub place: Place,
+    /// The number that the connection is counted under.
+    pub counter: u32,
+    /// [`Origin::LOAD`], [`Origin::UNCOUNTED`] or nothing.
+    pub flags: u32,
+    /// The kernel's cookie of the socket's network namespace, low word first.
+    pub netns: [u32; 2],
+}
+
 /// A socket and one of the places that it talks to: the key of both maps of flows.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -121,12 +206,91 @@ pub struct Flow {
     pub place: Place,
 }
 
-/// What is counted of an endpoint, on each processor.
+/// What is counted of an endpoint, on each processor. Octets and packets of a connection are added at its end.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Connections and datagram flows that were sent to it.
+    /// Connections that were tried and flows of datagrams that began.
     pub connections: u64,
+    /// Connections that have ended, or that the endpoint has ended, or that failed.
+    pub ended: u64,
+    /// Connections that failed; of a service, clients that were refused because it has no endpoint.
+    pub failures: u64,
+    /// Connections that were reset by either side.
+    pub resets: u64,
+    /// Octets that the endpoint has acknowledged.
+    pub bytes_out: u64,
+    /// Octets that came from the endpoint. The end of a connection may count as one.
+    pub bytes_in: u64,
+    /// Segments, and datagrams of sockets that are not connected, to the endpoint.
+    pub packets_out: u64,
+    /// Segments from the endpoint.
+    pub packets_in: u64,
+}
+
+/// Open connections of this node to an endpoint.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// How many.
+    pub connections: u32,
+}
+
+/// The number that clients of a service are counted under that it has no endpoint for.
+#[inline(always)]
+pub const fn refusals(service: u32) -> u32 {
+    service | REFUSALS
+}
+
+/// Marks the counter of a service; those of endpoints are below.
+pub const REFUSALS: u32 = 1 << 31;
+
+/// Which position all connections from a network namespace lead to.
+#[inline(always)]
+pub fn netns_hash(netns: [u32; 2]) -> u32 {
+    hash_words(&netns, NETNS_SEED)
+}
+
+const NETNS_SEED: u32 = 0x6e73_6373;
+
+// === impl Service ===
+
+impl Service {
+    /// At random, as often as the weights say.
+    pub const WEIGHTED_RANDOM: u32 = 0;
+
+    /// Of two that are drawn, the one with fewer open connections for its weight.
+    pub const LEAST_CONNECTIONS: u32 = 1;
+
+    /// By the client.
+    pub const MAGLEV: u32 = 2;
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// Whether it has fewer open connections for its weight than another one.
+    #[inline(always)]
+    pub fn has_fewer(&self, own: u32, other: &Self, others: u32) -> bool {
+        (own as u64) * (other.weight as u64) < (others as u64) * (self.weight as u64)
+    }
+}
+
+// === impl MemberState ===
+
+impl MemberState {
+    /// It takes new connections.
+    pub const READY: u32 = 1;
+}
+
+// === impl Origin ===
+
+impl Origin {
+    /// It counts among the open connections that endpoints are chosen by.
+    pub const LOAD: u32 = 1;
+
+    /// It was made by programs of another layout, and is in no counter.
+    pub const UNCOUNTED: u32 = 2;
 }
 
 // === impl Place ===

@@ -20,9 +20,16 @@ fn types_have_no_gaps() {
             size_of::<Service>(),
             size_of::<SlotKey>(),
             size_of::<Slot>(),
+            size_of::<MaglevKey>(),
+            size_of::<MaglevChunk>(),
             size_of::<Member>(),
+            size_of::<MemberState>(),
+            size_of::<AffinityKey>(),
+            size_of::<Affinity>(),
             size_of::<Flow>(),
+            size_of::<Origin>(),
             size_of::<Count>(),
+            size_of::<Load>(),
         ],
         [
             Place::SIZE,
@@ -30,12 +37,19 @@ fn types_have_no_gaps() {
             Service::SIZE,
             SlotKey::SIZE,
             Slot::SIZE,
+            MaglevKey::SIZE,
+            MaglevChunk::SIZE,
             Member::SIZE,
+            MemberState::SIZE,
+            AffinityKey::SIZE,
+            Affinity::SIZE,
             Flow::SIZE,
+            Origin::SIZE,
             Count::SIZE,
+            Load::SIZE,
         ]
     );
-    assert_eq!([Frontend::SIZE, Slot::SIZE, Flow::SIZE], [24, 32, 28]);
+    assert_eq!([Frontend::SIZE, Slot::SIZE, Flow::SIZE, Origin::SIZE], [24, 36, 28, 36]);
 }
 
 #[test]
@@ -44,15 +58,25 @@ fn fields_are_where_the_compiler_puts_them() {
     let mut octets = [0; Slot::SIZE];
     let share = Share { own: 0x0a0b_0c0d, alias: 9 };
     let place = Place { address: [1, 2, 3, 4], port: 5 };
-    Slot { place, counter: 7, share }.write(&mut octets);
+    Slot { place, counter: 7, share, weight: 11 }.write(&mut octets);
     let word = |at: usize| u32::read(&octets[at..]);
     assert_eq!(word(offset_of!(Slot, place) + offset_of!(Place, port)), 5);
     assert_eq!(word(offset_of!(Slot, counter)), 7);
     assert_eq!(word(offset_of!(Slot, share) + offset_of!(Share, own)), 0x0a0b_0c0d);
     assert_eq!(word(offset_of!(Slot, share) + offset_of!(Share, alias)), 9);
+    assert_eq!(word(offset_of!(Slot, weight)), 11);
     let mut octets = [0; Flow::SIZE];
     Flow { socket: [1, 2], place }.write(&mut octets);
     assert_eq!(u32::read(&octets[offset_of!(Flow, place)..]), 1);
+    let mut octets = [0; Origin::SIZE];
+    Origin { place, counter: 7, flags: 8, netns: [9, 10] }.write(&mut octets);
+    assert_eq!(u32::read(&octets[offset_of!(Origin, counter)..]), 7);
+    assert_eq!(u32::read(&octets[offset_of!(Origin, flags)..]), 8);
+    assert_eq!(u32::read(&octets[offset_of!(Origin, netns)..]), 9);
+    let mut octets = [0; Count::SIZE];
+    Count { failures: 3, packets_in: 9, ..Count::default() }.write(&mut octets);
+    assert_eq!(u64::read(&octets[offset_of!(Count, failures)..]), 3);
+    assert_eq!(u64::read(&octets[offset_of!(Count, packets_in)..]), 9);
 }
 
 #[test]
@@ -88,12 +112,20 @@ proptest! {
         let [a, b, c, d, e, f, g] = words;
         let place = Place { address: [a, b, c, d], port: e };
         round_trip(&Frontend { place, protocol: f });
-        round_trip(&Service { id: a, generation: b, slots: c });
+        round_trip(&Service { id: a, generation: b, slots: c, algorithm: d, affinity_seconds: e, points: f });
         round_trip(&SlotKey { service: a, generation: b, index: c });
-        round_trip(&Slot { place, counter: f, share: Share { own: g, alias: a } });
+        let slot = Slot { place, counter: f, share: Share { own: g, alias: a }, weight: b };
+        round_trip(&slot);
+        round_trip(&MaglevKey { service: a, generation: b, chunk: c });
+        round_trip(&MaglevChunk { pairs: core::array::from_fn(|at| words[at % 7]) });
+        round_trip(&MemberState { counter: f, flags: g });
+        round_trip(&AffinityKey { service: a, netns: [b, c] });
+        round_trip(&Affinity { slot, used: c });
+        round_trip(&Origin { place, counter: f, flags: g, netns: [a, b] });
+        round_trip(&Load { connections: a });
         round_trip(&Member { service: g, place });
         round_trip(&Flow { socket: [f, g], place });
-        round_trip(&Count { connections: u64::from(a) << 32 | u64::from(b) });
+        round_trip(&Count { resets: u64::from(a) << 32 | u64::from(b), ..Count::default() });
     }
 
     #[test]
@@ -151,4 +183,19 @@ fn hashes_stay_what_they_are() {
     let client = place(([10, 1, 2, 3], 4567).into());
     let service = place(([11, 0, 0, 1], 80).into());
     assert_eq!((source_hash(&client), flow_hash(&client, &service, 6)), (3_840_912_583, 60_595_639));
+}
+
+#[test]
+fn loads_are_weighed() {
+    let place = Place { address: [1, 2, 3, 4], port: 5 };
+    let slot = |weight| Slot { place, counter: 0, share: Share::default(), weight };
+    for (own, weight, others, other_weight, is_fewer) in [
+        (0, 1, 1, 1, true),
+        (1, 1, 1, 1, false),
+        (2, 3, 1, 1, true),
+        (3, 3, 1, 1, false),
+        (u32::MAX, u32::MAX, u32::MAX, u32::MAX - 1, true),
+    ] {
+        assert_eq!(slot(weight).has_fewer(own, &slot(other_weight), others), is_fewer);
+    }
 }

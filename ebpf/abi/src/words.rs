@@ -1,6 +1,9 @@
 //! Types of the maps as octets.
 
-use crate::{Count, Flow, Frontend, Member, Place, Service, Share, Slot, SlotKey};
+use crate::{
+    Affinity, AffinityKey, Count, Flow, Frontend, Load, MAGLEV_CHUNK, MaglevChunk, MaglevKey, Member,
+    MemberState, Origin, Place, Service, Share, Slot, SlotKey,
+};
 
 /// A type that is a fixed number of words in the machine's byte order, without gaps.
 pub trait Words: Sized {
@@ -87,10 +90,26 @@ macro_rules! words {
 
 words!(Place { address: [u32; 4], port: u32 });
 words!(Frontend { place: Place, protocol: u32 });
-words!(Service { id: u32, generation: u32, slots: u32 });
+words!(Service { id: u32, generation: u32, slots: u32, algorithm: u32, affinity_seconds: u32, points: u32 });
 words!(SlotKey { service: u32, generation: u32, index: u32 });
 words!(Share { own: u32, alias: u32 });
-words!(Slot { place: Place, counter: u32, share: Share });
+words!(Slot { place: Place, counter: u32, share: Share, weight: u32 });
+words!(MaglevKey { service: u32, generation: u32, chunk: u32 });
+words!(MaglevChunk { pairs: [u32; (MAGLEV_CHUNK / 2) as usize] });
 words!(Member { service: u32, place: Place });
+words!(MemberState { counter: u32, flags: u32 });
+words!(AffinityKey { service: u32, netns: [u32; 2] });
+words!(Affinity { slot: Slot, used: u32 });
+words!(Origin { place: Place, counter: u32, flags: u32, netns: [u32; 2] });
 words!(Flow { socket: [u32; 2], place: Place });
-words!(Count { connections: u64 });
+words!(Count {
+    connections: u64,
+    ended: u64,
+    failures: u64,
+    resets: u64,
+    bytes_out: u64,
+    bytes_in: u64,
+    packets_out: u64,
+    packets_in: u64,
+});
+words!(Load { connections: u32 });

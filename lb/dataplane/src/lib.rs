@@ -11,6 +11,7 @@ mod balancer;
 mod busy;
 mod dataplane;
 mod ebpf;
+mod endpoint_metrics;
 mod memory;
 mod metrics;
 mod proxy;

@@ -9,6 +9,8 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::endpoint_metrics::EndpointMetrics;
+
 /// Distinct values of the `service` label. Further services share the label `other`, so that a cluster that makes
 /// and deletes services forever does not grow the metrics forever.
 pub const SERVICE_LABELS_MAX: usize = 1000;
@@ -26,6 +28,10 @@ pub struct Metrics {
     bytes: IntCounterVec,
     connect_failures: IntCounterVec,
     failed: IntCounterVec,
+    resets: IntCounterVec,
+    packets: IntCounterVec,
+    endpoint_traffic: EndpointMetrics,
+    closed_namespaces: IntGauge,
     services: IntGauge,
     endpoints: IntGaugeVec,
     failed_services: IntGauge,
@@ -49,6 +55,12 @@ pub(crate) struct ServiceMetrics {
     pub(crate) connect_failures: IntCounter,
     /// Connections reset because no endpoint took them.
     pub(crate) failed: IntCounter,
+    /// Open connections that one side has reset.
+    pub(crate) resets: IntCounter,
+    /// Packets from clients to endpoints.
+    pub(crate) packets_up: IntCounter,
+    /// Packets from endpoints to clients.
+    pub(crate) packets_down: IntCounter,
 }
 
 impl Metrics {
@@ -92,6 +104,21 @@ impl Metrics {
                 "Connections reset because no endpoint took them, by service",
                 &["service"],
             ),
+            resets: counters(
+                "mesonet_lb_reset_connections_total",
+                "Connections that one side has reset, by service",
+                &["service"],
+            ),
+            packets: counters(
+                "mesonet_lb_packets_total",
+                "Packets of connections that have ended, and datagrams, by service and direction (in: from clients)",
+                &["service", "direction"],
+            ),
+            endpoint_traffic: EndpointMetrics::new(registry),
+            closed_namespaces: gauge(
+                "mesonet_lb_closed_namespaces",
+                "Network namespaces that could not be entered when connections to a dead endpoint were ended",
+            ),
             services: gauge("mesonet_lb_services", "Services in effect"),
             endpoints: gauges("mesonet_lb_endpoints", "Endpoints in effect, by state", "state"),
             failed_services: gauge(
@@ -120,8 +147,21 @@ impl Metrics {
                 bytes_down: self.bytes.with_label_values(&[label.as_str(), "out"]),
                 connect_failures: self.connect_failures.with_label_values(&[label]),
                 failed: self.failed.with_label_values(&[label]),
+                resets: self.resets.with_label_values(&[label]),
+                packets_up: self.packets.with_label_values(&[label.as_str(), "in"]),
+                packets_down: self.packets.with_label_values(&[label.as_str(), "out"]),
             })
             .clone()
+    }
+
+    /// The instruments of single endpoints.
+    pub(crate) fn endpoint_traffic(&self) -> &EndpointMetrics {
+        &self.endpoint_traffic
+    }
+
+    /// How many network namespaces could not be entered.
+    pub(crate) fn set_closed_namespaces(&self, count: usize) {
+        self.closed_namespaces.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// An operation is about to be applied to a table.
@@ -160,7 +200,7 @@ impl Metrics {
     }
 }
 
-fn register<C: prometheus::core::Collector + Clone + 'static>(
+pub(crate) fn register<C: prometheus::core::Collector + Clone + 'static>(
     registry: &Registry,
     collector: prometheus::Result<C>,
 ) -> C {

@@ -17,7 +17,7 @@ mod route_table;
 
 pub use choice::choose;
 pub use desired::{desired, touched};
-pub use kernel::{Candidate, KernelTable, MapWrite, shares};
+pub use kernel::{Candidate, FoundMaps, KernelTable, MapWrite, shares};
 pub use maglev::{MAGLEV_SLOTS, MaglevTable};
 pub use mesonet_model::{Algorithm, ServicePolicy};
 pub use plan::{Op, plan};

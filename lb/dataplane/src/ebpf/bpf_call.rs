@@ -1,16 +1,48 @@
-//! The call of bpf(2) that aya does not offer: the end of a link at once.
+//! The calls of bpf(2) that aya does not offer: many entries of a map at once, and the end of a link at once.
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use std::path::Path;
 
 /// Commands of linux/bpf.h.
 #[derive(Debug, Clone, Copy)]
 #[repr(i32)]
 enum Command {
+    Lookup = 1,
     ObjectGet = 7,
+    LookupBatch = 24,
+    UpdateBatch = 26,
+    DeleteBatch = 27,
     LinkDetach = 34,
+}
+
+/// Entries per call. A bucket of a hash map must fit, and the kernel's page of keys is small.
+const BATCH: usize = 4096;
+
+/// `union bpf_attr` of `BPF_MAP_LOOKUP_ELEM`.
+#[repr(C)]
+#[derive(Default)]
+struct Entry {
+    map: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr` of the commands for many entries.
+#[repr(C)]
+#[derive(Default)]
+struct Entries {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    flags: u64,
+    batch_flags: u64,
 }
 
 /// `union bpf_attr` of `BPF_OBJ_GET`.
@@ -30,6 +62,90 @@ struct Link {
     _pad: u32,
 }
 
+/// Reads the value of a key, which must be as long as the map's values are.
+pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+    let mut entry = Entry {
+        map: number(map),
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        ..Entry::default()
+    };
+    call(Command::Lookup, &mut entry).map(drop)
+}
+
+/// Writes many entries, in their order. Those before one that fails are written.
+pub(super) fn update_many(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: usize) -> io::Result<()> {
+    if count == 0 {
+        return Ok(());
+    }
+    let (key, value) = (keys.len() / count, values.len() / count);
+    for (keys, values) in keys.chunks(BATCH * key).zip(values.chunks(BATCH * value)) {
+        let mut entries = Entries {
+            keys: keys.as_ptr() as u64,
+            values: values.as_ptr() as u64,
+            count: (keys.len() / key) as u32,
+            map: number(map),
+            ..Entries::default()
+        };
+        call(Command::UpdateBatch, &mut entries)?;
+    }
+    Ok(())
+}
+
+/// Removes many entries. The first that is not there ends the call with an error; returns how many were removed.
+pub(super) fn delete_many(map: BorrowedFd<'_>, keys: &[u8], key: usize) -> (usize, io::Result<()>) {
+    let mut removed = 0;
+    for keys in keys.chunks(BATCH * key) {
+        let mut entries = Entries {
+            keys: keys.as_ptr() as u64,
+            count: (keys.len() / key) as u32,
+            map: number(map),
+            ..Entries::default()
+        };
+        let result = call(Command::DeleteBatch, &mut entries);
+        removed += entries.count as usize;
+        if let Err(error) = result {
+            return (removed, Err(error));
+        }
+    }
+    (removed, Ok(()))
+}
+
+/// Reads all entries of a hash map: `each` gets keys and values, packed. `value` is what the kernel takes for one.
+pub(super) fn lookup_all(
+    map: BorrowedFd<'_>,
+    (key, value): (usize, usize),
+    mut each: impl FnMut(&[u8], &[u8]),
+) -> io::Result<()> {
+    let mut keys = vec![0_u8; BATCH * key];
+    let mut values = vec![0_u8; BATCH * value];
+    let mut position: Option<[u8; 4]> = None;
+    loop {
+        let mut next = [0_u8; 4];
+        let mut entries = Entries {
+            in_batch: position.as_ref().map_or(0, |position| position.as_ptr() as u64),
+            out_batch: next.as_mut_ptr() as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: BATCH as u32,
+            map: number(map),
+            ..Entries::default()
+        };
+        let result = call(Command::LookupBatch, &mut entries);
+        let is_last = match result {
+            Ok(_) => false,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => true,
+            Err(error) => return Err(error),
+        };
+        let count = entries.count as usize;
+        each(&keys[..count * key], &values[..count * value]);
+        if is_last {
+            return Ok(());
+        }
+        position = Some(next);
+    }
+}
+
 /// Ends what a pinned link does, before it returns. Removing its last name alone does so some time later.
 pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
@@ -40,6 +156,11 @@ pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
     let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let mut attributes = Link { descriptor: link.as_raw_fd() as u32, _pad: 0 };
     call(Command::LinkDetach, &mut attributes).map(drop)
+}
+
+fn number(map: BorrowedFd<'_>) -> u32 {
+    // Descriptors are not negative.
+    map.as_raw_fd() as u32
 }
 
 fn call<T>(command: Command, attributes: &mut T) -> io::Result<i32> {

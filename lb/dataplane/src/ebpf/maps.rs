@@ -1,95 +1,257 @@
 //! The maps of the programs, read and written as octets.
 
-use aya::maps::{HashMap, Map, MapData, MapError};
-use mesonet_ebpf_abi::{Flow, Frontend, Member, Place, Service, Slot, SlotKey, Words};
-use mesonet_lb_plan::{KernelTable, MapWrite};
+use std::collections::BTreeSet;
+use std::io;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::sync::atomic::AtomicBool;
 
-use super::EbpfError;
+use aya::Ebpf;
+use aya::maps::{Map, MapData};
+use mesonet_ebpf_abi::{
+    Count, Flow, Frontend, Load, MaglevChunk, MaglevKey, Member, MemberState, Origin, Service, Slot, SlotKey,
+    Words,
+};
+use mesonet_lb_plan::{FoundMaps, KernelTable, MapWrite};
+
+use super::{EbpfError, bpf_call};
 
 /// A map of words to words.
 #[derive(Debug)]
-pub(super) struct WordMap<const KEY: usize, const VALUE: usize>(HashMap<MapData, [u8; KEY], [u8; VALUE]>);
-
-/// What the user side writes.
-#[derive(Debug)]
-pub(super) struct Maps {
-    services: WordMap<{ Frontend::SIZE }, { Service::SIZE }>,
-    slots: WordMap<{ SlotKey::SIZE }, { Slot::SIZE }>,
-    members: WordMap<{ Member::SIZE }, { u32::SIZE }>,
+pub(super) struct WordMap<K, V> {
+    data: MapData,
+    types: PhantomData<fn() -> (K, V)>,
 }
 
-/// From a socket and an endpoint to the virtual address that the client knows. Written by the programs.
-pub(super) type Origins = WordMap<{ Flow::SIZE }, { Place::SIZE }>;
+/// A map of counts, of which each processor has its own.
+#[derive(Debug)]
+pub(super) struct Counts {
+    data: MapData,
+    processors: usize,
+}
 
-impl<const KEY: usize, const VALUE: usize> WordMap<KEY, VALUE> {
-    pub(super) fn new(map: Map) -> Result<Self, EbpfError> {
-        HashMap::try_from(map).map(Self).map_err(EbpfError::Map)
+/// What says where connections go.
+#[derive(Debug)]
+pub(super) struct Maps {
+    services: WordMap<Frontend, Service>,
+    slots: WordMap<SlotKey, Slot>,
+    chunks: WordMap<MaglevKey, MaglevChunk>,
+    members: WordMap<Member, MemberState>,
+}
+
+/// What the programs remember of sockets.
+#[derive(Debug)]
+pub(super) struct Memory {
+    /// From a socket and an endpoint to the virtual address that the client knows.
+    pub(super) origins: WordMap<Flow, Origin>,
+    /// From a socket and a virtual address to the endpoint of its datagrams.
+    pub(super) flows: WordMap<Flow, Slot>,
+    /// Some were made by programs of an older layout, and are in no counter.
+    pub(super) has_uncounted: AtomicBool,
+}
+
+// === impl WordMap ===
+
+impl<K: Words, V: Words> WordMap<K, V> {
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, EbpfError> {
+        Self::new(data(ebpf.take_map(name).ok_or(EbpfError::NoMap(name))?, name)?, name)
     }
 
-    pub(super) fn get<K: Words, V: Words>(&self, key: &K) -> Option<V> {
-        let octets = self.0.get(&octets::<K, KEY>(key), 0).ok()?;
-        Some(V::read(&octets))
+    /// A map of other keys or values than this version's is refused.
+    pub(super) fn new(data: MapData, name: &'static str) -> Result<Self, EbpfError> {
+        let info = data.info().map_err(EbpfError::Map)?;
+        if info.key_size() as usize != K::SIZE || info.value_size() as usize != V::SIZE {
+            return Err(EbpfError::Shape(name));
+        }
+        Ok(Self { data, types: PhantomData })
     }
 
-    fn put<K: Words, V: Words>(&mut self, key: &K, value: &V) -> Result<(), MapError> {
-        self.0.insert(octets::<K, KEY>(key), octets::<V, VALUE>(value), 0)
+    pub(super) fn put_many(&self, entries: &[(&K, &V)]) -> io::Result<()> {
+        let mut keys = vec![0; K::SIZE * entries.len()];
+        let mut values = vec![0; V::SIZE * entries.len()];
+        for (at, (key, value)) in entries.iter().enumerate() {
+            key.write(&mut keys[at * K::SIZE..]);
+            value.write(&mut values[at * V::SIZE..]);
+        }
+        bpf_call::update_many(self.descriptor(), &keys, &values, entries.len())
     }
 
     /// Removing what is not there is done already.
-    fn remove<K: Words>(&mut self, key: &K) -> Result<(), MapError> {
-        match self.0.remove(&octets::<K, KEY>(key)) {
-            Err(MapError::KeyNotFound) => Ok(()),
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => {
-                Ok(())
-            }
-            other => other,
+    pub(super) fn remove_many(&self, keys: &[&K]) -> io::Result<()> {
+        let mut packed = vec![0; K::SIZE * keys.len()];
+        for (at, key) in keys.iter().enumerate() {
+            key.write(&mut packed[at * K::SIZE..]);
         }
+        remove_all(self.descriptor(), &packed, K::SIZE)
     }
 
-    fn all<K: Words, V: Words>(&self) -> Result<Vec<(K, V)>, MapError> {
+    pub(super) fn all(&self) -> io::Result<Vec<(K, V)>> {
         let mut all = Vec::new();
-        for key in self.0.keys() {
-            let key = key?;
-            if let Ok(value) = self.0.get(&key, 0) {
-                all.push((K::read(&key), V::read(&value)));
-            }
-        }
+        bpf_call::lookup_all(self.descriptor(), (K::SIZE, V::SIZE), |keys, values| {
+            let pairs = keys.chunks_exact(K::SIZE).zip(values.chunks_exact(V::SIZE));
+            all.extend(pairs.map(|(key, value)| (K::read(key), V::read(value))));
+        })?;
         Ok(all)
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.data.fd().as_fd()
     }
 }
 
+// === impl Counts ===
+
+impl Counts {
+    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, EbpfError> {
+        let data = data(ebpf.take_map(name).ok_or(EbpfError::NoMap(name))?, name)?;
+        let processors =
+            aya::util::nr_cpus().map_err(|(file, source)| EbpfError::Processors { file, source })?;
+        Ok(Self { data, processors })
+    }
+
+    /// What all processors have counted under a number.
+    pub(super) fn get(&self, counter: u32) -> Count {
+        let mut value = vec![0; self.value()];
+        match bpf_call::lookup(self.data.fd().as_fd(), &octets(&counter), &mut value) {
+            Ok(()) => sum(&value),
+            // Nothing has been counted yet.
+            Err(_) => Count::default(),
+        }
+    }
+
+    /// Everything that has been counted.
+    pub(super) fn all(&self) -> io::Result<Vec<(u32, Count)>> {
+        let mut all = Vec::new();
+        let sizes = (u32::SIZE, self.value());
+        bpf_call::lookup_all(self.data.fd().as_fd(), sizes, |keys, values| {
+            let pairs = keys.chunks_exact(u32::SIZE).zip(values.chunks_exact(sizes.1));
+            all.extend(pairs.map(|(key, value)| (u32::read(key), sum(value))));
+        })?;
+        Ok(all)
+    }
+
+    pub(super) fn remove_many(&self, counters: &BTreeSet<u32>) -> io::Result<()> {
+        let mut packed = vec![0; u32::SIZE * counters.len()];
+        for (at, counter) in counters.iter().enumerate() {
+            counter.write(&mut packed[at * u32::SIZE..]);
+        }
+        remove_all(self.data.fd().as_fd(), &packed, u32::SIZE)
+    }
+
+    fn value(&self) -> usize {
+        // The kernel rounds each processor's value up to eight octets, of which it is made.
+        Count::SIZE * self.processors
+    }
+}
+
+// === impl Maps ===
+
 impl Maps {
-    pub(super) fn new(services: Map, slots: Map, members: Map) -> Result<Self, EbpfError> {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, EbpfError> {
         Ok(Self {
-            services: WordMap::new(services)?,
-            slots: WordMap::new(slots)?,
-            members: WordMap::new(members)?,
+            services: WordMap::take(ebpf, "SERVICES")?,
+            slots: WordMap::take(ebpf, "SLOTS")?,
+            chunks: WordMap::take(ebpf, "MAGLEV")?,
+            members: WordMap::take(ebpf, "MEMBERS")?,
         })
     }
 
     /// What they hold, and what to remove from them.
-    pub(super) fn read(&self) -> Result<(KernelTable, Vec<MapWrite>), MapError> {
-        let services: Vec<(Frontend, Service)> = self.services.all()?;
-        let slots: Vec<(SlotKey, Slot)> = self.slots.all()?;
-        let members: Vec<(Member, u32)> = self.members.all()?;
-        Ok(KernelTable::read(services, slots, members))
+    pub(super) fn read(&self) -> io::Result<(KernelTable, Vec<MapWrite>)> {
+        Ok(KernelTable::read(FoundMaps {
+            services: self.services.all()?,
+            slots: self.slots.all()?,
+            chunks: self.chunks.all()?.into_iter().map(|(key, _)| key).collect(),
+            members: self.members.all()?,
+        }))
     }
 
-    /// Makes one write.
-    pub(super) fn write(&mut self, write: &MapWrite) -> Result<(), MapError> {
+    /// Makes writes for any number of virtual addresses, kind after kind, so that each address sees its own in order.
+    pub(super) fn write(&self, writes: &[MapWrite]) -> io::Result<()> {
+        let mut kinds = Kinds::default();
+        writes.iter().for_each(|write| kinds.add(write));
+        self.members.put_many(&kinds.put_members)?;
+        self.slots.put_many(&kinds.put_slots)?;
+        self.chunks.put_many(&kinds.put_chunks)?;
+        self.services.put_many(&kinds.put_services)?;
+        self.services.remove_many(&kinds.remove_services)?;
+        self.slots.remove_many(&kinds.remove_slots)?;
+        self.chunks.remove_many(&kinds.remove_chunks)?;
+        self.members.remove_many(&kinds.remove_members)
+    }
+}
+
+/// Writes by kind.
+#[derive(Default)]
+struct Kinds<'a> {
+    put_members: Vec<(&'a Member, &'a MemberState)>,
+    put_slots: Vec<(&'a SlotKey, &'a Slot)>,
+    put_chunks: Vec<(&'a MaglevKey, &'a MaglevChunk)>,
+    put_services: Vec<(&'a Frontend, &'a Service)>,
+    remove_services: Vec<&'a Frontend>,
+    remove_slots: Vec<&'a SlotKey>,
+    remove_chunks: Vec<&'a MaglevKey>,
+    remove_members: Vec<&'a Member>,
+}
+
+impl<'a> Kinds<'a> {
+    fn add(&mut self, write: &'a MapWrite) {
         match write {
-            MapWrite::PutMember(member, counter) => self.members.put(member, counter),
-            MapWrite::PutSlot(key, slot) => self.slots.put(key, slot),
-            MapWrite::PutService(frontend, service) => self.services.put(frontend, service),
-            MapWrite::RemoveService(frontend) => self.services.remove(frontend),
-            MapWrite::RemoveSlot(key) => self.slots.remove(key),
-            MapWrite::RemoveMember(member) => self.members.remove(member),
+            MapWrite::PutMember(member, state) => self.put_members.push((member, state)),
+            MapWrite::PutSlot(key, slot) => self.put_slots.push((key, slot)),
+            MapWrite::PutChunk(key, chunk) => self.put_chunks.push((key, chunk)),
+            MapWrite::PutService(frontend, service) => self.put_services.push((frontend, service)),
+            MapWrite::RemoveService(frontend) => self.remove_services.push(frontend),
+            MapWrite::RemoveSlot(key) => self.remove_slots.push(key),
+            MapWrite::RemoveChunk(key) => self.remove_chunks.push(key),
+            MapWrite::RemoveMember(member) => self.remove_members.push(member),
         }
     }
 }
 
-fn octets<T: Words, const SIZE: usize>(value: &T) -> [u8; SIZE] {
-    let mut octets = [0; SIZE];
+/// Open connections by endpoint, of services that choose by them.
+pub(super) type Loads = WordMap<u32, Load>;
+
+/// The descriptor of a map of any kind that is used here.
+pub(super) fn data(map: Map, name: &'static str) -> Result<MapData, EbpfError> {
+    match map {
+        Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data) => Ok(data),
+        _ => Err(EbpfError::Shape(name)),
+    }
+}
+
+/// The kernel stops at a key that is not there; such a one is passed over.
+fn remove_all(map: BorrowedFd<'_>, mut keys: &[u8], size: usize) -> io::Result<()> {
+    while !keys.is_empty() {
+        let (removed, result) = bpf_call::delete_many(map, keys, size);
+        match result {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                keys = keys.get((removed + 1) * size..).unwrap_or_default();
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn sum(values: &[u8]) -> Count {
+    let mut sum = Count::default();
+    for each in values.chunks_exact(Count::SIZE).map(Count::read) {
+        sum.connections += each.connections;
+        sum.ended += each.ended;
+        sum.failures += each.failures;
+        sum.resets += each.resets;
+        sum.bytes_out += each.bytes_out;
+        sum.bytes_in += each.bytes_in;
+        sum.packets_out += each.packets_out;
+        sum.packets_in += each.packets_in;
+    }
+    sum
+}
+
+fn octets<T: Words>(value: &T) -> Vec<u8> {
+    let mut octets = vec![0; T::SIZE];
     value.write(&mut octets);
     octets
 }

@@ -1,10 +1,13 @@
 //! Socket balancing in the kernel: hooks of a cgroup choose an endpoint once per connection, and no packet is touched.
 //!
 //! The kernel does everything that happens per connection; this side keeps its maps equal to the table, ends
-//! connections to dead endpoints, and tells which draining ones are still in use.
+//! connections to dead endpoints, tells which draining ones are still in use, and exports what has been counted.
 
 mod bpf_call;
+mod ledger;
 mod maps;
+mod namespaces;
+mod older_layout;
 mod programs;
 mod sockets;
 mod usage;
@@ -14,20 +17,23 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
-use mesonet_ebpf_abi::{Frontend, Place};
-use mesonet_lb_plan::{Candidate, KernelTable, Op, RouteState, ServiceSpec};
+use mesonet_ebpf_abi::{Frontend, Place, TCP, UDP, refusals};
+use mesonet_lb_plan::{Candidate, EndpointId, KernelTable, MapWrite, Op, RouteState, ServiceSpec};
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics};
-use maps::Maps;
-use usage::Usage;
+use ledger::{Account, Ledger};
+use maps::{Counts, Loads, Maps, Memory, WordMap};
+use programs::Attached;
+use usage::{Dead, Draining, Usage};
 
 pub use programs::cleanup;
 
@@ -81,6 +87,20 @@ pub enum EbpfError {
     /// A map cannot be used.
     #[error("cannot use an eBPF map")]
     Map(#[source] MapError),
+    /// A map has entries of another form.
+    #[error("BUG: the eBPF map {0} has another form")]
+    Shape(&'static str),
+    /// The machine does not say how many processors it has.
+    #[error("cannot read {file}")]
+    Processors {
+        /// Where it should say so.
+        file: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The maps cannot be read.
+    #[error("cannot read the eBPF maps")]
+    Read(#[source] io::Error),
     /// The object lacks a map.
     #[error("BUG: the eBPF object has no map {0}")]
     NoMap(&'static str),
@@ -96,10 +116,24 @@ pub struct Ebpf {
     kernel: KernelTable,
     table: TrackedTable,
     /// Which service each virtual address leads to.
-    owners: BTreeMap<Frontend, ServiceKey>,
+    owners: BTreeMap<Frontend, Arc<ServiceKey>>,
+    /// Draining tasks of connections, by service.
+    draining: BTreeMap<ServiceKey, Draining>,
     usage: Arc<Usage>,
     /// Whether virtual addresses of a former process may be left in the maps.
     has_leftovers: bool,
+    /// What other versions have left in the kernel, until the first view is in effect.
+    older: Vec<PathBuf>,
+}
+
+/// What becomes of the maps and of connections.
+#[derive(Debug, Default)]
+struct Change {
+    touched: BTreeSet<Frontend>,
+    /// Endpoints that some service has lost.
+    gone: BTreeSet<SocketAddr>,
+    writes: Vec<MapWrite>,
+    dead: Dead,
 }
 
 impl Ebpf {
@@ -109,33 +143,123 @@ impl Ebpf {
     /// # Errors
     /// When the kernel refuses.
     pub fn start(settings: &EbpfSettings, metrics: &Metrics) -> Result<Self, EbpfError> {
-        let (mut maps, origins) = programs::attach(&settings.bpffs, &settings.cgroup)?;
-        let (kernel, garbage) = maps.read().map_err(EbpfError::Map)?;
-        for write in &garbage {
-            maps.write(write).map_err(EbpfError::Map)?;
-        }
+        let Attached { mut ebpf, older } = programs::attach(&settings.bpffs, &settings.cgroup)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let (kernel, garbage) = maps.read().map_err(EbpfError::Read)?;
+        maps.write(&garbage).map_err(EbpfError::Read)?;
         let found = kernel.frontends().count();
         tracing::info!(
             cgroup = %settings.cgroup.display(), found, "Balancing sockets in the kernel"
         );
-        let usage = Usage::start(origins);
-        let has_leftovers = found > 0;
-        let table = TrackedTable::new(metrics);
-        Ok(Self { maps, kernel, table, owners: BTreeMap::new(), usage, has_leftovers })
+        let (counts, loads) = (Counts::take(&mut ebpf, "COUNTS")?, Loads::take(&mut ebpf, "LOADS")?);
+        let known = kernel.frontends().flat_map(|frontend| counters(&kernel, frontend)).map(|(at, _)| at);
+        let ledger = Ledger::new(counts, loads, metrics, &known.collect()).map_err(EbpfError::Read)?;
+        let memory = Memory {
+            origins: WordMap::take(&mut ebpf, "ORIGINS")?,
+            flows: WordMap::take(&mut ebpf, "FLOWS")?,
+            has_uncounted: AtomicBool::new(false),
+        };
+        Ok(Self {
+            maps,
+            kernel,
+            table: TrackedTable::new(metrics),
+            owners: BTreeMap::new(),
+            draining: BTreeMap::new(),
+            usage: Usage::start(ledger, memory, metrics),
+            has_leftovers: found > 0,
+            older,
+        })
+    }
+
+    /// Takes an operation into the table.
+    fn note(&mut self, op: &Op, change: &mut Change) {
+        let key = op.service();
+        if let Some(spec) = self.table.read().service(key) {
+            change.touched.extend(spec.listeners.iter().map(|address| frontend(key.protocol, *address)));
+        }
+        match op {
+            Op::RemoveEndpoint { endpoint, .. } => drop(change.gone.insert(endpoint.address)),
+            Op::OpenListener { address, .. } => {
+                change.touched.insert(frontend(key.protocol, *address));
+                self.owners.insert(frontend(key.protocol, *address), Arc::new(key.clone()));
+            }
+            Op::CloseListener { address, .. } => {
+                let closed = frontend(key.protocol, *address);
+                if self.owners.get(&closed).is_some_and(|owner| **owner == *key) {
+                    self.owners.remove(&closed);
+                }
+            }
+            Op::AddEndpoint { .. } | Op::SetEndpoint { .. } | Op::SetPolicy { .. } => {}
+        }
+        self.table.apply(op);
     }
 
     /// Makes an address lead where its service says, or nowhere.
-    fn settle(&mut self, frontend: Frontend) -> Result<(), MapError> {
-        let service = self.owners.get(&frontend).and_then(|key| self.table.read().service(key));
-        let writes = match service {
-            Some(spec) => self.kernel.put(frontend, &candidates(spec)),
+    fn settle(&mut self, frontend: Frontend, change: &mut Change) {
+        let owner = self.owners.get(&frontend).cloned();
+        let spec = owner.as_ref().and_then(|key| self.table.read().service(key));
+        let before: BTreeMap<u32, Option<Place>> = counters(&self.kernel, &frontend).collect();
+        let writes = match spec {
+            Some(spec) => self.kernel.put(frontend, &candidates(&frontend, spec), spec.policy),
             None => self.kernel.remove(&frontend),
         };
-        let written = writes.iter().try_for_each(|write| self.maps.write(write));
-        if written.is_err() {
-            self.read_again();
+        if !writes.is_empty() {
+            self.account(frontend, owner.as_ref(), before, change);
+        } else if let Some(owner) = &owner {
+            // Taken over from a former process as it is.
+            self.open_accounts(&frontend, owner);
         }
-        written
+        change.writes.extend(writes);
+    }
+
+    /// Gives every counter of an address to its endpoint, and finds those whose endpoints are gone.
+    fn account(
+        &self,
+        frontend: Frontend,
+        owner: Option<&Arc<ServiceKey>>,
+        mut before: BTreeMap<u32, Option<Place>>,
+        change: &mut Change,
+    ) {
+        if let Some(owner) = owner {
+            self.open_accounts(&frontend, owner);
+        }
+        for (counter, _) in counters(&self.kernel, &frontend) {
+            before.remove(&counter);
+        }
+        for (counter, place) in before {
+            self.usage.ledger().close(counter);
+            let Some(place) = place else { continue };
+            // With an address of a former process goes whoever is behind it.
+            if self.has_leftovers || change.gone.contains(&place.into()) {
+                change.dead.insert((frontend, place), counter);
+            }
+        }
+    }
+
+    fn open_accounts(&self, frontend: &Frontend, owner: &Arc<ServiceKey>) {
+        let mut ledger = self.usage.ledger();
+        for (counter, place) in counters(&self.kernel, frontend) {
+            ledger.open(counter, || Account::new(owner.clone(), place.map(SocketAddr::from)));
+        }
+    }
+
+    /// Makes the writes of a change. If that fails, it is found out which addresses fail.
+    fn write(&mut self, change: &mut Change) -> BTreeMap<ServiceKey, String> {
+        let Err(error) = self.maps.write(&change.writes) else { return BTreeMap::new() };
+        tracing::debug!(%error, "A write of many entries has failed, trying address after address");
+        self.read_again();
+        let mut failures = BTreeMap::new();
+        for frontend in change.touched.clone() {
+            change.writes.clear();
+            self.settle(frontend, change);
+            let Err(error) = self.maps.write(&change.writes) else { continue };
+            self.read_again();
+            if let Some(key) = self.owners.get(&frontend) {
+                let address = SocketAddr::from(frontend.place);
+                failures.insert(ServiceKey::clone(key), format!("cannot write {address}: {error}"));
+            }
+        }
+        failures
     }
 
     /// After a write that failed, the maps are asked what they hold.
@@ -143,35 +267,48 @@ impl Ebpf {
         match self.maps.read() {
             Ok((kernel, garbage)) => {
                 self.kernel = kernel;
-                for write in &garbage {
-                    if let Err(error) = self.maps.write(write) {
-                        tracing::warn!(%error, ?write, "Cannot remove what no service needs");
-                    }
+                if let Err(error) = self.maps.write(&garbage) {
+                    tracing::warn!(%error, "Cannot remove what no service needs");
                 }
             }
             Err(error) => tracing::warn!(%error, "Cannot read the maps of the eBPF programs"),
         }
     }
 
-    /// Addresses of a former process that no service has any more.
-    fn remove_leftovers(&mut self) {
-        self.has_leftovers = false;
-        let left: Vec<Frontend> =
-            self.kernel.frontends().filter(|frontend| !self.owners.contains_key(frontend)).copied().collect();
-        for frontend in left {
-            if let Err(error) = self.settle(frontend) {
-                tracing::warn!(%error, "Cannot remove a virtual address of a former process");
-                self.has_leftovers = true;
+    /// What a former process or another version has left goes when the first view is in effect.
+    fn remove_leftovers(&mut self, has_failures: bool) {
+        self.has_leftovers &= has_failures;
+        let memory = self.usage.memory();
+        self.older.retain(|layout| match older_layout::replace(layout, memory, &self.kernel) {
+            Ok(()) => false,
+            Err(error) => {
+                tracing::warn!(%error, path = %layout.display(), "Cannot replace the programs of another version");
+                true
+            }
+        });
+    }
+
+    /// Finds what drains in the services that operations were for.
+    fn find_draining(&mut self, ops: &[Op]) {
+        let services: BTreeSet<&ServiceKey> =
+            ops.iter().map(Op::service).filter(|key| key.protocol == Protocol::Tcp).collect();
+        for key in services {
+            let draining = self.table.read().service(key).map(|spec| self.draining_of(key, spec));
+            match draining.filter(|draining| !draining.is_empty()) {
+                Some(draining) => drop(self.draining.insert(key.clone(), draining)),
+                None => drop(self.draining.remove(key)),
             }
         }
     }
 
-    fn draining(&self) -> BTreeMap<SocketAddr, BTreeSet<TaskKey>> {
-        let mut draining: BTreeMap<SocketAddr, BTreeSet<TaskKey>> = BTreeMap::new();
-        for (_, spec) in self.table.read().services() {
-            for (id, _) in spec.endpoints.iter().filter(|(_, spec)| spec.state == RouteState::Draining) {
-                draining.entry(id.address).or_default().insert(id.task.clone());
-            }
+    fn draining_of(&self, key: &ServiceKey, spec: &ServiceSpec) -> Draining {
+        let mut draining = Draining::new();
+        for (id, _) in spec.endpoints.iter().filter(|(_, each)| each.state == RouteState::Draining) {
+            let counter = |address: &SocketAddr| {
+                self.kernel.counter(&frontend(key.protocol, *address), &id.address.into())
+            };
+            let counters = spec.listeners.iter().filter_map(counter);
+            draining.entry(id.task.clone()).or_default().extend(counters);
         }
         draining
     }
@@ -183,46 +320,27 @@ impl Dataplane for Ebpf {
     }
 
     async fn apply(&mut self, ops: &[Op]) -> BTreeMap<ServiceKey, String> {
-        let mut touched: BTreeSet<Frontend> = BTreeSet::new();
-        let mut dead: BTreeSet<SocketAddr> = BTreeSet::new();
+        let mut change = Change::default();
         for op in ops {
-            let key = op.service();
-            if let Some(spec) = self.table.read().service(key) {
-                touched.extend(spec.listeners.iter().map(|address| frontend(key.protocol, *address)));
-            }
-            match op {
-                Op::RemoveEndpoint { endpoint, .. } => drop(dead.insert(endpoint.address)),
-                Op::OpenListener { address, .. } => {
-                    touched.insert(frontend(key.protocol, *address));
-                    self.owners.insert(frontend(key.protocol, *address), key.clone());
-                }
-                Op::CloseListener { address, .. } => {
-                    let closed = frontend(key.protocol, *address);
-                    if self.owners.get(&closed) == Some(key) {
-                        self.owners.remove(&closed);
-                    }
-                }
-                Op::AddEndpoint { .. } | Op::SetEndpoint { .. } | Op::SetPolicy { .. } => {}
-            }
-            self.table.apply(op);
-        }
-        let mut failures = BTreeMap::new();
-        for frontend in touched {
-            if let Err(error) = self.settle(frontend)
-                && let Some(key) = self.owners.get(&frontend)
-            {
-                failures.insert(
-                    key.clone(),
-                    format!("cannot write {}: {error}", SocketAddr::from(frontend.place)),
-                );
-            }
+            self.note(op, &mut change);
         }
         if self.has_leftovers {
-            self.remove_leftovers();
+            change.touched.extend(self.kernel.frontends().filter(|each| !self.owners.contains_key(each)));
         }
-        self.usage.watch(self.draining());
-        if !dead.is_empty() {
-            self.usage.end(dead).await;
+        for frontend in change.touched.clone() {
+            self.settle(frontend, &mut change);
+        }
+        let failures = self.write(&mut change);
+        self.remove_leftovers(!failures.is_empty());
+        self.find_draining(ops);
+        let draining = self.draining.values().flatten();
+        let mut tasks = Draining::new();
+        for (task, counters) in draining {
+            tasks.entry(task.clone()).or_default().extend(counters);
+        }
+        self.usage.watch(tasks);
+        if !change.dead.is_empty() {
+            self.usage.end(change.dead).await;
         }
         failures
     }
@@ -232,18 +350,31 @@ impl Dataplane for Ebpf {
     }
 }
 
-fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {
-    let protocol = match protocol {
-        Protocol::Tcp => mesonet_ebpf_abi::TCP,
-        Protocol::Udp => mesonet_ebpf_abi::UDP,
-    };
-    Frontend { place: Place::from(address), protocol: protocol.into() }
+/// The counters of a virtual address: of its endpoints, and of clients that are refused.
+fn counters(kernel: &KernelTable, frontend: &Frontend) -> impl Iterator<Item = (u32, Option<Place>)> {
+    let refused = kernel.service(frontend).map(|service| (refusals(service), None));
+    kernel.counters(frontend).map(|(place, counter)| (counter, Some(place))).chain(refused)
 }
 
-fn candidates(spec: &ServiceSpec) -> BTreeSet<Candidate> {
+fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {
+    Frontend { place: Place::from(address), protocol: number(protocol) }
+}
+
+/// The number of the protocol in the maps.
+fn number(protocol: Protocol) -> u32 {
+    match protocol {
+        Protocol::Tcp => TCP.into(),
+        Protocol::Udp => UDP.into(),
+    }
+}
+
+/// The endpoints that clients of an address can reach: one that is connected to an IPv4 address has no way to IPv6.
+fn candidates(frontend: &Frontend, spec: &ServiceSpec) -> BTreeSet<Candidate> {
     let weight = |state, weight| (state == RouteState::Ready).then_some(weight);
+    let is_reachable = |id: &EndpointId| id.address.is_ipv4() || !frontend.place.is_ipv4();
     spec.endpoints
         .iter()
+        .filter(|(id, _)| is_reachable(id))
         .map(|(id, each)| Candidate { place: id.address.into(), weight: weight(each.state, each.weight) })
         .collect()
 }

@@ -4,30 +4,31 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::maps::Map;
 use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::{CgroupAttachMode, CgroupSockAddr};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use mesonet_ebpf_abi::LAYOUT;
 
-use super::maps::{Maps, Origins, WordMap};
-use super::{EbpfError, bpf_call};
+use super::{EbpfError, bpf_call, older_layout};
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/socket.o");
 
-const HOOKS: [&str; 8] = [
-    "mesonet_connect4",
-    "mesonet_connect6",
-    "mesonet_sendmsg4",
-    "mesonet_sendmsg6",
+/// Those that count come first, so that what the others send is counted.
+const HOOKS: [&str; 9] = [
+    "mesonet_state",
     "mesonet_recvmsg4",
     "mesonet_recvmsg6",
     "mesonet_getpeername4",
     "mesonet_getpeername6",
+    "mesonet_connect4",
+    "mesonet_connect6",
+    "mesonet_sendmsg4",
+    "mesonet_sendmsg6",
 ];
 
-const MAPS: [&str; 6] = ["SERVICES", "SLOTS", "MEMBERS", "ORIGINS", "FLOWS", "COUNTS"];
+const MAPS: [&str; 9] =
+    ["SERVICES", "SLOTS", "MAGLEV", "MEMBERS", "AFFINITIES", "ORIGINS", "FLOWS", "COUNTS", "LOADS"];
 
 /// Links are always beside those of others; the kernel wants no flag that says so.
 const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
@@ -35,15 +36,20 @@ const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
 /// The directory of bpffs that holds everything of mesonet.
 const DIRECTORY: &str = "mesonet";
 
-/// What the names of links begin with; those of maps are in capitals.
-const LINK_PREFIX: &str = "mesonet_";
-
 /// A hook's link while it replaces the one before. The file system takes no dots in names.
 const NEW_SUFFIX: &str = "_new";
 
+/// What is in the kernel.
+pub(super) struct Attached {
+    /// The programs with their maps, which are taken over with what they hold.
+    pub(super) ebpf: Ebpf,
+    /// What other versions have left. It goes on until it is replaced.
+    pub(super) older: Vec<PathBuf>,
+}
+
 /// Loads the programs and attaches them to a cgroup, beside those of the process before, which go then: no connection
-/// is made in between without one of them. Maps that are there are taken over with what they hold.
-pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<(Maps, Origins), EbpfError> {
+/// is made in between without one of them.
+pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<Attached, EbpfError> {
     let pins = bpffs.join(DIRECTORY).join(LAYOUT);
     fs::create_dir_all(&pins).map_err(|source| EbpfError::Pins { path: pins.clone(), source })?;
     let cgroup_file =
@@ -56,11 +62,7 @@ pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<(Maps, Origins), Ebp
     for hook in HOOKS {
         attach_hook(&mut ebpf, hook, &cgroup_file, &pins)?;
     }
-    remove_other_layouts(&bpffs.join(DIRECTORY));
-    let mut map = |name: &'static str| ebpf.take_map(name).ok_or(EbpfError::NoMap(name));
-    let maps = Maps::new(map("SERVICES")?, map("SLOTS")?, map("MEMBERS")?)?;
-    let origins: Map = map("ORIGINS")?;
-    Ok((maps, WordMap::new(origins)?))
+    Ok(Attached { ebpf, older: older_layout::find(&bpffs.join(DIRECTORY)) })
 }
 
 /// Removes everything of mesonet from the kernel. When it returns, no program is run any more.
@@ -68,40 +70,34 @@ pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<(Maps, Origins), Ebp
 /// # Errors
 /// When a pin cannot be removed.
 pub fn cleanup(bpffs: &Path) -> io::Result<()> {
-    let layouts = match fs::read_dir(bpffs.join(DIRECTORY)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        other => other?,
-    };
-    for layout in layouts {
-        remove_layout(&layout?.path())?;
+    let directory = bpffs.join(DIRECTORY);
+    match detach(&directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.and_then(|()| fs::remove_dir_all(&directory)),
     }
-    fs::remove_dir_all(bpffs.join(DIRECTORY))
 }
 
-/// Removes the pins of a layout. Its programs end first: the kernel ends a link that has lost its last name at a time
-/// of its own choice, and until then connections would still be sent to endpoints.
-fn remove_layout(path: &Path) -> io::Result<()> {
-    for pin in fs::read_dir(path)? {
-        let pin = pin?.path();
-        let is_link =
-            pin.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(LINK_PREFIX));
-        if is_link && let Err(error) = bpf_call::detach_pinned(&pin) {
-            tracing::warn!(%error, path = %pin.display(), "Cannot end a program at once");
+/// Ends all programs below a directory. Removing their pins would do so, too, but at a time of the kernel's own choice,
+/// and until then connections would still be sent to endpoints.
+pub(super) fn detach(directory: &Path) -> io::Result<()> {
+    for pin in fs::read_dir(directory)? {
+        let pin = pin?;
+        let is_map = |name: &str| name.chars().all(|each| each.is_ascii_uppercase() || each == '_');
+        if pin.file_type()?.is_dir() {
+            detach(&pin.path())?;
+        } else if !pin.file_name().to_str().is_some_and(is_map)
+            && let Err(error) = bpf_call::detach_pinned(&pin.path())
+        {
+            tracing::warn!(%error, path = %pin.path().display(), "Cannot end a program at once");
         }
     }
-    fs::remove_dir_all(path)
+    Ok(())
 }
 
 fn attach_hook(ebpf: &mut Ebpf, hook: &'static str, cgroup: &File, pins: &Path) -> Result<(), EbpfError> {
-    let program: &mut CgroupSockAddr = ebpf
-        .program_mut(hook)
-        .ok_or(EbpfError::NoHook(hook))?
-        .try_into()
-        .map_err(|source| EbpfError::Attach { hook, source })?;
-    program.load().map_err(|source| EbpfError::Attach { hook, source })?;
-    let id = program.attach(cgroup, LINK_MODE).map_err(|source| EbpfError::Attach { hook, source })?;
-    let link = program.take_link(id).map_err(|source| EbpfError::Attach { hook, source })?;
-    let link: FdLink = link.try_into().map_err(|_| EbpfError::NoHook(hook))?;
+    let program = ebpf.program_mut(hook).ok_or(EbpfError::NoHook(hook))?;
+    let link = link(program, cgroup).map_err(|source| EbpfError::Attach { hook, source })?;
+    let link = link.ok_or(EbpfError::NoHook(hook))?;
     let path = pins.join(hook);
     let new = pins.join(format!("{hook}{NEW_SUFFIX}"));
     // Left by a process that ended at this point.
@@ -113,16 +109,16 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &'static str, cgroup: &File, pins: &Path) 
     Ok(())
 }
 
-/// What other versions have left goes once this one is in effect.
-fn remove_other_layouts(directory: &Path) {
-    let Ok(entries) = fs::read_dir(directory) else { return };
-    for entry in entries.flatten().filter(|entry| entry.file_name() != LAYOUT) {
-        let path: PathBuf = entry.path();
-        match remove_layout(&path) {
-            Ok(()) => tracing::info!(path = %path.display(), "Removed the programs of another version"),
-            Err(error) => {
-                tracing::warn!(%error, path = %path.display(), "Cannot remove the programs of another version");
-            }
-        }
+/// Nothing, if the kernel is too old for links.
+fn link(program: &mut Program, cgroup: &File) -> Result<Option<FdLink>, ProgramError> {
+    if let Program::SockOps(_) = program {
+        let program: &mut SockOps = program.try_into()?;
+        program.load()?;
+        let id = program.attach(cgroup, LINK_MODE)?;
+        return Ok(program.take_link(id)?.try_into().ok());
     }
+    let program: &mut CgroupSockAddr = program.try_into()?;
+    program.load()?;
+    let id = program.attach(cgroup, LINK_MODE)?;
+    Ok(program.take_link(id)?.try_into().ok())
 }

@@ -1,36 +1,57 @@
-//! Which connections the programs have made, found among the sockets of this network namespace.
+//! Which connections the programs have made: told as metrics, looked at while endpoints drain, ended when one is dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use mesonet_ebpf_abi::{Flow, Place};
+use mesonet_ebpf_abi::{Flow, Frontend, Origin, Place};
 use mesonet_model::{Protocol, TaskKey};
 use tokio::sync::watch;
 
-use super::maps::Origins;
-use super::sockets::{self, Connection};
+use super::ledger::Ledger;
+use super::maps::Memory;
+use super::{namespaces, sockets};
+use crate::Metrics;
 
-/// How often the sockets are looked at while endpoints drain: a fraction of what a drain waits for, and a dump of ten
-/// thousand sockets takes some 10 ms.
-const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How often it is looked whether draining endpoints are in use: a fraction of what a drain waits for.
+const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
 
-type Draining = BTreeMap<SocketAddr, BTreeSet<TaskKey>>;
+/// How long an endpoint must have been without a connection: a program may have chosen it just before it began to drain,
+/// and the connection may not have begun since.
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Looks at sockets, in the background while something drains.
+/// How often metrics are brought up to date: a reader comes every some seconds.
+const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Draining tasks, with the counters of their connections.
+pub(super) type Draining = BTreeMap<TaskKey, BTreeSet<u32>>;
+
+/// Endpoints that are gone, each with the virtual address that led there, and their counters.
+pub(super) type Dead = BTreeMap<(Frontend, Place), u32>;
+
+/// Looks at what is counted, in the background.
 #[derive(Debug)]
 pub(super) struct Usage {
-    origins: Mutex<Origins>,
+    ledger: Mutex<Ledger>,
+    memory: Memory,
+    metrics: Metrics,
     draining: watch::Sender<Draining>,
+    /// Since when draining tasks have no connection.
+    idle: Mutex<BTreeMap<TaskKey, Instant>>,
     busy: watch::Sender<BTreeSet<TaskKey>>,
 }
 
 impl Usage {
-    pub(super) fn start(origins: Origins) -> Arc<Self> {
+    pub(super) fn start(ledger: Ledger, memory: Memory, metrics: &Metrics) -> Arc<Self> {
         let usage = Arc::new(Self {
-            origins: Mutex::new(origins),
+            ledger: Mutex::new(ledger),
+            memory,
+            metrics: metrics.clone(),
             draining: watch::Sender::new(Draining::new()),
+            idle: Mutex::default(),
             busy: watch::Sender::new(BTreeSet::new()),
         });
         // The task must not keep what it looks at alive.
@@ -42,17 +63,21 @@ impl Usage {
         self.busy.subscribe()
     }
 
-    /// From now on these endpoints drain. Those that are new count as busy until their connections are counted.
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// From now on these tasks drain. Those that are new count as busy until their connections are counted.
     pub(super) fn watch(&self, draining: Draining) {
         self.draining.send_if_modified(|current| {
             if *current == draining {
                 return false;
             }
-            let new: BTreeSet<TaskKey> = draining
-                .iter()
-                .filter(|(address, _)| !current.contains_key(address))
-                .flat_map(|(_, tasks)| tasks.iter().cloned())
-                .collect();
+            let new = draining.keys().filter(|task| !current.contains_key(task)).cloned();
             self.busy.send_if_modified(|busy| {
                 let before = busy.len();
                 busy.extend(new);
@@ -64,7 +89,7 @@ impl Usage {
     }
 
     /// Ends the connections that were made to dead endpoints.
-    pub(super) async fn end(self: &Arc<Self>, dead: BTreeSet<SocketAddr>) {
+    pub(super) async fn end(self: &Arc<Self>, dead: Dead) {
         let usage = self.clone();
         let ending = tokio::task::spawn_blocking(move || usage.end_now(&dead));
         if let Err(error) = ending.await {
@@ -72,68 +97,124 @@ impl Usage {
         }
     }
 
-    fn end_now(&self, dead: &BTreeSet<SocketAddr>) {
-        for protocol in [Protocol::Tcp, Protocol::Udp] {
-            for connection in self.connections(protocol) {
-                if dead.contains(&connection.peer)
-                    && let Err(error) = sockets::destroy(&connection)
-                {
-                    tracing::warn!(%error, peer = %connection.peer, "Cannot end a connection to a dead endpoint");
-                }
+    fn end_now(&self, dead: &Dead) {
+        // Most endpoints die without a connection from this node.
+        let has_uncounted = self.memory.has_uncounted.load(Ordering::Relaxed);
+        if !has_uncounted && !dead.values().any(|counter| self.ledger().is_used(*counter)) {
+            return;
+        }
+        let origins = match self.memory.origins.all() {
+            Ok(origins) => origins,
+            Err(error) => {
+                tracing::warn!(%error, "Cannot read which connections lead to dead endpoints");
+                return;
             }
+        };
+        let ends = Ends::new(dead, origins);
+        if ends.sockets.is_empty() {
+            return;
+        }
+        let visit = namespaces::visit(|cookie| ends.is_in(cookie), |netlink| ends.end_here(netlink));
+        let ended: usize = visit.found.iter().sum();
+        tracing::debug!(ended, namespaces = visit.found.len(), "Ended connections to dead endpoints");
+        self.metrics.set_closed_namespaces(visit.closed);
+        if let Some(error) = visit.reason {
+            tracing::warn!(
+                %error, namespaces = visit.closed,
+                "Connections to dead endpoints go on where network namespaces cannot be entered"
+            );
         }
     }
 
-    /// The sockets whose endpoint the programs have chosen.
-    fn connections(&self, protocol: Protocol) -> Vec<Connection> {
-        let all = match sockets::connected(protocol) {
-            Ok(all) => all,
-            Err(error) => {
-                tracing::warn!(%error, %protocol, "Cannot list the sockets of this node");
-                return Vec::new();
+    fn look_now(&self, draining: &Draining, is_export: bool) {
+        let mut ledger = self.ledger();
+        if is_export && let Err(error) = ledger.export() {
+            tracing::warn!(%error, "Cannot read what the eBPF programs have counted");
+        }
+        let is_used = |counters: &BTreeSet<u32>| counters.iter().any(|counter| ledger.is_used(*counter));
+        let unused: BTreeSet<&TaskKey> =
+            draining.iter().filter(|(_, counters)| !is_used(counters)).map(|(task, _)| task).collect();
+        drop(ledger);
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|task, _| unused.contains(task));
+        let mut is_busy = |task: &TaskKey| {
+            !unused.contains(task)
+                || idle.entry(task.clone()).or_insert_with(Instant::now).elapsed() < SETTLE_TIME
+        };
+        let found: BTreeSet<TaskKey> = draining.keys().filter(|task| is_busy(task)).cloned().collect();
+        self.busy.send_if_modified(|busy| {
+            let is_new = *busy != found;
+            *busy = found;
+            is_new
+        });
+    }
+}
+
+/// The sockets to end.
+#[derive(Debug)]
+struct Ends {
+    /// By the kernel's cookies of them.
+    sockets: BTreeSet<[u32; 2]>,
+    namespaces: BTreeSet<u64>,
+    peers: BTreeMap<Protocol, BTreeSet<SocketAddr>>,
+}
+
+impl Ends {
+    fn new(dead: &Dead, origins: Vec<(Flow, Origin)>) -> Self {
+        let mut ends = Self { sockets: BTreeSet::new(), namespaces: BTreeSet::new(), peers: BTreeMap::new() };
+        for (flow, origin) in origins {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let frontend = Frontend { place: origin.place, protocol: super::number(protocol) };
+                if dead.contains_key(&(frontend, flow.place)) {
+                    ends.sockets.insert(flow.socket);
+                    let [low, high] = origin.netns.map(u64::from);
+                    ends.namespaces.insert(high << 32 | low);
+                    ends.peers.entry(protocol).or_default().insert(flow.place.into());
+                }
             }
-        };
-        let origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ours = |each: &Connection| {
-            let flow = Flow { socket: each.cookie, place: Place::from(each.peer) };
-            origins.get::<Flow, Place>(&flow).is_some()
-        };
-        all.into_iter().filter(is_ours).collect()
+        }
+        ends
     }
 
-    /// The draining tasks that have connections. Datagram flows have no end to wait for.
-    fn look_now(&self, draining: &Draining) -> BTreeSet<TaskKey> {
-        let connections = self.connections(Protocol::Tcp);
-        connections.iter().filter_map(|each| draining.get(&each.peer)).flatten().cloned().collect()
+    fn is_in(&self, namespace: u64) -> bool {
+        self.namespaces.contains(&namespace)
+    }
+
+    /// Ends those of the namespace that the netlink socket is in. Returns how many there were.
+    fn end_here(&self, netlink: &OwnedFd) -> usize {
+        let mut ended = 0;
+        for (protocol, peers) in &self.peers {
+            let result = sockets::connected(netlink, *protocol, peers).and_then(|mut found| {
+                found.retain(|each| self.sockets.contains(&each.cookie));
+                sockets::destroy(netlink, &found)?;
+                Ok(found.len())
+            });
+            match result {
+                Ok(count) => ended += count,
+                Err(error) => tracing::warn!(%error, %protocol, "Cannot end connections to dead endpoints"),
+            }
+        }
+        ended
     }
 }
 
 async fn look(usage: std::sync::Weak<Usage>, mut draining: watch::Receiver<Draining>) {
+    let mut exported: Option<Instant> = None;
     loop {
         let current = draining.borrow_and_update().clone();
         let Some(usage) = usage.upgrade() else { return };
-        if current.is_empty() {
-            usage.busy.send_if_modified(|busy| !std::mem::take(busy).is_empty());
-            drop(usage);
-            if draining.changed().await.is_err() {
-                return;
-            }
-            continue;
+        let is_export = exported.is_none_or(|exported| exported.elapsed() >= EXPORT_INTERVAL);
+        if is_export {
+            exported = Some(Instant::now());
         }
-        let looking = tokio::task::spawn_blocking(move || {
-            let found = usage.look_now(&current);
-            usage.busy.send_if_modified(|busy| {
-                let is_new = *busy != found;
-                *busy = found;
-                is_new
-            });
-        });
+        let pause = if current.is_empty() { EXPORT_INTERVAL } else { DRAIN_INTERVAL };
+        let looking = tokio::task::spawn_blocking(move || usage.look_now(&current, is_export));
         if let Err(error) = looking.await {
-            tracing::error!(%error, "BUG: looking at sockets has failed");
+            tracing::error!(%error, "BUG: looking at connections has failed");
         }
         tokio::select! {
             changed = draining.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            () = tokio::time::sleep(pause) => {}
         }
     }
 }

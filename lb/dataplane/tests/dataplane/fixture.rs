@@ -137,7 +137,11 @@ pub fn dead_address() -> SocketAddr {
 
 /// A server that runs a function for each connection, until the process ends.
 pub fn serve(each: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    serve_at("127.0.0.1", each)
+}
+
+fn serve_at(host: &str, each: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> SocketAddr {
+    let listener = TcpListener::bind((host, 0)).expect("a free port");
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
@@ -150,7 +154,12 @@ pub fn serve(each: impl Fn(TcpStream) + Send + Sync + Clone + 'static) -> Socket
 
 /// A server that sends its name and then echoes.
 pub fn serve_name(name: &'static str) -> SocketAddr {
-    serve(move |mut stream| {
+    serve_name_at("127.0.0.1", name)
+}
+
+/// Such a server at another address.
+pub fn serve_name_at(host: &str, name: &'static str) -> SocketAddr {
+    serve_at(host, move |mut stream| {
         let mut buffer = [0; 4096];
         let mut result = stream.write_all(name.as_bytes());
         while result.is_ok() {

@@ -1,0 +1,151 @@
+//! What the programs have counted, as metrics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use mesonet_ebpf_abi::Count;
+use mesonet_model::{Protocol, ServiceKey};
+
+use crate::Metrics;
+
+use super::maps::{Counts, Loads};
+
+/// How often a counter is read after its endpoint is gone: a program that chose the endpoint just before counts long
+/// before the last time, and so do the ends of its connections.
+const LAST_LOOKS: u8 = 3;
+
+/// The counters of the programs, and what they are of.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    counts: Counts,
+    loads: Loads,
+    metrics: Metrics,
+    accounts: BTreeMap<u32, Account>,
+    /// Those whose endpoints are gone.
+    closing: BTreeMap<u32, u8>,
+}
+
+/// What a counter is of.
+#[derive(Debug, Clone)]
+pub(super) struct Account {
+    /// The service.
+    pub(super) service: Arc<ServiceKey>,
+    /// Its endpoint; without one, the service's refusals are counted.
+    pub(super) endpoint: Option<SocketAddr>,
+    exported: Count,
+}
+
+impl Account {
+    pub(super) fn new(service: Arc<ServiceKey>, endpoint: Option<SocketAddr>) -> Self {
+        Self { service, endpoint, exported: Count::default() }
+    }
+}
+
+impl Ledger {
+    /// What was counted before belongs to endpoints that are given an account later; what belongs to none, because a
+    /// process ended in the middle of a change, is forgotten.
+    pub(super) fn new(
+        counts: Counts,
+        loads: Loads,
+        metrics: &Metrics,
+        known: &BTreeSet<u32>,
+    ) -> io::Result<Self> {
+        let unknown: BTreeSet<u32> = counts
+            .all()?
+            .into_iter()
+            .map(|(counter, _)| counter)
+            .filter(|each| !known.contains(each))
+            .collect();
+        counts.remove_many(&unknown)?;
+        let unknown: Vec<u32> = loads
+            .all()?
+            .into_iter()
+            .map(|(counter, _)| counter)
+            .filter(|each| !known.contains(each))
+            .collect();
+        loads.remove_many(&unknown.iter().collect::<Vec<_>>())?;
+        let metrics = metrics.clone();
+        Ok(Self { counts, loads, metrics, accounts: BTreeMap::new(), closing: BTreeMap::new() })
+    }
+
+    /// What is counted under a number belongs to an endpoint.
+    pub(super) fn open(&mut self, counter: u32, account: impl FnOnce() -> Account) {
+        self.accounts.entry(counter).or_insert_with(account);
+    }
+
+    /// The endpoint is gone; what is still counted is its.
+    pub(super) fn close(&mut self, counter: u32) {
+        self.closing.insert(counter, LAST_LOOKS);
+    }
+
+    /// Whether connections or flows of datagrams may be open.
+    pub(super) fn is_used(&self, counter: u32) -> bool {
+        let count = self.counts.get(counter);
+        count.connections > count.ended
+    }
+
+    /// Brings the metrics up to date.
+    pub(super) fn export(&mut self) -> io::Result<()> {
+        for (counter, count) in self.counts.all()? {
+            if let Some(account) = self.accounts.get_mut(&counter) {
+                account.export(count, &self.metrics);
+            }
+        }
+        self.closing.values_mut().for_each(|looks| *looks = looks.saturating_sub(1));
+        let closed: BTreeSet<u32> =
+            self.closing.iter().filter(|(_, looks)| **looks == 0).map(|(counter, _)| *counter).collect();
+        for counter in &closed {
+            self.closing.remove(counter);
+            if let Some(account) = self.accounts.remove(counter) {
+                account.forget(&self.metrics);
+            }
+        }
+        self.counts.remove_many(&closed)?;
+        self.loads.remove_many(&closed.iter().collect::<Vec<_>>())
+    }
+}
+
+impl Account {
+    /// Adds what has been counted since the last time.
+    fn export(&mut self, count: Count, metrics: &Metrics) {
+        if count == self.exported {
+            return;
+        }
+        let old = std::mem::replace(&mut self.exported, count);
+        let service = metrics.service(&self.service);
+        let failures = count.failures - old.failures;
+        // No other endpoint is tried.
+        service.failed.inc_by(failures);
+        let Some(endpoint) = self.endpoint else {
+            service.connections.inc_by(failures);
+            return;
+        };
+        let connections = count.connections - old.connections;
+        service.connections.inc_by(connections);
+        service.connect_failures.inc_by(failures);
+        service.resets.inc_by(count.resets - old.resets);
+        service.bytes_up.inc_by(count.bytes_out - old.bytes_out);
+        service.bytes_down.inc_by(count.bytes_in - old.bytes_in);
+        service.packets_up.inc_by(count.packets_out - old.packets_out);
+        service.packets_down.inc_by(count.packets_in - old.packets_in);
+        service.active.add(self.open(&count) - self.open(&old));
+        metrics.endpoint_traffic().count(&self.service, endpoint, connections, failures);
+    }
+
+    fn forget(&self, metrics: &Metrics) {
+        metrics.service(&self.service).active.sub(self.open(&self.exported));
+        if let Some(endpoint) = self.endpoint {
+            metrics.endpoint_traffic().forget(&self.service, endpoint);
+        }
+    }
+
+    /// Connections that are open; nothing tells the end of a flow of datagrams.
+    fn open(&self, count: &Count) -> i64 {
+        match self.service.protocol {
+            Protocol::Tcp => i64::try_from(count.connections.saturating_sub(count.ended)).unwrap_or(i64::MAX),
+            Protocol::Udp => 0,
+        }
+    }
+}

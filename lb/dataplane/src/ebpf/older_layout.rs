@@ -1,0 +1,78 @@
+//! What another version has left in the kernel, and how it is replaced without a gap.
+//!
+//! Its programs go on beside the new ones, and before them, until the first view is in effect in the new maps. Then
+//! what they remember of sockets is copied, as far as its form is the same: clients go on to see virtual addresses, and
+//! flows of datagrams stay with their endpoints. Connections need nothing of the kind.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use aya::maps::MapData;
+use mesonet_ebpf_abi::{Flow, Frontend, LAYOUT, Origin, Slot, UDP};
+use mesonet_lb_plan::KernelTable;
+
+use super::maps::{Memory, WordMap};
+use super::programs;
+
+/// The directories of other layouts.
+pub(super) fn find(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name() != LAYOUT && entry.path().is_dir())
+        .map(|entry| entry.path())
+        .collect()
+}
+
+/// Ends the programs of another layout, after what they remember has been copied.
+pub(super) fn replace(layout: &Path, memory: &Memory, kernel: &KernelTable) -> io::Result<()> {
+    let old = Old { origins: open(layout, "ORIGINS"), flows: open(layout, "FLOWS") };
+    old.copy(memory, kernel)?;
+    programs::detach(layout)?;
+    // What has come in between.
+    old.copy(memory, kernel)?;
+    fs::remove_dir_all(layout)?;
+    tracing::info!(path = %layout.display(), "Replaced the programs of another version");
+    Ok(())
+}
+
+/// What the other programs remember, if its form is this version's.
+struct Old {
+    origins: Option<WordMap<Flow, Origin>>,
+    flows: Option<WordMap<Flow, Slot>>,
+}
+
+impl Old {
+    fn copy(&self, memory: &Memory, kernel: &KernelTable) -> io::Result<()> {
+        let origins = self.origins.as_ref().map_or_else(|| Ok(Vec::new()), WordMap::all)?;
+        // Counters have other numbers there.
+        let uncounted = |origin: Origin| Origin { flags: Origin::UNCOUNTED, ..origin };
+        let origins: Vec<(Flow, Origin)> =
+            origins.into_iter().map(|(flow, origin)| (flow, uncounted(origin))).collect();
+        memory.origins.put_many(&borrowed(&origins))?;
+        let flows = self.flows.as_ref().map_or_else(|| Ok(Vec::new()), WordMap::all)?;
+        let counted = |(flow, slot): (Flow, Slot)| {
+            let frontend = Frontend { place: flow.place, protocol: UDP.into() };
+            let counter = kernel.counter(&frontend, &slot.place)?;
+            Some((flow, Slot { counter, ..slot }))
+        };
+        let flows: Vec<(Flow, Slot)> = flows.into_iter().filter_map(counted).collect();
+        memory.flows.put_many(&borrowed(&flows))?;
+        if !origins.is_empty() {
+            memory.has_uncounted.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+fn borrowed<K, V>(entries: &[(K, V)]) -> Vec<(&K, &V)> {
+    entries.iter().map(|(key, value)| (key, value)).collect()
+}
+
+fn open<K: mesonet_ebpf_abi::Words, V: mesonet_ebpf_abi::Words>(
+    layout: &Path,
+    name: &'static str,
+) -> Option<WordMap<K, V>> {
+    WordMap::new(MapData::from_pin(layout.join(name)).ok()?, name).ok()
+}

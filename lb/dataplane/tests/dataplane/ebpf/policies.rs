@@ -1,0 +1,114 @@
+//! Endpoints are chosen as a service's policy says.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use mesonet_model::EndpointState::{Draining, Ready};
+use mesonet_model::{Algorithm, ServiceKey, ServicePolicy};
+
+use super::{Container, Site, vip};
+use crate::fixture::{Node, ask, connect, read_name, serve_name_at};
+
+const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+/// A service with four endpoints that containers can reach.
+fn service(node: &mut Node, policy: ServicePolicy) -> (ServiceKey, Vec<SocketAddr>) {
+    let key = node.put_service("tcp", "web", vip(1));
+    let service = node.view.services.get(&key).map(|service| (**service).clone()).expect("it is there");
+    node.view.services.insert(key.clone(), Arc::new(mesonet_model::Service { policy, ..service }));
+    let addresses: Vec<SocketAddr> = NAMES.iter().map(|name| serve_name_at(Container::HOST, name)).collect();
+    for (name, address) in NAMES.iter().zip(&addresses) {
+        node.put_endpoint(&key, name, *address, Ready);
+    }
+    (key, addresses)
+}
+
+fn counts(names: impl Iterator<Item = char>) -> BTreeMap<char, usize> {
+    let mut counts = BTreeMap::new();
+    names.for_each(|name| *counts.entry(name).or_default() += 1);
+    counts
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_least_loaded_of_two_is_chosen() {
+    let site = Site::new("least");
+    let _container = site.container();
+    let mut node = site.node();
+    let policy = ServicePolicy { algorithm: Algorithm::LeastConnections, ..ServicePolicy::default() };
+    let (_, addresses) = service(&mut node, policy);
+    site.run(node.apply());
+    let open = |count: usize| -> Vec<(char, TcpStream)> {
+        let each = |_| {
+            let mut stream = connect(vip(1));
+            (read_name(&mut stream).expect("a name"), stream)
+        };
+        (0..count).map(each).collect()
+    };
+    let streams = open(200);
+    let spread = counts(streams.iter().map(|(name, _)| *name));
+    // At random, some would be more than ten away.
+    assert!(spread.len() == 4 && spread.values().all(|count| (42..=58).contains(count)), "{spread:?}");
+    // One gets rid of all of its connections, and gets nearly every second one until it has as many as the others.
+    let streams: Vec<_> = streams.into_iter().filter(|(name, _)| *name != 'a').collect();
+    let more = open(40);
+    let share = more.iter().filter(|(name, _)| *name == 'a').count();
+    assert!(share > 10, "{share} of 40, and a fourth is 10");
+    drop((streams, more, addresses));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn all_of_a_namespace_go_to_one_endpoint_by_maglev() {
+    let site = Site::new("maglev");
+    let container = site.container();
+    let mut node = site.node();
+    let policy = ServicePolicy { algorithm: Algorithm::Maglev, ..ServicePolicy::default() };
+    let (key, addresses) = service(&mut node, policy);
+    site.run(node.apply());
+    let ask_some = || (0..10).map(|_| ask(vip(1)).expect("an answer")).collect::<Vec<char>>();
+    for names in [ask_some(), container.within(ask_some)] {
+        assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
+    }
+    // When the endpoint of a client goes, it gets another one; when another goes, it stays.
+    let own = ask(vip(1)).expect("an answer");
+    let at = |name: char| NAMES.iter().position(|each| each.starts_with(name)).expect("one of four");
+    let other = (at(own) + 1) % NAMES.len();
+    node.remove_endpoint(&key, NAMES[other], addresses[other]);
+    site.run(node.apply());
+    assert_eq!(ask(vip(1)).expect("an answer"), own);
+    node.remove_endpoint(&key, NAMES[at(own)], addresses[at(own)]);
+    site.run(node.apply());
+    let names = ask_some();
+    assert!(names.iter().all(|name| *name == names[0] && *name != own), "{names:?}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_stays_with_its_endpoint_for_a_time() {
+    let site = Site::new("affinity");
+    let container = site.container();
+    let mut node = site.node();
+    let policy = ServicePolicy { affinity: Some(Duration::from_secs(3600)), ..ServicePolicy::default() };
+    let (key, addresses) = service(&mut node, policy);
+    site.run(node.apply());
+    let ask_some = || (0..20).map(|_| ask(vip(1)).expect("an answer")).collect::<Vec<char>>();
+    let names = ask_some();
+    assert!(names.iter().all(|name| *name == names[0]), "{names:?}");
+    let others = container.within(ask_some);
+    assert!(others.iter().all(|name| *name == others[0]), "{others:?}");
+    // Not to one that drains.
+    let own = NAMES.iter().position(|each| each.starts_with(names[0])).expect("one of four");
+    node.put_endpoint(&key, NAMES[own], addresses[own], Draining);
+    site.run(node.apply());
+    let after = ask_some();
+    assert!(after.iter().all(|name| *name == after[0] && *name != names[0]), "{after:?}");
+    // Nor for longer than wanted.
+    let service = node.view.services.get(&key).map(|service| (**service).clone()).expect("it is there");
+    let policy = ServicePolicy { affinity: None, ..policy };
+    node.view.services.insert(key.clone(), Arc::new(mesonet_model::Service { policy, ..service }));
+    site.run(node.apply());
+    assert_eq!(counts((0..200).map(|_| ask(vip(1)).expect("an answer"))).len(), 3);
+}
