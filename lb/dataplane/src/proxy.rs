@@ -14,6 +14,8 @@ mod descriptor_budget;
 mod direction;
 mod http_close;
 mod listener;
+mod local_tcp;
+mod pace;
 mod pipe_pool;
 mod routes;
 mod slots;
@@ -38,6 +40,7 @@ use tracing::warn;
 
 use self::descriptor_budget::DescriptorBudget;
 use self::listener::{Listener, ListenerSocket};
+use self::local_tcp::LocalTcp;
 use self::worker::{Command, Worker, WorkerSettings};
 use crate::busy::Busy;
 use crate::tracked_table::TrackedTable;
@@ -59,6 +62,7 @@ pub struct Proxy {
     /// The worker of the next UDP service.
     next_worker: usize,
     busy: Busy,
+    local_tcp: LocalTcp,
 }
 
 #[derive(Debug)]
@@ -80,12 +84,13 @@ impl Proxy {
 
     fn start_workers(metrics: &Metrics, count: usize, budget: DescriptorBudget) -> Self {
         let busy = Busy::new();
+        let local_tcp = LocalTcp::of_system();
         let start = |number| {
-            let settings = WorkerSettings { metrics: metrics.clone(), busy: busy.clone(), budget };
+            let settings = WorkerSettings { metrics: metrics.clone(), busy: busy.clone(), budget, local_tcp };
             WorkerHandle::start(number, settings).expect("the proxy's workers can start")
         };
         let workers = (0..count).map(start).collect();
-        Self { table: TrackedTable::new(metrics), workers, next_worker: 0, busy }
+        Self { table: TrackedTable::new(metrics), workers, next_worker: 0, busy, local_tcp }
     }
 
     /// Sends operations to every worker and waits until all have carried them out.
@@ -102,7 +107,7 @@ impl Proxy {
 
     fn open(&mut self, service: &ServiceKey, address: SocketAddr) -> io::Result<Listener> {
         let socket = match service.protocol {
-            Protocol::Tcp => ListenerSocket::tcp(address)?,
+            Protocol::Tcp => ListenerSocket::tcp(address, self.local_tcp)?,
             Protocol::Udp => {
                 // One worker has all sessions of a UDP service, or two would answer the same client.
                 let worker = self.next_worker;

@@ -8,7 +8,7 @@ use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
 
-use super::direction::{Direction, Standing, Tools};
+use super::direction::{Direction, Promptness, Standing, Tools};
 use super::http_close::Exchange;
 use super::pipe_pool::PipePool;
 use super::slots::SlotKey;
@@ -30,6 +30,8 @@ pub(super) struct Connection {
     /// The endpoint and the socket to it.
     pub(super) backend: Option<(SlotKey, OwnedFd)>,
     pub(super) is_open: bool,
+    /// An endpoint has been looked for.
+    pub(super) is_begun: bool,
     /// How often an endpoint was dialled for it.
     pub(super) dials: u64,
     /// How many of them ran out of time.
@@ -68,13 +70,14 @@ impl Connection {
             accepted_at: now,
             backend: None,
             is_open: false,
+            is_begun: false,
             dials: 0,
             expired: 0,
             tried: Vec::new(),
             keeps_busy: false,
             is_queued: false,
-            up: Direction::new(),
-            down: Direction::new(),
+            up: Direction::new(Promptness::Unset),
+            down: Direction::new(Promptness::Set),
             exchange: Exchange::new(),
         }
     }
@@ -121,6 +124,11 @@ impl Connection {
             (Standing::Waiting | Standing::Ended, Standing::Waiting)
             | (Standing::Waiting, Standing::Ended) => Outcome::Wait,
         }
+    }
+
+    /// Whether the client waits for an endpoint with something to say, be it only that it has ended its side.
+    pub(super) fn has_client_spoken(&self) -> bool {
+        self.up.readable || self.up.ending
     }
 
     /// Whether all that the endpoint had to say has been written.

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::io::{Errno, retry_on_intr};
+use rustix::net::sockopt::set_tcp_nodelay;
 use rustix::net::{RecvFlags, SendFlags, Shutdown, recv, send, shutdown};
 use rustix::pipe::{SpliceFlags, splice};
 
@@ -18,6 +19,9 @@ const ROUNDS_MAX: usize = 16;
 /// A source that gives less than this before it runs dry is read rather than spliced: copying is then cheaper than
 /// two more system calls.
 const BULK_BYTES: u64 = 32 * 1024;
+
+/// What every TCP takes as one segment (RFC 9293 §3.7.1).
+const ONE_PACKET_BYTES: usize = 536;
 
 /// What a worker's connections share.
 #[derive(Debug)]
@@ -38,6 +42,7 @@ pub(super) struct Direction {
     pub(super) has_urgent_data: bool,
     stage: Stage,
     is_end_told: bool,
+    promptness: Promptness,
     /// Read but not yet written, from `written` on.
     pending: Vec<u8>,
     written: usize,
@@ -45,6 +50,19 @@ pub(super) struct Direction {
     pipe: Option<Pipe>,
     piped: usize,
     bulk: bool,
+}
+
+/// Whether the sink sends small pieces at once (TCP_NODELAY) rather than when earlier ones are acknowledged.
+///
+/// A connection that carries one small request never needs it, and a system call per connection counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Promptness {
+    /// Set.
+    Set,
+    /// Not set, and nothing is sent yet.
+    Unset,
+    /// Not set, and the first piece is sent.
+    Due,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +97,7 @@ enum Stop {
 }
 
 impl Direction {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(promptness: Promptness) -> Self {
         Self {
             readable: false,
             ending: false,
@@ -87,6 +105,7 @@ impl Direction {
             has_urgent_data: false,
             stage: Stage::Open,
             is_end_told: false,
+            promptness,
             pending: Vec::new(),
             written: 0,
             pipe: None,
@@ -149,6 +168,7 @@ impl Direction {
     /// Writes what was read before.
     fn flush(&mut self, sink: BorrowedFd<'_>, moved: &mut u64) -> Result<(), Stop> {
         while self.written < self.pending.len() {
+            self.be_prompt(sink, self.pending.len() - self.written);
             let count =
                 self.sink_result(|this| send(sink, &this.pending[this.written..], SendFlags::NOSIGNAL))?;
             self.written += count;
@@ -160,6 +180,7 @@ impl Direction {
             self.written = 0;
         }
         while self.piped > 0 {
+            self.be_prompt(sink, self.piped);
             let count = self.sink_result(|this| {
                 let pipe = this.pipe.as_ref().expect("BUG: bytes in a pipe that is not there");
                 splice(&pipe.read, None, sink, None, this.piped, SPLICE)
@@ -230,7 +251,10 @@ impl Direction {
         }
         let replaced = inspect(&tools.scratch[..count]);
         let bytes = replaced.as_deref().unwrap_or(&tools.scratch[..count]);
-        let written = match self.sink_result(|_| send(sink, bytes, SendFlags::NOSIGNAL)) {
+        self.be_prompt(sink, bytes.len());
+        // The last bytes wait for the end, which follows at once, so that one packet carries both.
+        let flags = if self.stage == Stage::Flushing { SendFlags::MORE } else { SendFlags::empty() };
+        let written = match self.sink_result(|_| send(sink, bytes, flags | SendFlags::NOSIGNAL)) {
             Ok(count) => count,
             Err(Stop::Blocked) => 0,
             Err(stop) => return Err(stop),
@@ -238,6 +262,19 @@ impl Direction {
         *moved += written as u64;
         self.pending.extend_from_slice(&bytes[written..]);
         Ok(())
+    }
+
+    /// Before bytes are sent: only the first piece, and only if it fits into one packet of any network, needs nothing.
+    fn be_prompt(&mut self, sink: BorrowedFd<'_>, length: usize) {
+        self.promptness = match self.promptness {
+            Promptness::Unset if length <= ONE_PACKET_BYTES => Promptness::Due,
+            Promptness::Unset | Promptness::Due => {
+                // Fails only if the sink has been reset, which its own event says.
+                let _was_reset = set_tcp_nodelay(sink, true);
+                Promptness::Set
+            }
+            Promptness::Set => return,
+        };
     }
 
     fn source_result(&mut self, result: Result<usize, Errno>) -> Result<usize, Stop> {

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::local_tcp::LocalTcp;
 use mesonet_model::ServiceKey;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
@@ -43,7 +44,7 @@ pub(super) enum ListenerSocket {
 
 impl ListenerSocket {
     /// Listens. Accepted sockets inherit that they send at once and ask silent peers.
-    pub(super) fn tcp(address: SocketAddr) -> io::Result<Self> {
+    pub(super) fn tcp(address: SocketAddr, local_tcp: LocalTcp) -> io::Result<Self> {
         let socket =
             Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
         socket.set_cloexec(true)?;
@@ -54,6 +55,7 @@ impl ListenerSocket {
         socket.set_reuse_address(true)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_tcp_keepalive(&keepalive())?;
+        local_tcp.prepare(&socket, &address)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
         Ok(Self::Tcp(socket.into()))

@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use mesonet_model::ServiceKey;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, connect, socket_with, sockopt};
 use tracing::{debug, warn};
 
 use super::connection::{Connection, Outcome};
+use super::local_tcp::LocalTcp;
 use super::slots::SlotKey;
 use super::token::Token;
 use super::worker::Worker;
@@ -44,7 +44,7 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(20);
 pub(super) const ATTEMPTS_MAX: usize = 64;
 
 /// Clients accepted from one listener before other connections get their turn.
-const ACCEPTS_PER_ROUND: usize = 8;
+const ACCEPTS_PER_ROUND: usize = 16;
 
 /// For how long no client is accepted after the bound on connections was reached or the system ran out of
 /// descriptors; clients wait in the listeners' queues.
@@ -67,25 +67,34 @@ pub(super) enum Ending {
 
 impl Worker {
     pub(super) fn accept(&mut self, listener: SlotKey) {
-        for _ in 0..ACCEPTS_PER_ROUND {
+        let Some(batch) = self.listeners.get(listener).map(|watched| watched.batch) else { return };
+        let mut accepted = 0;
+        while accepted < batch {
             if self.connections.len() >= self.budget.connections {
                 self.pause_accepting("The bound on open connections is reached; clients wait");
                 return;
             }
-            let Some(listener) = self.listeners.get(listener) else { return };
-            match accept_with(&*listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let Some(watched) = self.listeners.get_mut(listener) else { return };
+            match accept_with(&*watched.listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(client) => {
-                    let service = listener.service.clone();
-                    self.serve(client, &service);
+                    let service = watched.service;
+                    self.serve(client, service);
+                    accepted += 1;
                 }
-                Err(Errno::AGAIN) => return,
+                Err(Errno::AGAIN) => {
+                    watched.batch = accepted.max(1);
+                    return;
+                }
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
                     self.pause_accepting("The system gives no more sockets; clients wait");
                     return;
                 }
                 // The client is gone already.
-                Err(_) => {}
+                Err(_) => accepted += 1,
             }
+        }
+        if let Some(watched) = self.listeners.get_mut(listener) {
+            watched.batch = (batch * 2).min(ACCEPTS_PER_ROUND);
         }
     }
 
@@ -94,9 +103,9 @@ impl Worker {
             self.has_warned_of_pause = true;
             warn!(connections = self.connections.len(), reason, "No client is accepted for a moment");
         }
-        for (_, listener) in self.listeners.iter().filter(|(_, listener)| listener.is_tcp()) {
+        for (_, watched) in self.listeners.iter().filter(|(_, watched)| watched.listener.is_tcp()) {
             // Fails only if it is paused already.
-            let _already_paused = epoll::delete(&self.epoll, &*listener.socket);
+            let _already_paused = epoll::delete(&self.epoll, &*watched.listener.socket);
         }
         self.accepts_again_at = Some(self.now + ACCEPT_PAUSE);
     }
@@ -104,14 +113,19 @@ impl Worker {
     pub(super) fn resume_accepting(&mut self) {
         if self.accepts_again_at.is_some_and(|at| at <= self.now) {
             self.accepts_again_at = None;
-            let keys: Vec<SlotKey> =
-                self.listeners.iter().filter(|(_, listener)| listener.is_tcp()).map(|(key, _)| key).collect();
+            let keys: Vec<SlotKey> = self
+                .listeners
+                .iter()
+                .filter(|(_, watched)| watched.listener.is_tcp())
+                .map(|(key, _)| key)
+                .collect();
             keys.into_iter().for_each(|key| self.watch_listener(key));
         }
     }
 
-    fn serve(&mut self, client: OwnedFd, service: &ServiceKey) {
-        let Some(service) = self.routes.find_service(service) else { return };
+    /// An endpoint is looked for with the first event of the client, which comes at once and tells whether it has said
+    /// something already.
+    fn serve(&mut self, client: OwnedFd, service: SlotKey) {
         let Some(metrics) = self.routes.service(service).map(|service| service.metrics.clone()) else {
             return;
         };
@@ -121,9 +135,7 @@ impl Worker {
         let connection = self.connections.get(key).expect("BUG: the connection was just put there");
         if epoll::add(&self.epoll, &connection.client, Token::Client(key).pack(), SOCKET_EVENTS).is_err() {
             self.close(key, Ending::Reset);
-            return;
         }
-        self.connect_next(key);
     }
 
     /// Connects to an endpoint that was not tried before, or resets the client if there is none.
@@ -142,7 +154,7 @@ impl Worker {
                 self.pause_or_give_up(key);
                 return;
             };
-            let dialled = dial(address).and_then(|socket| {
+            let dialled = dial(address, connection.has_client_spoken(), self.local_tcp).and_then(|socket| {
                 epoll::add(&self.epoll, &socket, Token::Backend(key).pack(), SOCKET_EVENTS)?;
                 Ok(socket)
             });
@@ -252,6 +264,10 @@ impl Worker {
             return;
         }
         connection.note_client_event(flags);
+        if !std::mem::replace(&mut connection.is_begun, true) {
+            self.connect_next(key);
+            return;
+        }
         self.drive(key);
     }
 
@@ -331,11 +347,16 @@ fn dial_timeout(expired: u32) -> Duration {
         .map_or(DIAL_TIMEOUT_MAX, |factor| DIAL_TIMEOUT_FIRST.saturating_mul(factor).min(DIAL_TIMEOUT_MAX))
 }
 
-fn dial(address: SocketAddr) -> io::Result<OwnedFd> {
+fn dial(address: SocketAddr, has_client_spoken: bool, local_tcp: LocalTcp) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    sockopt::set_tcp_nodelay(&socket, true)?;
+    if has_client_spoken {
+        // What the client has said follows at once and completes the handshake: a packet less, and the endpoint wakes up
+        // once. If nothing followed, the kernel would complete it after 200 ms.
+        sockopt::set_tcp_quickack(&socket, false)?;
+    }
+    local_tcp.prepare(&socket, &address)?;
     if !address.ip().is_loopback() {
         // On this node the kernel tells when the other side is gone.
         sockopt::set_socket_keepalive(&socket, true)?;

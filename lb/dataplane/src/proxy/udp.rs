@@ -60,7 +60,8 @@ impl UdpSessions {
 impl Worker {
     pub(super) fn receive_from_clients(&mut self, listener: SlotKey) {
         for _ in 0..DATAGRAMS_PER_ROUND {
-            let Some(socket) = self.listeners.get(listener).map(|listener| listener.socket.clone()) else {
+            let Some(socket) = self.listeners.get(listener).map(|listener| listener.listener.socket.clone())
+            else {
                 return;
             };
             let ListenerSocket::Udp(socket, _) = &*socket else { return };
@@ -103,7 +104,7 @@ impl Worker {
         tried: &[SlotKey],
     ) -> Option<SlotKey> {
         let listener = self.listeners.get(listener_key)?;
-        let service = self.routes.find_service(&listener.service)?;
+        let service = listener.service;
         let metrics = self.routes.service(service)?.metrics.clone();
         let Some((endpoint, address)) = self.routes.choose(service, tried, self.now) else {
             metrics.failed.inc();
@@ -143,7 +144,7 @@ impl Worker {
                 Ok(length) => {
                     session.used_at = self.now;
                     let Some(listener) = self.listeners.get(session.listener) else { return };
-                    let ListenerSocket::Udp(socket, _) = &*listener.socket else { return };
+                    let ListenerSocket::Udp(socket, _) = &*listener.listener.socket else { return };
                     // A client that takes no answer, or a full send buffer: UDP may lose it.
                     if let Ok(sent) = socket.send_to(&self.tools.scratch[..length], session.client) {
                         session.metrics.bytes_down.inc_by(sent as u64);

@@ -3,9 +3,11 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::num::NonZeroU64;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
+use std::thread;
 use std::time::Instant;
 
 use mesonet_lb_plan::Op;
@@ -13,6 +15,7 @@ use mesonet_model::ServiceKey;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
 use rustix::io::Errno;
+use rustix::thread::set_current_timer_slack;
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -21,6 +24,8 @@ use super::connection::Connection;
 use super::descriptor_budget::DescriptorBudget;
 use super::direction::{SCRATCH_BYTES, Tools};
 use super::listener::{Listener, ListenerSocket};
+use super::local_tcp::LocalTcp;
+use super::pace::Pace;
 use super::pipe_pool::PipePool;
 use super::routes::Routes;
 use super::slots::{SlotKey, Slots};
@@ -32,11 +37,23 @@ use crate::busy::Busy;
 /// Events taken from the kernel in one round; more wait for the next.
 const EVENTS_PER_ROUND: usize = 256;
 
+/// How much longer than asked for a worker may wait, so that the kernel can wake it together with others.
+const TIMER_SLACK_NS: u64 = 1_000;
+
 /// Operations to carry out, and whom to tell when that is done.
 #[derive(Debug)]
 pub(super) struct Command {
     pub(super) ops: Arc<[WorkerOp]>,
     pub(super) done: oneshot::Sender<()>,
+}
+
+/// A listener as one worker has it.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) listener: Listener,
+    pub(super) service: SlotKey,
+    /// How many clients to accept without a look at whether more wait: about as many as there were lately.
+    pub(super) batch: usize,
 }
 
 /// What a worker is made with.
@@ -45,6 +62,7 @@ pub(super) struct WorkerSettings {
     pub(super) metrics: Metrics,
     pub(super) busy: Busy,
     pub(super) budget: DescriptorBudget,
+    pub(super) local_tcp: LocalTcp,
 }
 
 /// One round of the loop: events in the order in which the kernel reports them, then connections that had more to do,
@@ -56,8 +74,9 @@ pub(super) struct Worker {
     commands: Receiver<Command>,
     pub(super) epoll: OwnedFd,
     pub(super) budget: DescriptorBudget,
+    pub(super) local_tcp: LocalTcp,
     pub(super) routes: Routes,
-    pub(super) listeners: Slots<Listener>,
+    pub(super) listeners: Slots<Watched>,
     pub(super) connections: Slots<Connection>,
     pub(super) sessions: UdpSessions,
     /// Connections that had more to do when their turn was over.
@@ -93,6 +112,7 @@ impl Worker {
             commands,
             epoll,
             budget,
+            local_tcp: settings.local_tcp,
             routes: Routes::new(settings.metrics, settings.busy, seed),
             listeners: Slots::new(),
             connections: Slots::new(),
@@ -110,8 +130,14 @@ impl Worker {
     /// Works until the other end of the commands is gone.
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_PER_ROUND);
+        let mut pace = Pace::new(self.now);
+        // By default the kernel makes every wait up to 50 us longer. Then that is how it is.
+        let _slack_as_given = set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS));
         loop {
             events.clear();
+            if let Some(moment) = pace.moment().filter(|_| self.unfinished.is_empty()) {
+                thread::sleep(moment);
+            }
             let timeout = self.timeout();
             let room = rustix::buffer::spare_capacity(&mut events);
             match epoll::wait(&self.epoll, room, timeout.as_ref()) {
@@ -119,6 +145,7 @@ impl Worker {
                 Err(error) => panic!("BUG: the proxy waits wrongly for events: {error}"),
             }
             self.now = Instant::now();
+            pace.note_round(events.len(), self.now);
             let mut woken = false;
             for event in &events {
                 woken |= self.dispatch(*event);
@@ -143,7 +170,7 @@ impl Worker {
         let flags = event.flags;
         match Token::unpack(event.data) {
             Token::Wake => return true,
-            Token::Listener(key) => match self.listeners.get(key).map(Listener::is_tcp) {
+            Token::Listener(key) => match self.listeners.get(key).map(|watched| watched.listener.is_tcp()) {
                 Some(true) => self.accept(key),
                 Some(false) => self.receive_from_clients(key),
                 None => {}
@@ -214,7 +241,7 @@ impl Worker {
             return;
         }
         let service = self.routes.make_service(&listener.service);
-        let key = self.listeners.insert(listener.clone());
+        let key = self.listeners.insert(Watched { listener: listener.clone(), service, batch: 1 });
         if let Some(service) = self.routes.service_mut(service) {
             service.listeners.push(key);
         }
@@ -224,7 +251,7 @@ impl Worker {
     }
 
     pub(super) fn watch_listener(&mut self, key: SlotKey) {
-        let Some(listener) = self.listeners.get(key) else { return };
+        let Some(Watched { listener, .. }) = self.listeners.get(key) else { return };
         // One client wakes one worker, not all of them.
         let events = EventFlags::IN | EventFlags::EXCLUSIVE;
         if let Err(error) = epoll::add(&self.epoll, &*listener.socket, Token::Listener(key).pack(), events) {
@@ -236,8 +263,8 @@ impl Worker {
         let Some(slot) = self.routes.find_service(service) else { return };
         let keys = self.routes.service(slot).map(|service| service.listeners.clone()).unwrap_or_default();
         for key in keys {
-            if self.listeners.get(key).is_some_and(&which)
-                && let Some(listener) = self.listeners.remove(key)
+            if self.listeners.get(key).is_some_and(|watched| which(&watched.listener))
+                && let Some(Watched { listener, .. }) = self.listeners.remove(key)
             {
                 // Other workers hold the socket, too, so its closing alone does not end the events.
                 let _was_paused = epoll::delete(&self.epoll, &*listener.socket);
