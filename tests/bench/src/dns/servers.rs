@@ -2,26 +2,22 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::bail;
 
 use super::inputs::{ZONE_FILE, mesos_state};
-use crate::process::Usage;
+use crate::fake_mesos;
+use crate::pinned_process::{PinnedProcess, free_port};
 
 /// The CPU of the servers.
 pub const SERVER_CPU: &str = "0";
 
 /// How long a server may take to read its zone.
 const START_PATIENCE: Duration = Duration::from_secs(120);
-
-/// How long it may take to end before it is killed.
-const END_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait for an answer, and between looks.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -32,8 +28,7 @@ const FIRST_APP: &[u8] = b"\0\x07\0\0\0\x01\0\0\0\0\0\0\x04app0\x08marathon\x05m
 /// A server. It is ended when this is dropped.
 #[derive(Debug)]
 pub struct Running {
-    name: &'static str,
-    process: Child,
+    process: PinnedProcess,
     port: u16,
 }
 
@@ -89,21 +84,20 @@ impl Running {
             "warn",
         ]);
         command.arg("--dir").arg(dir.join("node"));
-        command.arg("--source").arg(format!("mesos-state://{}", serve_state(apps)?));
+        command
+            .arg("--source")
+            .arg(format!("mesos-state://{}", fake_mesos::serve(|address| mesos_state(apps, address))?));
         command.arg("--dns").arg(format!("127.0.0.1:{port}"));
         Self::start("mesonet", port, &mut command)
     }
 
     fn start(name: &'static str, port: u16, command: &mut Command) -> anyhow::Result<Self> {
-        let process = Command::new("taskset")
-            .args(["-c", SERVER_CPU])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .stdout(Stdio::null())
-            .stdin(Stdio::null())
-            .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
-        Ok(Self { name, process, port })
+        Ok(Self { process: PinnedProcess::start(name, SERVER_CPU, command)?, port })
+    }
+
+    /// CPU time that it has used so far, with the processes that it has started.
+    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        self.process.cpu_seconds()
     }
 
     /// Where it serves.
@@ -129,97 +123,10 @@ impl Running {
         }
         bail!("{self} does not serve the zone after {START_PATIENCE:?}")
     }
-
-    /// CPU time that it has used so far, with the processes that it has started.
-    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let mut total = 0.0;
-        for pid in family(self.process.id())? {
-            // One that has just ended has used what its parent is charged with.
-            total += Usage::of_process(pid).map_or(0.0, |usage| usage.cpu_s);
-        }
-        Ok(total)
-    }
 }
 
 impl fmt::Display for Running {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
+        self.process.fmt(f)
     }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
-            // It may have ended by itself.
-            let _ = kill_process(pid, Signal::TERM);
-        }
-        let deadline = Instant::now() + END_PATIENCE;
-        while Instant::now() < deadline {
-            if let Ok(Some(_)) = self.process.try_wait() {
-                return;
-            }
-            std::thread::sleep(PAUSE);
-        }
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A process and those that it or they have started.
-fn family(first: u32) -> anyhow::Result<Vec<u32>> {
-    let mut pids = vec![first];
-    let mut all: Vec<u32> = fs::read_dir("/proc")?
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    // Mostly, parents have lower numbers.
-    all.sort_unstable();
-    for pid in all {
-        let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { continue };
-        let parent = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(1)?.parse().ok());
-        if parent.is_some_and(|parent: u32| pids.contains(&parent)) {
-            pids.push(pid);
-        }
-    }
-    Ok(pids)
-}
-
-/// A port that nobody has for UDP or TCP.
-fn free_port() -> anyhow::Result<u16> {
-    loop {
-        let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = tcp.local_addr()?;
-        if UdpSocket::bind(address).is_ok() {
-            return Ok(address.port());
-        }
-    }
-}
-
-/// Serves the state of a Mesos master to whoever asks, until the process ends. Says where.
-fn serve_state(apps: usize) -> anyhow::Result<String> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let address = listener.local_addr()?.to_string();
-    let body = serde_json::to_vec(&mesos_state(apps, &address))?;
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            if let Err(error) = answer(stream, &body) {
-                eprintln!("the state was not read: {error}");
-            }
-        }
-    });
-    Ok(address)
-}
-
-fn answer(mut stream: TcpStream, body: &[u8]) -> std::io::Result<()> {
-    let mut request = BufReader::new(stream.try_clone()?);
-    let mut line = String::new();
-    while request.read_line(&mut line)? > 2 {
-        line.clear();
-    }
-    let length = body.len();
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)
 }

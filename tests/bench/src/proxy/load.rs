@@ -1,0 +1,146 @@
+//! What clients do, and what it costs a balancer.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+
+use super::balancers::Balancer;
+
+/// The CPU of client and servers.
+pub const LOAD_CPU: &str = "1";
+
+/// How often iperf3 is started before that counts as a failure: its server takes one client at a time, and may not have
+/// noticed yet that the last one has gone.
+const IPERF_ATTEMPTS: usize = 10;
+
+/// Between them.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What clients do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Load {
+    /// Requests on 64 connections that stay.
+    KeepAlive,
+    /// Requests of 64 clients, each on a connection of its own.
+    Connections,
+    /// One connection with as much as it takes.
+    Bulk,
+}
+
+/// What one measurement has shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Measured {
+    /// CPU time for each unit: microseconds for a request or connection, seconds for a gigabyte.
+    pub cpu_each: f64,
+    /// Units per second.
+    pub rate: f64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+impl Load {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::KeepAlive, Self::Connections, Self::Bulk];
+
+    /// For the heading.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "requests on 64 keep-alive connections",
+            Self::Connections => "a new connection for each request, 64 clients",
+            Self::Bulk => "one connection with bulk data",
+        }
+    }
+
+    /// The name of its bar.
+    pub fn bar_name(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "proxy_cpu_per_request_to_better_peer",
+            Self::Connections => "proxy_cpu_per_connection_to_better_peer",
+            Self::Bulk => "proxy_cpu_per_gigabyte_to_better_peer",
+        }
+    }
+
+    /// The project's bar: of the CPU time of the better peer.
+    pub fn bar(self) -> f64 {
+        match self {
+            Self::KeepAlive | Self::Connections => 0.9,
+            Self::Bulk => 0.6,
+        }
+    }
+
+    /// A row of the table.
+    pub fn show(self, cpu: f64, rate: f64) -> String {
+        match self {
+            Self::KeepAlive => format!("{cpu:6.2} us CPU per request {rate:9.0} requests/s"),
+            Self::Connections => format!("{cpu:6.2} us CPU per connection {rate:9.0} connections/s"),
+            Self::Bulk => format!("{cpu:6.3} s CPU per GB {:9.1} Gb/s", rate * 8.0),
+        }
+    }
+}
+
+/// Has clients use a balancer for a while.
+pub fn measure(balancer: &Balancer, load: Load, time: Duration) -> anyhow::Result<Measured> {
+    let (http, bulk) = (balancer.http().to_string(), balancer.bulk());
+    match load {
+        Load::KeepAlive => wrk(balancer, &[], &http, time),
+        Load::Connections => wrk(balancer, &["-H", "Connection: close"], &http, time),
+        Load::Bulk => {
+            let (address, port) = (bulk.ip().to_string(), bulk.port().to_string());
+            for _ in 0..IPERF_ATTEMPTS {
+                if let Some(measured) = iperf(balancer, &["-c", &address, "-p", &port], time)? {
+                    return Ok(measured);
+                }
+                std::thread::sleep(PAUSE);
+            }
+            bail!("iperf3 does not get through {balancer}")
+        }
+    }
+}
+
+fn wrk(balancer: &Balancer, extra: &[&str], address: &str, time: Duration) -> anyhow::Result<Measured> {
+    let before = balancer.cpu_seconds()?;
+    let output = Command::new("taskset")
+        .args(["-c", LOAD_CPU, "wrk", "-t1", "-c64"])
+        .arg(format!("-d{}s", time.as_secs()))
+        .args(extra)
+        .arg(format!("http://{address}/"))
+        .output()
+        .context("cannot run wrk")?;
+    let used = balancer.cpu_seconds()? - before;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let requests = text.lines().find_map(|line| line.trim().split_once(" requests in")?.0.parse().ok());
+    let requests: f64 = requests.with_context(|| format!("wrk does not say how many requests: {text}"))?;
+    ensure!(requests > 0.0, "{balancer} carries nothing: {text}");
+    Ok(Measured {
+        cpu_each: used / requests * 1e6,
+        rate: requests / time.as_secs_f64(),
+        errors: wrk_errors(&text),
+    })
+}
+
+/// What wrk says of errors: "Socket errors: connect 0, read 1, write 0, timeout 0", "Non-2xx or 3xx responses: 2".
+fn wrk_errors(text: &str) -> u64 {
+    let lines = text.lines().filter(|line| line.contains("errors:") || line.contains("Non-2xx"));
+    let words = lines.flat_map(|line| line.split(|character: char| !character.is_ascii_alphanumeric()));
+    words.filter_map(|word| word.parse::<u64>().ok()).sum()
+}
+
+/// `None` if iperf3 did not get to its server.
+fn iperf(balancer: &Balancer, target: &[&str], time: Duration) -> anyhow::Result<Option<Measured>> {
+    let before = balancer.cpu_seconds()?;
+    let output = Command::new("taskset")
+        .args(["-c", LOAD_CPU, "iperf3", "-J", "-t"])
+        .arg(time.as_secs().to_string())
+        .args(target)
+        .output()
+        .context("cannot run iperf3")?;
+    let used = balancer.cpu_seconds()? - before;
+    let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 gives no report")?;
+    let Some(bytes) = report["end"]["sum_received"]["bytes"].as_f64().filter(|bytes| *bytes > 0.0) else {
+        return Ok(None);
+    };
+    let gigabytes = bytes / 1e9;
+    Ok(Some(Measured { cpu_each: used / gigabytes, rate: gigabytes / time.as_secs_f64(), errors: 0 }))
+}
