@@ -2,5 +2,6 @@
 
 mod operator;
 mod properties;
+mod reference;
 mod state;
 mod zones;
