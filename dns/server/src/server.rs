@@ -19,6 +19,7 @@ use crate::encrypted::{Encrypted, EncryptedAddresses, EncryptedConfig, Encrypted
 use crate::fast::{self, FastZone, FastZones};
 use crate::forward::{ForwardConfig, ForwardError, Forwarder};
 use crate::guard::{Guard, GuardError};
+use crate::interfaces::server_addresses;
 use crate::limiter::Allowance;
 use crate::listener::Listener;
 use crate::metrics::{CodeLabel, ConnectionMetrics, ForwardMetrics, KindLabel, Metrics, Transport};
@@ -246,8 +247,7 @@ impl Server {
         if config.listen.is_empty() {
             return Err(StartError::NoAddress);
         }
-        let own: Vec<IpAddr> = config.listen.iter().map(SocketAddr::ip).collect();
-        let own: Vec<IpAddr> = own.into_iter().filter(|address| !address.is_unspecified()).collect();
+        let own = server_addresses(&config.listen);
         let follower = ZoneFollower::new(&config.zone, &own).map_err(StartError::Zone)?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let listeners = config
