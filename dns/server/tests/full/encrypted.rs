@@ -207,7 +207,7 @@ async fn queries_are_answered_over_quic() {
 async fn answers_of_a_connection_overtake_those_that_wait() {
     let fixture = start().await;
     let mut stream = TcpStream::connect(fixture.address).await.expect("connected");
-    fixture.upstream.set(Behaviour::Late(Duration::from_millis(300)));
+    fixture.upstream.set(Behaviour::Late(Duration::from_millis(1_500)));
     let late = query("late.example.", RecordType::A);
     send_framed(&mut stream, &late).await;
     let quick = query("version.mesos.", RecordType::A);

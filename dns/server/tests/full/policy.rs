@@ -70,6 +70,7 @@ async fn other_names_are_asked_for_some_clients_only() {
     let refused = ask(address, &question).await;
     assert_eq!((code(&refused), extended_error(&refused)), (ResponseCode::Refused, PROHIBITED));
     assert!(!refused.metadata.recursion_available);
+    assert_eq!(upstream.asked(), 0);
     let answered = ask_from("127.0.0.2", address, &question).await;
     assert_eq!(addresses(&answered), address_of(1));
     // The fast path says the same of itself.
@@ -79,7 +80,6 @@ async fn other_names_are_asked_for_some_clients_only() {
         let answer = ask_from(client, address, &question).await;
         assert_eq!((answer.answers.len(), answer.metadata.recursion_available), (1, expected), "{client}");
     }
-    assert_eq!(upstream.asked(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -216,7 +216,7 @@ async fn the_server_tells_its_name_if_it_has_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_is_bounded_and_keeps_no_own_name_from_its_answer() {
-    let upstream = Upstream::start(1, Behaviour::Late(Duration::from_millis(500))).await;
+    let upstream = Upstream::start(1, Behaviour::Late(Duration::from_millis(1_500))).await;
     let forward =
         ForwardConfig { upstreams: vec![upstream.address], queries_max: 1, ..ForwardConfig::default() };
     let (_server, address, registry) = start(PolicyConfig::default(), forward).await;
