@@ -194,17 +194,23 @@ impl Zone {
         })
     }
 
-    /// The name that the table has the records under. In mesos-dns names, labels that are an asterisk do not count
-    /// unless they come first (spec/dcos-networking.md §1.5).
+    /// The name that the table has the records under. In mesos-dns names, every `.*` is left out
+    /// (spec/dcos-networking.md §1.5): a label that begins with an asterisk, but for the first one, goes on with what
+    /// follows in the label before it.
     fn key(&self, name: &Name, served: &ServedZone) -> Option<Name> {
         let stored = served.stored(name)?;
-        let asterisk: &[u8] = b"*";
-        if served.stored != self.origins.domain || !stored.labels().skip(1).any(|label| label == asterisk) {
+        let has_asterisk = stored.labels().skip(1).any(|label| label.starts_with(b"*"));
+        if served.stored != self.origins.domain || !has_asterisk {
             return Some(stored);
         }
-        let labels: Vec<&[u8]> = stored.labels().collect();
-        let counted = labels.iter().enumerate().filter(|(at, label)| *at == 0 || **label != asterisk);
-        Name::from_labels(counted.map(|(_, label)| *label)).ok()
+        let mut labels: Vec<Vec<u8>> = Vec::new();
+        for label in stored.labels() {
+            match (labels.last_mut(), label) {
+                (Some(before), [b'*', rest @ ..]) => before.extend_from_slice(rest),
+                _ => labels.push(label.to_vec()),
+            }
+        }
+        Name::from_labels(labels.iter().map(Vec::as_slice)).ok()
     }
 
     pub(crate) fn soa(&self, apex: &Name) -> Record {

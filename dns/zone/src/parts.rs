@@ -1,7 +1,7 @@
 //! What a zone is made of, for those who encode answers ahead of time.
 //!
 //! [`Zone::answer`] follows from these parts alone for the types A, AAAA and SRV and for types that no name has, for
-//! every name without an asterisk below the apexes listed here.
+//! every name without a label that begins with an asterisk below the apexes listed here.
 
 use crate::origins::ServedZone;
 use crate::{Data, Name, Record, Zone};

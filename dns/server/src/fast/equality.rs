@@ -232,7 +232,12 @@ fn packet(zone: &Zone, asked: &Asked) -> Vec<u8> {
         2 => known.below("nothing"),
         3 => Ok(known.parent().expect("not the root")),
         4 => Ok(known.parent().and_then(|parent| parent.parent()).unwrap_or_else(Name::root)),
-        5 => Name::from_labels([b"*".as_slice()].into_iter().chain(known.labels().collect::<Vec<_>>())),
+        5 => {
+            let mut labels: Vec<&[u8]> = known.labels().collect();
+            let asterisk: &[u8] = if asked.id.is_multiple_of(2) { b"*" } else { b"*x" };
+            labels.insert(usize::from(asked.id) % (labels.len() + 1), asterisk);
+            Name::from_labels(labels.into_iter())
+        }
         6 => Ok(mirror),
         _ => Ok(known.clone()),
     };

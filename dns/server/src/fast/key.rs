@@ -43,7 +43,7 @@ impl Key {
     }
 
     /// Reads the name that begins here, and says how many octets it has. Nothing if it is compressed or no name, or if
-    /// a label is an asterisk, which means something to the full path.
+    /// a label begins with an asterisk, which means something to the full path.
     pub(crate) fn read(&mut self, wire: &[u8]) -> Option<usize> {
         let mut starts = [0_u8; LABELS_MAX];
         let mut count = 0;
@@ -53,7 +53,7 @@ impl Key {
             if length == 0 {
                 break;
             }
-            if length > LABEL_LENGTH_MAX || (length == 1 && wire.get(at + 1) == Some(&b'*')) {
+            if length > LABEL_LENGTH_MAX || wire.get(at + 1) == Some(&b'*') {
                 return None;
             }
             *starts.get_mut(count)? = u8::try_from(at).ok()?;
@@ -98,7 +98,7 @@ mod tests {
             let mut key = Key::new();
             let read = key.read(&wire);
             match name {
-                Ok(name) if !labels.iter().any(|label| label == b"*") => {
+                Ok(name) if !labels.iter().any(|label| label.starts_with(b"*")) => {
                     prop_assert_eq!(read, Some(wire.len() - 1));
                     prop_assert_eq!(key.octets(), name.octets());
                     prop_assert_eq!(key.label_count(), labels.len());

@@ -6,7 +6,7 @@
 //! message id chooses. [`worker`] does that in batches, one thread for each socket.
 //!
 //! What is not known here is handed over to the full path: other opcodes and classes, EDNS options, zone transfers,
-//! names with an asterisk, records of other types, names outside the zones. Nothing here decides what a name means;
+//! labels that begin with an asterisk, records of other types, names outside the zones. Nothing here decides what a name means;
 //! both paths must give the same answers, which `equality.rs` checks on random zones and queries.
 
 mod answer;
