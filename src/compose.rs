@@ -119,7 +119,7 @@ impl LocalCluster {
         };
         let node = start_agent(agent, link, &mut others).await?;
         if let Some(listener) = api_listener {
-            let settings = ApiSettings::of(&options.zone, vec![dns], options.dns_http);
+            let settings = ApiSettings::of(&options.zone, &options.names, vec![dns], options.dns_http);
             let api = DnsApi { zone: dns_server.served(), feed: master.feed.clone(), settings };
             others.spawn(http_server::serve(listener, api.router()));
         }

@@ -6,6 +6,7 @@
 mod chunks;
 mod listing;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,11 +19,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use mesonet_bus::Feed;
 use mesonet_dns_server::ServedZone;
-use mesonet_dns_zone::{Data, Name, Question, QuestionType, Record, Zone};
+use mesonet_dns_zone::{Data, Name, Question, QuestionType, Record, Soa, Zone};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::config::{Listen, ZoneOptions};
+use crate::config::{DnsOptions, ForwardZones, Listen, UpstreamSource, Upstreams, ZoneOptions};
 
 use chunks::written_while_sent;
 pub use listing::{records, zone_file};
@@ -39,6 +40,8 @@ pub struct ApiSettings {
     pub ttl: u32,
     /// How often the source is asked.
     pub refresh: Duration,
+    /// How long it may take to answer.
+    pub state_timeout: Duration,
     /// Where names are served.
     pub listen: Vec<SocketAddr>,
     /// Where this API is.
@@ -51,6 +54,14 @@ pub struct ApiSettings {
     pub ip_sources: Vec<String>,
     /// Whether all records are listed to whoever asks.
     pub enumeration: bool,
+    /// Whether names are made valid by the stricter rule.
+    pub rfc952: bool,
+    /// Where other names are asked.
+    pub resolvers: Vec<String>,
+    /// Where the names below some are asked.
+    pub zone_resolvers: BTreeMap<String, Vec<SocketAddr>>,
+    /// How masters know this server: nothing, or `basic`.
+    pub authentication: &'static str,
 }
 
 /// The API.
@@ -66,11 +77,13 @@ pub struct DnsApi {
 
 impl ApiSettings {
     /// Those of a server of these zones, as far as they follow from its settings.
-    pub fn of(zone: &ZoneOptions, listen: Vec<SocketAddr>, http: Listen) -> Self {
+    pub fn of(zone: &ZoneOptions, names: &DnsOptions, listen: Vec<SocketAddr>, http: Listen) -> Self {
+        let upstreams = names.forward.iter().flat_map(|Upstreams(sources)| sources);
         Self {
             domain: zone.domain.clone(),
             ttl: zone.ttl,
             refresh: Duration::ZERO,
+            state_timeout: Duration::ZERO,
             listen,
             http: match http {
                 Listen::At(address) => Some(address),
@@ -80,6 +93,10 @@ impl ApiSettings {
             srv_weight: Data::SRV_WEIGHT,
             ip_sources: zone.ip_sources.to_string().split(',').map(str::to_owned).collect(),
             enumeration: true,
+            rfc952: false,
+            resolvers: upstreams.map(UpstreamSource::to_string).collect(),
+            zone_resolvers: names.forward_zones.clone().map(|ForwardZones(zones)| zones).unwrap_or_default(),
+            authentication: "",
         }
     }
 }
@@ -134,35 +151,70 @@ impl DnsApi {
     }
 }
 
+/// Under the name that clients of mesos-dns know, so that those that look at it find what they look for.
 async fn version() -> axum::Json<Value> {
     axum::Json(json!({
-        "Service": "mesonet",
+        "Service": "Mesos-DNS",
         "Version": env!("CARGO_PKG_VERSION"),
         "URL": env!("CARGO_PKG_HOMEPAGE"),
     }))
 }
 
-/// The effective configuration under the names that mesos-dns gives its parts. Credentials are not among them.
+/// The effective configuration under the names that mesos-dns gives its parts. Credentials are not among them, nor is
+/// what has no meaning here. The SOA record is there once there is a view.
 async fn config(State(api): State<Arc<DnsApi>>) -> axum::Json<Value> {
-    let ApiSettings { domain, ttl, refresh, listen, http, masters, enumeration, srv_weight, ip_sources } =
-        &api.settings;
-    let first = listen.first();
-    axum::Json(json!({
-        "Domain": domain,
-        "TTL": ttl,
-        "RefreshSeconds": refresh.as_secs(),
-        "Masters": masters,
+    let settings = &api.settings;
+    let first = settings.listen.first();
+    let forwards = !(settings.resolvers.is_empty() && settings.zone_resolvers.is_empty());
+    let mut config = json!({
+        "Domain": settings.domain,
+        "TTL": settings.ttl,
+        "RefreshSeconds": settings.refresh.as_secs(),
+        "StateTimeoutSeconds": settings.state_timeout.as_secs(),
+        "Masters": settings.masters,
+        "Zk": "",
         "Listener": first.map(|address| address.ip().to_string()),
         "Port": first.map(SocketAddr::port),
-        "HTTPListener": http.map(|address| address.ip().to_string()),
-        "HttpPort": http.map(|address| address.port()),
+        "HTTPListener": settings.http.map(|address| address.ip().to_string()),
+        "HttpPort": settings.http.map(|address| address.port()),
         "DnsOn": true,
-        "HttpOn": http.is_some(),
-        "EnumerationOn": enumeration,
+        "HttpOn": settings.http.is_some(),
+        "ExternalOn": forwards,
+        "RecurseOn": forwards,
+        "Resolvers": settings.resolvers,
+        "ZoneResolvers": settings.zone_resolvers,
+        "EnforceRFC952": settings.rfc952,
+        "EnumerationOn": settings.enumeration,
         "SetTruncateBit": true,
-        "IPSources": ip_sources,
-        "SRVRecordDefaultWeight": srv_weight,
-    }))
+        "IPSources": settings.ip_sources,
+        "SRVRecordDefaultWeight": settings.srv_weight,
+        "MesosAuthentication": settings.authentication,
+        "MesosHTTPSOn": false,
+    });
+    let start = start_of(&api.zone.now(), &settings.domain);
+    if let (Some(config), Some(soa)) = (config.as_object_mut(), start) {
+        config.insert("SOAMname".to_owned(), json!(soa.primary.to_string()));
+        config.insert("SOARname".to_owned(), json!(soa.mailbox.to_string()));
+        for (key, value) in [
+            ("SOASerial", soa.serial),
+            ("SOARefresh", soa.refresh),
+            ("SOARetry", soa.retry),
+            ("SOAExpire", soa.expire),
+            ("SOAMinttl", soa.minimum),
+        ] {
+            config.insert(key.to_owned(), json!(value));
+        }
+    }
+    axum::Json(config)
+}
+
+/// The SOA record of the mesos-dns zone. None before the first view.
+fn start_of(zone: &Zone, domain: &str) -> Option<Arc<Soa>> {
+    let apex = Name::root().below(domain).ok()?;
+    match zone.transfer(&apex)?.next()?.data {
+        Data::Soa(soa) => Some(soa),
+        _ => None,
+    }
 }
 
 async fn host(State(api): State<Arc<DnsApi>>, Path(host): Path<String>) -> Result<Response, NotReady> {
@@ -201,12 +253,8 @@ async fn service(State(api): State<Arc<DnsApi>>, Path(service): Path<String>) ->
         };
         let host = target.to_string();
         let first = |kind| ask(&zone, &host, kind).first().and_then(|record| address(&record.data));
-        let addresses: Vec<String> =
-            [QuestionType::A, QuestionType::Aaaa].into_iter().filter_map(first).collect();
-        if addresses.is_empty() {
-            services.push(entry(""));
-        }
-        services.extend(addresses.iter().map(|ip| entry(ip)));
+        let addresses = [QuestionType::A, QuestionType::Aaaa].into_iter().filter_map(first);
+        services.extend(addresses.map(|ip| entry(&ip)));
     }
     if services.is_empty() {
         services.push(json!({ "service": "", "host": "", "ip": "", "port": "" }));
@@ -240,7 +288,8 @@ async fn enumerate(State(api): State<Arc<DnsApi>>) -> Result<Response, NotReady>
 /// The records of a name; none if it is no name. As in mesos-dns, every `.*` is taken out.
 fn ask(zone: &Zone, text: &str, kind: QuestionType) -> Vec<Record> {
     let text = text.to_ascii_lowercase().replace(".*", "");
-    match Name::root().below(text.trim_end_matches('.')) {
+    let bare = text.strip_suffix('.').unwrap_or(&text);
+    match Name::from_labels(bare.split('.').map(str::as_bytes)) {
         Ok(name) => zone.answer(&Question { name, kind }, 0, RECORDS_MAX).answers,
         Err(_) => Vec::new(),
     }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use hyper::header::HeaderValue;
-use mesonet_dns_server::CertificateFiles;
+use mesonet_dns_server::{CertificateFiles, server_addresses};
 use mesonet_dns_zone::{LabelRule, SoaConfig, TaskChoice};
 use serde::Deserialize;
 use thiserror::Error;
@@ -114,9 +114,9 @@ impl NetPlan {
         own.into_iter().chain([named]).collect()
     }
 
-    /// The addresses of the server itself, for its name; none where it listens on all.
+    /// The addresses of the server itself, for its name.
     pub fn own_addresses(&self) -> Vec<IpAddr> {
-        self.listen().iter().map(SocketAddr::ip).filter(|address| !address.is_unspecified()).collect()
+        server_addresses(&self.listen())
     }
 
     /// Which names are served.
@@ -163,9 +163,14 @@ impl NetPlan {
     /// What the HTTP API shows of it.
     pub fn api(&self) -> ApiSettings {
         let Grace(refresh) = self.options.refresh;
-        let settings = ApiSettings::of(&self.options.zone, self.listen(), self.options.dns_http);
+        let Grace(state_timeout) = self.options.source_timeout;
+        let NetOptions { zone, names, dns_http, .. } = &self.options;
+        let settings = ApiSettings::of(zone, names, self.listen(), *dns_http);
         ApiSettings {
             refresh,
+            state_timeout,
+            rfc952: self.mesos_dns.enforce_rfc952 == Some(true),
+            authentication: self.mesos_dns.credentials.as_ref().map_or("", |_| "basic"),
             masters: self.masters().iter().map(Endpoint::to_string).collect(),
             srv_weight: self.mesos_dns.srv_weight.unwrap_or(settings.srv_weight),
             enumeration: self.options.dns_enumeration == Switch::On,

@@ -38,6 +38,15 @@ pub struct IpSources(pub Vec<IpSource>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NamedTasks(pub TaskChoice);
 
+impl fmt::Display for UpstreamSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(address) => write!(f, "{address}"),
+            Self::System => f.write_str("system"),
+        }
+    }
+}
+
 impl FromStr for IpSources {
     type Err = ValueError;
 

@@ -6,7 +6,7 @@ use mesonet_dns_zone::{Data, Name, Record, Zone};
 use mesonet_model::ClusterView;
 use serde_json::{Value, json};
 
-use super::ApiSettings;
+use super::{ApiSettings, start_of};
 
 /// `[{"name", "host", "rtype"}]`, the form of dcos-net, one record per line.
 pub fn records(zone: &Zone, out: &mut dyn Write) -> io::Result<()> {
@@ -22,11 +22,8 @@ pub fn records(zone: &Zone, out: &mut dyn Write) -> io::Result<()> {
 /// The mesos-dns zone as mesos-dns shows it; dcos-net copies it from there.
 pub fn transfer(zone: &Zone, settings: &ApiSettings, out: &mut dyn Write) -> io::Result<()> {
     let apex = Name::root().below(&settings.domain).unwrap_or_else(|_| Name::root());
-    let start = zone.transfer(&apex).and_then(|mut records| records.next());
-    let soa = start.as_ref().and_then(|record| match &record.data {
-        Data::Soa(soa) => Some(soa),
-        _ => None,
-    });
+    let soa = start_of(zone, &settings.domain);
+    let soa = soa.as_deref();
     let head = json!({
         "TTL": settings.ttl,
         "Serial": soa.map(|soa| soa.serial),

@@ -62,14 +62,30 @@ fn the_state_of_the_leading_master_is_served_as_mesos_dns_would() {
 /// The HTTP API of mesos-dns, as `curl` sees it.
 #[track_caller]
 fn look_at_the_api(net: &NetDaemon) {
-    assert_eq!(net.curl("/v1/version")["Service"], "mesonet");
+    assert_eq!(net.curl("/v1/version")["Service"], "Mesos-DNS");
     let config = net.curl("/v1/config");
-    assert_eq!((&config["Domain"], &config["TTL"]), (&json!("mesos"), &json!(20)));
+    for (key, expected) in [
+        ("Domain", json!("mesos")),
+        ("TTL", json!(20)),
+        ("RefreshSeconds", json!(1)),
+        ("IPSources", json!(["netinfo", "host"])),
+        ("ExternalOn", json!(false)),
+        ("EnforceRFC952", json!(false)),
+        ("SOAMname", json!("ns1.mesos.")),
+        ("SOARname", json!("root.ns1.mesos.")),
+        ("SOAMinttl", json!(20)),
+        ("HttpOn", json!(true)),
+    ] {
+        assert_eq!(config[key], expected, "{key}: {config}");
+    }
     let host = |ip: &str| json!({ "host": "web.marathon.mesos.", "ip": ip });
     for path in ["/v1/hosts/web.marathon.mesos", "/v1/hosts/WEB.marathon.mesos."] {
         assert_eq!(net.curl(path), json!([host("127.0.1.1"), host("127.0.1.2")]), "{path}");
     }
-    assert_eq!(net.curl("/v1/hosts/nothing.mesos"), json!([{ "host": "", "ip": "" }]));
+    assert_eq!(net.curl("/v1/hosts/web.*.marathon.mesos"), net.curl("/v1/hosts/web.marathon.mesos"));
+    for path in ["/v1/hosts/nothing.mesos", "/v1/hosts/a%20b.marathon.mesos", "/v1/hosts/a..mesos"] {
+        assert_eq!(net.curl(path), json!([{ "host": "", "ip": "" }]), "{path}");
+    }
     let service = &net.curl("/v1/services/_http._web._tcp.marathon.mesos")[0];
     assert_eq!((&service["port"], &service["ip"]), (&json!("8080"), &json!("127.0.1.1")));
     assert_eq!(service["service"], "_http._web._tcp.marathon.mesos");
