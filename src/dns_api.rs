@@ -56,6 +56,8 @@ pub struct ApiSettings {
     pub enumeration: bool,
     /// Whether names are made valid by the stricter rule.
     pub rfc952: bool,
+    /// Whether answers say that recursion is offered.
+    pub recurse_on: bool,
     /// Where other names are asked.
     pub resolvers: Vec<String>,
     /// Where the names below some are asked.
@@ -79,7 +81,7 @@ impl ApiSettings {
     /// Those of a server of these zones, as far as they follow from its settings.
     pub fn of(zone: &ZoneOptions, names: &DnsOptions, listen: Vec<SocketAddr>, http: Listen) -> Self {
         let upstreams = names.forward.iter().flat_map(|Upstreams(sources)| sources);
-        Self {
+        let settings = Self {
             domain: zone.domain.clone(),
             ttl: zone.ttl,
             refresh: Duration::ZERO,
@@ -94,10 +96,17 @@ impl ApiSettings {
             ip_sources: zone.ip_sources.to_string().split(',').map(str::to_owned).collect(),
             enumeration: true,
             rfc952: false,
+            recurse_on: false,
             resolvers: upstreams.map(UpstreamSource::to_string).collect(),
             zone_resolvers: names.forward_zones.clone().map(|ForwardZones(zones)| zones).unwrap_or_default(),
             authentication: "",
-        }
+        };
+        Self { recurse_on: settings.forwards(), ..settings }
+    }
+
+    /// Whether other names are asked anywhere.
+    pub fn forwards(&self) -> bool {
+        !(self.resolvers.is_empty() && self.zone_resolvers.is_empty())
     }
 }
 
@@ -165,7 +174,6 @@ async fn version() -> axum::Json<Value> {
 async fn config(State(api): State<Arc<DnsApi>>) -> axum::Json<Value> {
     let settings = &api.settings;
     let first = settings.listen.first();
-    let forwards = !(settings.resolvers.is_empty() && settings.zone_resolvers.is_empty());
     let mut config = json!({
         "Domain": settings.domain,
         "TTL": settings.ttl,
@@ -179,8 +187,8 @@ async fn config(State(api): State<Arc<DnsApi>>) -> axum::Json<Value> {
         "HttpPort": settings.http.map(|address| address.port()),
         "DnsOn": true,
         "HttpOn": settings.http.is_some(),
-        "ExternalOn": forwards,
-        "RecurseOn": forwards,
+        "ExternalOn": settings.forwards(),
+        "RecurseOn": settings.recurse_on,
         "Resolvers": settings.resolvers,
         "ZoneResolvers": settings.zone_resolvers,
         "EnforceRFC952": settings.rfc952,

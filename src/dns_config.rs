@@ -50,6 +50,7 @@ fn policy_config(options: &DnsOptions) -> PolicyConfig {
     PolicyConfig {
         allow: networks(&options.allow).unwrap_or(default.allow),
         recursion: networks(&options.forward_allow).unwrap_or(default.recursion),
+        says_recursion: default.says_recursion,
         transfer: networks(&options.transfer_allow).unwrap_or(default.transfer),
         views: options.views.clone().map(|Views(views)| views).unwrap_or(default.views),
         rate_max: options.rate_limit,

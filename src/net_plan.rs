@@ -101,7 +101,9 @@ impl NetPlan {
     /// # Errors
     /// When the system's DNS servers are wanted but not written down, or a file that is named cannot be used.
     pub fn dns(&self, own: Option<CertificateFiles>) -> anyhow::Result<mesonet_dns_server::Config> {
-        dns_config::server_config(self.listen(), &self.options.names, self.zone()?, own)
+        let mut config = dns_config::server_config(self.listen(), &self.options.names, self.zone()?, own)?;
+        config.policy.says_recursion = self.mesos_dns.recurse_on;
+        Ok(config)
     }
 
     /// Where names are served.
@@ -169,6 +171,7 @@ impl NetPlan {
         ApiSettings {
             refresh,
             state_timeout,
+            recurse_on: self.mesos_dns.recurse_on.unwrap_or_else(|| settings.forwards()),
             rfc952: self.mesos_dns.enforce_rfc952 == Some(true),
             authentication: self.mesos_dns.credentials.as_ref().map_or("", |_| "basic"),
             masters: self.masters().iter().map(Endpoint::to_string).collect(),

@@ -52,6 +52,8 @@ pub struct MesosDnsConfig {
     pub zone_resolvers: BTreeMap<String, Vec<SocketAddr>>,
     /// `ExternalOn`.
     pub external_on: Option<bool>,
+    /// `RecurseOn`; as with mesos-dns, it is on unless the file says otherwise.
+    pub recurse_on: Option<bool>,
     /// `IPSources`, in order.
     pub ip_sources: Option<Vec<IpSource>>,
     /// `EnforceRFC952`.
@@ -198,6 +200,7 @@ fn parse(keys: BTreeMap<String, Value>, has_source: bool) -> Result<MesosDnsConf
         resolvers: keys.servers("Resolvers"),
         zone_resolvers: BTreeMap::new(),
         external_on: keys.bool("ExternalOn"),
+        recurse_on: keys.bool("RecurseOn").or(Some(true)),
         ip_sources: keys.ip_sources(),
         enforce_rfc952: keys.bool("EnforceRFC952"),
         enumeration_on: keys.bool("EnumerationOn"),
@@ -423,9 +426,6 @@ impl Keys {
                 "refused: without the bit clients take a part of the records for all of them",
             );
         }
-        if self.bool("RecurseOn") == Some(false) {
-            self.warn("RecurseOn", "whether recursion is offered follows from whether names are forwarded");
-        }
         if self.seconds("Timeout").is_some() {
             self.warn("Timeout", "the next server is asked as soon as one is slower than usual");
         }
@@ -484,7 +484,7 @@ mod tests {
             "domain": "Mesos", "ttl": 20, "listener": "127.0.0.1", "port": 61053,
             "httplistener": "127.0.0.1", "httpport": 8124, "httpon": true, "dnson": true,
             "resolvers": ["192.0.2.1", "[2001:db8::1]:5353"], "zoneResolvers": {"corp.": ["192.0.2.2:54"]},
-            "externalon": true, "recurseon": true, "IPSources": ["host", "netinfo"],
+            "externalon": true, "recurseon": false, "IPSources": ["host", "netinfo"],
             "enforceRFC952": true, "setTruncateBit": true, "enumerationOn": false,
             "SRVRecordDefaultWeight": 5, "SOAMname": "ns9.mesos.", "SOARname": "root@ns9.mesos.",
             "SOARefresh": 1, "SOARetry": 2, "SOAExpire": 3, "SOAMinttl": 4, "SOASerial": 0,
@@ -501,7 +501,7 @@ mod tests {
         let resolvers = config.resolvers.clone().expect("resolvers");
         assert_eq!(resolvers[0], "192.0.2.1:53".parse().expect("address"));
         assert_eq!(config.zone_resolvers["corp"][0], "192.0.2.2:54".parse().expect("address"));
-        assert_eq!(config.external_on, Some(true));
+        assert_eq!((config.external_on, config.recurse_on), (Some(true), Some(false)));
         assert_eq!(config.ip_sources, Some(vec![IpSource::Host, IpSource::Netinfo]));
         assert_eq!((config.enforce_rfc952, config.enumeration_on), (Some(true), Some(false)));
         assert_eq!(config.srv_weight, Some(5));
@@ -568,7 +568,7 @@ mod tests {
     fn what_has_no_effect_is_said() {
         let config = read(json!({
             "zk": "zk://zk-1.zk:2181/mesos", "masters": ["10.0.0.1:5050"], "zkDetectionTimeout": 30,
-            "SOASerial": 7, "colour": "blue", "timeout": 5, "recurseOn": false,
+            "SOASerial": 7, "colour": "blue", "timeout": 5,
         }))
         .expect("usable");
         let said = config.warnings.join("\n");
@@ -578,7 +578,6 @@ mod tests {
             "SOASerial has no",
             "colour is not known",
             "Timeout has no",
-            "RecurseOn has no",
         ] {
             assert!(said.contains(expected), "{said}");
         }

@@ -31,7 +31,7 @@ fn the_state_of_the_leading_master_is_served_as_mesos_dns_would() {
     net.wait_for(NAME, &["127.0.1.1", "127.0.1.2"]);
     assert!(net.log().contains("colour is not known"), "{}", net.log());
     let answer = dns::dig(net.dns(), &[NAME]);
-    assert!(answer.contains("flags: qr aa") && answer.contains("\t20\tIN\tA"), "{answer}");
+    assert!(answer.contains("flags: qr aa rd ra") && answer.contains("\t20\tIN\tA"), "{answer}");
     assert_eq!(dns::srv_ports(net.dns(), "_http._web._tcp.marathon.mesos"), [8080]);
     let leader = &mesos.masters()[2];
     let (host, port) = leader.split_once(':').expect("HOST:PORT");
@@ -70,6 +70,7 @@ fn look_at_the_api(net: &NetDaemon) {
         ("RefreshSeconds", json!(1)),
         ("IPSources", json!(["netinfo", "host"])),
         ("ExternalOn", json!(false)),
+        ("RecurseOn", json!(true)),
         ("EnforceRFC952", json!(false)),
         ("SOAMname", json!("ns1.mesos.")),
         ("SOARname", json!("root.ns1.mesos.")),

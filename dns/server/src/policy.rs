@@ -18,6 +18,9 @@ pub struct PolicyConfig {
     /// For whom names outside the zones are asked of other servers. A server that does so for everybody is used to
     /// flood third parties.
     pub recursion: Vec<Network>,
+    /// What answers from the zones say of that (RA): the truth if this is not set. Clients such as `host` pass over a
+    /// server that offers no recursion, even where they ask for nothing but its own names.
+    pub says_recursion: Option<bool>,
     /// Who may transfer whole zones.
     pub transfer: Vec<Network>,
     /// Clients that see some zones only. The first view with the client's network counts.
@@ -34,6 +37,7 @@ impl Default for PolicyConfig {
         Self {
             allow: Vec::new(),
             recursion: Network::local(),
+            says_recursion: None,
             transfer: Vec::new(),
             views: Vec::new(),
             rate_max: None,
@@ -92,6 +96,8 @@ pub(crate) struct Policy {
     views: Vec<Vec<Name>>,
     /// Whether answers have to be counted, which the fast path does not.
     is_limited: bool,
+    /// See [`PolicyConfig::says_recursion`].
+    says_recursion: Option<bool>,
 }
 
 impl Policy {
@@ -113,7 +119,8 @@ impl Policy {
         let mut sections: Vec<(u128, Rights)> =
             starts.into_iter().map(|start| (start, rights_at(config, start))).collect();
         sections.dedup_by_key(|(_, rights)| *rights);
-        Ok(Self { sections, views, is_limited: config.rate_max.is_some() })
+        let (is_limited, says_recursion) = (config.rate_max.is_some(), config.says_recursion);
+        Ok(Self { sections, views, is_limited, says_recursion })
     }
 
     /// What a client may ask.
@@ -128,6 +135,11 @@ impl Policy {
     pub(crate) fn shows(&self, rights: Rights, name: &Name) -> bool {
         let zones = rights.view.and_then(|view| self.views.get(view));
         zones.is_none_or(|zones| zones.iter().any(|zone| name.is_within(zone)))
+    }
+
+    /// Whether an answer from the zones says that other names are asked for, too. `is_true` is whether they are.
+    pub(crate) fn says_recursion(&self, is_true: bool) -> bool {
+        self.says_recursion.unwrap_or(is_true)
     }
 
     /// What every client may ask on the fast path, if that is the same for all.
@@ -145,7 +157,7 @@ impl Policy {
 
     fn fast_of(&self, rights: Rights) -> FastRights {
         let is_answered = rights.is_served && rights.view.is_none() && !self.is_limited;
-        FastRights { is_answered, recursion: rights.recursion }
+        FastRights { is_answered, recursion: self.says_recursion(rights.recursion) }
     }
 }
 
@@ -154,7 +166,7 @@ impl Policy {
 pub(crate) struct FastRights {
     /// Whether the fast path may answer it; if not, its queries are for the full path.
     pub(crate) is_answered: bool,
-    /// Whether names outside the zones are asked of other servers.
+    /// Whether answers say that names outside the zones are asked of other servers.
     pub(crate) recursion: bool,
 }
 

@@ -168,6 +168,9 @@ impl Request {
         {
             return self.collapsed(response, forwarder, sought, answer);
         }
+        if answer.authoritative {
+            response.metadata.recursion_available = sources.guard.policy.says_recursion(forwarder.is_some());
+        }
         match fill(&mut response, &self.query, sources.freshness, answer) {
             Some(code) => Step::Done(self.encoded(response, code)),
             None => Step::Done(self.header.failed(kind_label(self.query.query_type))),

@@ -83,6 +83,34 @@ async fn other_names_are_asked_for_some_clients_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn own_answers_say_of_recursion_what_they_are_told_to() {
+    let upstream = Upstream::start(1, Behaviour::Answer(60)).await;
+    let forwarding = ForwardConfig { upstreams: vec![upstream.address], ..ForwardConfig::default() };
+    for (says_recursion, forward, expected) in [
+        (None, ForwardConfig::default(), false),
+        (None, forwarding.clone(), true),
+        (Some(true), ForwardConfig::default(), true),
+        (Some(false), forwarding.clone(), false),
+    ] {
+        let policy = PolicyConfig { says_recursion, ..PolicyConfig::default() };
+        let (_server, address, _) = start(policy, forward).await;
+        // With a cookie a query takes the full path, without EDNS the fast one.
+        for takes_full_path in [true, false] {
+            let mut question = query(OWN_NAME, RecordType::A);
+            match question.edns.as_mut().filter(|_| takes_full_path) {
+                Some(edns) => {
+                    edns.options_mut().insert(EdnsOption::Unknown(10, vec![7; 8]));
+                }
+                None => question.edns = None,
+            }
+            let answer = ask(address, &question).await;
+            let found = (answer.answers.len(), answer.metadata.recursion_available);
+            assert_eq!(found, (1, expected), "{says_recursion:?} {takes_full_path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_view_shows_some_zones() {
     let view = View { networks: networks(&["127.0.0.2/31"]), zones: vec!["localhost".to_owned()] };
     let policy = PolicyConfig { views: vec![view], ..PolicyConfig::default() };
