@@ -22,8 +22,8 @@ use mesonet_api::{NodeOrder, PlaneHistory, Planes};
 use mesonet_marathon::{Command, Event, Marathon, Rejection, Reply};
 use mesonet_master::Master;
 use mesonet_model::{
-    AgentCommand, AgentId, AgentReport, Framework, FrameworkId, Plane, PlaneReport, Revision, SchedulerEvent,
-    Table, TaskKey, Timestamp, Write,
+    AgentCommand, AgentId, AgentReport, Framework, FrameworkId, NetworkName, NetworkRefusal, Plane,
+    PlaneReport, Revision, SchedulerEvent, Table, TaskKey, Timestamp, Write,
 };
 
 /// The most messages that one step delivers. What is left is delivered by the next step, so that no commit and no
@@ -60,7 +60,12 @@ pub enum Input {
         plane: Plane,
     },
     /// An operator orders.
-    Node(NodeOrder),
+    Node {
+        /// Chosen by the caller; a refusal is a [`Release::Refused`] with the same number.
+        number: u64,
+        /// What.
+        order: NodeOrder,
+    },
     /// A user commands; the answer is a [`Release::Answer`] with the same number.
     Command {
         /// Chosen by the caller.
@@ -120,6 +125,20 @@ pub enum Release {
         task: TaskKey,
         /// What is wrong with it, for people.
         message: String,
+    },
+    /// Answer an order that is not carried out.
+    Refused {
+        /// The order's number.
+        number: u64,
+        /// Why.
+        refusal: NetworkRefusal,
+    },
+    /// Tell an operator that an agent gets no part of a network.
+    NetworkExhausted {
+        /// The network.
+        network: NetworkName,
+        /// The agent.
+        agent: AgentId,
     },
 }
 
@@ -208,26 +227,29 @@ impl ControlPlane {
                 }
                 Message::ToMaster(mesonet_master::Input::PlaneGone { node, plane })
             }
-            Input::Node(NodeOrder::Drain(agent)) => {
-                Message::ToMaster(mesonet_master::Input::DrainNode { agent })
-            }
-            Input::Node(NodeOrder::Undrain(agent)) => {
-                Message::ToMaster(mesonet_master::Input::UndrainNode { agent })
-            }
-            Input::Node(NodeOrder::Remove(agent)) => {
-                if let Some(agent) = self.master.view().agents.get(&agent) {
-                    self.plane_history.forget(&AgentId::new(agent.node_name()));
-                }
-                Message::ToMaster(mesonet_master::Input::RemoveNode { agent })
-            }
-            Input::Node(NodeOrder::ConfirmRemoval) => {
-                Message::ToMaster(mesonet_master::Input::ConfirmRemoval)
-            }
+            Input::Node { number, order } => Message::ToMaster(self.order(number, order)),
             Input::Command { number, command } => {
                 Message::ToMarathon(mesonet_marathon::Input::Command { number, command })
             }
         };
         self.messages.push_back(message);
+    }
+
+    /// What an operator's order is to the master.
+    fn order(&mut self, number: u64, order: NodeOrder) -> mesonet_master::Input {
+        match order {
+            NodeOrder::Drain(agent) => mesonet_master::Input::DrainNode { agent },
+            NodeOrder::Undrain(agent) => mesonet_master::Input::UndrainNode { agent },
+            NodeOrder::Remove(agent) => {
+                if let Some(agent) = self.master.view().agents.get(&agent) {
+                    self.plane_history.forget(&AgentId::new(agent.node_name()));
+                }
+                mesonet_master::Input::RemoveNode { agent }
+            }
+            NodeOrder::ConfirmRemoval => mesonet_master::Input::ConfirmRemoval,
+            NodeOrder::CreateNetwork(network) => mesonet_master::Input::CreateNetwork { number, network },
+            NodeOrder::RemoveNetwork(name) => mesonet_master::Input::RemoveNetwork { number, name },
+        }
     }
 
     fn queue_due_ticks(&mut self, now: Timestamp) {
@@ -274,6 +296,12 @@ impl ControlPlane {
             }
             mesonet_master::Effect::RemovalHeld { lost, of } => {
                 releases.push(Release::RemovalHeld { lost, of });
+            }
+            mesonet_master::Effect::Refused { number, refusal } => {
+                releases.push(Release::Refused { number, refusal });
+            }
+            mesonet_master::Effect::NetworkExhausted { network, agent } => {
+                releases.push(Release::NetworkExhausted { network, agent });
             }
             mesonet_master::Effect::Warn { task, message } => releases.push(Release::Warn { task, message }),
             mesonet_master::Effect::Framework { framework, event } => {
@@ -402,6 +430,8 @@ mod tests {
                         Release::Event(event) => self.events.push(event),
                         Release::RemovalHeld { lost, of } => panic!("{lost} of {of} agents are lost"),
                         Release::Warn { task, message } => panic!("{task}: {message}"),
+                        Release::Refused { refusal, .. } => panic!("{refusal}"),
+                        Release::NetworkExhausted { network, .. } => panic!("{network}"),
                     }
                 }
                 if inputs.is_empty() {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use mesonet_api::{Answer, NodeRequest, Request, State};
 use mesonet_bus::{PlaneNews, Publisher};
 use mesonet_marathon::{Event, Rejection, Reply};
-use mesonet_model::{AgentCommand, AgentId, AgentReport, Revision};
+use mesonet_model::{AgentCommand, AgentId, AgentReport, NetworkRefusal, Revision};
 use mesonet_store::{CommitError, Store};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -127,7 +127,8 @@ pub struct Driver<S> {
     metrics: DriverMetrics,
     outbox: VecDeque<(AgentId, AgentCommand)>,
     /// Operators that wait for the commit under way.
-    ordered: Vec<oneshot::Sender<Revision>>,
+    ordered: BTreeMap<u64, oneshot::Sender<Result<Revision, NetworkRefusal>>>,
+    orders_seen: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Rejection>>>,
     requests_seen: u64,
 }
@@ -150,7 +151,8 @@ impl<S: Store + 'static> Driver<S> {
             outlets,
             metrics,
             outbox: VecDeque::new(),
-            ordered: Vec::new(),
+            ordered: BTreeMap::new(),
+            orders_seen: 0,
             waiting: BTreeMap::new(),
             requests_seen: 0,
         }
@@ -242,8 +244,9 @@ impl<S: Store + 'static> Driver<S> {
     }
 
     fn node_input(&mut self, request: NodeRequest) -> Input {
-        self.ordered.push(request.answer);
-        Input::Node(request.order)
+        self.orders_seen += 1;
+        self.ordered.insert(self.orders_seen, request.answer);
+        Input::Node { number: self.orders_seen, order: request.order }
     }
 
     fn wait(&mut self) -> Duration {
@@ -265,12 +268,12 @@ impl<S: Store + 'static> Driver<S> {
         let revision = state.cluster.revision;
         self.outlets.views.publish(state.cluster.clone());
         self.outlets.state.send_replace(Some(state));
-        for ordered in self.ordered.drain(..) {
-            // Whoever ordered may have gone away.
-            let _ = ordered.send(revision);
-        }
         for release in batch.releases {
             self.release(release, revision);
+        }
+        for ordered in std::mem::take(&mut self.ordered).into_values() {
+            // Whoever ordered may have gone away.
+            let _ = ordered.send(Ok(revision));
         }
         Ok(())
     }
@@ -357,6 +360,16 @@ impl<S: Store + 'static> Driver<S> {
                     of,
                     "Too many agents are lost at once, none is given up until confirmed"
                 );
+            }
+            Release::Refused { number, refusal } => {
+                if let Some(ordered) = self.ordered.remove(&number) {
+                    // Whoever ordered may have gone away.
+                    let _ = ordered.send(Err(refusal));
+                }
+            }
+            Release::NetworkExhausted { network, agent } => {
+                self.metrics.network_exhaustions.inc();
+                tracing::warn!(%network, %agent, "No part of a network is left for an agent");
             }
             Release::Warn { task, message } => tracing::warn!(%task, message, "Task is only partly served"),
         }

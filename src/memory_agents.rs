@@ -47,6 +47,7 @@ pub fn info(number: u8) -> AgentInfo {
             ports: PortRanges::span(PORTS.0, PORTS.1),
         },
         attributes: Vec::new(),
+        container_networks: true,
     }
 }
 

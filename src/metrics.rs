@@ -18,6 +18,8 @@ pub struct DriverMetrics {
     pub commit_seconds: Histogram,
     /// Attempts to commit that failed.
     pub commit_failures: IntCounter,
+    /// Agents that got no part of a virtual network.
+    pub network_exhaustions: IntCounter,
     event_to_applied_seconds: HistogramVec,
 }
 
@@ -50,6 +52,10 @@ impl DriverMetrics {
                 "mesonet_store_commit_failures_total",
                 "Attempts to make changes durable that failed.",
             )?,
+            network_exhaustions: IntCounter::new(
+                "mesonet_network_exhaustions_total",
+                "Times that an agent got no part of a virtual network because all are given away.",
+            )?,
             event_to_applied_seconds: HistogramVec::new(
                 applied.buckets(APPLIED_BUCKETS.to_vec()),
                 &["plane"],
@@ -57,6 +63,7 @@ impl DriverMetrics {
         };
         registry.register(Box::new(metrics.commit_seconds.clone()))?;
         registry.register(Box::new(metrics.commit_failures.clone()))?;
+        registry.register(Box::new(metrics.network_exhaustions.clone()))?;
         registry.register(Box::new(metrics.event_to_applied_seconds.clone()))?;
         Ok(metrics)
     }

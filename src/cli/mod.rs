@@ -11,6 +11,7 @@ mod dns;
 mod duration;
 mod error;
 mod master;
+mod network;
 mod node;
 mod operate;
 mod output;
@@ -96,6 +97,9 @@ enum Command {
     /// Services: virtual addresses and what is behind them
     #[command(subcommand)]
     Service(service::ServiceCommand),
+    /// Virtual networks: where tasks have addresses of their own
+    #[command(subcommand)]
+    Network(network::NetworkCommand),
     /// Names of the cluster
     #[command(subcommand)]
     Dns(dns::DnsCommand),
@@ -150,6 +154,7 @@ pub fn run() -> ExitCode {
         Command::Task(command) => task::run(command, &session),
         Command::Deployment(command) => deployment::run(&command, &session),
         Command::Service(command) => service::run(&command, &session),
+        Command::Network(command) => network::run(&command, &session),
         Command::Dns(command) => dns::run(command, &session),
         Command::Node(command) => node::run(&command, &session),
         Command::Converge(arguments) => converge::run(&arguments, &session),

@@ -112,6 +112,7 @@ impl Agent {
                 port: self.config.port,
                 resources: self.config.resources.clone(),
                 attributes: self.config.attributes.clone(),
+                container_networks: false,
             },
             tasks: self.tasks.values().map(running).collect(),
         });

@@ -94,7 +94,7 @@ impl Api {
         let exchange = async {
             let request = NodeRequest { order, answer };
             self.context.nodes.send(request).await.map_err(|_| gone)?;
-            answered.await.map_err(|_| unanswered(self.context.nodes.is_closed()))
+            Ok(answered.await.map_err(|_| unanswered(self.context.nodes.is_closed()))??)
         };
         tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(Failure::Unavailable(LATE)))
     }

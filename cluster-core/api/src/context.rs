@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use mesonet_marathon::{Command, Event, MarathonView, Rejection, Reply};
-use mesonet_model::{AgentId, ClusterView, Plane, PlaneReport, Revision, TaskKey};
+use mesonet_model::{
+    AgentId, ClusterView, NetworkName, NetworkRefusal, Plane, PlaneReport, Revision, TaskKey, VirtualNetwork,
+};
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
@@ -59,7 +61,7 @@ pub struct Request {
     pub answer: oneshot::Sender<Result<Answer, Rejection>>,
 }
 
-/// What an operator wants of a node.
+/// What an operator wants of nodes and of the networks between their tasks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeOrder {
     /// To be empty: its tasks move elsewhere, and nothing new is placed on it.
@@ -70,6 +72,10 @@ pub enum NodeOrder {
     Remove(AgentId),
     /// That all nodes that are lost are given up, although they are many.
     ConfirmRemoval,
+    /// That there is another virtual network.
+    CreateNetwork(VirtualNetwork),
+    /// That there is no such virtual network any more.
+    RemoveNetwork(NetworkName),
 }
 
 /// An order on its way to the master.
@@ -78,8 +84,8 @@ pub struct NodeRequest {
     /// The order.
     pub order: NodeOrder,
     /// Where the revision goes that the order is in effect with, after it is committed and visible in
-    /// [`Context::state`].
-    pub answer: oneshot::Sender<Revision>,
+    /// [`Context::state`]; or why it is not carried out.
+    pub answer: oneshot::Sender<Result<Revision, NetworkRefusal>>,
 }
 
 /// The answer to a command that was carried out.

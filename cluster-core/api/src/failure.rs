@@ -3,6 +3,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use mesonet_marathon::Rejection;
+use mesonet_model::NetworkRefusal;
 use serde_json::{Value, json};
 use thiserror::Error;
 
@@ -60,6 +61,9 @@ pub(crate) enum Failure {
     /// A file or a metric cannot be read.
     #[error("{0}")]
     Internal(String),
+    /// The master refuses a network.
+    #[error("{0}")]
+    Network(#[from] NetworkRefusal),
     /// Marathon refuses.
     #[error("{0}")]
     Rejected(#[from] Rejection),
@@ -95,6 +99,9 @@ impl Failure {
             Self::Unavailable(_) | Self::NoLeader | Self::Unknown => StatusCode::SERVICE_UNAVAILABLE,
             Self::Loop => StatusCode::BAD_GATEWAY,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Network(NetworkRefusal::Unknown(_)) => StatusCode::NOT_FOUND,
+            Self::Network(NetworkRefusal::Exists(_) | NetworkRefusal::InUse { .. }) => StatusCode::CONFLICT,
+            Self::Network(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Rejected(rejection) => status_of(rejection),
         }
     }
@@ -123,7 +130,8 @@ impl Failure {
             | Self::NoLeader
             | Self::Unknown
             | Self::Loop
-            | Self::Internal(_) => json!({"message": message}),
+            | Self::Internal(_)
+            | Self::Network(_) => json!({"message": message}),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_model::{
-    AppDefinition, AppPort, Command, Discovery, DiscoveryPort, FrameworkId, NetworkMode, Offer, TaskId,
-    TaskKey, TaskSpec, TaskState, Timestamp, Visibility,
+    AppDefinition, AppPort, Attachment, Command, Discovery, DiscoveryPort, FrameworkId, NetworkMode, Offer,
+    PortForward, TaskId, TaskKey, TaskNetworking, TaskSpec, TaskState, Timestamp, Visibility,
 };
 
 use crate::InstanceView;
@@ -48,6 +48,7 @@ pub(crate) fn task_spec(
         // Health checks are stored but not acted upon, so no result will ever be reported.
         health_checked: false,
         kill_grace: definition.kill_grace.unwrap_or(KILL_GRACE),
+        networking: networking(definition, &fit.host_ports),
     }
 }
 
@@ -83,6 +84,30 @@ pub(crate) fn instance(
         is_given_up: false,
         is_leaving: false,
     }
+}
+
+/// The task's own interfaces, unless it is on the host's network. Names of networks that cannot be any are left out;
+/// an app that has one never fits.
+fn networking(definition: &AppDefinition, host_ports: &[Option<u16>]) -> Option<TaskNetworking> {
+    if definition.is_on_host_network() {
+        return None;
+    }
+    let attachments = definition.networks.iter().filter_map(|network| match network.mode {
+        NetworkMode::Host => None,
+        NetworkMode::Bridge => Some(Attachment::default()),
+        NetworkMode::Container => {
+            let name = network.name.as_ref()?.parse().ok()?;
+            Some(Attachment { network: Some(name), subnets: Vec::new() })
+        }
+    });
+    let forwards = |(port, host_port): (AppPort<'_>, &Option<u16>)| {
+        let host_port = (*host_port)?;
+        let container_port = port.container_port.filter(|number| *number != 0).unwrap_or(host_port);
+        let forward = |protocol| PortForward { host_port, container_port, protocol };
+        Some(port.protocols.iter().copied().map(forward).collect::<Vec<_>>())
+    };
+    let mappings = definition.ports().into_iter().zip(host_ports).filter_map(forwards).flatten().collect();
+    Some(TaskNetworking { attachments: attachments.collect(), mappings })
 }
 
 /// One port per port of the app and protocol; a port without host port one per container network.

@@ -1,6 +1,6 @@
 //! Whether an instance fits into an offer.
 
-use mesonet_model::{AgentId, AgentInfo, AppDefinition, PortRanges, Resources};
+use mesonet_model::{AgentId, AgentInfo, AppDefinition, NetworkMode, NetworkRoom, PortRanges, Resources};
 
 use crate::NoMatchReason;
 use crate::constraints::Placement;
@@ -24,7 +24,7 @@ pub(crate) fn fit(
     definition: &AppDefinition,
     placement: &Placement,
     (id, agent): (&AgentId, &AgentInfo),
-    left: &Resources,
+    (left, rooms): (&Resources, &NetworkRoom),
     ports: &mut HostPorts,
 ) -> Result<Fit, Vec<NoMatchReason>> {
     let roles = definition.accepted_resource_roles.as_ref();
@@ -46,6 +46,10 @@ pub(crate) fn fit(
     } else {
         has_ports(&wanted, &left.ports).then(Vec::new)
     };
+    if chosen.is_none() {
+        reasons.push(NoMatchReason::InsufficientPorts);
+    }
+    reasons.extend(unfulfilled_network(definition, agent, rooms));
     match chosen {
         Some(host_ports) if reasons.is_empty() => {
             let resources = Resources {
@@ -57,11 +61,28 @@ pub(crate) fn fit(
             };
             Ok(Fit { resources, host_ports })
         }
-        Some(_) => Err(reasons),
-        None => {
-            reasons.push(NoMatchReason::InsufficientPorts);
-            Err(reasons)
-        }
+        Some(_) | None => Err(reasons),
+    }
+}
+
+/// Why the app's tasks cannot have the interfaces that it wants on an agent.
+fn unfulfilled_network(
+    definition: &AppDefinition,
+    agent: &AgentInfo,
+    rooms: &NetworkRoom,
+) -> Option<NoMatchReason> {
+    if definition.is_on_host_network() {
+        return None;
+    }
+    if !agent.container_networks {
+        return Some(NoMatchReason::UnfulfilledNetwork);
+    }
+    let joined = definition.networks.iter().filter(|network| network.mode == NetworkMode::Container);
+    let room = |name: Option<&String>| rooms.get(&name?.parse().ok()?).copied();
+    match joined.map(|network| room(network.name.as_ref())).min() {
+        Some(None) => Some(NoMatchReason::UnfulfilledNetwork),
+        Some(Some(0)) => Some(NoMatchReason::InsufficientAddresses),
+        Some(Some(_)) | None => None,
     }
 }
 

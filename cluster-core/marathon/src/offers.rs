@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesonet_model::{AppDefinition, AppId, FrameworkId, Offer, Resources, SchedulerCall, TaskId, TaskSpec};
+use mesonet_model::{
+    AppDefinition, AppId, FrameworkId, NetworkRoom, Offer, Resources, SchedulerCall, TaskId, TaskNetworking,
+    TaskSpec,
+};
 
 use crate::NoMatchReason;
 use crate::constraints::Placement;
@@ -19,12 +22,13 @@ const LAUNCHES_PER_TURN_MAX: usize = 5_000;
 struct Open<'a> {
     offer: &'a Offer,
     left: Resources,
+    rooms: NetworkRoom,
     tasks: Vec<TaskSpec>,
 }
 
 impl<'a> Open<'a> {
     fn new(offer: &'a Offer) -> Self {
-        Self { offer, left: offer.resources.clone(), tasks: Vec::new() }
+        Self { offer, left: offer.resources.clone(), rooms: offer.networks.clone(), tasks: Vec::new() }
     }
 }
 
@@ -106,7 +110,7 @@ impl Marathon {
     ) -> Result<(), Vec<NoMatchReason>> {
         let Wanted { definition, placement, count } = wanted;
         let agent = (&open.offer.agent, &open.offer.agent_info);
-        let fit = fit(definition, placement, agent, &open.left, &mut self.host_ports)?;
+        let fit = fit(definition, placement, agent, (&open.left, &open.rooms), &mut self.host_ports)?;
         let prefix = definition.id.task_id_prefix();
         let task = TaskId::new(format!("{prefix}.instance-{}._app.1", self.uuids.next_uuid()));
         let spec = crate::launch::task_spec(definition, framework, &task, open.offer, &fit);
@@ -114,6 +118,11 @@ impl Marathon {
         placement.add(instance.place());
         self.put_instance(instance, turn);
         open.left.subtract(&fit.resources);
+        for network in spec.networking.iter().flat_map(TaskNetworking::networks) {
+            if let Some(room) = open.rooms.get_mut(network) {
+                *room = room.saturating_sub(1);
+            }
+        }
         open.tasks.push(spec);
         *count -= 1;
         Ok(())

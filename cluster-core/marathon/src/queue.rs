@@ -12,7 +12,7 @@ use crate::{NoMatchReason, QueueEntry, RejectSummary, UnusedOffer};
 const UNUSED_OFFERS_MAX: usize = 1000;
 
 /// The tests that offers must pass, in their order.
-const FUNNEL: [NoMatchReason; 10] = [
+const FUNNEL: [NoMatchReason; 12] = [
     NoMatchReason::UnfulfilledRole,
     NoMatchReason::UnfulfilledConstraint,
     NoMatchReason::NoCorrespondingReservationFound,
@@ -22,6 +22,8 @@ const FUNNEL: [NoMatchReason; 10] = [
     NoMatchReason::InsufficientDisk,
     NoMatchReason::InsufficientGpus,
     NoMatchReason::InsufficientPorts,
+    NoMatchReason::UnfulfilledNetwork,
+    NoMatchReason::InsufficientAddresses,
     NoMatchReason::DeclinedScarceResources,
 ];
 

@@ -178,6 +178,10 @@ pub enum NoMatchReason {
     InsufficientGpus,
     /// Host ports.
     InsufficientPorts,
+    /// The agent has no part of a virtual network, or cannot give tasks addresses of their own.
+    UnfulfilledNetwork,
+    /// Every address of the agent in a virtual network is taken.
+    InsufficientAddresses,
     /// Kept for apps that need scarce resources.
     DeclinedScarceResources,
 }
@@ -255,6 +259,8 @@ impl NoMatchReason {
             Self::InsufficientDisk => "InsufficientDisk",
             Self::InsufficientGpus => "InsufficientGpus",
             Self::InsufficientPorts => "InsufficientPorts",
+            Self::UnfulfilledNetwork => "UnfulfilledNetwork",
+            Self::InsufficientAddresses => "InsufficientAddresses",
             Self::DeclinedScarceResources => "DeclinedScarceResources",
         }
     }

@@ -43,6 +43,7 @@ impl Master {
         let other_addresses = Vec::new();
         self.set_agent(Agent { id: id.clone(), info, other_addresses, state, draining, registered_at });
         self.out.command(&id, AgentCommand::Registered { agent: id.clone() });
+        self.give_parts(&id);
         self.reconcile_agent(&id, running, now);
         if has_moved {
             self.move_endpoints(&id, now);

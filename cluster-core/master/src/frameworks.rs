@@ -83,9 +83,10 @@ impl Master {
         };
         let mut left = held.resources.clone();
         let mut launched = false;
-        for spec in tasks {
+        for mut spec in tasks {
             let is_in_use = self.view.tasks.contains_key(&spec.key);
-            match check_launch(&spec, &held, &left, is_in_use) {
+            let checked = check_launch(&spec, &held, &left, is_in_use);
+            match checked.and_then(|()| Ok(self.attach(&mut spec)?)) {
                 Ok(()) => {
                     left.subtract(&spec.resources);
                     launched = true;

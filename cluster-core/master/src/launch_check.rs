@@ -1,6 +1,6 @@
 //! Whether a task may be launched on an offer.
 
-use mesonet_model::{Resources, Scalar, TaskSpec};
+use mesonet_model::{AttachmentRefusal, Resources, Scalar, TaskSpec};
 use thiserror::Error;
 
 use crate::offers::HeldOffer;
@@ -31,6 +31,8 @@ pub(crate) enum LaunchError {
     Overcommitted(&'static str),
     #[error("task publishes {0} ports, more than {TASK_PORTS_MAX}")]
     Ports(usize),
+    #[error(transparent)]
+    Network(#[from] AttachmentRefusal),
     #[error("port {number} has {count} labels, more than {PORT_LABELS_MAX}")]
     Labels { number: u16, count: usize },
 }

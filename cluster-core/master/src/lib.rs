@@ -17,6 +17,7 @@ mod frameworks;
 mod launch_check;
 mod liveness;
 mod machine;
+mod networks;
 mod node_drain;
 mod offers;
 mod outbox;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_model::{
-    AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Framework, FrameworkId, MasterId, Plane,
-    PlaneReport, Revision, SchedulerCall, SchedulerEvent, TaskKey, Timestamp, Write,
+    AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Framework, FrameworkId, MasterId,
+    NetworkName, NetworkRefusal, Plane, PlaneReport, Revision, SchedulerCall, SchedulerEvent, TaskKey,
+    Timestamp, VirtualNetwork, Write,
 };
 
 use crate::drain::Drains;
 use crate::liveness::{Brake, FailureDetection, Liveness};
+use crate::networks::Networks;
 use crate::offers::Allocator;
 use crate::outbox::Outbox;
 use crate::recover::Counters;
@@ -79,6 +81,20 @@ pub enum Input {
     },
     /// An operator confirms that the many agents that do not answer are gone.
     ConfirmRemoval,
+    /// An operator wants another virtual network.
+    CreateNetwork {
+        /// Chosen by the caller; a refusal has it.
+        number: u64,
+        /// The network.
+        network: VirtualNetwork,
+    },
+    /// An operator wants a virtual network to go.
+    RemoveNetwork {
+        /// Chosen by the caller; a refusal has it.
+        number: u64,
+        /// The network.
+        name: NetworkName,
+    },
     /// Something outside the view was committed and wants a revision of its own.
     Touch,
     /// Time has passed.
@@ -119,6 +135,20 @@ pub enum Effect {
         /// Of how many.
         of: usize,
     },
+    /// Tell an operator that an order is not carried out.
+    Refused {
+        /// The order's number.
+        number: u64,
+        /// Why.
+        refusal: NetworkRefusal,
+    },
+    /// Tell an operator that a network has no part left for an agent.
+    NetworkExhausted {
+        /// The network.
+        network: NetworkName,
+        /// The agent.
+        agent: AgentId,
+    },
 }
 
 /// The master of a cluster.
@@ -138,6 +168,7 @@ pub struct Master {
     pub(crate) draining: BTreeSet<AgentId>,
     pub(crate) allocator: Allocator,
     pub(crate) services: Services,
+    pub(crate) networks: Networks,
     pub(crate) drains: Drains,
     /// Tasks that drained when the master before this one ended.
     pub(crate) drains_to_resume: BTreeSet<TaskKey>,
@@ -167,6 +198,7 @@ impl Master {
             draining: BTreeSet::new(),
             allocator: Allocator::new(cluster, config.seed),
             services: Services::new(Vips::new(&config)),
+            networks: Networks::default(),
             drains: Drains::default(),
             drains_to_resume: BTreeSet::new(),
             is_restarted: false,
@@ -178,6 +210,7 @@ impl Master {
     /// Reacts to one input. If anything changed, the view has a new revision afterwards.
     pub fn handle(&mut self, input: Input, now: Timestamp) -> Vec<Effect> {
         self.resume_drains(now);
+        self.make_first_networks();
         self.liveness.begin(now);
         match input {
             Input::Subscribe(framework) => self.subscribe(framework, now),
@@ -189,6 +222,8 @@ impl Master {
             Input::UndrainNode { agent } => self.set_draining(&agent, false),
             Input::RemoveNode { agent } => self.remove_node(&agent, now),
             Input::ConfirmRemoval => self.liveness.confirm_removal(),
+            Input::CreateNetwork { number, network } => self.create_network(number, network),
+            Input::RemoveNetwork { number, name } => self.remove_network(number, &name),
             Input::Touch => self.out.view_changed = true,
             Input::Tick => {}
         }
@@ -230,7 +265,10 @@ impl Master {
     }
 
     fn offer(&mut self) {
-        for (framework, offers) in self.allocator.make_offers(&self.view.agents) {
+        for (framework, mut offers) in self.allocator.make_offers(&self.view.agents) {
+            for offer in &mut offers {
+                offer.networks = self.network_room(&offer.agent);
+            }
             self.out.offers(&framework, offers);
         }
     }

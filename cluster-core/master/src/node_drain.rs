@@ -53,6 +53,7 @@ impl Master {
         self.allocator.forget_agent(id);
         self.liveness.forget(id);
         self.view.agents.remove(id);
+        self.take_parts_back(id);
         self.out.view_changed = true;
         self.out.dirty.agents.insert(id.clone());
         if self.draining.remove(id) {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use imbl::{OrdMap, OrdSet};
 use mesonet_model::{
-    Agent, AgentId, ClusterId, FrameworkId, Offer, OfferId, Resources, Scalar, Timestamp, UuidSource,
+    Agent, AgentId, ClusterId, FrameworkId, NetworkRoom, Offer, OfferId, Resources, Scalar, Timestamp,
+    UuidSource,
 };
 
 /// How many offers a framework may hold without an answer. Enough to fill a cluster quickly, few enough that a framework
@@ -263,7 +264,13 @@ impl Allocator {
             let Some(description) = agents.get(&agent) else { continue };
             if let Some((id, resources)) = self.offer(&framework, &agent) {
                 let agent_info = description.info.clone();
-                offers.entry(framework).or_default().push(Offer { id, agent, agent_info, resources });
+                offers.entry(framework).or_default().push(Offer {
+                    id,
+                    agent,
+                    agent_info,
+                    resources,
+                    networks: NetworkRoom::new(),
+                });
             }
         }
         offers

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 
 use mesonet_model::{
-    AgentCommand, AgentId, FrameworkId, Offer, OfferId, SchedulerEvent, ServiceKey, TaskKey, TaskStatus,
+    AgentCommand, AgentId, FrameworkId, NetworkName, Offer, OfferId, SchedulerEvent, ServiceKey, TaskKey,
+    TaskStatus,
 };
 
 use crate::Effect;
@@ -25,7 +26,9 @@ pub(crate) struct Dirty {
     pub(crate) brake: bool,
     pub(crate) counters: bool,
     pub(crate) frameworks: BTreeSet<FrameworkId>,
+    pub(crate) networks: BTreeSet<NetworkName>,
     pub(crate) services: BTreeSet<ServiceKey>,
+    pub(crate) subnets: BTreeSet<AgentId>,
     pub(crate) tasks: BTreeSet<TaskKey>,
     pub(crate) vips: BTreeSet<String>,
 }
@@ -62,6 +65,10 @@ impl Outbox {
 
     pub(crate) fn removal_held(&mut self, lost: usize, of: usize) {
         self.effects.push(Effect::RemovalHeld { lost, of });
+    }
+
+    pub(crate) fn effect(&mut self, effect: Effect) {
+        self.effects.push(effect);
     }
 
     /// Everything said so far, in order; nothing is left.

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use mesonet_model::{
-    Agent, ClusterId, Framework, Revision, Service, Table, Task, TaskSpec, Timestamp, Write,
+    Agent, AgentId, ClusterId, Framework, NodeSubnets, Revision, Service, Table, Task, TaskSpec, Timestamp,
+    VirtualNetwork, Write,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -55,6 +56,9 @@ pub enum RecoverError {
 pub(crate) struct Counters {
     pub(crate) agents: u64,
     pub(crate) frameworks: u64,
+    /// Whether the cluster has had its first virtual networks.
+    #[serde(default)]
+    pub(crate) networks_made: bool,
 }
 
 #[derive(Serialize)]
@@ -84,6 +88,7 @@ impl Master {
         master.is_restarted = revision > Revision::ZERO;
         for (_, key, value) in of_table(records, Table::Cluster).filter(|(_, key, _)| key == COUNTERS_KEY) {
             master.counters = read(Table::Cluster, key, value)?;
+            master.networks.are_made = master.counters.networks_made;
         }
         let brake = of_table(records, Table::Cluster).find(|(_, key, _)| key == BRAKE_KEY);
         for (table, key, value) in of_table(records, Table::Frameworks) {
@@ -104,6 +109,16 @@ impl Master {
             master.services.restore(&service);
             master.view.services.insert(service.key.clone(), Arc::new(service));
         }
+        for (table, key, value) in of_table(records, Table::Networks) {
+            let network: VirtualNetwork = read(*table, key, value)?;
+            master.networks.restore(&network);
+            master.view.networks.insert(network.name.clone(), Arc::new(network));
+        }
+        for (table, key, value) in of_table(records, Table::Subnets) {
+            let subnets: NodeSubnets = read(*table, key, value)?;
+            master.networks.restore_subnets(&subnets);
+            master.view.subnets.insert(AgentId::new(key), Arc::new(subnets));
+        }
         for (table, key, value) in of_table(records, Table::Tasks) {
             master.restore_task(key, read(*table, key, value)?)?;
         }
@@ -114,7 +129,8 @@ impl Master {
     pub(crate) fn writes(&self, dirty: Dirty) -> Vec<Write> {
         let mut writes = Vec::new();
         if dirty.counters {
-            writes.push(Write::put(Table::Cluster, COUNTERS_KEY, &self.counters));
+            let counters = Counters { networks_made: self.networks.are_made, ..self.counters };
+            writes.push(Write::put(Table::Cluster, COUNTERS_KEY, &counters));
         }
         if dirty.brake {
             writes.push(Write::put(Table::Cluster, BRAKE_KEY, self.liveness.brake()));
@@ -135,6 +151,12 @@ impl Master {
         }
         for key in dirty.services {
             writes.push(write(Table::Services, &key, self.view.services.get(&key).map(Arc::as_ref)));
+        }
+        for key in dirty.networks {
+            writes.push(write(Table::Networks, &key, self.view.networks.get(&key).map(Arc::as_ref)));
+        }
+        for key in dirty.subnets {
+            writes.push(write(Table::Subnets, &key, self.view.subnets.get(&key).map(Arc::as_ref)));
         }
         writes
     }
@@ -187,6 +209,7 @@ impl Master {
         if task.draining {
             self.drains_to_resume.insert(task.key.clone());
         }
+        self.networks.enter(&task.agent, &spec);
         let entry = TaskEntry { spec, reported_at: task.updated_at, last_uuid: None, is_acknowledged: false };
         self.tasks.insert(task.key.clone(), entry);
         self.services.restore_endpoints(&mut self.view, &task);

@@ -67,6 +67,7 @@ impl Master {
         }
         self.allocator.use_resources(&spec.agent, &spec.key.framework, &spec.resources);
         self.agent_tasks.entry(spec.agent.clone()).or_default().insert(spec.key.clone());
+        self.networks.enter(&spec.agent, &spec);
         self.out.command(&spec.agent, AgentCommand::Launch(Box::new(spec.clone())));
         let entry = TaskEntry { spec, reported_at: now, last_uuid: None, is_acknowledged: false };
         self.tasks.insert(task.key.clone(), entry);
@@ -95,7 +96,9 @@ impl Master {
         let Some(task) = self.view.tasks.remove(key) else { return };
         self.out.view_changed = true;
         self.out.dirty.tasks.insert(key.clone());
-        self.tasks.remove(key);
+        if let Some(entry) = self.tasks.remove(key) {
+            self.networks.leave(&task.agent, &entry.spec);
+        }
         if let Some(tasks) = self.agent_tasks.get_mut(&task.agent) {
             tasks.remove(key);
         }

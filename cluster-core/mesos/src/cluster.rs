@@ -290,6 +290,7 @@ fn agent(facts: &AgentFacts, order: AddressOrder, hosts: &mut Hosts) -> Agent {
             port: facts.endpoint.as_ref().map_or(0, |endpoint| endpoint.port),
             resources: Resources::default(),
             attributes: Vec::new(),
+            container_networks: false,
         },
         other_addresses: if process == [address] { Vec::new() } else { process },
         state: if facts.active { AgentState::Active } else { AgentState::Suspect },

@@ -21,6 +21,9 @@ pub struct AgentInfo {
     /// For placement constraints, in the order given.
     #[serde(default)]
     pub attributes: Vec<Attribute>,
+    /// Whether it can give tasks interfaces and addresses of their own.
+    #[serde(default)]
+    pub container_networks: bool,
 }
 
 /// A named property of an agent (Mesos `Attribute`, text form).

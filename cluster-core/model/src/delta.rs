@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Agent, AgentId, ClusterView, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId, Revision,
-    Service, ServiceKey, Task, TaskKey,
+    Agent, AgentId, ClusterView, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId,
+    NetworkName, NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, VirtualNetwork,
 };
 
 /// What changed in one of a view's maps: the new value of each key, or `None` where it was removed.
@@ -37,6 +37,12 @@ pub struct Delta {
     pub services: Changes<ServiceKey, Arc<Service>>,
     /// Endpoints.
     pub endpoints: Changes<EndpointKey, Arc<Endpoint>>,
+    /// Virtual networks.
+    #[serde(default)]
+    pub networks: Changes<NetworkName, Arc<VirtualNetwork>>,
+    /// Agents' parts of virtual networks.
+    #[serde(default)]
+    pub subnets: Changes<AgentId, Arc<NodeSubnets>>,
 }
 
 /// A delta was applied to a view at another revision than the one it starts from. The view is unchanged.
@@ -65,6 +71,8 @@ impl Delta {
             tasks: Changes::between(&old.tasks, &new.tasks),
             services: Changes::between(&old.services, &new.services),
             endpoints: Changes::between(&old.endpoints, &new.endpoints),
+            networks: Changes::between(&old.networks, &new.networks),
+            subnets: Changes::between(&old.subnets, &new.subnets),
         }
     }
 
@@ -76,6 +84,8 @@ impl Delta {
             && self.tasks.0.is_empty()
             && self.services.0.is_empty()
             && self.endpoints.0.is_empty()
+            && self.networks.0.is_empty()
+            && self.subnets.0.is_empty()
     }
 }
 
@@ -91,8 +101,16 @@ impl ClusterView {
         delta.tasks.apply(&mut self.tasks);
         delta.services.apply(&mut self.services);
         delta.endpoints.apply(&mut self.endpoints);
+        delta.networks.apply(&mut self.networks);
+        delta.subnets.apply(&mut self.subnets);
         self.revision = delta.to;
         Ok(())
+    }
+}
+
+impl<K: Ord, V> Default for Changes<K, V> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
     }
 }
 

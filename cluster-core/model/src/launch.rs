@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, Discovery, Resources, TaskKey};
+use crate::{AgentId, Discovery, Resources, TaskKey, TaskNetworking};
 
 /// A task to be launched (Mesos `TaskInfo`). It goes to the master and to the task's agent and to nobody else, since
 /// the command's environment may hold secrets.
@@ -31,6 +31,9 @@ pub struct TaskSpec {
     pub health_checked: bool,
     /// How long after SIGTERM its processes are killed.
     pub kill_grace: Duration,
+    /// Its own interfaces; the host's network if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub networking: Option<TaskNetworking>,
 }
 
 /// The process of a task (Mesos `CommandInfo`).

@@ -30,6 +30,7 @@ mod revision;
 mod scalar;
 mod scheduler;
 mod service;
+mod subnet;
 mod task;
 mod task_network;
 mod task_status;
@@ -38,6 +39,7 @@ mod time;
 mod uuid_source;
 mod view;
 mod vip;
+mod virtual_network;
 
 pub use agent::{Agent, AgentInfo, AgentState, Attribute, NODE_ATTRIBUTE};
 pub use agent_protocol::{AgentCommand, AgentReport, RunningTask};
@@ -61,6 +63,7 @@ pub use revision::Revision;
 pub use scalar::Scalar;
 pub use scheduler::{Offer, SchedulerCall, SchedulerEvent};
 pub use service::{Endpoint, EndpointKey, EndpointState, Service};
+pub use subnet::{Subnet, SubnetError};
 pub use task::{Serving, Task, TaskKey, TaskState};
 pub use task_network::{NetworkPort, TaskNetwork};
 pub use task_status::{StatusReason, StatusSource, TaskStatus};
@@ -69,3 +72,8 @@ pub use time::{Timestamp, TimestampError};
 pub use uuid_source::UuidSource;
 pub use view::ClusterView;
 pub use vip::{Protocol, ServiceKey, Vip, VipLabel, VipLabelError};
+pub use virtual_network::{
+    Attachment, AttachmentRefusal, NETWORK_NAME_LENGTH_MAX, NetworkName, NetworkNameError, NetworkRange,
+    NetworkRefusal, NetworkRoom, NodeSubnets, PortForward, TaskNetworking, VirtualNetwork, gateway_of,
+    room_of,
+};

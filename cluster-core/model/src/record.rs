@@ -17,6 +17,10 @@ pub enum Table {
     Vips,
     /// Services by key.
     Services,
+    /// Virtual networks by name.
+    Networks,
+    /// The parts of virtual networks that agents give addresses from, by agent.
+    Subnets,
     /// Marathon apps by id: the versions' order and state.
     Apps,
     /// Versions of Marathon apps by `<app id>@<version>`.
@@ -41,13 +45,15 @@ pub struct Write {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Cluster,
         Self::Agents,
         Self::Frameworks,
         Self::Tasks,
         Self::Vips,
         Self::Services,
+        Self::Networks,
+        Self::Subnets,
         Self::Apps,
         Self::AppVersions,
         Self::Deployments,
@@ -63,6 +69,8 @@ impl Table {
             Self::Tasks => "tasks",
             Self::Vips => "vips",
             Self::Services => "services",
+            Self::Networks => "networks",
+            Self::Subnets => "subnets",
             Self::Apps => "apps",
             Self::AppVersions => "app_versions",
             Self::Deployments => "deployments",

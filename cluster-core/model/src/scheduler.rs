@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, AgentInfo, FrameworkId, OfferId, Resources, TaskId, TaskSpec, TaskStatus};
+use crate::{AgentId, AgentInfo, FrameworkId, NetworkRoom, OfferId, Resources, TaskId, TaskSpec, TaskStatus};
 
 /// Resources of one agent that a framework may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,9 @@ pub struct Offer {
     pub agent_info: AgentInfo,
     /// What is offered.
     pub resources: Resources,
+    /// Virtual networks that tasks can be in there, and how many more of them.
+    #[serde(default)]
+    pub networks: NetworkRoom,
 }
 
 /// What a framework says to the master.

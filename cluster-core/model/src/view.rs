@@ -7,8 +7,8 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Agent, AgentId, ClusterId, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId, Revision,
-    Service, ServiceKey, Task, TaskKey,
+    Agent, AgentId, ClusterId, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId, NetworkName,
+    NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, VirtualNetwork,
 };
 
 /// Snapshot of everything that names, addresses and routes follow from, at one revision.
@@ -32,6 +32,12 @@ pub struct ClusterView {
     pub services: OrdMap<ServiceKey, Arc<Service>>,
     /// Endpoints, those of one service side by side.
     pub endpoints: OrdMap<EndpointKey, Arc<Endpoint>>,
+    /// Virtual networks.
+    #[serde(default)]
+    pub networks: OrdMap<NetworkName, Arc<VirtualNetwork>>,
+    /// The parts of virtual networks that agents give addresses from.
+    #[serde(default)]
+    pub subnets: OrdMap<AgentId, Arc<NodeSubnets>>,
 }
 
 impl ClusterView {
@@ -46,6 +52,8 @@ impl ClusterView {
             tasks: OrdMap::new(),
             services: OrdMap::new(),
             endpoints: OrdMap::new(),
+            networks: OrdMap::new(),
+            subnets: OrdMap::new(),
         }
     }
 

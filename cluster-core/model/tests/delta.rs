@@ -99,6 +99,7 @@ fn agent(id: &AgentId, value: u8) -> Agent {
             port: 0,
             resources: Resources::default(),
             attributes: Vec::new(),
+            container_networks: false,
         },
         other_addresses: Vec::new(),
         state: AgentState::Active,

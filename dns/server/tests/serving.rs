@@ -54,6 +54,7 @@ fn view(tasks: u8) -> ClusterView {
         port: 0,
         resources: Resources::default(),
         attributes: Vec::new(),
+        container_networks: false,
     };
     let state = AgentState::Active;
     let entry = Agent {

@@ -77,6 +77,7 @@ fn cluster(tasks: usize, per_app: usize) -> ClusterView {
             port: 5051,
             resources: Resources::default(),
             attributes: Vec::new(),
+            container_networks: false,
         };
         let state = AgentState::Active;
         let agent = Agent {

@@ -90,6 +90,7 @@ impl FilledCluster {
                 ports: PortRanges::span(31_000, 32_000),
             },
             attributes: Vec::new(),
+            container_networks: true,
         };
         self.handle(Input::Agent(AgentReport::Register { agent: None, info, tasks: Vec::new() }));
     }
@@ -154,6 +155,7 @@ impl FilledCluster {
             labels: Default::default(),
             health_checked: false,
             kill_grace: Duration::from_secs(3),
+            networking: None,
         }
     }
 

@@ -112,6 +112,7 @@ fn cluster(tasks: u32) -> ClusterView {
             port: 5051,
             resources: Resources::default(),
             attributes: Vec::new(),
+            container_networks: false,
         };
         let agent = Agent {
             id: id.clone(),

@@ -24,7 +24,7 @@ impl fmt::Debug for Brief<'_> {
                     write!(f, "[{} {} at {}, busy {busy:?}]", report.node, report.plane, report.applied)?;
                 }
                 Input::PlaneGone { node, plane } => write!(f, "[{node} {plane} is gone]")?,
-                Input::Node(order) => write!(f, "[{order:?}]")?,
+                Input::Node { order, .. } => write!(f, "[{order:?}]")?,
                 Input::Command { number, .. } => write!(f, "[command {number}]")?,
             }
         }

@@ -270,6 +270,8 @@ impl Simulation {
             Release::Agent { .. }
             | Release::Event(_)
             | Release::RemovalHeld { .. }
+            | Release::Refused { .. }
+            | Release::NetworkExhausted { .. }
             | Release::Warn { .. } => None,
         });
         let (term, before, revision) = (leader.term, leader.committed, commit.revision);

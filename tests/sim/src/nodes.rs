@@ -31,7 +31,8 @@ impl Node {
     pub(crate) fn new(number: u8, resources: Resources, rng: &mut Rng) -> Self {
         let address = IpAddr::V4(Ipv4Addr::new(127, 12, 0, number + 1));
         let hostname = address.to_string();
-        let info = AgentInfo { hostname, address, port: 0, resources, attributes: Vec::new() };
+        let attributes = Vec::new();
+        let info = AgentInfo { hostname, address, port: 0, resources, attributes, container_networks: true };
         let agent = Agent::new(info, rng.u64(..));
         Self { clock: MachineClock::new(rng), agent, link: None, term: 0, leader: None, wake: None }
     }

@@ -62,6 +62,7 @@ pub fn shell(task: &str, line: &str) -> TaskSpec {
         labels: BTreeMap::new(),
         health_checked: false,
         kill_grace: Duration::from_secs(20),
+        networking: None,
     }
 }
 

@@ -46,7 +46,7 @@ async fn play_master(mut ordered: mpsc::Receiver<NodeRequest>, orders: Arc<Mutex
     while let Some(NodeRequest { order, answer }) = ordered.recv().await {
         orders.lock().expect("orders").push(order);
         revision = Revision(revision.0 + 1);
-        answer.send(revision).expect("the API waits");
+        answer.send(Ok(revision)).expect("the API waits");
     }
 }
 

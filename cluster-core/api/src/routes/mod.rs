@@ -9,6 +9,7 @@ mod groups;
 mod marathon_info;
 mod metrics;
 mod native;
+mod networks;
 mod tasks;
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::call::Call;
 use crate::context::{NodeOrder, SandboxError, State};
 use crate::failure::Failure;
 use crate::respond;
+use crate::routes::networks;
 
 /// The domain of named VIPs (spec/dcos-networking.md §2.3).
 const VIP_DOMAIN: &str = "l4lb.thisdcos.directory";
@@ -48,6 +49,8 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
             allow_get(call)?;
             planes(api)
         }
+        ["networks"] => networks::all(api, call).await,
+        ["networks", name] => networks::one(api, call, name).await,
         ["masters"] => {
             allow_get(call)?;
             let revision = api.state()?.cluster.revision;
@@ -179,7 +182,7 @@ async fn remove(api: &Api, call: &Call, node: &str) -> Result<Response, Failure>
     }
 }
 
-fn ordered(answer: &Value, revision: Revision) -> Response {
+pub(super) fn ordered(answer: &Value, revision: Revision) -> Response {
     let mut response = respond::ok(answer);
     respond::set_revision(&mut response, revision);
     response

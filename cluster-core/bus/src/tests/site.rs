@@ -274,6 +274,7 @@ pub(super) fn info(hostname: &str) -> AgentInfo {
         port: 0,
         resources: Resources::default(),
         attributes: Vec::new(),
+        container_networks: false,
     }
 }
 

@@ -9,9 +9,9 @@ use mesonet_marathon::{
 };
 use mesonet_model::{
     AgentId, AgentInfo, AppDefinition, AppId, Attribute, Backoff, DeploymentId, FrameworkId, KillSelection,
-    Network, NetworkMode, Offer, OfferId, PortDefinition, PortRanges, Protocol, Resources, Scalar,
-    SchedulerCall, SchedulerEvent, StatusSource, Table, TaskId, TaskKey, TaskSpec, TaskState, TaskStatus,
-    Timestamp, UnreachableStrategy, UpgradeStrategy, VersionInfo,
+    Network, NetworkMode, NetworkRoom, Offer, OfferId, PortDefinition, PortRanges, Protocol, Resources,
+    Scalar, SchedulerCall, SchedulerEvent, StatusSource, Table, TaskId, TaskKey, TaskSpec, TaskState,
+    TaskStatus, Timestamp, UnreachableStrategy, UpgradeStrategy, VersionInfo,
 };
 
 /// Inputs after which a scenario that has not come to rest is considered to run for ever.
@@ -22,6 +22,8 @@ pub struct Cluster {
     pub marathon: Marathon,
     pub now: Timestamp,
     pub agents: BTreeMap<AgentId, AgentInfo>,
+    /// Virtual networks, and how much room each agent offers in them.
+    pub networks: NetworkRoom,
     /// Agents that are to be empty.
     pub draining: BTreeSet<AgentId>,
     pub tasks: BTreeMap<TaskId, Running>,
@@ -129,6 +131,7 @@ pub fn agent(hostname: &str, cpus: i64, attributes: &[(&str, &str)]) -> AgentInf
             .iter()
             .map(|(name, value)| Attribute { name: (*name).into(), value: (*value).into() })
             .collect(),
+        container_networks: true,
     }
 }
 
@@ -144,6 +147,7 @@ impl Cluster {
             marathon: Marathon::recover(config(7), &Vec::new()).expect("no records"),
             now: at(0),
             agents: agents.into_iter().enumerate().map(named).collect(),
+            networks: ["n", "blue", "green"].map(|name| (name.parse().expect("name"), 100)).into(),
             draining: BTreeSet::new(),
             tasks: BTreeMap::new(),
             launches: Vec::new(),
@@ -341,6 +345,7 @@ impl Cluster {
             agent: agent.clone(),
             agent_info: info.clone(),
             resources: self.free(agent),
+            networks: self.networks.clone(),
         };
         agents.map(offer).filter(|offer| !offer.resources.is_empty()).collect()
     }

@@ -131,7 +131,7 @@ fn the_queue_says_why() {
             queue.unused
         );
         for summary in [&queue.last_offers, &queue.all_offers] {
-            assert_eq!(summary.len(), 10);
+            assert_eq!(summary.len(), 12);
             let mut left = 4;
             for step in summary {
                 let declined = if step.reason == reasons[0] { 4 } else { 0 };

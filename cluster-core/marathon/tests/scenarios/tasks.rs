@@ -3,12 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use mesonet_marathon::NoMatchReason;
 use mesonet_model::{
     AppDefinition, Container, ContainerKind, DiscoveryPort, EnvironmentValue, Network, NetworkMode,
-    PortMapping, Protocol, TaskSpec, TaskState, Visibility,
+    NetworkName, PortMapping, Protocol, TaskSpec, TaskState, Visibility,
 };
 
-use crate::cluster::{Cluster, app, id, port};
+use crate::cluster::{Cluster, agent, app, id, port};
 
 fn launched(definition: AppDefinition) -> TaskSpec {
     let mut cluster = Cluster::new();
@@ -181,7 +182,7 @@ fn odd_ports_and_networks_are_survived() {
     cluster.put(none).expect("accepted");
     assert_eq!(cluster.app("/none").counts().running, 0);
     cluster
-        .put(in_container(&[(NetworkMode::Container, None)], vec![mapping(0, None, "x")]))
+        .put(in_container(&[(NetworkMode::Container, Some("n"))], vec![mapping(0, None, "x")]))
         .expect("accepted");
     let mut bare = in_container(&[(NetworkMode::Container, Some("n"))], Vec::new());
     bare.id = id("/bare");
@@ -217,4 +218,40 @@ fn the_view_knows_the_ports_in_order() {
         (&[0, 31_010][..], &[10_000, 10_001][..])
     );
     assert_eq!(instance.addresses, [instance.host_address]);
+}
+
+fn why_it_waits(cluster: &Cluster, app: &AppDefinition) -> Vec<NoMatchReason> {
+    let queue = cluster.app(&app.id.to_string()).queue.expect("it waits");
+    queue.unused.iter().flat_map(|offer| offer.reasons.clone()).collect()
+}
+
+#[test]
+fn a_task_in_a_network_goes_where_there_is_an_address_for_it() {
+    let joined = |name| in_container(&[(NetworkMode::Container, Some(name))], Vec::new());
+    let mut cluster = Cluster::new();
+    let (first, mut second) = (joined("full"), joined("full"));
+    second.id = id("/group/second");
+    cluster.networks = [("full".parse().expect("name"), 0)].into();
+    cluster.put(second.clone()).expect("accepted");
+    assert_eq!(why_it_waits(&cluster, &second), [NoMatchReason::InsufficientAddresses]);
+    let mut cluster = Cluster::new();
+    cluster.networks = [("full".parse().expect("name"), 1)].into();
+    cluster.put(first).expect("accepted");
+    let networking = cluster.launches.last().expect("it is launched").1.networking.clone();
+    let attachments = networking.expect("its own interfaces").attachments;
+    assert_eq!(attachments[0].network.as_ref().map(NetworkName::as_str), Some("full"));
+
+    for name in ["unknown", "this-name-has-no-bridge"] {
+        let mut cluster = Cluster::new();
+        let app = joined(name);
+        cluster.put(app.clone()).expect("accepted");
+        assert_eq!(why_it_waits(&cluster, &app), [NoMatchReason::UnfulfilledNetwork], "{name}");
+    }
+
+    let mut unable = agent("a0", 64, &[]);
+    unable.container_networks = false;
+    let mut cluster = Cluster::with_agents([unable]);
+    let bridge = in_container(&[(NetworkMode::Bridge, None)], Vec::new());
+    cluster.put(bridge.clone()).expect("accepted");
+    assert_eq!(why_it_waits(&cluster, &bridge), [NoMatchReason::UnfulfilledNetwork]);
 }

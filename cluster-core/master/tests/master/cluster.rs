@@ -67,6 +67,7 @@ pub fn agent_info(n: u8, cpus: i64) -> AgentInfo {
         port: 0,
         resources: resources(cpus, cpus * 1024, PortRanges::span(31000, 31099)),
         attributes: Vec::new(),
+        container_networks: true,
     }
 }
 
@@ -217,6 +218,7 @@ impl Cluster {
             labels: BTreeMap::new(),
             health_checked: false,
             kill_grace: Duration::from_secs(3),
+            networking: None,
         }
     }
 

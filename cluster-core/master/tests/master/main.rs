@@ -4,6 +4,7 @@ mod cluster;
 mod drains;
 mod failures;
 mod lifecycle;
+mod networks;
 mod node_drain;
 mod offers;
 mod policies;

@@ -7,19 +7,22 @@ use std::time::Duration;
 
 use mesonet_master::{Effect, Input, Master, Recovered};
 use mesonet_model::{
-    Agent, AgentId, AgentReport, AgentState, ClusterId, ClusterView, Endpoint, EndpointKey, EndpointState,
-    FrameworkId, Offer, OfferId, Plane, Resources, Revision, RunningTask, Scalar, SchedulerCall,
-    SchedulerEvent, ServiceKey, TaskId, TaskSpec, TaskState, Timestamp, Vip, VipLabel,
+    Agent, AgentId, AgentReport, AgentState, Attachment, ClusterId, ClusterView, Endpoint, EndpointKey,
+    EndpointState, FrameworkId, NetworkRange, Offer, OfferId, Plane, Resources, Revision, RunningTask,
+    Scalar, SchedulerCall, SchedulerEvent, ServiceKey, TaskId, TaskNetworking, TaskSpec, TaskState,
+    Timestamp, Vip, VipLabel, VirtualNetwork,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::cluster::{Cluster, agent_info, config, host_port};
+use crate::networks::check_parts;
 
 const AGENTS: u8 = 3;
 const FRAMEWORKS: [&str; 2] = ["marathon", "other"];
 /// Few, so that ids are used twice.
 const TASKS: u8 = 6;
+const NETWORKS: u8 = 2;
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -37,6 +40,8 @@ enum Step {
     Drain { agent: u8, draining: bool },
     Remove { agent: u8 },
     ConfirmRemoval,
+    CreateNetwork { network: u8 },
+    RemoveNetwork { network: u8 },
     Report { agent: u8, framework: usize, task: u8, state: TaskState, age: i64, addresses: bool },
     Plane { node: u8, plane: Plane, behind: u64, busy: Vec<u8> },
     PlaneGone { node: u8, plane: Plane },
@@ -53,18 +58,22 @@ struct Launch {
     label: &'static str,
     on_host: bool,
     health_checked: bool,
+    /// The virtual network that it is in, if any.
+    network: Option<u8>,
 }
 
 fn launch() -> impl Strategy<Value = Launch> {
     let label = prop::sample::select(vec!["/web:80", "web:443", "/api.v1:80", "11.225.36.193:80", "bad"]);
-    (0..TASKS, 0..4_i64, 31000..31004_u16, label, any::<bool>(), any::<bool>()).prop_map(
-        |(task, cpus, port, label, on_host, health_checked)| Launch {
+    let network = prop::option::weighted(0.3, 0..NETWORKS);
+    (0..TASKS, 0..4_i64, 31000..31004_u16, label, any::<bool>(), any::<bool>(), network).prop_map(
+        |(task, cpus, port, label, on_host, health_checked, network)| Launch {
             task,
             cpus,
             port,
             label,
             on_host,
             health_checked,
+            network,
         },
     )
 }
@@ -102,6 +111,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(agent, cpus, address, keeps, state)| Step::Register { agent, cpus, address, keeps, state }),
         2 => agent().prop_map(|agent| Step::Disconnect { agent }),
         1 => (agent(), any::<bool>()).prop_map(|(agent, draining)| Step::Drain { agent, draining }),
+        1 => (0..NETWORKS).prop_map(|network| Step::CreateNetwork { network }),
+        1 => (0..NETWORKS).prop_map(|network| Step::RemoveNetwork { network }),
         1 => prop_oneof![3 => Just(Step::ConfirmRemoval), 1 => agent().prop_map(|agent| Step::Remove { agent })],
         8 => (agent(), framework(), 0..TASKS, state(), 0..3_i64, any::<bool>()).prop_map(
             |(agent, framework, task, state, age, addresses)| {
@@ -118,6 +129,13 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Restart),
     ];
     prop_oneof![4 => calls, 4 => nodes, 1 => rest]
+}
+
+/// A network of two nodes with room for one task each.
+fn small_network(number: u8) -> VirtualNetwork {
+    let subnet = format!("10.{}.0.0/29", 100 + number).parse().expect("range");
+    let ipv4 = Some(NetworkRange { subnet, node_prefix: 30 });
+    VirtualNetwork { name: format!("net{number}").parse().expect("name"), ipv4, ipv6: None }
 }
 
 struct Script {
@@ -192,6 +210,8 @@ impl Script {
             | Step::Drain { .. }
             | Step::Remove { .. }
             | Step::ConfirmRemoval
+            | Step::CreateNetwork { .. }
+            | Step::RemoveNetwork { .. }
             | Step::Report { .. }
             | Step::Plane { .. }
             | Step::PlaneGone { .. } => self.run_node(step),
@@ -215,6 +235,14 @@ impl Script {
                 self.agents.remove(&agent);
             }
             Step::ConfirmRemoval => self.cluster.handle(Input::ConfirmRemoval),
+            Step::CreateNetwork { network } => {
+                let network = small_network(network);
+                self.cluster.handle(Input::CreateNetwork { number: 1, network });
+            }
+            Step::RemoveNetwork { network } => {
+                let name = small_network(network).name;
+                self.cluster.handle(Input::RemoveNetwork { number: 2, name });
+            }
             Step::Report { agent, framework, task, state, age, addresses } => {
                 self.cluster.framework = self.frameworks[framework].clone();
                 let task = task_id(task);
@@ -252,6 +280,7 @@ impl Script {
                     label: "bad",
                     on_host: true,
                     health_checked: false,
+                    network: None,
                 };
                 let spec = self.spec(&task.key.framework, &task.agent, &stranger);
                 TaskSpec { key: task.key.clone(), ..spec }
@@ -295,6 +324,10 @@ impl Script {
         spec.key.framework = framework.clone();
         spec.resources.cpus = Scalar::from_units(launch.cpus);
         spec.health_checked = launch.health_checked;
+        spec.networking = launch.network.map(|network| TaskNetworking {
+            attachments: vec![Attachment { network: Some(small_network(network).name), subnets: Vec::new() }],
+            mappings: Vec::new(),
+        });
         spec
     }
 
@@ -314,6 +347,8 @@ impl Script {
                 | Effect::Agent { .. }
                 | Effect::Framework { .. }
                 | Effect::RemovalHeld { .. }
+                | Effect::Refused { .. }
+                | Effect::NetworkExhausted { .. }
                 | Effect::Warn { .. } => {}
             }
         }
@@ -350,6 +385,7 @@ impl Script {
         assert_eq!(endpoints, endpoints_from_scratch(view));
         check_services(view);
         check_lost_tasks(view);
+        check_parts(view);
         self.check_recovery();
     }
 

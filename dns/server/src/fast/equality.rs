@@ -81,6 +81,7 @@ fn start() -> ClusterView {
             port: 5051,
             resources: Resources::default(),
             attributes: Vec::new(),
+            container_networks: false,
         };
         let state = AgentState::Active;
         let agent = Agent {

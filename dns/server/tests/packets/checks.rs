@@ -46,6 +46,7 @@ pub fn probe() -> Probe {
         port: 5051,
         resources: Resources::default(),
         attributes: Vec::new(),
+        container_networks: false,
     };
     let entry = Agent {
         id: agent.clone(),

@@ -66,6 +66,7 @@ pub fn agent(view: &mut ClusterView, id: &str, address: &str, port: u16) {
         port,
         resources: Resources::default(),
         attributes: Vec::new(),
+        container_networks: false,
     };
     let agent = Agent {
         id: id.clone(),

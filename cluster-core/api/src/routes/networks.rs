@@ -1,0 +1,114 @@
+//! Virtual networks below `/v1/networks`.
+
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::response::Response;
+use mesonet_model::{NetworkName, NetworkRange, Subnet, VirtualNetwork};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::native::ordered;
+use crate::api::{Api, allow};
+use crate::call::Call;
+use crate::context::{NodeOrder, State};
+use crate::failure::Failure;
+use crate::respond;
+
+/// A node's part of an IPv4 range unless it is said, as in DC/OS (spec/dcos-networking.md §0.2).
+const NODE_PREFIX_V4: u8 = 24;
+
+/// A node's part of an IPv6 range unless it is said.
+const NODE_PREFIX_V6: u8 = 80;
+
+/// A network as users make it, in the words of DC/OS.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkInput {
+    name: String,
+    subnet: Option<String>,
+    prefix: Option<u8>,
+    subnet6: Option<String>,
+    prefix6: Option<u8>,
+}
+
+/// `GET` lists the networks, `POST` makes one.
+pub(super) async fn all(api: &Api, call: &Call) -> Result<Response, Failure> {
+    allow(call, &[Method::GET, Method::POST], "GET, HEAD, POST")?;
+    if call.method == Method::POST {
+        return create(api, call).await;
+    }
+    let state = api.state()?;
+    let networks: Vec<Value> =
+        state.cluster.networks.values().map(|network| printed(&state, network)).collect();
+    Ok(respond::ok(&json!({"revision": state.cluster.revision, "networks": networks})))
+}
+
+/// `GET` shows a network, `DELETE` removes it.
+pub(super) async fn one(api: &Api, call: &Call, name: &str) -> Result<Response, Failure> {
+    allow(call, &[Method::GET, Method::DELETE], "GET, HEAD, DELETE")?;
+    let unknown = || Failure::NotFound(format!("network '{name}' does not exist"));
+    let name: NetworkName = name.parse().map_err(|_| unknown())?;
+    if call.method == Method::DELETE {
+        let revision = api.order(NodeOrder::RemoveNetwork(name.clone())).await?;
+        return Ok(ordered(&json!({"name": name, "revision": revision}), revision));
+    }
+    let state = api.state()?;
+    let network = state.cluster.networks.get(&name).ok_or_else(unknown)?;
+    Ok(respond::ok(&printed(&state, network)))
+}
+
+async fn create(api: &Api, call: &Call) -> Result<Response, Failure> {
+    let input: NetworkInput =
+        serde_json::from_value(call.json()?).map_err(|error| Failure::BadRequest(error.to_string()))?;
+    let network = read(&input)?;
+    let name = network.name.clone();
+    let revision = api.order(NodeOrder::CreateNetwork(network)).await?;
+    let state = api.state()?;
+    let made = state.cluster.networks.get(&name).map_or(Value::Null, |network| printed(&state, network));
+    let mut response = ordered(&made, revision);
+    *response.status_mut() = StatusCode::CREATED;
+    if let Ok(location) = HeaderValue::from_str(&format!("/v1/networks/{name}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(response)
+}
+
+fn read(input: &NetworkInput) -> Result<VirtualNetwork, Failure> {
+    let name = input.name.parse().map_err(|error: mesonet_model::NetworkNameError| bad(&error))?;
+    let range = |subnet: &Option<String>, prefix: Option<u8>, default: u8| {
+        let subnet = subnet.as_ref().map(|text| text.parse::<Subnet>().map_err(|error| bad(&error)));
+        let range = |subnet: Subnet| NetworkRange { subnet, node_prefix: prefix.unwrap_or(default) };
+        subnet.transpose().map(|subnet| subnet.map(range))
+    };
+    let network = VirtualNetwork {
+        name,
+        ipv4: range(&input.subnet, input.prefix, NODE_PREFIX_V4)?,
+        ipv6: range(&input.subnet6, input.prefix6, NODE_PREFIX_V6)?,
+    };
+    network.check()?;
+    Ok(network)
+}
+
+fn bad(error: &dyn std::error::Error) -> Failure {
+    Failure::BadRequest(error.to_string())
+}
+
+fn printed(state: &State, network: &VirtualNetwork) -> Value {
+    let parts: Vec<Value> = state
+        .cluster
+        .subnets
+        .iter()
+        .filter(|(_, subnets)| !subnets.of(&network.name).is_empty())
+        .map(|(agent, subnets)| {
+            let node = state.cluster.agents.get(agent).map(|agent| agent.node_name());
+            json!({"agent": agent, "node": node, "subnets": subnets.of(&network.name)})
+        })
+        .collect();
+    json!({
+        "name": network.name,
+        "subnet": network.ipv4.map(|range| range.subnet),
+        "prefix": network.ipv4.map(|range| range.node_prefix),
+        "subnet6": network.ipv6.map(|range| range.subnet),
+        "prefix6": network.ipv6.map(|range| range.node_prefix),
+        "nodes": parts,
+    })
+}
