@@ -114,6 +114,7 @@ impl LocalCluster {
         let resources = machine::offered(Wanted::from(options), dir.path());
         let agent = mesonet_agent::Config {
             open_files: open_files_of_tasks,
+            container_dns: options.container_dns,
             tasks_end_with_agent: !dir.is_kept(),
             ..agent_config(&dir, http.port(), resources.clone(), supervisor)
         };
@@ -198,6 +199,7 @@ fn agent_config(
         logs: mesonet_agent::LogLimits::default(),
         cgroups: mesonet_agent::CgroupMode::default(),
         open_files: None,
+        container_dns: NODE_ADDRESS,
         tasks_end_with_agent: false,
     }
 }

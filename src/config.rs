@@ -139,6 +139,8 @@ settings! {
             "Disk space to offer, in MiB", "what is free but a share for the system";
         host_ports: fixed PortSpan, "host-ports", "MESONET_HOST_PORTS", "FIRST-LAST",
             "Host ports to offer", "31000-32000";
+        container_dns: fixed IpAddr, "container-dns", "MESONET_CONTAINER_DNS", "IP",
+            "Name server, at port 53, of tasks with addresses of their own", "198.51.100.1";
         service_ports: fixed PortSpan, "service-ports", "MESONET_SERVICE_PORTS", "FIRST-LAST",
             "Ports that Marathon gives to services", "10000-20000";
         drain_grace: fixed Grace, "drain-grace", "MESONET_DRAIN_GRACE", "TIME",
@@ -221,6 +223,8 @@ settings! {
             "Disk space to offer, in MiB", "what is free but a share for the system";
         host_ports: fixed PortSpan, "host-ports", "MESONET_HOST_PORTS", "FIRST-LAST",
             "Host ports to offer", "31000-32000";
+        container_dns: fixed IpAddr, "container-dns", "MESONET_CONTAINER_DNS", "IP",
+            "Name server, at port 53, of tasks with addresses of their own", "198.51.100.1";
         master_timeout: fixed Grace, "master-timeout", "MESONET_MASTER_TIMEOUT", "TIME",
             "A master that is silent for so long is taken to be lost", "5s";
         log: fixed String, "log", "MESONET_LOG", "FILTER",

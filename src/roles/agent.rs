@@ -62,6 +62,7 @@ impl AgentProcess {
             logs: LogLimits::default(),
             cgroups: CgroupMode::default(),
             open_files: open_files::raise_limit(),
+            container_dns: options.container_dns,
             tasks_end_with_agent: false,
             port: 0,
         };

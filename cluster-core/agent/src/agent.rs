@@ -15,11 +15,14 @@ use mesonet_model::{
     AgentCommand, AgentId, AgentInfo, AgentReport, RunningTask, StatusReason, TaskKey, TaskSpec, TaskState,
     TaskStatus, UuidSource,
 };
+use mesonet_netlink::Netlink;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::addresses::Addresses;
 use crate::cgroup::{self, Hierarchies};
 use crate::checkpoint::{self, Durability};
+use crate::container_network::{ContainerNetwork, NoNetwork, Surroundings};
 use crate::ended::EndedTasks;
 use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
@@ -52,6 +55,9 @@ pub(crate) struct Agent {
     /// ten seconds have passed, and only if the channel moves.
     pub(crate) outbox: VecDeque<AgentReport>,
     pub(crate) notices: mpsc::Sender<Notice>,
+    pub(crate) addresses: Addresses,
+    /// The rights that it lacks to give tasks addresses of their own, for people.
+    pub(crate) lacking: String,
 }
 
 /// The channel that links speak through.
@@ -112,7 +118,7 @@ impl Agent {
                 port: self.config.port,
                 resources: self.config.resources.clone(),
                 attributes: self.config.attributes.clone(),
-                container_networks: false,
+                container_networks: self.lacking.is_empty(),
             },
             tasks: self.tasks.values().map(running).collect(),
         });
@@ -156,14 +162,32 @@ impl Agent {
             return self.adopt(spec, None, finding);
         }
         let container = self.uuids.next_uuid();
-        match launcher::prepare(&self.config, &self.layout, spec.clone(), container) {
+        let prepared = self.plan_network(&spec, container).map_err(launcher::LaunchError::from);
+        let prepare =
+            |network| launcher::prepare(&self.config, &self.layout, spec.clone(), container, network);
+        match prepared.and_then(prepare) {
             Ok(launch) => self.start(spec, launch),
             Err(error) => {
                 // Without a checkpoint the task's end cannot be kept either; it is repeated from memory.
                 let _ = fs::remove_dir_all(self.layout.checkpoint(&key));
+                self.addresses.free(container);
                 self.adopt(spec, None, launch_failure(&error));
             }
         }
+    }
+
+    /// The interfaces of a task; `None` on the host's network.
+    fn plan_network(
+        &mut self,
+        spec: &TaskSpec,
+        container: Uuid,
+    ) -> Result<Option<ContainerNetwork>, NoNetwork> {
+        let Some(networking) = &spec.networking else { return Ok(None) };
+        if !self.lacking.is_empty() {
+            return Err(NoNetwork::Rights(self.lacking.clone()));
+        }
+        let surroundings = Surroundings { host: self.config.address, name_server: self.config.container_dns };
+        ContainerNetwork::plan(networking, container, &mut self.addresses, surroundings).map(Some)
     }
 
     fn start(&mut self, spec: TaskSpec, launch: Launch) {
@@ -189,7 +213,8 @@ impl Agent {
 
     /// Takes up a task with its first status.
     fn adopt(&mut self, spec: TaskSpec, run: Option<Run>, finding: Finding) {
-        let status = finding.status(&spec, Some(self.uuids.next_uuid()));
+        let mut status = finding.status(&spec, Some(self.uuids.next_uuid()));
+        status.addresses = run.as_ref().map_or_else(Vec::new, Run::addresses);
         log(&status);
         let statuses = StatusQueue::new(status.clone(), Instant::now());
         let key = spec.key.clone();
@@ -205,11 +230,32 @@ impl Agent {
         if task.statuses.latest().state.is_terminal() {
             return;
         }
-        let status = finding.status(&task.spec, Some(uuid));
+        let mut status = finding.status(&task.spec, Some(uuid));
+        status.addresses = task.run.as_ref().map_or_else(Vec::new, Run::addresses);
         log(&status);
         task.statuses.push(status.clone(), Instant::now());
+        if status.state.is_terminal() {
+            self.release_network(key);
+        }
         self.keep_statuses(key);
         self.send(status);
+    }
+
+    /// A task has ended: its addresses are free, and a bridge without others goes.
+    fn release_network(&mut self, key: &TaskKey) {
+        let Some(run) = self.tasks.get(key).and_then(|task| task.run.as_ref()) else { return };
+        let Some(network) = &run.launch.network else { return };
+        self.addresses.free(run.launch.container);
+        for interface in &network.interfaces {
+            if interface.addresses.iter().any(|each| self.addresses.uses(&each.subnet)) {
+                continue;
+            }
+            let removed = Netlink::open().and_then(|mut host| host.remove_link(&interface.bridge));
+            if let Err(error) = removed {
+                let error = checkpoint::in_full(&error);
+                tracing::warn!(bridge = interface.bridge, error, "Cannot remove a bridge");
+            }
+        }
     }
 
     // === Kill and acknowledge ===

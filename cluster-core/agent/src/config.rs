@@ -30,6 +30,8 @@ pub struct Config {
     pub cgroups: CgroupMode,
     /// Soft limit on open files (RLIMIT_NOFILE) that tasks start with; the agent's own if `None`.
     pub open_files: Option<u64>,
+    /// The name server of tasks that have addresses of their own.
+    pub container_dns: IpAddr,
     /// Whether tasks end when the agent dies, because no other will ever take them up.
     pub tasks_end_with_agent: bool,
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::cgroup::Hierarchies;
 use crate::checkpoint::{self, Durability, FileError};
+use crate::container_network::{ContainerNetwork, NoNetwork};
 use crate::layout::{self, InvalidId, LATEST, LAUNCH_FILE, Layout};
 use crate::protocol::{self, Launch};
 use crate::{Config, environment};
@@ -42,6 +43,8 @@ pub(crate) enum LaunchError {
     #[error("this agent cannot run container images, and the task wants '{0}'")]
     Image(String),
     #[error(transparent)]
+    Network(#[from] NoNetwork),
+    #[error(transparent)]
     File(#[from] FileError),
     #[error("cannot start the supervisor '{program}'")]
     Supervisor { program: String, source: io::Error },
@@ -59,6 +62,7 @@ pub(crate) fn prepare(
     layout: &Layout,
     spec: TaskSpec,
     container: Uuid,
+    network: Option<ContainerNetwork>,
 ) -> Result<Launch, LaunchError> {
     let directory = layout.checkpoint(&spec.key);
     let sandbox = layout.sandbox(&spec.agent, &spec.key, container);
@@ -72,6 +76,7 @@ pub(crate) fn prepare(
         logs: config.logs,
         cgroups: Vec::new(),
         open_files: config.open_files,
+        network,
         ends_with_agent: config.tasks_end_with_agent,
     };
     checkpoint::create_directory(&directory, PRIVATE_MODE)?;

@@ -9,12 +9,14 @@
 //!
 //! Main entries: [`start`], [`supervise`], [`read_sandbox`].
 
+mod addresses;
 mod agent;
 mod cgroup;
 mod checkpoint;
 mod clock;
 mod collector;
 mod config;
+mod container_network;
 mod ended;
 mod environment;
 mod launcher;
@@ -23,6 +25,7 @@ mod leftovers;
 mod link;
 mod protocol;
 mod recovery;
+mod rights;
 mod sandbox_file;
 mod status_queue;
 mod supervisor;

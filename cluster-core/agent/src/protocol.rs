@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::LogLimits;
+use crate::container_network::ContainerNetwork;
 use crate::layout::CONTROL_SOCKET;
 
 /// The longest message, newline included. The longest text in one is an error of the system with a path.
@@ -36,6 +37,9 @@ pub(crate) struct Launch {
     /// The process' soft limit on open files, unless it is to be the supervisor's.
     #[serde(default)]
     pub(crate) open_files: Option<u64>,
+    /// Its own interfaces; the host's network if absent.
+    #[serde(default)]
+    pub(crate) network: Option<ContainerNetwork>,
     /// Whether the task is to end when the agent dies.
     #[serde(default)]
     pub(crate) ends_with_agent: bool,

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use mesonet_model::{TaskKey, TaskState, UuidSource};
 
+use crate::addresses::Addresses;
 use crate::agent::Agent;
 use crate::cgroup::Hierarchies;
 use crate::checkpoint::{self, FileError};
@@ -17,7 +18,7 @@ use crate::link::Notice;
 use crate::protocol::Launch;
 use crate::status_queue::StatusQueue;
 use crate::task::{AgentTask, Finding, Run};
-use crate::{Config, StartError, clock};
+use crate::{Config, StartError, clock, rights};
 
 const LOCK_FILE: &str = "meta/lock";
 
@@ -53,8 +54,25 @@ pub(crate) fn recover(
     let hierarchies = Hierarchies::detect(&config.cgroups);
     let ended = EndedTasks::default();
     let outbox = std::collections::VecDeque::new();
-    let mut agent =
-        Agent { config, layout, _lock: lock, id, hierarchies, uuids, tasks, ended, outbox, notices };
+    let lacking = rights::lacking();
+    if !lacking.is_empty() {
+        tracing::info!(lacking, "Tasks cannot have addresses of their own, for want of rights");
+    }
+    let addresses = addresses_of(&tasks);
+    let mut agent = Agent {
+        config,
+        layout,
+        _lock: lock,
+        id,
+        hierarchies,
+        uuids,
+        tasks,
+        ended,
+        outbox,
+        notices,
+        addresses,
+        lacking,
+    };
     let unfinished: Vec<TaskKey> = agent
         .tasks
         .iter()
@@ -66,6 +84,17 @@ pub(crate) fn recover(
     // What was found goes out with the registration, where every status that is pending is sent.
     agent.outbox.clear();
     Ok(agent)
+}
+
+/// The addresses that tasks which have not ended have.
+fn addresses_of(tasks: &std::collections::BTreeMap<TaskKey, AgentTask>) -> Addresses {
+    let mut addresses = Addresses::default();
+    let living = tasks.values().filter(|task| !task.statuses.latest().state.is_terminal());
+    for run in living.filter_map(|task| task.run.as_ref()) {
+        let of_run = run.launch.network.iter().flat_map(|network| network.addresses());
+        of_run.for_each(|address| addresses.restore(address, run.launch.container));
+    }
+    addresses
 }
 
 /// Makes the work directory, and its path absolute, since supervisors run elsewhere.

@@ -1,10 +1,12 @@
 //! One task of the agent.
 
+use std::net::IpAddr;
 use std::process::Child;
 
 use mesonet_model::{StatusReason, StatusSource, TaskSpec, TaskState, TaskStatus, Timestamp};
 use uuid::Uuid;
 
+use crate::container_network::ContainerNetwork;
 use crate::link::Link;
 use crate::protocol::{Exit, ExitCause, Launch};
 use crate::status_queue::StatusQueue;
@@ -26,6 +28,13 @@ pub(crate) struct Run {
     pub(crate) link: Option<Link>,
     /// The supervisor, if it is a child of this process, to be reaped.
     pub(crate) supervisor: Option<Child>,
+}
+
+impl Run {
+    /// Its own addresses; none on the host's network.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.launch.network.as_ref().map_or_else(Vec::new, ContainerNetwork::addresses)
+    }
 }
 
 /// What a status says, but for whose it is and when it is sent.

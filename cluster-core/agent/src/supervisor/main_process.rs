@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use thiserror::Error;
 
+use super::network::NetworkError;
 use super::output::{Pump, RotatingFile};
 use super::signals;
 use super::user::{self, UserError};
@@ -29,6 +30,8 @@ pub(super) enum StartTaskError {
     NoCommand,
     #[error(transparent)]
     User(#[from] UserError),
+    #[error(transparent)]
+    Network(NetworkError),
     #[error("cannot use sandbox {}", path.display())]
     Sandbox { path: PathBuf, source: io::Error },
     #[error("cannot use control group {}", path.display())]

@@ -11,7 +11,9 @@
 //! before this process has reaped it. One thread, one `poll` loop, no runtime.
 
 mod control;
+mod forward;
 mod main_process;
+mod network;
 mod offspring;
 mod output;
 mod run;

@@ -13,10 +13,10 @@ use rustix::process::{Pid, Signal};
 use thiserror::Error;
 
 use super::control::Control;
-use super::main_process::{self, MainProcess};
-use super::offspring;
+use super::main_process::{self, MainProcess, StartTaskError};
 use super::output::Pump;
 use super::signals::Signals;
+use super::{network, offspring};
 use crate::cgroup;
 use crate::checkpoint::{self, Durability, FileError};
 use crate::clock;
@@ -114,7 +114,9 @@ enum Phase {
 
 impl Supervisor {
     fn start(directory: PathBuf, launch: Launch, signals: Signals, control: Control) -> Self {
-        let started = main_process::start(&launch);
+        let started = network::set_up(&launch, &directory)
+            .map_err(StartTaskError::Network)
+            .and_then(|()| main_process::start(&launch));
         let mut supervisor = Self {
             directory,
             launch,

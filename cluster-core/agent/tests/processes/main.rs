@@ -4,6 +4,7 @@
 //! a supervisor must have a single thread, which the standard harness does not give.
 
 mod cases;
+mod networks;
 mod node;
 mod privileged;
 
@@ -23,6 +24,8 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["supervise", directory] => mesonet_agent::supervise(Path::new(directory)),
         ["agent", directory, spec] => node::run_agent(Path::new(directory), spec),
+        ["greet", port] => networks::greet(port.parse().expect("a port")),
+        ["ask", address, port] => networks::ask(address, port.parse().expect("a port")),
         _ => run(&arguments),
     }
 }
@@ -36,7 +39,8 @@ fn run(arguments: &[String]) -> ExitCode {
             |filter: &&String| if has("--exact") { *filter == name } else { name.contains(filter.as_str()) };
         (filters.is_empty() || filters.iter().any(matches)) && (!has("--ignored") || ignored.is_some())
     };
-    let cases: Vec<&Case> = cases::ALL.iter().chain(privileged::ALL).filter(wanted).collect();
+    let cases: Vec<&Case> =
+        cases::ALL.iter().chain(privileged::ALL).chain(networks::ALL).filter(wanted).collect();
     if has("--list") {
         cases.iter().for_each(|(name, ..)| println!("{name}: test"));
         return ExitCode::SUCCESS;

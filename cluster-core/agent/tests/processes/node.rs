@@ -45,6 +45,7 @@ pub fn config(directory: &Path) -> Config {
         port: 0,
         cgroups: CgroupMode::Off,
         open_files: None,
+        container_dns: [198, 51, 100, 1].into(),
         tasks_end_with_agent: false,
     }
 }

@@ -1,0 +1,153 @@
+//! The interfaces of a task that is not on the host's network, as they are written down before it starts.
+
+use std::net::IpAddr;
+
+use mesonet_model::{NetworkName, PortForward, Subnet, TaskNetworking, gateway_of};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::addresses::Addresses;
+
+/// The bridge of tasks that are in no virtual network, and its addresses, which mean nothing beyond the node; those of
+/// DC/OS (spec/dcos-networking.md §0.2).
+const NODE_BRIDGE: &str = "mesonet0";
+const NODE_BRIDGE_SUBNET: &str = "172.31.254.0/24";
+
+/// The interfaces of a task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ContainerNetwork {
+    /// In the order of their names, `eth0`, `eth1` and so on.
+    pub(crate) interfaces: Vec<Interface>,
+    /// Ports of the node that lead to the task.
+    pub(crate) forwards: Vec<PortForward>,
+    /// The node's address, where these ports are.
+    pub(crate) host: IpAddr,
+    /// The task's name server.
+    pub(crate) name_server: IpAddr,
+}
+
+/// One interface.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Interface {
+    /// The bridge on the node.
+    pub(crate) bridge: String,
+    pub(crate) addresses: Vec<InterfaceAddress>,
+}
+
+/// One address of an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct InterfaceAddress {
+    pub(crate) address: IpAddr,
+    /// The node's part of the network.
+    pub(crate) subnet: Subnet,
+}
+
+/// What a node has for its tasks' networks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Surroundings {
+    pub(crate) host: IpAddr,
+    pub(crate) name_server: IpAddr,
+}
+
+/// A task cannot have the interfaces that it wants here and at this time.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum NoNetwork {
+    #[error("this agent cannot give tasks addresses of their own: it lacks {0}")]
+    Rights(String),
+    #[error("the task is in no network at all")]
+    Nowhere,
+    #[error("this agent has no part of network '{0}'")]
+    NoPart(NetworkName),
+    #[error("every address of {0} is taken")]
+    Exhausted(Subnet),
+}
+
+impl ContainerNetwork {
+    /// Chooses the addresses of a run of a task. If there are none, none is taken.
+    pub(crate) fn plan(
+        networking: &TaskNetworking,
+        container: Uuid,
+        addresses: &mut Addresses,
+        Surroundings { host, name_server }: Surroundings,
+    ) -> Result<Self, NoNetwork> {
+        let mut interfaces = Vec::with_capacity(networking.attachments.len());
+        for attachment in &networking.attachments {
+            let (bridge, subnets) = match &attachment.network {
+                Some(network) if attachment.subnets.is_empty() => {
+                    addresses.free(container);
+                    return Err(NoNetwork::NoPart(network.clone()));
+                }
+                Some(network) => (network.bridge(), attachment.subnets.clone()),
+                None => (NODE_BRIDGE.to_owned(), vec![node_bridge_subnet()]),
+            };
+            let mut chosen = Vec::with_capacity(subnets.len());
+            for subnet in subnets {
+                let Some(address) = addresses.take(subnet, container) else {
+                    addresses.free(container);
+                    return Err(NoNetwork::Exhausted(subnet));
+                };
+                chosen.push(InterfaceAddress { address, subnet });
+            }
+            interfaces.push(Interface { bridge, addresses: chosen });
+        }
+        if interfaces.is_empty() {
+            return Err(NoNetwork::Nowhere);
+        }
+        Ok(Self { interfaces, forwards: networking.mappings.clone(), host, name_server })
+    }
+
+    /// The task's addresses, those of the first interface first.
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        self.interfaces.iter().flat_map(|each| &each.addresses).map(|each| each.address).collect()
+    }
+}
+
+impl InterfaceAddress {
+    /// The node's address on the bridge.
+    pub(crate) fn gateway(&self) -> Option<IpAddr> {
+        gateway_of(&self.subnet)
+    }
+}
+
+fn node_bridge_subnet() -> Subnet {
+    NODE_BRIDGE_SUBNET.parse().expect("BUG: a constant is no address range")
+}
+
+#[cfg(test)]
+mod tests {
+    use mesonet_model::Attachment;
+
+    use super::*;
+
+    const SURROUNDINGS: Surroundings = Surroundings {
+        host: IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)),
+        name_server: IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 1)),
+    };
+
+    fn attachment(name: &str, subnets: &[&str]) -> Attachment {
+        let subnets = subnets.iter().map(|subnet| subnet.parse().expect("range")).collect();
+        Attachment { network: Some(name.parse().expect("name")), subnets }
+    }
+
+    #[test]
+    fn a_task_has_an_address_of_each_part_or_none_is_taken() {
+        let mut addresses = Addresses::default();
+        let both = attachment("both", &["9.0.0.0/30", "fd01::/80"]);
+        let networking =
+            TaskNetworking { attachments: vec![Attachment::default(), both], mappings: Vec::new() };
+        let run = Uuid::from_u128;
+        let planned =
+            ContainerNetwork::plan(&networking, run(1), &mut addresses, SURROUNDINGS).expect("room");
+        let texts: Vec<String> = planned.addresses().iter().map(IpAddr::to_string).collect();
+        assert_eq!(texts, ["172.31.254.2", "9.0.0.2", "fd01::2"]);
+        assert_eq!(planned.interfaces[1].bridge, "m-both");
+        let full = ContainerNetwork::plan(&networking, run(2), &mut addresses, SURROUNDINGS);
+        assert_eq!(full, Err(NoNetwork::Exhausted("9.0.0.0/30".parse().expect("range"))));
+        addresses.free(run(1));
+        assert!(!addresses.uses(&node_bridge_subnet()), "the refused task has left nothing behind");
+        let nowhere = TaskNetworking { attachments: vec![attachment("gone", &[])], mappings: Vec::new() };
+        let refused = ContainerNetwork::plan(&nowhere, run(3), &mut addresses, SURROUNDINGS);
+        assert_eq!(refused, Err(NoNetwork::NoPart("gone".parse().expect("name"))));
+    }
+}

@@ -1,0 +1,216 @@
+//! Ports of the node that lead to ports of a task.
+//!
+//! A process per task, made by the supervisor before it leaves the host's network, takes connections at the node's
+//! address and copies them to the task. It is in userspace on purpose: rules that rewrite packets would stand beside
+//! those of VIPs, would not work for the loopback address that a local cluster has, and would have to be cleared up
+//! when everything else is gone. A port that is taken is known before the task starts. The price is that the task sees
+//! the connection of its node instead of the client's.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use mesonet_model::Protocol;
+use rustix::process::Signal;
+use thiserror::Error;
+
+use crate::container_network::ContainerNetwork;
+
+/// Connections at a time through one port. Each costs two threads with small stacks; further ones are closed at once.
+const CONNECTIONS_MAX: usize = 2048;
+
+/// Clients at a time that send datagrams to one port. What further ones send is dropped.
+const CLIENTS_MAX: usize = 512;
+
+/// A client whose datagrams are not answered for so long is forgotten.
+const CLIENT_IDLE: Duration = Duration::from_secs(60);
+
+/// How long the task may take to accept a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a thread needs that copies.
+const STACK_BYTES: usize = 128 << 10;
+
+/// After a failure to accept, such as for want of descriptors, only time helps.
+const RETRY: Duration = Duration::from_millis(50);
+
+const DATAGRAM_BYTES: usize = 64 << 10;
+
+/// Ports of the node cannot be used.
+#[derive(Debug, Error)]
+pub(super) enum ForwardError {
+    #[error("cannot listen on {protocol} port {address} of the node")]
+    Listen { protocol: Protocol, address: SocketAddr, source: io::Error },
+    #[error("cannot start to forward ports")]
+    Start { source: io::Error },
+}
+
+enum Entrance {
+    Tcp(TcpListener, SocketAddr),
+    Udp(UdpSocket, SocketAddr),
+}
+
+/// Listens on the ports of the node, and has a child process copy what comes. It ends with this process.
+pub(super) fn start(network: &ContainerNetwork) -> Result<(), ForwardError> {
+    let entrances = listen(network)?;
+    if entrances.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: this process has one thread, so the child has all of it, and no lock is held by another one.
+    let child = unsafe { libc::fork() };
+    match child {
+        0 => serve(entrances),
+        -1 => Err(ForwardError::Start { source: io::Error::last_os_error() }),
+        _ => Ok(()),
+    }
+}
+
+fn listen(network: &ContainerNetwork) -> Result<Vec<Entrance>, ForwardError> {
+    let addresses = network.addresses();
+    let Some(target) = addresses.iter().find(|address| address.is_ipv4()).or(addresses.first()) else {
+        return Ok(Vec::new());
+    };
+    let entrance = |forward: &mesonet_model::PortForward| {
+        let address = SocketAddr::new(network.host, forward.host_port);
+        let target = SocketAddr::new(*target, forward.container_port);
+        let opened = match forward.protocol {
+            Protocol::Tcp => TcpListener::bind(address).map(|listener| Entrance::Tcp(listener, target)),
+            Protocol::Udp => UdpSocket::bind(address).map(|socket| Entrance::Udp(socket, target)),
+        };
+        opened.map_err(|source| ForwardError::Listen { protocol: forward.protocol, address, source })
+    };
+    network.forwards.iter().map(entrance).collect()
+}
+
+/// The life of the child process.
+fn serve(entrances: Vec<Entrance>) -> ! {
+    // The supervisor cannot have ended without this process: the signal is set before anything can take long.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    for entrance in entrances {
+        let run = move || match entrance {
+            Entrance::Tcp(listener, target) => forward_connections(&listener, target),
+            Entrance::Udp(socket, target) => forward_datagrams(&Arc::new(socket), target),
+        };
+        // Without the thread, the port does not answer, and the others do.
+        let _ = thread::Builder::new().stack_size(STACK_BYTES).spawn(run);
+    }
+    loop {
+        thread::park();
+    }
+}
+
+fn forward_connections(listener: &TcpListener, target: SocketAddr) {
+    let open = Arc::new(AtomicUsize::new(0));
+    loop {
+        let Ok((client, _)) = listener.accept() else {
+            thread::sleep(RETRY);
+            continue;
+        };
+        if open.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
+            continue;
+        }
+        open.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&open));
+        // A client that gets no thread is closed.
+        let _ = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || {
+            let _counted = counted;
+            // Whichever side breaks, both are closed.
+            let _ = forward_connection(&client, target);
+        });
+    }
+}
+
+/// One less when it is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn forward_connection(client: &TcpStream, target: SocketAddr) -> io::Result<()> {
+    let server = TcpStream::connect_timeout(&target, CONNECT_TIMEOUT)?;
+    for socket in [client, &server] {
+        socket.set_nodelay(true)?;
+    }
+    let (client_too, server_too) = (client.try_clone()?, server.try_clone()?);
+    let answers =
+        thread::Builder::new().stack_size(STACK_BYTES).spawn(move || copy(&server_too, &client_too))?;
+    copy(client, &server);
+    // A thread that has failed has closed its sides.
+    let _ = answers.join();
+    Ok(())
+}
+
+/// Copies until the end, which is passed on. The standard library does it within the kernel.
+fn copy(mut from: &TcpStream, mut to: &TcpStream) {
+    if io::copy(&mut from, &mut to).is_err() {
+        let _ = from.shutdown(Shutdown::Both);
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+type Clients = Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>>;
+
+fn forward_datagrams(socket: &Arc<UdpSocket>, target: SocketAddr) {
+    let clients: Clients = Arc::default();
+    let mut buffer = vec![0; DATAGRAM_BYTES];
+    loop {
+        let Ok((length, client)) = socket.recv_from(&mut buffer) else {
+            thread::sleep(RETRY);
+            continue;
+        };
+        if let Some(inner) = inner_socket(socket, &clients, client, target) {
+            // Datagrams may be lost, and the answer to one that nobody takes is an error on the next.
+            let _ = inner.send(&buffer[..length]);
+        }
+    }
+}
+
+/// The socket that stands for a client towards the task.
+fn inner_socket(
+    socket: &Arc<UdpSocket>,
+    clients: &Clients,
+    client: SocketAddr,
+    target: SocketAddr,
+) -> Option<Arc<UdpSocket>> {
+    let mut known = clients.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(inner) = known.get(&client) {
+        return Some(Arc::clone(inner));
+    }
+    if known.len() >= CLIENTS_MAX {
+        return None;
+    }
+    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+    let inner = Arc::new(UdpSocket::bind((any, 0)).ok()?);
+    inner.connect(target).ok()?;
+    inner.set_read_timeout(Some(CLIENT_IDLE)).ok()?;
+    let (outer, own, all) = (Arc::clone(socket), Arc::clone(&inner), Arc::clone(clients));
+    let answer = move || {
+        answer_client(&outer, &own, client);
+        all.lock().unwrap_or_else(PoisonError::into_inner).remove(&client);
+    };
+    thread::Builder::new().stack_size(STACK_BYTES).spawn(answer).ok()?;
+    known.insert(client, Arc::clone(&inner));
+    Some(inner)
+}
+
+/// Passes the task's answers to a client until there are none for a while.
+fn answer_client(outer: &UdpSocket, inner: &UdpSocket, client: SocketAddr) {
+    let mut buffer = vec![0; DATAGRAM_BYTES];
+    loop {
+        match inner.recv(&mut buffer) {
+            Ok(length) => {
+                let _ = outer.send_to(&buffer[..length], client);
+            }
+            // The task does not listen yet, or not any more.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Err(_) => return,
+        }
+    }
+}

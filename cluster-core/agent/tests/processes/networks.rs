@@ -1,0 +1,197 @@
+//! Tasks with addresses of their own.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use mesonet_model::{
+    AgentCommand, Attachment, PortForward, Protocol, StatusReason, TaskNetworking, TaskSpec, TaskState,
+};
+use mesonet_netlink::Netlink;
+
+use crate::Case;
+use crate::cases::directory;
+use crate::node::{Node, shell, wait_for};
+
+/// What needs rights, and which.
+pub const ALL: &[Case] = &[
+    ("tasks_reach_each_other_by_addresses_of_their_own", Some("needs root"), || {
+        in_namespace(tasks_reach_each_other_by_addresses_of_their_own)
+    }),
+    ("ports_of_the_node_lead_to_the_task_and_are_known_to_be_taken", Some("needs root"), || {
+        in_namespace(ports_of_the_node_lead_to_the_task_and_are_known_to_be_taken)
+    }),
+    ("addresses_outlive_the_agent_and_come_back_with_the_end", Some("needs root"), || {
+        in_namespace(addresses_outlive_the_agent_and_come_back_with_the_end)
+    }),
+    ("a_network_on_an_address_of_the_host_is_refused", Some("needs root"), || {
+        in_namespace(a_network_on_an_address_of_the_host_is_refused)
+    }),
+];
+
+/// Runs a test on a thread with a network of its own. What the thread starts is in it, too.
+fn in_namespace(test: fn()) {
+    let run = move || {
+        // SAFETY: what is unshared is the network namespace, not the table of descriptors.
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.expect("unshares");
+        let mut own = Netlink::open().expect("netlink");
+        let lo = own.link("lo").expect("asks").expect("every namespace has one");
+        own.set_up(&lo).expect("turns on");
+        test();
+    };
+    if let Err(panic) = std::thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// What the program of a task does: it says its own address to everybody, by TCP and by UDP.
+pub fn greet(port: u16) -> ExitCode {
+    let listener = TcpListener::bind(("::", port)).expect("listens");
+    let socket = UdpSocket::bind(("::", port)).expect("binds");
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(&buffer[..length], from);
+        }
+    });
+    for stream in listener.incoming() {
+        let Ok(mut stream) = stream else { continue };
+        let own = stream.local_addr().expect("connected").ip().to_canonical();
+        let _ = stream.write_all(own.to_string().as_bytes());
+    }
+    ExitCode::SUCCESS
+}
+
+/// What another task does: it asks the first one.
+pub fn ask(address: &str, port: u16) -> ExitCode {
+    println!("{}", greeting(address.parse().expect("an address"), port));
+    ExitCode::SUCCESS
+}
+
+/// Waits until somebody answers there.
+fn greeting(address: IpAddr, port: u16) -> String {
+    wait_for("an answer", || {
+        let mut text = String::new();
+        let read =
+            TcpStream::connect((address, port)).and_then(|mut stream| stream.read_to_string(&mut text));
+        read.ok().filter(|length| *length > 0).map(|_| text)
+    })
+}
+
+fn in_networks(task: &str, arguments: &[&str], networks: &[Option<(&str, &[&str])>]) -> TaskSpec {
+    let program = std::env::current_exe().expect("path of this program");
+    let mut spec = shell(task, "");
+    spec.command.shell = None;
+    spec.command.arguments = vec![program.to_string_lossy().into_owned()];
+    spec.command.arguments.extend(arguments.iter().map(|argument| (*argument).to_owned()));
+    let attachment = |network: &Option<(&str, &[&str])>| match network {
+        None => Attachment::default(),
+        Some((name, subnets)) => Attachment {
+            network: Some(name.parse().expect("name")),
+            subnets: subnets.iter().map(|subnet| subnet.parse().expect("range")).collect(),
+        },
+    };
+    let attachments = networks.iter().map(attachment).collect();
+    spec.networking = Some(TaskNetworking { attachments, mappings: Vec::new() });
+    spec
+}
+
+const DUAL: Option<(&str, &[&str])> = Some(("dual", &["9.0.7.0/24", "fd01:b:0:0:7::/80"]));
+
+fn texts(addresses: &[IpAddr]) -> Vec<String> {
+    addresses.iter().map(IpAddr::to_string).collect()
+}
+
+fn tasks_reach_each_other_by_addresses_of_their_own() {
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let greeter = in_networks("greeter", &["greet", "8080"], &[DUAL]);
+    node.launch(&greeter);
+    let running = node.until(&greeter, TaskState::Running);
+    assert_eq!(texts(&running.addresses), ["9.0.7.2", "fd01:b::7:0:0:2"]);
+    assert_eq!(greeting([9, 0, 7, 2].into(), 8080), "9.0.7.2", "the node reaches the task");
+    for (task, address) in [("v4", "9.0.7.2"), ("v6", "fd01:b::7:0:0:2")] {
+        let asker = in_networks(task, &["ask", address, "8080"], &[DUAL]);
+        let end = node.run(&asker).pop().expect("it ends");
+        assert_eq!(end.state, TaskState::Finished, "{end:?}");
+        assert_eq!(node.stdout(&asker).trim(), address);
+    }
+    let mut reader = in_networks("reader", &[], &[DUAL]);
+    reader.command = shell("reader", "cat /etc/resolv.conf; ls /sys/class/net 2>&1 >/dev/null").command;
+    node.run(&reader);
+    assert_eq!(node.stdout(&reader), "nameserver 198.51.100.1\n");
+    node.kill(&greeter);
+    node.until(&greeter, TaskState::Killed);
+}
+
+fn ports_of_the_node_lead_to_the_task_and_are_known_to_be_taken() {
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let forward = |protocol| PortForward { host_port: 31_007, container_port: 8080, protocol };
+    let mut greeter = in_networks("greeter", &["greet", "8080"], &[None]);
+    let networking = greeter.networking.as_mut().expect("its own interfaces");
+    networking.mappings = vec![forward(Protocol::Tcp), forward(Protocol::Udp)];
+    node.launch(&greeter);
+    let running = node.until(&greeter, TaskState::Running);
+    assert_eq!(texts(&running.addresses), ["172.31.254.2"]);
+    assert_eq!(greeting([127, 0, 0, 1].into(), 31_007), "172.31.254.2");
+    let client = UdpSocket::bind("127.0.0.1:0").expect("binds");
+    client.set_read_timeout(Some(Duration::from_millis(200))).expect("sets");
+    wait_for("an echo", || {
+        client.send_to(b"hello", "127.0.0.1:31007").ok()?;
+        let mut buffer = [0; 16];
+        client.recv(&mut buffer).ok().filter(|length| &buffer[..*length] == b"hello")
+    });
+    let mut second = in_networks("second", &["greet", "8080"], &[None]);
+    second.networking = greeter.networking.clone();
+    let end = node.run(&second).pop().expect("it ends");
+    assert_eq!((end.state, end.reason), (TaskState::Failed, Some(StatusReason::ReasonContainerLaunchFailed)));
+    assert!(end.message.starts_with("cannot listen on tcp port 127.0.0.1:31007"), "{}", end.message);
+    node.kill(&greeter);
+    node.until(&greeter, TaskState::Killed);
+    wait_for("the port to be free", || TcpListener::bind("127.0.0.1:31007").ok());
+}
+
+fn addresses_outlive_the_agent_and_come_back_with_the_end() {
+    let small: Option<(&str, &[&str])> = Some(("small", &["9.0.8.0/30"]));
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let first = in_networks("first", &["greet", "8080"], &[small]);
+    node.launch(&first);
+    node.until(&first, TaskState::Running);
+    let mut connection = wait_for("a connection", || TcpStream::connect("9.0.8.2:8080").ok());
+    node.stop();
+    let mut node = Node::start(directory.path());
+    assert_eq!(texts(&node.registered[0].status.addresses), ["9.0.8.2"]);
+    let mut text = String::new();
+    connection.read_to_string(&mut text).expect("the connection has not broken");
+    assert_eq!(greeting([9, 0, 8, 2].into(), 8080), "9.0.8.2");
+    let second = in_networks("second", &["greet", "8080"], &[small]);
+    let refused = node.run(&second).pop().expect("it ends");
+    assert_eq!(refused.message, "every address of 9.0.8.0/30 is taken");
+    node.send(AgentCommand::Kill { task: first.key.clone(), grace: Some(Duration::ZERO) });
+    node.until(&first, TaskState::Killed);
+    let bridge = |name: &str| Netlink::open().and_then(|mut own| own.link(name)).expect("asks");
+    wait_for("the bridge to go", || bridge("m-small").is_none().then_some(()));
+    let third = in_networks("third", &["greet", "8080"], &[small]);
+    node.launch(&third);
+    let running = node.until(&third, TaskState::Running);
+    assert_eq!(texts(&running.addresses), ["9.0.8.2"]);
+    node.kill(&third);
+    node.until(&third, TaskState::Killed);
+}
+
+fn a_network_on_an_address_of_the_host_is_refused() {
+    let mut own = Netlink::open().expect("netlink");
+    let lo = own.link("lo").expect("asks").expect("there");
+    own.add_address(&lo, [9, 0, 7, 200].into(), 32).expect("adds");
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let end = node.run(&in_networks("t", &["greet", "8080"], &[DUAL])).pop().expect("it ends");
+    assert_eq!((end.state, end.reason), (TaskState::Failed, Some(StatusReason::ReasonContainerLaunchFailed)));
+    let expected = "the addresses 9.0.7.0/24 of the task's network overlap the host's own address 9.0.7.200";
+    assert_eq!(end.message, expected);
+    let bystander = node.run(&shell("other", "echo fine")).pop().expect("it ends");
+    assert_eq!(bystander.state, TaskState::Finished, "others are not affected");
+}
