@@ -15,24 +15,26 @@ use syn::spanned::Spanned;
 use syn::visit::{self, Visit};
 
 /// Crates that decide and do nothing else.
-const PURE: [&str; 7] = [
+const PURE: [&str; 8] = [
     "mesonet-model",
     "mesonet-master",
     "mesonet-marathon",
     "mesonet-mesos",
     "mesonet-dns-zone",
     "mesonet-lb-plan",
+    "mesonet-overlay-plan",
     "mesonet-ebpf-abi",
 ];
 
 /// Crates that act.
-const ACTING: [&str; 6] = [
+const ACTING: [&str; 7] = [
     "mesonet-agent",
     "mesonet-bus",
     "mesonet-store",
     "mesonet-api",
     "mesonet-dns-server",
     "mesonet-lb-dataplane",
+    "mesonet-overlay-wg",
 ];
 
 /// What a pure crate must not reach, directly or through others.

@@ -1,0 +1,15 @@
+//! What the overlay decides, without touching anything.
+//!
+//! * [`PathMtu`] finds the largest packet that reaches a peer, by probing (RFC 8899).
+//! * [`PrefixTable`] says whom an address belongs to: where a packet goes, and whether a peer may send from there.
+//! * [`queue_of`] maps the packets of a flow to one queue, in both directions.
+
+#![forbid(unsafe_code)]
+
+mod flow;
+mod path_mtu;
+mod prefix_table;
+
+pub use flow::queue_of;
+pub use path_mtu::{PathMtu, Probe, ProbeSizes, Reach};
+pub use prefix_table::{Prefix, PrefixError, PrefixTable};

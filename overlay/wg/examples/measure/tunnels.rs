@@ -1,0 +1,158 @@
+//! The tunnels that are measured.
+
+use std::io::{BufRead as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context as _, bail};
+use mesonet_overlay_wg::{PeerSettings, PrivateKey, Tunnel, TunnelSettings};
+
+use crate::two_ends::{INSIDE, OUTSIDE, TwoEnds, run};
+
+const PORT: &str = "51820";
+
+/// Names of the devices at both ends.
+const DEVICES: [&str; 2] = ["mnbwg0", "mnbwg1"];
+
+/// A program with a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Contender {
+    /// Ours.
+    Mesonet,
+    /// In Go, the reference implementation for user space.
+    WireguardGo,
+    /// In Rust, by Cloudflare.
+    Boringtun,
+    /// In Rust, by Mullvad.
+    Gotatun,
+}
+
+impl Contender {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Mesonet, Self::WireguardGo, Self::Boringtun, Self::Gotatun];
+
+    /// The name in the table.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mesonet => "mesonet",
+            Self::WireguardGo => "wireguard-go",
+            Self::Boringtun => "boringtun-cli",
+            Self::Gotatun => "gotatun",
+        }
+    }
+
+    /// Where its program is, if it is installed: in `MESONET_BENCH_PROGRAMS` or where programs are.
+    pub fn program(self) -> Option<PathBuf> {
+        if self == Self::Mesonet {
+            return std::env::current_exe().ok();
+        }
+        let own = std::env::var_os("MESONET_BENCH_PROGRAMS").map(PathBuf::from);
+        let usual = std::env::var_os("PATH").unwrap_or_default();
+        own.into_iter()
+            .chain(std::env::split_paths(&usual))
+            .map(|folder| folder.join(self.name()))
+            .find(|program| program.is_file())
+    }
+
+    /// Starts both ends and gives their devices addresses.
+    pub fn start(self, ends: &TwoEnds, program: &Path) -> anyhow::Result<Running> {
+        let mut running = Running { ends: Vec::new() };
+        let keys = [new_key()?, new_key()?];
+        for end in 0..2 {
+            let other = 1 - end;
+            let peer = keys[other].public().to_string();
+            let endpoint = format!("{}:{PORT}", OUTSIDE[other]);
+            let addresses = format!("{}/32", INSIDE[other]);
+            let key = encoded(&keys[end])?;
+            let arguments: Vec<&str> = match self {
+                Self::Mesonet => vec!["--end", DEVICES[end], PORT, &key, &peer, &endpoint, &addresses],
+                Self::WireguardGo => vec!["-f", DEVICES[end]],
+                Self::Boringtun | Self::Gotatun => vec!["-f", "--disable-drop-privileges", DEVICES[end]],
+            };
+            running.ends.push(ends.spawn(end, program, &arguments)?);
+            ends.set_up(end, DEVICES[end])?;
+            if self != Self::Mesonet {
+                let settings = ["peer", &peer, "allowed-ips", &addresses, "endpoint", &endpoint];
+                configure(&ends.names[end], DEVICES[end], &key, &settings)?;
+            }
+        }
+        Ok(running)
+    }
+}
+
+/// Both ends. They are ended when it is dropped.
+pub struct Running {
+    ends: Vec<Child>,
+}
+
+impl Running {
+    /// Their processes.
+    pub fn processes(&self) -> Vec<u32> {
+        self.ends.iter().map(Child::id).collect()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        for end in &mut self.ends {
+            let _ = end.kill();
+            let _ = end.wait();
+        }
+    }
+}
+
+/// One end of our own tunnel, until its input ends.
+pub fn run_end(arguments: &[String]) -> anyhow::Result<()> {
+    let [device, port, key, peer_key, endpoint, addresses] = arguments else {
+        bail!("--end DEVICE PORT KEY PEER_KEY ENDPOINT ADDRESSES");
+    };
+    let tunnel = Tunnel::open(&TunnelSettings::new(device, port.parse()?, key.parse()?))?;
+    let peer = PeerSettings {
+        key: peer_key.parse()?,
+        other_key: None,
+        endpoint: Some(endpoint.parse()?),
+        addresses: vec![addresses.parse()?],
+        keepalive: None,
+    };
+    tunnel.set_peers([("peer".to_owned(), peer)].into());
+    for line in std::io::stdin().lock().lines() {
+        line?;
+    }
+    tunnel.remove()?;
+    Ok(())
+}
+
+fn new_key() -> anyhow::Result<PrivateKey> {
+    PrivateKey::generate().map_err(|_| anyhow::anyhow!("the system has no randomness"))
+}
+
+fn encoded(key: &PrivateKey) -> anyhow::Result<String> {
+    use base64::Engine as _;
+    Ok(base64::engine::general_purpose::STANDARD.encode(key.expose()))
+}
+
+/// Tells another program its key and its peer, as soon as it listens.
+fn configure(namespace: &str, device: &str, key: &str, peer: &[&str]) -> anyhow::Result<()> {
+    let mut command = ["netns", "exec", namespace, "wg", "set", device].to_vec();
+    command.extend(["listen-port", PORT, "private-key", "/dev/stdin"]);
+    command.extend(peer);
+    let mut last = None;
+    for _ in 0..100 {
+        let mut wg = Command::new("ip")
+            .args(&command)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("running wg")?;
+        if let Some(mut input) = wg.stdin.take() {
+            let _ = writeln!(input, "{key}");
+        }
+        let done = wg.wait_with_output()?;
+        if done.status.success() {
+            return run("ip", &["-n", namespace, "link", "set", device, "up"]).map(drop);
+        }
+        last = Some(String::from_utf8_lossy(&done.stderr).trim().to_owned());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    bail!("wg: {}", last.unwrap_or_default())
+}

@@ -1,0 +1,178 @@
+//! Two network namespaces with a wire between them, and what is measured across it.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+
+/// Seconds of one measurement.
+const SECONDS: u32 = 4;
+
+/// Octets of the payload of datagrams that fill the tunnel's packets.
+const DATAGRAM: u32 = 1392;
+
+/// Pings, and the time between them.
+const PINGS: (u32, &str) = (300, "0.01");
+
+/// How long a peer may take to answer.
+const PEER_TIME: Duration = Duration::from_secs(20);
+
+/// Addresses on the wire.
+pub const OUTSIDE: [&str; 2] = ["192.168.77.1", "192.168.77.2"];
+
+/// Addresses in the tunnel.
+pub const INSIDE: [&str; 2] = ["10.77.0.1", "10.77.0.2"];
+
+/// The namespaces. They are gone when it is dropped.
+pub struct TwoEnds {
+    /// Their names.
+    pub names: [String; 2],
+    server: Option<Child>,
+}
+
+impl TwoEnds {
+    /// Makes both, and a server of iperf3 in the second one.
+    pub fn new() -> anyhow::Result<Self> {
+        let names = ["a", "b"].map(|end| format!("mnb{}{end}", std::process::id()));
+        let mut ends = Self { names: names.clone(), server: None };
+        for name in &names {
+            run("ip", &["netns", "add", name])?;
+        }
+        let wires = ["mnb0", "mnb1"];
+        run("ip", &["-n", &names[0], "link", "add", wires[0], "type", "veth", "peer", "name", wires[1]])?;
+        run("ip", &["-n", &names[0], "link", "set", wires[1], "netns", &names[1]])?;
+        for ((name, wire), address) in names.iter().zip(wires).zip(OUTSIDE) {
+            run("ip", &["-n", name, "addr", "add", &format!("{address}/24"), "dev", wire])?;
+            run("ip", &["-n", name, "link", "set", wire, "up"])?;
+            run("ip", &["-n", name, "link", "set", "lo", "up"])?;
+        }
+        ends.server = Some(ends.spawn(1, Path::new("iperf3"), &["-s"])?);
+        Ok(ends)
+    }
+
+    /// Starts a program in one of them.
+    pub fn spawn(&self, end: usize, program: &Path, arguments: &[&str]) -> anyhow::Result<Child> {
+        Command::new("ip")
+            .args(["netns", "exec", &self.names[end]])
+            .arg(program)
+            .args(arguments)
+            .env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| format!("starting {}", program.display()))
+    }
+
+    /// Gives a tunnel's device its address.
+    pub fn set_up(&self, end: usize, device: &str) -> anyhow::Result<()> {
+        let name = &self.names[end];
+        let deadline = Instant::now() + PEER_TIME;
+        while run("ip", &["-n", name, "link", "show", "dev", device]).is_err() {
+            ensure!(Instant::now() < deadline, "the device {device} does not appear");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        run("ip", &["-n", name, "addr", "add", &format!("{}/24", INSIDE[end]), "dev", device])?;
+        run("ip", &["-n", name, "link", "set", device, "mtu", "1420", "up"]).map(drop)
+    }
+
+    /// Waits until the tunnel carries something.
+    pub fn wait_for_peer(&self) -> anyhow::Result<()> {
+        let deadline = Instant::now() + PEER_TIME;
+        while self.run(&["ping", "-c", "1", "-W", "1", INSIDE[1]]).is_err() {
+            ensure!(Instant::now() < deadline, "the other end does not answer");
+        }
+        Ok(())
+    }
+
+    /// Throughput of one TCP stream on the wire.
+    pub fn gigabits_outside(&self) -> anyhow::Result<f64> {
+        let deadline = Instant::now() + PEER_TIME;
+        loop {
+            match self.iperf(OUTSIDE[1], &[]) {
+                Ok(result) => return Ok(gigabits(received(&result)?)),
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
+    }
+
+    /// Octets that arrive by so many TCP streams.
+    pub fn stream_octets(&self, streams: u32) -> anyhow::Result<f64> {
+        received(&self.iperf(INSIDE[1], &["-P", &streams.to_string()])?)
+    }
+
+    /// Throughput of datagrams that arrive, sent as fast as possible.
+    pub fn datagram_gigabits(&self) -> anyhow::Result<f64> {
+        let length = DATAGRAM.to_string();
+        let result = self.iperf(INSIDE[1], &["-u", "-b", "0", "-l", &length])?;
+        let sum = &result["end"]["sum"];
+        let number = |name: &str| sum[name].as_f64().with_context(|| format!("iperf3 tells no {name}"));
+        Ok(gigabits((number("packets")? - number("lost_packets")?) * f64::from(DATAGRAM)))
+    }
+
+    /// Average time of a ping.
+    pub fn ping_ms(&self) -> anyhow::Result<f64> {
+        let (count, interval) = PINGS;
+        let text = self.run(&["ping", "-q", "-c", &count.to_string(), "-i", interval, INSIDE[1]])?;
+        let times = text.lines().find(|line| line.contains("min/avg/max")).context("ping tells no times")?;
+        let average = times.split(" = ").nth(1).and_then(|times| times.split('/').nth(1));
+        average.and_then(|average| average.parse().ok()).context("ping tells no average")
+    }
+
+    fn iperf(&self, address: &str, arguments: &[&str]) -> anyhow::Result<Value> {
+        let seconds = SECONDS.to_string();
+        let command = [&["iperf3", "-c", address, "-t", &seconds, "-J"], arguments].concat();
+        Ok(serde_json::from_str(&self.run(&command)?)?)
+    }
+
+    fn run(&self, command: &[&str]) -> anyhow::Result<String> {
+        run("ip", &[&["netns", "exec", self.names[0].as_str()], command].concat())
+    }
+}
+
+impl Drop for TwoEnds {
+    fn drop(&mut self) {
+        if let Some(server) = &mut self.server {
+            let _ = server.kill();
+            let _ = server.wait();
+        }
+        for name in &self.names {
+            let _ = run("ip", &["netns", "del", name]);
+        }
+    }
+}
+
+/// Runs a program; what it printed.
+pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let done =
+        Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
+    if !done.status.success() {
+        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&done.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
+}
+
+/// Octets of one measurement as a rate.
+pub fn gigabits(octets: f64) -> f64 {
+    octets * 8.0 / f64::from(SECONDS) / 1e9
+}
+
+fn received(result: &Value) -> anyhow::Result<f64> {
+    result["end"]["sum_received"]["bytes"].as_f64().context("iperf3 tells no octets")
+}
+
+/// Seconds of processor time that processes have used.
+pub fn clients_cpu(processes: &[u32]) -> anyhow::Result<f64> {
+    let mut ticks = 0.0;
+    for process in processes {
+        let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;
+        let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
+        let times: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
+        ensure!(times.len() == 2, "/proc/{process}/stat is unreadable");
+        ticks += times.iter().sum::<f64>();
+    }
+    Ok(ticks / rustix::param::clock_ticks_per_second() as f64)
+}

@@ -1,0 +1,202 @@
+//! What is done with datagrams before anything of them is believed.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use crate::drops::Drop;
+use crate::ip::Outline;
+use crate::join::Joiner;
+use crate::message::{DATA_HEADER_LENGTH, INITIATION_LENGTH, Kind, u32_at};
+use crate::probe::Probing;
+use crate::session::Session;
+use crate::socket::{Incoming, ReceivedBatch};
+use crate::tables::{Event, Tables};
+
+/// Sorts datagrams: packets by peers are decrypted where they are and joined, the rest is for the control thread.
+#[derive(Debug, Default)]
+pub(crate) struct Entry {
+    /// Packets of one session that were decrypted and not looked at yet.
+    opened: Vec<Opened>,
+    /// The last source address and the session it was good for, so that it need not be looked up again.
+    last_source: Option<(IpAddr, u32)>,
+}
+
+#[derive(Debug)]
+struct Opened {
+    place: Range<usize>,
+    counter: u64,
+}
+
+impl Entry {
+    /// Takes a batch in.
+    pub(crate) fn admit(
+        &mut self,
+        tables: &Tables,
+        received: &mut ReceivedBatch,
+        joiner: &mut Joiner,
+        now: Instant,
+    ) {
+        self.last_source = None;
+        for message in &received.messages {
+            self.message(tables, &mut received.octets, message, joiner, now);
+        }
+    }
+
+    fn message(
+        &mut self,
+        tables: &Tables,
+        octets: &mut [u8],
+        message: &Incoming,
+        joiner: &mut Joiner,
+        now: Instant,
+    ) {
+        let mut session: Option<Arc<Session>> = None;
+        let end = message.start + message.length;
+        for start in (message.start..end).step_by(message.segment.max(1)) {
+            let place = start..end.min(start + message.segment);
+            let datagram = &mut octets[place.clone()];
+            match Kind::of(datagram) {
+                Ok(Kind::Data) => {
+                    let index = u32_at(datagram, 4);
+                    if session.as_ref().is_none_or(|session| session.local_index != index) {
+                        if let Some(session) = session.take() {
+                            self.accept(tables, octets, &session, message.from, joiner, now);
+                        }
+                        session = find(tables, index, now);
+                    }
+                    if let Some(session) = &session {
+                        self.open(session, &mut octets[place.clone()], place);
+                    } else {
+                        tables.drops.count(Drop::UnknownSession);
+                    }
+                }
+                Ok(kind) => pass_on(tables, kind, datagram, message.from),
+                Err(reason) => tables.drops.count(reason),
+            }
+        }
+        if let Some(session) = session {
+            self.accept(tables, octets, &session, message.from, joiner, now);
+        }
+    }
+
+    #[inline]
+    fn open(&mut self, session: &Session, datagram: &mut [u8], place: Range<usize>) {
+        match session.open(datagram) {
+            Some((counter, length)) => {
+                let start = place.start + DATA_HEADER_LENGTH;
+                self.opened.push(Opened { place: start..start + length, counter });
+            }
+            None => session.peer.drops.count(Drop::WrongTag),
+        }
+    }
+
+    /// Takes the packets of a session that are new and come from where the peer may send from.
+    fn accept(
+        &mut self,
+        tables: &Tables,
+        octets: &[u8],
+        session: &Arc<Session>,
+        from: SocketAddr,
+        joiner: &mut Joiner,
+        now: Instant,
+    ) {
+        let peer = &session.peer;
+        let mut opened = std::mem::take(&mut self.opened);
+        let decrypted = opened.len();
+        session.keep_new(|window| opened.retain(|packet| window.admit(packet.counter)));
+        if opened.len() < decrypted {
+            peer.drops.add(Drop::Replayed, (decrypted - opened.len()) as u64);
+        }
+        if !opened.is_empty() {
+            self.note_arrival(tables, session, from, now);
+        }
+        let (mut packets, mut length) = (0, 0);
+        for packet in &opened {
+            let octets_of = &octets[packet.place.clone()];
+            match self.judge(tables, session, octets_of) {
+                Ok(Some(outline)) => {
+                    packets += 1;
+                    length += outline.length as u64;
+                    joiner.push(octets, packet.place.start..packet.place.start + outline.length);
+                }
+                Ok(None) => {}
+                Err(reason) => peer.drops.count(reason),
+            }
+        }
+        if packets > 0 {
+            peer.received.add(packets, length);
+            let time = tables.clock.milliseconds(now);
+            peer.times.data_received.store(time, Ordering::Relaxed);
+        }
+        opened.clear();
+        self.opened = opened;
+    }
+
+    /// Something came that only the peer can have sent.
+    fn note_arrival(&self, tables: &Tables, session: &Arc<Session>, from: SocketAddr, now: Instant) {
+        let peer = &session.peer;
+        peer.times.received.store(tables.clock.milliseconds(now), Ordering::Relaxed);
+        if peer.endpoint.load().as_ref().is_none_or(|endpoint| **endpoint != from) {
+            tracing::debug!(peer = peer.name, %from, "A peer sends from another address");
+            peer.endpoint.store(Some(Arc::new(from)));
+        }
+        if session.confirm() {
+            tables.events.push(Event::Confirmed { session: session.clone() });
+        }
+    }
+
+    /// Whether a packet may go on. Nothing, if it was for this end of the tunnel.
+    #[inline]
+    fn judge(&mut self, tables: &Tables, session: &Session, packet: &[u8]) -> Result<Option<Outline>, Drop> {
+        if packet.is_empty() {
+            return Ok(None);
+        }
+        let Some(outline) = Outline::of(packet) else {
+            let probing = Probing::read(packet).ok_or(Drop::Malformed)?;
+            tables.events.push(Event::Probe { peer: session.peer.clone(), probing });
+            return Ok(None);
+        };
+        let source = Some((outline.source, session.local_index));
+        if self.last_source != source {
+            let addresses = tables.addresses.load();
+            let is_owner =
+                addresses.lookup(outline.source).is_some_and(|owner| Arc::ptr_eq(owner, &session.peer));
+            if !is_owner {
+                return Err(Drop::WrongSource);
+            }
+            self.last_source = source;
+        }
+        Ok(Some(outline))
+    }
+}
+
+fn find(tables: &Tables, index: u32, now: Instant) -> Option<Arc<Session>> {
+    let sessions = tables.sessions.load();
+    let session = sessions.get(&index)?;
+    let age = now.saturating_duration_since(session.established);
+    (age < tables.limits.reject_after).then(|| session.clone())
+}
+
+/// Gives a handshake message to the control thread, if its sender knows a key of this node.
+fn pass_on(tables: &Tables, kind: Kind, datagram: &[u8], from: SocketAddr) {
+    let key = if kind == Kind::CookieReply {
+        None
+    } else {
+        let checks = tables.key_checks.load();
+        match checks.iter().find(|(_, check)| check.knows_key(datagram)) {
+            Some((key, _)) => Some(*key),
+            None => {
+                tables.drops.count(Drop::WrongMac);
+                return;
+            }
+        }
+    };
+    let mut message = Box::new([0; INITIATION_LENGTH]);
+    message[..datagram.len()].copy_from_slice(datagram);
+    if !tables.events.push(Event::Handshake { message, length: datagram.len(), from, key }) {
+        tables.drops.count(Drop::HandshakeFlood);
+    }
+}

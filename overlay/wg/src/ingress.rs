@@ -1,0 +1,116 @@
+//! Packets on their way from peers.
+
+use std::io::IoSlice;
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::Instant;
+
+use mesonet_overlay_plan::queue_of;
+
+use crate::device::Device;
+use crate::drops::Drop;
+use crate::entry::Entry;
+use crate::join::{Joiner, PIECES_MAX};
+use crate::socket::{ReceivedBatch, UdpSocket};
+use crate::tables::Tables;
+
+/// Receives, decrypts, and writes to the device.
+#[derive(Debug, Default)]
+pub(crate) struct Ingress {
+    received: ReceivedBatch,
+    entry: Entry,
+    joiner: Joiner,
+}
+
+/// Workers receive one after the other, decrypt at the same time, and hand over in the order in which they received:
+/// so several cores work for one peer, and no flow is reordered.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    /// The number of the next batch.
+    received: Mutex<u64>,
+    /// The number of the batch that is handed over next.
+    handed_over: Mutex<u64>,
+    moved_on: Condvar,
+}
+
+/// The number of a batch. The next one's turn comes when this is dropped.
+struct Turn<'a> {
+    turns: &'a Turns,
+    number: u64,
+}
+
+impl Ingress {
+    /// Moves what peers sent. Whether that was anything.
+    pub(crate) fn run(
+        &mut self,
+        tables: &Tables,
+        device: &Device,
+        socket: &UdpSocket,
+        turns: &Turns,
+        now: Instant,
+    ) -> bool {
+        let Some(turn) = turns.receive(socket, &mut self.received) else {
+            return false;
+        };
+        self.joiner.clear();
+        self.entry.admit(tables, &mut self.received, &mut self.joiner, now);
+        self.joiner.finish(&mut self.received.octets);
+        turn.wait();
+        self.hand_over(tables, device);
+        true
+    }
+
+    fn hand_over(&self, tables: &Tables, device: &Device) {
+        let octets = &self.received.octets;
+        for join in self.joiner.joins() {
+            let header = join.header().write();
+            let mut slices = [IoSlice::new(&[]); PIECES_MAX + 1];
+            slices[0] = IoSlice::new(&header);
+            let mut count = 1;
+            for (slice, place) in slices[1..].iter_mut().zip(self.joiner.places(join)) {
+                *slice = IoSlice::new(&octets[place]);
+                count += 1;
+            }
+            let queue = queue_of(&slices[1], device.queues.len());
+            if let Err(error) = device.write(queue, &slices[..count]) {
+                tables.drops.add(Drop::Device, join.packets as u64);
+                tracing::debug!(%error, "A packet could not be written to the device");
+            }
+        }
+    }
+}
+
+impl Turns {
+    fn receive(&self, socket: &UdpSocket, batch: &mut ReceivedBatch) -> Option<Turn<'_>> {
+        let mut received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        match socket.receive(batch) {
+            Ok(()) => {
+                let number = *received;
+                *received += 1;
+                Some(Turn { turns: self, number })
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => None,
+            Err(error) => {
+                tracing::debug!(%error, "Nothing could be received from nodes");
+                None
+            }
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Waits until all earlier batches are handed over.
+    fn wait(&self) {
+        let mut next = self.turns.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        while *next != self.number {
+            next = self.turns.moved_on.wait(next).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl std::ops::Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.wait();
+        *self.turns.handed_over.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.turns.moved_on.notify_all();
+    }
+}

@@ -1,0 +1,150 @@
+//! The keys of a finished handshake, and what is counted with them.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+
+use crate::key::{KEY_LENGTH, PublicKey};
+use crate::message::{DATA_HEADER_LENGTH, DATA_OVERHEAD, TAG_LENGTH, u64_at, write_data_header};
+use crate::noise::Agreed;
+use crate::peer::Peer;
+use crate::replay::ReplayWindow;
+use crate::settings::Limits;
+
+/// Messages after which a session encrypts nothing more (REJECT_AFTER_MESSAGES of the protocol).
+const MESSAGES_MAX: u64 = u64::MAX - (1 << 13);
+
+/// Keys that both ends have. Any number of cores may use it at once.
+pub(crate) struct Session {
+    /// Whom it is with.
+    pub(crate) peer: Arc<Peer>,
+    /// By which of the peer's keys and of this node's keys.
+    pub(crate) keys: KeyPair,
+    /// The number by which this end knows it.
+    pub(crate) local_index: u32,
+    remote_index: u32,
+    pub(crate) established: Instant,
+    /// Whether this end began the handshake. Only that end renews the session after a time.
+    pub(crate) is_initiator: bool,
+    sealing: LessSafeKey,
+    opening: LessSafeKey,
+    /// Whether the other end is known to have the keys.
+    is_confirmed: AtomicBool,
+    next_counter: AtomicU64,
+    replay: Mutex<ReplayWindow>,
+}
+
+/// The long-term keys of both ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyPair {
+    pub(crate) own: PublicKey,
+    pub(crate) peer: PublicKey,
+}
+
+impl Session {
+    pub(crate) fn new(
+        peer: Arc<Peer>,
+        keys: KeyPair,
+        local_index: u32,
+        agreed: &Agreed,
+        is_initiator: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            peer,
+            keys,
+            local_index,
+            remote_index: agreed.remote_index,
+            established: now,
+            is_initiator,
+            sealing: cipher(&agreed.sending),
+            opening: cipher(&agreed.receiving),
+            is_confirmed: AtomicBool::new(is_initiator),
+            next_counter: AtomicU64::new(0),
+            replay: Mutex::default(),
+        }
+    }
+
+    /// Numbers for so many messages, or nothing if the session is used up.
+    pub(crate) fn take_counters(&self, messages: u64) -> Option<u64> {
+        if self.messages_sent() >= MESSAGES_MAX {
+            return None;
+        }
+        Some(self.next_counter.fetch_add(messages, Ordering::Relaxed))
+    }
+
+    /// Messages that were encrypted.
+    pub(crate) fn messages_sent(&self) -> u64 {
+        self.next_counter.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the other end has the keys. Whether that is news.
+    #[inline]
+    pub(crate) fn confirm(&self) -> bool {
+        !self.is_confirmed.load(Ordering::Relaxed) && !self.is_confirmed.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether another session should take its place.
+    #[inline]
+    pub(crate) fn is_due(&self, limits: &Limits, now: Instant) -> bool {
+        self.messages_sent() >= limits.rekey_after_messages
+            || (self.is_initiator && now.saturating_duration_since(self.established) >= limits.rekey_after)
+    }
+
+    /// Makes a message in place, around a packet that begins after the room for the header and ends before the room
+    /// for the tag.
+    #[inline]
+    pub(crate) fn seal(&self, counter: u64, message: &mut [u8]) {
+        debug_assert!(message.len() >= DATA_OVERHEAD);
+        write_data_header(message, self.remote_index, counter);
+        let length = message.len() - DATA_OVERHEAD;
+        let (packet, tag_room) = message[DATA_HEADER_LENGTH..].split_at_mut(length);
+        let tag = self
+            .sealing
+            .seal_in_place_separate_tag(nonce(counter), Aad::empty(), packet)
+            .expect("BUG: a datagram is shorter than what the cipher takes");
+        tag_room.copy_from_slice(tag.as_ref());
+    }
+
+    /// Decrypts a message in place, if it is what the peer encrypted; the packet begins after the header. Gives the
+    /// message's number and the packet's length.
+    #[inline]
+    pub(crate) fn open(&self, message: &mut [u8]) -> Option<(u64, usize)> {
+        let counter = u64_at(message, 8);
+        self.opening
+            .open_in_place(nonce(counter), Aad::empty(), &mut message[DATA_HEADER_LENGTH..])
+            .ok()
+            .map(|packet| (counter, packet.len()))
+    }
+
+    /// Keeps those messages whose numbers are new. A batch at once, so that its cost is the batch's.
+    pub(crate) fn keep_new(&self, mut is_kept: impl FnMut(&mut ReplayWindow)) {
+        is_kept(&mut self.replay.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_struct("Session")
+            .field("local_index", &self.local_index)
+            .field("remote_index", &self.remote_index)
+            .finish_non_exhaustive()
+    }
+}
+
+fn cipher(key: &[u8; KEY_LENGTH]) -> LessSafeKey {
+    let key =
+        UnboundKey::new(&CHACHA20_POLY1305, key).expect("BUG: keys of sessions have the cipher's length");
+    LessSafeKey::new(key)
+}
+
+#[inline]
+fn nonce(counter: u64) -> Nonce {
+    let mut octets = [0; 12];
+    octets[4..].copy_from_slice(&counter.to_le_bytes());
+    Nonce::assume_unique_for_key(octets)
+}
+
+const _: () = assert!(TAG_LENGTH == 16 && DATA_HEADER_LENGTH == 16);
