@@ -31,7 +31,7 @@ pub(super) enum Ends {
         has_registered: bool,
     },
     Net {
-        known: Option<ClusterView>,
+        known: Option<Box<ClusterView>>,
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
         /// To be said again to the next master.
@@ -44,7 +44,7 @@ pub(super) enum Ends {
 /// Where what the master says goes.
 pub(super) enum Inward<'ends> {
     Agent(&'ends mpsc::Sender<AgentCommand>),
-    Net { known: &'ends mut Option<ClusterView>, views: &'ends Publisher },
+    Net { known: &'ends mut Option<Box<ClusterView>>, views: &'ends Publisher },
 }
 
 /// Where what is said to the master comes from.
@@ -81,7 +81,7 @@ impl Ends {
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
     ) -> Self {
-        Self::Net { known, views, reports, latest: BTreeMap::new(), is_relay: false }
+        Self::Net { known: known.map(Box::new), views, reports, latest: BTreeMap::new(), is_relay: false }
     }
 
     pub(super) fn relay(
@@ -89,7 +89,7 @@ impl Ends {
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
     ) -> Self {
-        Self::Net { known, views, reports, latest: BTreeMap::new(), is_relay: true }
+        Self::Net { known: known.map(Box::new), views, reports, latest: BTreeMap::new(), is_relay: true }
     }
 
     /// The newest view that is here.
@@ -170,15 +170,16 @@ impl Inward<'_> {
                 view
             }
             ViewMessage::Delta(delta) => {
+                let known = known.as_deref().cloned();
                 let mut view =
-                    known.clone().ok_or_else(|| LinkError::Message("a delta without a view".to_owned()))?;
+                    known.ok_or_else(|| LinkError::Message("a delta without a view".to_owned()))?;
                 view.apply(&delta).map_err(|error| LinkError::Message(error.to_string()))?;
                 view
             }
         };
         // Revisions never go back on a node: the publisher ignores an older one.
         views.publish(view.clone());
-        **known = Some(view);
+        **known = Some(Box::new(view));
         Ok(is_snapshot)
     }
 }

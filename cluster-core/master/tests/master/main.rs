@@ -10,4 +10,5 @@ mod offers;
 mod policies;
 mod random_script;
 mod recovery;
+mod reference;
 mod vips;
