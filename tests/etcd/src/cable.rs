@@ -4,12 +4,18 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const WHOLE: u8 = 0;
 /// What etcd says is lost.
 const DEAF: u8 = 1;
 /// Nothing gets through.
 const CUT: u8 = 2;
+/// Each piece takes its time.
+const SLOW: u8 = 3;
+
+/// How long that is.
+const DELAY: Duration = Duration::from_millis(25);
 
 /// Forwards connections to one address. They end with the test's process.
 #[derive(Debug)]
@@ -34,7 +40,7 @@ impl Cable {
                 kept.lock().expect("connections").extend(both().into_iter().flatten());
                 let [from, to] = both().expect("cloned");
                 forward(from, to, seen.clone(), |state| state == CUT);
-                forward(server, client, seen.clone(), |state| state != WHOLE);
+                forward(server, client, seen.clone(), |state| matches!(state, DEAF | CUT));
             }
         });
         Self { address, state, connections }
@@ -48,6 +54,11 @@ impl Cable {
     /// Loses what etcd answers from here on.
     pub fn lose_answers(&self) {
         self.state.store(DEAF, Ordering::SeqCst);
+    }
+
+    /// Brings everything later from here on.
+    pub fn slow_down(&self) {
+        self.state.store(SLOW, Ordering::SeqCst);
     }
 
     /// Lets nothing through from here on, without telling anybody.
@@ -69,6 +80,9 @@ fn forward(mut from: TcpStream, mut to: TcpStream, state: Arc<AtomicU8>, is_lost
     std::thread::spawn(move || {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
+            if state.load(Ordering::SeqCst) == SLOW {
+                std::thread::sleep(DELAY);
+            }
             if is_lost(state.load(Ordering::SeqCst)) {
                 continue;
             }

@@ -19,7 +19,7 @@ pub use cable::Cable;
 pub use gateway::base64;
 
 /// How long members may take until they serve.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a port is taken by another process between its choice and its use.
 const STARTS_MAX: usize = 5;

@@ -119,7 +119,7 @@ async fn no_commit_is_lost_or_made_in_secret_when_leaders_change() {
     let (mut all, mut doubted) = (Vec::new(), Vec::new());
     for master in masters {
         let (acknowledged, undecided) =
-            tokio::time::timeout(6 * PATIENCE, master).await.expect("in time").expect("joined");
+            tokio::time::timeout(3 * PATIENCE, master).await.expect("in time").expect("joined");
         all.extend(acknowledged);
         doubted.extend(undecided);
     }
@@ -139,7 +139,7 @@ async fn no_commit_is_lost_or_made_in_secret_when_leaders_change() {
 async fn a_commit_whose_answer_is_lost_is_made_once() {
     let etcd = Etcd::start(1);
     let cable = Cable::to(etcd.address(0));
-    let patient = EtcdSettings { lease: Duration::from_secs(10), ..by_cable(&etcd, &cable) };
+    let patient = EtcdSettings { lease: PATIENCE, ..by_cable(&etcd, &cable) };
     let replica = open(patient).await;
     let follower = open(settings(&etcd)).await;
     let mut term = lead(&replica, "one").await;
@@ -165,7 +165,7 @@ async fn a_commit_whose_answer_is_lost_is_made_once() {
 #[tokio::test]
 async fn a_leader_outlives_a_short_absence_of_etcd() {
     let mut etcd = Etcd::start(1);
-    let replica = open(EtcdSettings { lease: Duration::from_secs(10), ..settings(&etcd) }).await;
+    let replica = open(EtcdSettings { lease: PATIENCE, ..settings(&etcd) }).await;
     let mut term = lead(&replica, "one").await;
     etcd.kill(0);
     within(replica.is_current().wait_for(|is_current| !is_current)).await.expect("followed");
@@ -268,7 +268,8 @@ async fn a_replica_that_has_missed_too_much_reads_everything_again() {
     assert_eq!(reach(&follower, 21).await.records.len(), 1);
 }
 
-/// The leader is cut off between the moment in which a large commit is true and that in which it is carried out.
+/// The leader is cut off between the moment in which a large commit is true and that in which it is carried out, which
+/// takes it a while over a slow way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_commit_is_completed_by_the_next_leader() {
     const SIZE: usize = 20_000;
@@ -277,9 +278,11 @@ async fn a_large_commit_is_completed_by_the_next_leader() {
     let mut was_in_the_middle = false;
     for _ in 0..5 {
         let cable = Arc::new(Cable::to(etcd.address(0)));
-        let one = open(by_cable(&etcd, &cable)).await;
+        let lease = Duration::from_secs(6);
+        let one = open(EtcdSettings { lease, ..by_cable(&etcd, &cable) }).await;
         let two = open(settings(&etcd)).await;
         let mut first = lead(&one, "one").await;
+        cable.slow_down();
         revision += 1;
         let committing = tokio::task::spawn_blocking(move || {
             // Whether its answer arrives is of no interest.

@@ -17,7 +17,7 @@ use mesonet_test_etcd::{Cable, Etcd, base64};
 const CLUSTER: &str = "0d7e5bd2-7ab1-4a5c-8a3e-2a4f7f1b0c11";
 
 /// How long anything may take that is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn settings(etcd: &Etcd) -> EtcdSettings {
     let cluster = ClusterId::new(CLUSTER);
