@@ -3,6 +3,7 @@
 //! Tasks of the runtime: the agent's own, and the bus client's. The tasks that the agent runs go on without it, and the
 //! next one takes them up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -18,6 +19,7 @@ use crate::driver::{AGENT_COMMANDS_MAX, AGENT_REPORTS_MAX};
 use crate::machine::{self, Wanted};
 use crate::open_files;
 use crate::process::{self, Running};
+use crate::sandboxes::LocalSandboxes;
 
 /// Runs the node's agent until SIGINT or SIGTERM; its tasks run on. `token` is needed until the node has joined.
 ///
@@ -49,8 +51,9 @@ impl AgentProcess {
             Some(address) => address,
             None => address_towards_masters(&node).await?,
         };
+        let agent_dir = options.dir.join("agent");
         let config = mesonet_agent::Config {
-            dir: options.dir.join("agent"),
+            dir: agent_dir.clone(),
             hostname: options.hostname.clone().unwrap_or_else(|| address.to_string()),
             address,
             resources: machine::offered(Wanted::from(options), &options.dir),
@@ -71,7 +74,9 @@ impl AgentProcess {
         let agent =
             mesonet_agent::start(config, commands_in, reports).await.context("cannot start the agent")?;
         let settings = ClientSettings { masters, identity: node.identity_dir(), idle_timeout };
-        let bus = Client::start_agent(settings, commands, reports_out).context("cannot use the bus")?;
+        let files = Arc::new(LocalSandboxes { agent_dir });
+        let bus = Client::start_agent_with_files(settings, commands, reports_out, files)
+            .context("cannot use the bus")?;
         Ok(Self { identity, agent, _bus: bus })
     }
 }

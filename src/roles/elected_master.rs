@@ -91,7 +91,7 @@ impl ElectedMaster {
             leader: api_follows,
             replica: Arc::new(RecordsReader::new(settings.clone(), replica.clone())),
             metrics: metrics.clone(),
-            sandboxes: Arc::new(RemoteSandboxes),
+            sandboxes: Arc::new(RemoteSandboxes::new(bus.clone())),
             masters,
             address: me.api,
         };

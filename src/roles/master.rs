@@ -133,7 +133,7 @@ impl MasterProcess {
             nodes: role.nodes.clone(),
             events: role.events.clone(),
             metrics,
-            sandboxes: Arc::new(RemoteSandboxes),
+            sandboxes: Arc::new(RemoteSandboxes::new(bus.clone())),
             masters: Arc::new(LoneMaster::default()),
             address: settings.address,
         };

@@ -145,8 +145,13 @@ fn a_full_disk_costs_a_node_the_view_for_its_next_start_and_nothing_else() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_log_that_the_master_does_not_pass_on_is_where_the_error_says() {
-    let nodes = with_one_good_node(&[]);
+fn a_log_is_read_on_its_node_and_is_where_the_error_says_without_an_agent() {
+    let mut nodes = with_one_good_node(&[]);
+    eventually("the log is passed on", || {
+        let read = nodes.mesonet(&["task", "log", "web"]);
+        if read.code == Some(0) && read.stdout == "listening\n" { Ok(()) } else { Err(format!("{read:?}")) }
+    });
+    nodes.stop("good", "agent");
     let said = nodes.mesonet(&["task", "log", "web"]).failure(1);
     assert!(said.contains("node 'good'"), "{said}");
     let path = said.split_whitespace().find(|word| word.starts_with("agent/")).expect("a path");

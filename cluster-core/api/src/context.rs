@@ -99,9 +99,11 @@ pub struct Answer {
 
 /// Reads files in the sandboxes of tasks.
 pub trait SandboxReader: Send + Sync {
-    /// Reads up to `length` bytes from `offset` on; without an offset, only tells the file's size.
+    /// Reads up to `length` bytes from `offset` on; without an offset, only tells the file's size. `agent` runs the
+    /// task, or has run it, if that is known.
     fn read(
         &self,
+        agent: Option<&AgentId>,
         task: &TaskKey,
         file: &str,
         offset: Option<u64>,
@@ -130,8 +132,10 @@ pub enum SandboxError {
         file: String,
     },
     /// The file is on the task's node, and this process is not.
-    #[error("file '{file}' of task '{task}' is on the task's node")]
+    #[error("file '{file}' of task '{task}' is on the task's node: {reason}")]
     Elsewhere {
+        /// Why it cannot be had from there.
+        reason: String,
         /// The task.
         task: String,
         /// The file.

@@ -18,6 +18,7 @@ mod client;
 mod clock;
 mod commit_log;
 mod feed;
+mod files;
 mod pki;
 mod plane_paths;
 mod reason;
@@ -33,6 +34,7 @@ pub use client::{
     BACKOFF_FIRST, BACKOFF_LAST, Client, ClientSettings, ClientStats, JoinError, LinkError, LinkState, join,
 };
 pub use feed::{Feed, PlaneNews, Publisher, REPORTS_MAX, Report, channel};
+pub use files::{FILE_ANSWER_MAX, FILE_BYTES_MAX, FileFailure, FilePiece, FileQuestion, Files};
 pub use pki::{
     Authority, AuthorityError, CertificateError, FileError, FileRecords, Identity, IdentityError,
     IdentityFiles, JoinToken, JoinTokenError, NoRandomness, NodeRecord, RecordError, Records, TOKEN_USES_MAX,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
+use crate::files::FILES_AT_ONCE;
+
 /// What a master keeps for one node of what it has sent and the node has not acknowledged: further deltas wait, and
 /// become one.
 pub(crate) const SEND_WINDOW_BYTES: u64 = 1 << 20;
@@ -36,10 +38,11 @@ pub(crate) fn of_master(idle_timeout: Duration) -> TransportConfig {
     config
 }
 
-/// A node's side: one stream opened by the master, and the duty to keep the connection alive.
+/// A node's side: one stream opened by the master, those on which it asks for files, and the duty to keep the connection
+/// alive.
 pub(crate) fn of_node(idle_timeout: Duration) -> TransportConfig {
     let mut config = base(idle_timeout);
-    config.max_concurrent_bidi_streams(VarInt::from_u32(0));
+    config.max_concurrent_bidi_streams(VarInt::from_u32(FILES_AT_ONCE));
     config.max_concurrent_uni_streams(VarInt::from_u32(1));
     config.keep_alive_interval(Some(idle_timeout / KEEP_ALIVES_PER_TIMEOUT));
     config

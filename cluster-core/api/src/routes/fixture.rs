@@ -214,6 +214,7 @@ pub(super) struct OneFile;
 impl SandboxReader for OneFile {
     fn read(
         &self,
+        _agent: Option<&AgentId>,
         task: &TaskKey,
         file: &str,
         offset: Option<u64>,

@@ -214,15 +214,23 @@ async fn read_file(api: &Api, call: &Call, task: &str, file: &[&str]) -> Result<
     let length = number(call, "length")?.unwrap_or(FILE_CHUNK_DEFAULT).min(FILE_CHUNK_MAX);
     let key = task_key(&*api.state()?, call, task)?;
     let file = file.join("/");
-    let elsewhere = elsewhere(&*api.state()?, &key, &file);
+    let state = api.state()?;
+    let elsewhere = elsewhere(&state, &key, &file);
+    let agent = state.cluster.tasks.get(&key).map(|task| task.agent.clone());
     let sandboxes = Arc::clone(&api.context.sandboxes);
-    let read = tokio::task::spawn_blocking(move || sandboxes.read(&key, &file, offset, Some(length)));
+    let read = tokio::task::spawn_blocking(move || {
+        sandboxes.read(agent.as_ref(), &key, &file, offset, Some(length))
+    });
     let chunk = match read.await {
         Ok(Ok(chunk)) => chunk,
         Ok(Err(error @ SandboxError::NotFound { .. })) => {
             return Err(Failure::NotFound(error.to_string()));
         }
-        Ok(Err(SandboxError::Elsewhere { .. })) => return Err(Failure::NotFound(elsewhere)),
+        Ok(Err(SandboxError::Elsewhere { reason, .. })) => {
+            return Err(Failure::NotFound(format!(
+                "The file cannot be read from here: {reason}. {elsewhere}"
+            )));
+        }
         Ok(Err(SandboxError::Io { task, file, source })) => {
             tracing::warn!(task, file, error = %source, "Cannot read a sandbox file");
             return Err(Failure::Internal(format!("cannot read file '{file}' of task '{task}': {source}")));
@@ -234,7 +242,7 @@ async fn read_file(api: &Api, call: &Call, task: &str, file: &[&str]) -> Result<
     Ok(respond::ok(&json!({"offset": chunk.offset, "data": data})))
 }
 
-/// Where a user finds a file that a master does not pass on.
+/// Where a user finds a file that the master cannot read.
 fn elsewhere(state: &State, key: &TaskKey, file: &str) -> String {
     let TaskKey { framework, task } = key;
     let agent = state.cluster.tasks.get(key).and_then(|task| state.cluster.agents.get(&task.agent));
@@ -243,7 +251,7 @@ fn elsewhere(state: &State, key: &TaskKey, file: &str) -> String {
         |agent| (format!("node '{}' ({})", agent.node_name(), agent.info.address), agent.id.to_string()),
     );
     format!(
-        "A master does not pass on files of tasks. '{file}' of task '{task}' is on {node}, below its directory \
+        "'{file}' of task '{task}' is on {node}, below its directory \
          (/var/lib/mesonet/node unless said otherwise): \
          agent/slaves/{slave}/frameworks/{framework}/executors/{task}/runs/latest/{file}"
     )

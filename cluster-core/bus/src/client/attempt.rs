@@ -12,7 +12,7 @@ use super::dial::{Ground, LinkError, dial};
 use super::ends::{Ends, Inward, Outward};
 use crate::pki::{self, Applicant};
 use crate::wire::{self, First, FromMaster, FromNode, Hello};
-use crate::{Role, clock};
+use crate::{Role, clock, files};
 
 /// From the first packet to the master's welcome.
 const WELCOME_MAX: Duration = Duration::from_secs(10);
@@ -52,8 +52,12 @@ pub(super) async fn connect_and_serve(
     }
     keeper.connected(master);
     let connection = welcomed.connection.clone();
+    let files = ends.files();
     let error = match ends.open().await {
-        Ok((inward, outward)) => serve(keeper, welcomed, inward, outward).await,
+        Ok((inward, outward)) => tokio::select! {
+            error = serve(keeper, welcomed, inward, outward) => error,
+            error = files::answer_all(&connection, files.as_ref()) => error,
+        },
         Err(error) => error,
     };
     keeper.terms.confirm(Instant::now());

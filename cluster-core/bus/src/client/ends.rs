@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::dial::LinkError;
 use crate::wire::{FromNode, ViewMessage};
-use crate::{PlaneNews, Publisher, Report};
+use crate::{Files, PlaneNews, Publisher, Report};
 
 /// How often a master that stands by tells the leader which revision it has, at most: it is for people to look at.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
@@ -27,6 +27,8 @@ pub(super) enum Ends {
     Agent {
         commands: mpsc::Sender<AgentCommand>,
         reports: mpsc::Receiver<AgentReport>,
+        /// Those of its tasks, if the master may ask for them.
+        files: Option<Arc<dyn Files>>,
         /// Whether a registration of the agent was taken, and perhaps lost with its connection.
         has_registered: bool,
     },
@@ -72,8 +74,12 @@ pub(super) struct Progress {
 }
 
 impl Ends {
-    pub(super) fn agent(commands: mpsc::Sender<AgentCommand>, reports: mpsc::Receiver<AgentReport>) -> Self {
-        Self::Agent { commands, reports, has_registered: false }
+    pub(super) fn agent(
+        commands: mpsc::Sender<AgentCommand>,
+        reports: mpsc::Receiver<AgentReport>,
+        files: Option<Arc<dyn Files>>,
+    ) -> Self {
+        Self::Agent { commands, reports, files, has_registered: false }
     }
 
     pub(super) fn net(
@@ -100,10 +106,18 @@ impl Ends {
         }
     }
 
+    /// The files that the master may ask for.
+    pub(super) fn files(&self) -> Option<Arc<dyn Files>> {
+        match self {
+            Self::Agent { files, .. } => files.clone(),
+            Self::Net { .. } => None,
+        }
+    }
+
     /// The two directions of a new connection.
     pub(super) async fn open(&mut self) -> Result<(Inward<'_>, Outward<'_>), LinkError> {
         match self {
-            Self::Agent { commands, reports, has_registered } => {
+            Self::Agent { commands, reports, has_registered, .. } => {
                 let is_stale = *has_registered;
                 if is_stale {
                     commands.send(AgentCommand::Reregister).await.map_err(|_| LinkError::Closed)?;

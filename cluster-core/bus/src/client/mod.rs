@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::pki::NoRandomness;
-use crate::{Identity, IdentityError, PlaneNews, Publisher, Role};
+use crate::{Files, Identity, IdentityError, PlaneNews, Publisher, Role};
 use credentials::Credentials;
 use ends::Ends;
 use itinerary::{Itinerary, Outcome};
@@ -120,7 +120,20 @@ impl Client {
         commands: mpsc::Sender<AgentCommand>,
         reports: mpsc::Receiver<AgentReport>,
     ) -> Result<Self, IdentityError> {
-        Self::start(settings, Role::Agent, Ends::agent(commands, reports))
+        Self::start(settings, Role::Agent, Ends::agent(commands, reports, None))
+    }
+
+    /// The same for an agent whose tasks' files the master may ask for.
+    ///
+    /// # Errors
+    /// As [`Client::start_agent`].
+    pub fn start_agent_with_files(
+        settings: ClientSettings,
+        commands: mpsc::Sender<AgentCommand>,
+        reports: mpsc::Receiver<AgentReport>,
+        files: Arc<dyn Files>,
+    ) -> Result<Self, IdentityError> {
+        Self::start(settings, Role::Agent, Ends::agent(commands, reports, Some(files)))
     }
 
     /// Connects a network daemon: what the master publishes is published here, and what planes report here is

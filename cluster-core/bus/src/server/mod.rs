@@ -28,7 +28,10 @@ use crate::pki::{self, CertificateError, Holder, TlsError};
 use crate::plane_paths::PlanePaths;
 use crate::reason::Reason;
 use crate::wire::FromMaster;
-use crate::{Authority, AuthorityError, Feed, IdentityError, NodeName, Role, clock, transport};
+use crate::{
+    Authority, AuthorityError, Feed, FileFailure, FilePiece, FileQuestion, IdentityError, NodeName, Role,
+    clock, files, transport,
+};
 use duty::{Duty, Standing};
 use registry::Registry;
 use standbys::Standbys;
@@ -247,6 +250,22 @@ impl Server {
     /// The nodes that are connected, and as what.
     pub fn connected(&self) -> Vec<(NodeName, Role)> {
         self.hall().registry().links().into_iter().map(|(node, role, _)| (node, role)).collect()
+    }
+
+    /// Has an agent read a file of one of its tasks.
+    ///
+    /// # Errors
+    /// When there is no such file, or the agent is not connected here or does not answer.
+    pub async fn read_file(
+        &self,
+        agent: &AgentId,
+        question: &FileQuestion,
+    ) -> Result<FilePiece, FileFailure> {
+        let link = self.hall().registry().agent_link(agent);
+        match link {
+            Some(link) => files::ask(&link.connection, question).await,
+            None => Err(FileFailure::Away),
+        }
     }
 
     /// Ends every connection and tells the nodes.

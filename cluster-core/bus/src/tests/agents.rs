@@ -7,7 +7,7 @@ use mesonet_model::{
 
 use super::site::{Site, connects, eventually, patiently, registration};
 use crate::wire::{FromMaster, FromNode};
-use crate::{Reason, Role};
+use crate::{FileFailure, FilePiece, FileQuestion, Files, Reason, Role};
 
 fn key() -> TaskKey {
     TaskKey::new(FrameworkId::new("f"), TaskId::new("t"))
@@ -158,4 +158,51 @@ async fn no_node_speaks_for_the_agent_of_another() {
     }
     connects(&node.client).await;
     assert_eq!(node.client.stats().failures, 0);
+}
+
+/// One file that is longer than a window.
+#[derive(Debug)]
+struct OneFile;
+
+impl Files for OneFile {
+    fn read(&self, question: &FileQuestion) -> Result<FilePiece, FileFailure> {
+        match (question.file.as_str(), question.offset) {
+            ("stdout", Some(offset)) => Ok(FilePiece { offset, data: vec![7; crate::FILE_BYTES_MAX] }),
+            ("stdout", None) => Ok(FilePiece { offset: 1 << 30, data: Vec::new() }),
+            _ => Err(FileFailure::NotFound),
+        }
+    }
+}
+
+fn question(file: &str, offset: Option<u64>) -> FileQuestion {
+    FileQuestion { task: key(), file: file.to_owned(), offset, length: None }
+}
+
+#[tokio::test]
+async fn files_of_tasks_are_read_on_their_node() {
+    let mut site = Site::start();
+    site.joined("n1").await;
+    let mut node = site.agent_with_files("n1", std::sync::Arc::new(OneFile));
+    site.register(&mut node, "host-1", "c-S0").await;
+    let agent = AgentId::new("c-S0");
+    let read = async |file: &str, offset| site.server.read_file(&agent, &question(file, offset)).await;
+    let piece = patiently(read("stdout", Some(5))).await.expect("read");
+    assert_eq!((piece.offset, piece.data.len()), (5, crate::FILE_BYTES_MAX));
+    assert_eq!(read("stdout", None).await, Ok(FilePiece { offset: 1 << 30, data: Vec::new() }));
+    assert_eq!(read("other", Some(0)).await, Err(FileFailure::NotFound));
+    let stranger = site.server.read_file(&AgentId::new("c-S9"), &question("stdout", None)).await;
+    assert_eq!(stranger, Err(FileFailure::Away));
+    assert_eq!(node.client.stats().failures, 0);
+}
+
+#[tokio::test]
+async fn an_agent_that_shows_no_files_says_so() {
+    let mut site = Site::start();
+    site.joined("n1").await;
+    let mut node = site.agent("n1");
+    site.register(&mut node, "host-1", "c-S0").await;
+    let answer = patiently(site.server.read_file(&AgentId::new("c-S0"), &question("stdout", None))).await;
+    assert_eq!(answer, Err(FileFailure::Silent));
+    connects(&node.client).await;
+    assert_eq!(node.client.stats().failures, 0, "nothing else is affected");
 }

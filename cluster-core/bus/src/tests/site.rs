@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesonet_model::{
@@ -18,13 +19,13 @@ use tokio::sync::mpsc;
 use crate::client::dial::{Ground, LinkError, dial};
 use crate::wire::{self, First, FromMaster, Hello};
 use crate::{
-    Authority, Client, ClientSettings, Feed, Identity, JoinError, JoinToken, LinkState, MasterEnds, NodeName,
-    PlaneNews, Publisher, Reason, Role, Server, ServerError, ServerSettings, TokenTerms, channel, clock,
-    join, pki,
+    Authority, Client, ClientSettings, Feed, Files, Identity, JoinError, JoinToken, LinkState, MasterEnds,
+    NodeName, PlaneNews, Publisher, Reason, Role, Server, ServerError, ServerSettings, TokenTerms, channel,
+    clock, join, pki,
 };
 
 /// Nothing here takes longer unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -121,6 +122,13 @@ impl Site {
         let (reports, reports_out) = mpsc::channel(64);
         let client = Client::start_agent(self.settings(node), commands_in, reports_out).expect("client");
         AgentNode { client, commands, reports }
+    }
+
+    pub(super) fn agent_with_files(&self, node: &str, files: Arc<dyn Files>) -> AgentNode {
+        let (commands_in, commands) = mpsc::channel(64);
+        let (reports, reports_out) = mpsc::channel(64);
+        let client = Client::start_agent_with_files(self.settings(node), commands_in, reports_out, files);
+        AgentNode { client: client.expect("client"), commands, reports }
     }
 
     pub(super) fn net(&self, node: &str, known: Option<ClusterView>) -> NetNode {
