@@ -1,6 +1,6 @@
 //! The data plane that needs no rights: it accepts at the virtual addresses and copies bytes.
 //!
-//! A few threads, the workers, each run one epoll loop and share nothing but the listening sockets. A worker owns its
+//! A few threads, the workers, each run one epoll loop. A worker has a socket of its own at each address (SO_REUSEPORT), its
 //! copy of the table and its connections, so that choosing an endpoint takes no lock, and a change of the table is
 //! a message that the worker acknowledges: when all have, no connection made from then on follows the old table.
 //!
@@ -9,10 +9,12 @@
 //! | caller of [`Proxy::apply`] | opens sockets, sends operations, waits for acknowledgements; may be cancelled | |
 //! | worker | accepts, connects, copies; carries out operations between two rounds of events | when the proxy is dropped |
 
+mod affinity;
 mod connection;
 mod descriptor_budget;
 mod direction;
 mod http_close;
+mod introduction;
 mod listener;
 mod local_tcp;
 mod pace;
@@ -38,6 +40,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{oneshot, watch};
 use tracing::warn;
 
+use self::affinity::Affinities;
 use self::descriptor_budget::DescriptorBudget;
 use self::listener::{Listener, ListenerSocket};
 use self::local_tcp::LocalTcp;
@@ -85,8 +88,10 @@ impl Proxy {
     fn start_workers(metrics: &Metrics, count: usize, budget: DescriptorBudget) -> Self {
         let busy = Busy::new();
         let local_tcp = LocalTcp::of_system();
+        let affinities = Affinities::default();
         let start = |number| {
-            let settings = WorkerSettings { metrics: metrics.clone(), busy: busy.clone(), budget, local_tcp };
+            let (metrics, busy, affinities) = (metrics.clone(), busy.clone(), affinities.clone());
+            let settings = WorkerSettings { metrics, busy, budget, local_tcp, affinities };
             WorkerHandle::start(number, settings).expect("the proxy's workers can start")
         };
         let workers = (0..count).map(start).collect();
@@ -107,7 +112,7 @@ impl Proxy {
 
     fn open(&mut self, service: &ServiceKey, address: SocketAddr) -> io::Result<Listener> {
         let socket = match service.protocol {
-            Protocol::Tcp => ListenerSocket::tcp(address, self.local_tcp)?,
+            Protocol::Tcp => ListenerSocket::tcp(address, self.workers.len(), self.local_tcp)?,
             Protocol::Udp => {
                 // One worker has all sessions of a UDP service, or two would answer the same client.
                 let worker = self.next_worker;

@@ -21,6 +21,39 @@ pub fn choose(candidates: impl Iterator<Item = Option<u32>> + Clone, random: u64
     None
 }
 
+/// Picks the candidate with the fewest open connections for its weight; of several, the first after a random one, so that
+/// idle ones take turns. A candidate is given as its weight and its open connections, or `None` if it must not be chosen.
+/// One without weight is only chosen where no candidate has one.
+pub fn choose_least(
+    candidates: impl Iterator<Item = Option<(u32, u64)>> + Clone,
+    random: u64,
+) -> Option<usize> {
+    let has_weight = candidates.clone().flatten().any(|(weight, _)| weight > 0);
+    let count = candidates.clone().count().max(1);
+    let start = ((u128::from(random) * count as u128) >> 64) as usize;
+    let usable = candidates.enumerate().filter_map(|(position, candidate)| {
+        let (weight, active) = candidate?;
+        let weight = if has_weight { weight } else { 1 };
+        // With one connection more it has the least; so that an idle one of little weight does not win from all.
+        (weight > 0).then_some((position, u128::from(active) + 1, u128::from(weight)))
+    });
+    let after = |position: usize| (position + count - start) % count;
+    usable
+        .min_by(|(first, active, weight), (second, other_active, other_weight)| {
+            // Compares the quotients without dividing.
+            (active * other_weight).cmp(&(other_active * weight)).then(after(*first).cmp(&after(*second)))
+        })
+        .map(|(position, _, _)| position)
+}
+
+/// The chance of each candidate of [`choose`], from 0 to 1.
+pub fn chances(weights: &[u32]) -> Vec<f64> {
+    let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
+    let chance =
+        |weight: u32| if total == 0 { 1.0 / weights.len() as f64 } else { f64::from(weight) / total as f64 };
+    weights.iter().map(|weight| chance(*weight)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -44,6 +77,28 @@ mod tests {
             (&[Some(1), Some(2), Some(1)], u64::MAX / 2, Some(1)),
         ] {
             assert_eq!(choose(weights.iter().copied(), random), expected, "{weights:?} at {random}");
+        }
+    }
+
+    #[test]
+    fn the_least_loaded_for_its_weight_is_chosen() {
+        for (candidates, random, expected) in [
+            (&[][..], 0, None),
+            (&[None], 0, None),
+            (&[Some((1, 5)), Some((1, 4))], 0, Some(1)),
+            (&[Some((1, 5)), None], u64::MAX, Some(0)),
+            (&[Some((100, 7)), Some((50, 4)), Some((0, 0))], 0, Some(0)),
+            (&[Some((100, 8)), Some((50, 3)), Some((0, 0))], 0, Some(1)),
+            (&[Some((100, 0)), Some((1, 0))], u64::MAX, Some(0)),
+            (&[Some((0, 3)), Some((0, 2))], 0, Some(1)),
+            (&[Some((1, 0)), Some((1, 0))], 0, Some(0)),
+            (&[Some((1, 0)), Some((1, 0))], u64::MAX, Some(1)),
+        ] {
+            assert_eq!(
+                choose_least(candidates.iter().copied(), random),
+                expected,
+                "{candidates:?} at {random}"
+            );
         }
     }
 

@@ -15,7 +15,7 @@ mod maglev;
 mod plan;
 mod route_table;
 
-pub use choice::choose;
+pub use choice::{chances, choose, choose_least};
 pub use desired::{desired, touched};
 pub use kernel::{Candidate, FoundMaps, KernelTable, MapWrite, shares};
 pub use maglev::{MAGLEV_SLOTS, MaglevTable};

@@ -1,5 +1,6 @@
 //! One proxied TCP connection: two sockets, a direction each way.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,7 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{SendFlags, send};
 
+use super::affinity::Visit;
 use super::direction::{Direction, Promptness, Standing, Tools};
 use super::http_close::Exchange;
 use super::pipe_pool::PipePool;
@@ -27,6 +30,12 @@ pub(super) struct Connection {
     pub(super) service: SlotKey,
     pub(super) metrics: Arc<ServiceMetrics>,
     pub(super) accepted_at: Instant,
+    /// The client's address, if the service's policy asks for it.
+    pub(super) peer: Option<SocketAddr>,
+    /// What an endpoint is told before anything else.
+    pub(super) introduction: Option<Box<[u8]>>,
+    /// Keeps the client with its endpoint.
+    pub(super) visit: Option<Visit>,
     /// The endpoint and the socket to it.
     pub(super) backend: Option<(SlotKey, OwnedFd)>,
     pub(super) is_open: bool,
@@ -68,6 +77,9 @@ impl Connection {
             service,
             metrics,
             accepted_at: now,
+            peer: None,
+            introduction: None,
+            visit: None,
             backend: None,
             is_open: false,
             is_begun: false,
@@ -124,6 +136,18 @@ impl Connection {
             (Standing::Waiting | Standing::Ended, Standing::Waiting)
             | (Standing::Waiting, Standing::Ended) => Outcome::Wait,
         }
+    }
+
+    /// The endpoint has accepted: it is told who the client is, if it wants to know. Returns whether it is open.
+    pub(super) fn open(&mut self) -> bool {
+        if let (Some(introduction), Some((_, backend))) = (&self.introduction, &self.backend) {
+            // What is sent first always fits into the buffer.
+            self.is_open = send(backend, introduction, SendFlags::NOSIGNAL) == Ok(introduction.len());
+            self.up.note_sent();
+        } else {
+            self.is_open = true;
+        }
+        self.is_open
     }
 
     /// Whether the client waits for an endpoint with something to say, be it only that it has ended its side.

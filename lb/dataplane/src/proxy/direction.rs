@@ -264,6 +264,13 @@ impl Direction {
         Ok(())
     }
 
+    /// Something small was sent to the sink already.
+    pub(super) fn note_sent(&mut self) {
+        if self.promptness == Promptness::Unset {
+            self.promptness = Promptness::Due;
+        }
+    }
+
     /// Before bytes are sent: only the first piece, and only if it fits into one packet of any network, needs nothing.
     fn be_prompt(&mut self, sink: BorrowedFd<'_>, length: usize) {
         self.promptness = match self.promptness {

@@ -21,7 +21,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
-/// A socket at a virtual address of a service. All workers share it.
+/// The sockets at a virtual address of a service. All workers hold them.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
     pub(super) service: ServiceKey,
@@ -37,28 +37,34 @@ impl Listener {
 
 #[derive(Debug)]
 pub(super) enum ListenerSocket {
-    Tcp(OwnedFd),
+    /// One for each worker, so that none waits for another; the kernel spreads clients over them.
+    Tcp(Vec<OwnedFd>),
     /// The number of the worker that serves it.
     Udp(UdpSocket, usize),
 }
 
 impl ListenerSocket {
-    /// Listens. Accepted sockets inherit that they send at once and ask silent peers.
-    pub(super) fn tcp(address: SocketAddr, local_tcp: LocalTcp) -> io::Result<Self> {
-        let socket =
-            Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        socket.set_cloexec(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
+    /// Listens for a number of workers.
+    pub(super) fn tcp(address: SocketAddr, workers: usize, local_tcp: LocalTcp) -> io::Result<Self> {
+        let mut sockets: Vec<Socket> = Vec::new();
+        for _ in 0..workers {
+            let socket = bind(address, local_tcp, !sockets.is_empty())?;
+            sockets.push(socket);
         }
-        // Connections of a listener that was closed do not keep the address from being opened again.
-        socket.set_reuse_address(true)?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_tcp_keepalive(&keepalive())?;
-        local_tcp.prepare(&socket, &address)?;
-        socket.bind(&address.into())?;
-        socket.listen(BACKLOG)?;
-        Ok(Self::Tcp(socket.into()))
+        for socket in &sockets {
+            socket.set_reuse_port(workers > 1)?;
+        }
+        // All are bound before one listens, so that no client is lost to one that fails.
+        sockets.iter().try_for_each(|socket| socket.listen(BACKLOG))?;
+        Ok(Self::Tcp(sockets.into_iter().map(OwnedFd::from).collect()))
+    }
+
+    /// The one that a worker serves.
+    pub(super) fn of_worker(&self, number: usize) -> Option<BorrowedFd<'_>> {
+        match self {
+            Self::Tcp(sockets) => sockets.get(number).map(OwnedFd::as_fd),
+            Self::Udp(socket, worker) => (*worker == number).then(|| socket.as_fd()),
+        }
     }
 
     pub(super) fn udp(address: SocketAddr, worker: usize) -> io::Result<Self> {
@@ -68,18 +74,29 @@ impl ListenerSocket {
     }
 }
 
+/// A socket at an address, of which accepted sockets inherit that they send at once and ask silent peers.
+///
+/// The first one is not for sharing when it is bound, so that an address that somebody else has, be it for sharing, is
+/// an error.
+fn bind(address: SocketAddr, local_tcp: LocalTcp, is_shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_cloexec(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // Connections of a listener that was closed do not keep the address from being opened again.
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(is_shared)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive())?;
+    local_tcp.prepare(&socket, &address)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
 fn keepalive() -> TcpKeepalive {
     TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_PROBES)
-}
-
-impl AsFd for ListenerSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(socket) => socket.as_fd(),
-            Self::Udp(socket, _) => socket.as_fd(),
-        }
-    }
 }

@@ -1,13 +1,17 @@
 //! A worker's copy of the table, and what it knows about endpoints from using them.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, ServicePolicy, choose};
+use mesonet_ebpf_abi::{Place, hash_words, source_hash};
+use mesonet_lb_plan::{
+    Algorithm, EndpointId, EndpointSpec, MaglevTable, RouteState, ServicePolicy, choose, choose_least,
+};
 use mesonet_model::ServiceKey;
 
+use super::affinity::{Affinities, Affinity, Visit};
 use super::slots::{SlotKey, Slots};
 use crate::Metrics;
 use crate::busy::Busy;
@@ -21,6 +25,10 @@ const AVOIDANCE: Duration = Duration::from_millis(500);
 /// it listens, and interpreters on a busy machine take seconds.
 const STARTING_MAX: Duration = Duration::from_secs(10);
 
+/// Positions of a Maglev table that are looked at for one connection, before one of the endpoints that may be chosen is
+/// chosen at random: enough unless most of them fail.
+const MAGLEV_LOOKS: u32 = 16;
+
 #[derive(Debug)]
 pub(super) struct Routes {
     services: BTreeMap<ServiceKey, SlotKey>,
@@ -29,6 +37,7 @@ pub(super) struct Routes {
     random: fastrand::Rng,
     metrics: Metrics,
     busy: Busy,
+    affinities: Affinities,
 }
 
 #[derive(Debug)]
@@ -38,6 +47,17 @@ pub(super) struct Service {
     pub(super) listeners: Vec<SlotKey>,
     endpoints: Vec<SlotKey>,
     policy: ServicePolicy,
+    /// The clients that stay with their endpoint, if the policy wants that.
+    affinity: Option<Arc<Affinity>>,
+    /// The table of its ready endpoints, made when it is first needed after a change.
+    maglev: Option<Maglev>,
+}
+
+#[derive(Debug)]
+struct Maglev {
+    table: MaglevTable,
+    /// The endpoints that it was built from.
+    endpoints: Vec<SlotKey>,
 }
 
 #[derive(Debug)]
@@ -52,7 +72,7 @@ struct Endpoint {
 }
 
 impl Routes {
-    pub(super) fn new(metrics: Metrics, busy: Busy, seed: u64) -> Self {
+    pub(super) fn new(metrics: Metrics, busy: Busy, affinities: Affinities, seed: u64) -> Self {
         Self {
             services: BTreeMap::new(),
             slots: Slots::new(),
@@ -60,6 +80,7 @@ impl Routes {
             random: fastrand::Rng::with_seed(seed),
             metrics,
             busy,
+            affinities,
         }
     }
 
@@ -76,6 +97,8 @@ impl Routes {
             listeners: Vec::new(),
             endpoints: Vec::new(),
             policy: ServicePolicy::default(),
+            affinity: None,
+            maglev: None,
         });
         self.services.insert(key.clone(), slot);
         slot
@@ -90,6 +113,8 @@ impl Routes {
         let slot = self.make_service(key);
         if let Some(service) = self.slots.get_mut(slot) {
             service.policy = policy;
+            service.affinity = policy.affinity.map(|_| self.affinities.of_service(key));
+            service.maglev = None;
         }
     }
 
@@ -109,7 +134,9 @@ impl Routes {
             let starting_until = Some(Instant::now() + STARTING_MAX);
             let endpoint = Endpoint { id: id.clone(), spec, active: 0, avoided_until: None, starting_until };
             let slot = self.endpoints.insert(endpoint);
-            self.slots.get_mut(service).expect("BUG: the service was just made").endpoints.push(slot);
+            let service = self.slots.get_mut(service).expect("BUG: the service was just made");
+            service.endpoints.push(slot);
+            service.maglev = None;
             return;
         };
         let endpoint = self.endpoints.get_mut(slot).expect("BUG: a service has an endpoint that is gone");
@@ -119,6 +146,9 @@ impl Routes {
             (RouteState::Ready, RouteState::Ready) | (RouteState::Draining, RouteState::Draining) => {}
         }
         endpoint.spec = spec;
+        if let Some(service) = self.find_service(key).and_then(|slot| self.slots.get_mut(slot)) {
+            service.maglev = None;
+        }
     }
 
     /// Forgets an endpoint; its connections count no more. Returns its key, so that they can be found.
@@ -126,6 +156,7 @@ impl Routes {
         let slot = self.find_endpoint(key, id)?;
         let service = self.find_service(key).and_then(|slot| self.slots.get_mut(slot))?;
         service.endpoints.retain(|other| *other != slot);
+        service.maglev = None;
         let endpoint = self.endpoints.remove(slot)?;
         if endpoint.spec.state == RouteState::Draining {
             self.busy.remove(&id.task, endpoint.active);
@@ -152,27 +183,39 @@ impl Routes {
 
     // What connections need.
 
-    /// The endpoint for a new connection of a service, none of those that were tried for it, and where it is.
+    /// The endpoint for a new connection of a service, none of those that were tried for it, and where it is. A client is
+    /// needed only if the policy asks for it.
     pub(super) fn choose(
         &mut self,
         service: SlotKey,
+        client: Option<SocketAddr>,
         tried: &[SlotKey],
         now: Instant,
     ) -> Option<(SlotKey, SocketAddr)> {
         let random = self.random.u64(..);
-        let slots = &self.slots.get(service)?.endpoints;
-        let candidate = |slot: &SlotKey| {
-            self.endpoints
-                .get(*slot)
-                .filter(|endpoint| endpoint.spec.state == RouteState::Ready && !tried.contains(slot))
-        };
-        let trusted = slots.iter().map(|slot| {
-            let endpoint = candidate(slot)?;
-            endpoint.avoided_until.is_none_or(|until| until <= now).then_some(endpoint.spec.weight)
-        });
-        let any = slots.iter().map(|slot| Some(candidate(slot)?.spec.weight));
-        let chosen = slots[choose(trusted, random).or_else(|| choose(any, random))?];
+        let service = self.slots.get_mut(service)?;
+        let candidates = Candidates { endpoints: &self.endpoints, tried, now };
+        let chosen = service
+            .keep(client, &candidates)
+            .or_else(|| match service.policy.algorithm {
+                Algorithm::WeightedRandom => None,
+                Algorithm::LeastConnections => candidates.least_connections(&service.endpoints, random),
+                Algorithm::Maglev => service.by_address(client?.ip(), &candidates),
+            })
+            .or_else(|| candidates.at_random(&service.endpoints, random))?;
         Some((chosen, self.endpoints.get(chosen)?.id.address))
+    }
+
+    /// Notes that a client of a service is given to an endpoint, if that matters later.
+    pub(super) fn visit(
+        &self,
+        service: SlotKey,
+        client: Option<SocketAddr>,
+        endpoint: SlotKey,
+        now: Instant,
+    ) -> Option<Visit> {
+        let affinity = self.slots.get(service)?.affinity.as_ref()?;
+        Some(affinity.visit(client?.ip(), &self.endpoints.get(endpoint)?.id, now))
     }
 
     /// A connection or session is given to an endpoint.
@@ -221,7 +264,83 @@ impl Routes {
     }
 }
 
+/// Who may be chosen for a connection.
+struct Candidates<'a> {
+    endpoints: &'a Slots<Endpoint>,
+    tried: &'a [SlotKey],
+    now: Instant,
+}
+
+impl<'a> Candidates<'a> {
+    /// An endpoint that may be chosen.
+    fn any(&self, slot: SlotKey) -> Option<&'a Endpoint> {
+        self.endpoints
+            .get(slot)
+            .filter(|endpoint| endpoint.spec.state == RouteState::Ready && !self.tried.contains(&slot))
+    }
+
+    /// One that has not failed lately.
+    fn trusted(&self, slot: SlotKey) -> Option<&'a Endpoint> {
+        self.any(slot).filter(|endpoint| endpoint.avoided_until.is_none_or(|until| until <= self.now))
+    }
+
+    fn at_random(&self, slots: &[SlotKey], random: u64) -> Option<SlotKey> {
+        let trusted = slots.iter().map(|slot| Some(self.trusted(*slot)?.spec.weight));
+        let any = slots.iter().map(|slot| Some(self.any(*slot)?.spec.weight));
+        choose(trusted, random).or_else(|| choose(any, random)).map(|position| slots[position])
+    }
+
+    fn least_connections(&self, slots: &[SlotKey], random: u64) -> Option<SlotKey> {
+        let trusted = slots.iter().map(|slot| {
+            let endpoint = self.trusted(*slot)?;
+            Some((endpoint.spec.weight, endpoint.active as u64))
+        });
+        choose_least(trusted, random).map(|position| slots[position])
+    }
+}
+
 impl Service {
+    /// The endpoint that a client stays with, if it may be chosen.
+    fn keep(&self, client: Option<SocketAddr>, candidates: &Candidates<'_>) -> Option<SlotKey> {
+        let known =
+            self.affinity.as_ref()?.endpoint_of(client?.ip(), self.policy.affinity?, candidates.now)?;
+        let is_known = |slot: &SlotKey| {
+            candidates.trusted(*slot).is_some_and(|endpoint| endpoint.spec.weight > 0 && endpoint.id == known)
+        };
+        self.endpoints.iter().copied().find(is_known)
+    }
+
+    /// The endpoint that the table has for an address; if it must not be chosen, the one for the next hash.
+    fn by_address(&mut self, client: IpAddr, candidates: &Candidates<'_>) -> Option<SlotKey> {
+        let slots = &self.endpoints;
+        let maglev = self.maglev.get_or_insert_with(|| {
+            let ready = slots.iter().filter_map(|slot| {
+                let endpoint = candidates.endpoints.get(*slot)?;
+                let place = (endpoint.id.address, endpoint.spec.weight);
+                (endpoint.spec.state == RouteState::Ready).then_some((*slot, place))
+            });
+            let (endpoints, places): (_, Vec<_>) = ready.unzip();
+            Maglev { table: MaglevTable::new(&places), endpoints }
+        });
+        let hash = source_hash(&Place::from(SocketAddr::new(client, 0)));
+        let hashes = (0..MAGLEV_LOOKS).map(|look| if look == 0 { hash } else { hash_words(&[hash], look) });
+        hashes
+            .filter_map(|hash| maglev.endpoints.get(maglev.table.choose(hash)?).copied())
+            .find(|slot| candidates.trusted(*slot).is_some())
+    }
+
+    /// Whether the policy asks who a client is.
+    pub(super) fn asks_for_client(&self) -> bool {
+        self.policy.proxy_protocol
+            || self.policy.affinity.is_some()
+            || self.policy.algorithm == Algorithm::Maglev
+    }
+
+    /// Whether endpoints are told who a client is.
+    pub(super) fn introduces_clients(&self) -> bool {
+        self.policy.proxy_protocol
+    }
+
     fn is_unused(&self) -> bool {
         self.listeners.is_empty() && self.endpoints.is_empty() && self.policy == ServicePolicy::default()
     }
@@ -241,7 +360,8 @@ mod tests {
     }
 
     fn routes(ports: &[u16]) -> (Routes, ServiceKey, SlotKey) {
-        let mut routes = Routes::new(Metrics::new(&prometheus::Registry::new()), Busy::new(), 1);
+        let mut routes =
+            Routes::new(Metrics::new(&prometheus::Registry::new()), Busy::new(), Affinities::default(), 1);
         let key: ServiceKey = "tcp/web@marathon:80".parse().expect("key");
         for port in ports {
             routes.set_endpoint(&key, &endpoint(*port), READY);
@@ -252,7 +372,7 @@ mod tests {
 
     fn chosen(routes: &mut Routes, service: SlotKey, tried: &[SlotKey], now: Instant) -> Vec<u16> {
         let mut ports: Vec<u16> =
-            (0..100).filter_map(|_| Some(routes.choose(service, tried, now)?.1.port())).collect();
+            (0..100).filter_map(|_| Some(routes.choose(service, None, tried, now)?.1.port())).collect();
         ports.sort_unstable();
         ports.dedup();
         ports
@@ -270,6 +390,26 @@ mod tests {
         assert_eq!(chosen(&mut routes, service, &[], now + AVOIDANCE), [1, 2]);
         routes.note_failure(second, now);
         assert_eq!(chosen(&mut routes, service, &[], now), [1, 2]);
+    }
+
+    #[test]
+    fn the_least_loaded_endpoint_gets_the_next_connection() {
+        let (mut routes, key, service) = routes(&[1, 2]);
+        routes
+            .set_policy(&key, ServicePolicy { algorithm: Algorithm::LeastConnections, ..Default::default() });
+        let now = Instant::now();
+        let mut given = BTreeMap::new();
+        for _ in 0..10 {
+            let (endpoint, address) = routes.choose(service, None, &[], now).expect("endpoints are ready");
+            routes.begin(endpoint);
+            *given.entry(address.port()).or_insert(0) += 1;
+        }
+        assert_eq!(given, BTreeMap::from([(1, 5), (2, 5)]));
+        let first = routes.find_endpoint(&key, &endpoint(1)).expect("endpoint");
+        routes.end(first);
+        assert_eq!(chosen(&mut routes, service, &[], now), [1]);
+        routes.note_failure(first, now);
+        assert_eq!(chosen(&mut routes, service, &[], now), [2]);
     }
 
     #[test]

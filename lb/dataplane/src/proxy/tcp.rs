@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use mesonet_model::Protocol;
 use rustix::event::epoll::{self, EventFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, connect, socket_with, sockopt};
+use rustix::net::{
+    AddressFamily, SocketFlags, SocketType, accept_with, connect, getpeername, socket_with, sockopt,
+};
 use tracing::{debug, warn};
 
 use super::connection::{Connection, Outcome};
+use super::introduction::introduction;
 use super::local_tcp::LocalTcp;
 use super::slots::SlotKey;
 use super::token::Token;
@@ -75,10 +79,11 @@ impl Worker {
                 return;
             }
             let Some(watched) = self.listeners.get_mut(listener) else { return };
-            match accept_with(&*watched.listener.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let Some(socket) = watched.listener.socket.of_worker(self.number) else { return };
+            match accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
                 Ok(client) => {
-                    let service = watched.service;
-                    self.serve(client, service);
+                    let (service, address) = (watched.service, watched.listener.address);
+                    self.serve(client, service, address);
                     accepted += 1;
                 }
                 Err(Errno::AGAIN) => {
@@ -104,8 +109,10 @@ impl Worker {
             warn!(connections = self.connections.len(), reason, "No client is accepted for a moment");
         }
         for (_, watched) in self.listeners.iter().filter(|(_, watched)| watched.listener.is_tcp()) {
-            // Fails only if it is paused already.
-            let _already_paused = epoll::delete(&self.epoll, &*watched.listener.socket);
+            if let Some(socket) = watched.listener.socket.of_worker(self.number) {
+                // Fails only if it is paused already.
+                let _already_paused = epoll::delete(&self.epoll, socket);
+            }
         }
         self.accepts_again_at = Some(self.now + ACCEPT_PAUSE);
     }
@@ -125,13 +132,20 @@ impl Worker {
 
     /// An endpoint is looked for with the first event of the client, which comes at once and tells whether it has said
     /// something already.
-    fn serve(&mut self, client: OwnedFd, service: SlotKey) {
-        let Some(metrics) = self.routes.service(service).map(|service| service.metrics.clone()) else {
-            return;
-        };
+    fn serve(&mut self, client: OwnedFd, service_key: SlotKey, address: SocketAddr) {
+        let Some(service) = self.routes.service(service_key) else { return };
+        let metrics = service.metrics.clone();
+        let mut connection = Connection::new(client, service_key, metrics.clone(), self.now);
+        if service.asks_for_client() {
+            // Fails if the client is gone already.
+            let Some(peer) = peer_of(&connection.client) else { return };
+            connection.peer = Some(peer);
+            connection.introduction =
+                service.introduces_clients().then(|| introduction(Protocol::Tcp, peer, address));
+        }
         metrics.connections.inc();
         metrics.active.inc();
-        let key = self.connections.insert(Connection::new(client, service, metrics, self.now));
+        let key = self.connections.insert(connection);
         let connection = self.connections.get(key).expect("BUG: the connection was just put there");
         if epoll::add(&self.epoll, &connection.client, Token::Client(key).pack(), SOCKET_EVENTS).is_err() {
             self.close(key, Ending::Reset);
@@ -146,7 +160,7 @@ impl Worker {
             let may_try = connection.tried.len() < ATTEMPTS_MAX
                 && self.now.saturating_duration_since(connection.accepted_at) < patience;
             let next = if may_try {
-                self.routes.choose(connection.service, &connection.tried, self.now)
+                self.routes.choose(connection.service, connection.peer, &connection.tried, self.now)
             } else {
                 None
             };
@@ -154,13 +168,16 @@ impl Worker {
                 self.pause_or_give_up(key);
                 return;
             };
-            let dialled = dial(address, connection.has_client_spoken(), self.local_tcp).and_then(|socket| {
+            let is_spoken_for = connection.has_client_spoken() || connection.introduction.is_some();
+            let dialled = dial(address, is_spoken_for, self.local_tcp).and_then(|socket| {
                 epoll::add(&self.epoll, &socket, Token::Backend(key).pack(), SOCKET_EVENTS)?;
                 Ok(socket)
             });
             match dialled {
                 Ok(socket) => {
                     connection.backend = Some((endpoint, socket));
+                    connection.visit =
+                        self.routes.visit(connection.service, connection.peer, endpoint, self.now);
                     connection.keeps_busy = true;
                     connection.dials += 1;
                     self.routes.begin(endpoint);
@@ -191,6 +208,7 @@ impl Worker {
         let connection = self.connections.get_mut(key)?;
         let (endpoint, socket) = connection.backend.take()?;
         drop(socket);
+        connection.visit = None;
         connection.keeps_busy = false;
         connection.metrics.connect_failures.inc();
         self.routes.end(endpoint);
@@ -243,7 +261,7 @@ impl Worker {
         let waited = self.now.saturating_duration_since(connection.accepted_at);
         let mut tried = connection.tried.clone();
         tried.push(endpoint);
-        let has_other = self.routes.choose(connection.service, &tried, self.now).is_some();
+        let has_other = self.routes.choose(connection.service, connection.peer, &tried, self.now).is_some();
         if has_other || waited >= CONNECT_PATIENCE {
             self.connect_failed(key);
         } else if self.abandon_dial(key).is_some() {
@@ -281,7 +299,10 @@ impl Worker {
                 self.connect_failed(key);
                 return;
             }
-            connection.is_open = flags.contains(EventFlags::OUT);
+            if flags.contains(EventFlags::OUT) && !connection.open() {
+                self.connect_failed(key);
+                return;
+            }
             if let Some((endpoint, _)) = connection.backend.as_ref().filter(|_| connection.is_open) {
                 self.routes.note_success(*endpoint);
             }
@@ -340,6 +361,10 @@ impl Worker {
     }
 }
 
+fn peer_of(client: &OwnedFd) -> Option<SocketAddr> {
+    getpeername(client).ok().flatten().and_then(|peer| peer.try_into().ok())
+}
+
 /// How long an attempt may take after so many of its connection ran out of time.
 fn dial_timeout(expired: u32) -> Duration {
     2_u32
@@ -347,12 +372,13 @@ fn dial_timeout(expired: u32) -> Duration {
         .map_or(DIAL_TIMEOUT_MAX, |factor| DIAL_TIMEOUT_FIRST.saturating_mul(factor).min(DIAL_TIMEOUT_MAX))
 }
 
-fn dial(address: SocketAddr, has_client_spoken: bool, local_tcp: LocalTcp) -> io::Result<OwnedFd> {
+/// Begins to connect. `is_spoken_for`: something will be sent as soon as the endpoint has accepted.
+fn dial(address: SocketAddr, is_spoken_for: bool, local_tcp: LocalTcp) -> io::Result<OwnedFd> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    if has_client_spoken {
-        // What the client has said follows at once and completes the handshake: a packet less, and the endpoint wakes up
+    if is_spoken_for {
+        // What is sent completes the handshake: a packet less, and the endpoint wakes up
         // once. If nothing followed, the kernel would complete it after 200 ms.
         sockopt::set_tcp_quickack(&socket, false)?;
     }

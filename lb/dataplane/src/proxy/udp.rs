@@ -1,13 +1,17 @@
 //! What a worker does for UDP: sessions between client addresses and endpoints.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use mesonet_model::Protocol;
 use rustix::event::epoll::{self, EventFlags};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
+use super::affinity::Visit;
+use super::introduction::introduction;
 use super::listener::ListenerSocket;
 use super::slots::{SlotKey, Slots};
 use super::tcp::ATTEMPTS_MAX;
@@ -45,6 +49,10 @@ struct Session {
     backend: UdpSocket,
     metrics: Arc<ServiceMetrics>,
     used_at: Instant,
+    /// What goes before each datagram to the endpoint.
+    introduction: Option<Box<[u8]>>,
+    /// Keeps the client with its endpoint.
+    _visit: Option<Visit>,
 }
 
 impl UdpSessions {
@@ -82,9 +90,9 @@ impl Worker {
             let Some(key) = known.or_else(|| self.begin_session(listener, client, &tried)) else { return };
             let session = self.sessions.sessions.get_mut(key).expect("BUG: a client's session is gone");
             session.used_at = self.now;
-            match session.backend.send(&self.tools.scratch[..length]) {
-                Ok(sent) => {
-                    session.metrics.bytes_up.inc_by(sent as u64);
+            match session.send(&self.tools.scratch[..length]) {
+                Ok(()) => {
+                    session.metrics.bytes_up.inc_by(length as u64);
                     return;
                 }
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -104,16 +112,27 @@ impl Worker {
         tried: &[SlotKey],
     ) -> Option<SlotKey> {
         let listener = self.listeners.get(listener_key)?;
-        let service = listener.service;
-        let metrics = self.routes.service(service)?.metrics.clone();
-        let Some((endpoint, address)) = self.routes.choose(service, tried, self.now) else {
+        let (service, address_here) = (listener.service, listener.listener.address);
+        let policy = self.routes.service(service)?;
+        let metrics = policy.metrics.clone();
+        let introduction =
+            policy.introduces_clients().then(|| introduction(Protocol::Udp, client, address_here));
+        let Some((endpoint, address)) = self.routes.choose(service, Some(client), tried, self.now) else {
             metrics.failed.inc();
             return None;
         };
         self.make_room();
         let backend = dial(address).inspect_err(|_| metrics.connect_failures.inc()).ok()?;
-        let session =
-            Session { listener: listener_key, client, endpoint, backend, metrics, used_at: self.now };
+        let session = Session {
+            listener: listener_key,
+            client,
+            endpoint,
+            backend,
+            metrics,
+            used_at: self.now,
+            introduction,
+            _visit: self.routes.visit(service, Some(client), endpoint, self.now),
+        };
         let key = self.sessions.sessions.insert(session);
         let session = self.sessions.sessions.get(key).expect("BUG: the session was just put there");
         session.metrics.connections.inc();
@@ -205,6 +224,20 @@ impl Worker {
             .map(|(key, _)| key)
             .collect();
         over.into_iter().for_each(|key| self.end_session(key));
+    }
+}
+
+impl Session {
+    /// Sends a datagram of the client to its endpoint.
+    fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        match &self.introduction {
+            None => self.backend.send(datagram)?,
+            Some(introduction) => {
+                let parts = [IoSlice::new(introduction), IoSlice::new(datagram)];
+                sendmsg(&self.backend, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL)?
+            }
+        };
+        Ok(())
     }
 }
 

@@ -20,10 +20,11 @@ use tokio::sync::oneshot;
 use tracing::warn;
 
 use super::WorkerOp;
+use super::affinity::Affinities;
 use super::connection::Connection;
 use super::descriptor_budget::DescriptorBudget;
 use super::direction::{SCRATCH_BYTES, Tools};
-use super::listener::{Listener, ListenerSocket};
+use super::listener::Listener;
 use super::local_tcp::LocalTcp;
 use super::pace::Pace;
 use super::pipe_pool::PipePool;
@@ -63,13 +64,14 @@ pub(super) struct WorkerSettings {
     pub(super) busy: Busy,
     pub(super) budget: DescriptorBudget,
     pub(super) local_tcp: LocalTcp,
+    pub(super) affinities: Affinities,
 }
 
 /// One round of the loop: events in the order in which the kernel reports them, then connections that had more to do,
 /// then what is due, then commands. Every step is bounded, so that no connection and no command waits for long.
 #[derive(Debug)]
 pub(super) struct Worker {
-    number: usize,
+    pub(super) number: usize,
     wake: Arc<OwnedFd>,
     commands: Receiver<Command>,
     pub(super) epoll: OwnedFd,
@@ -113,7 +115,7 @@ impl Worker {
             epoll,
             budget,
             local_tcp: settings.local_tcp,
-            routes: Routes::new(settings.metrics, settings.busy, seed),
+            routes: Routes::new(settings.metrics, settings.busy, settings.affinities, seed),
             listeners: Slots::new(),
             connections: Slots::new(),
             sessions: UdpSessions::new(),
@@ -237,7 +239,7 @@ impl Worker {
     }
 
     fn open_listener(&mut self, listener: &Listener) {
-        if matches!(&*listener.socket, ListenerSocket::Udp(_, worker) if *worker != self.number) {
+        if listener.socket.of_worker(self.number).is_none() {
             return;
         }
         let service = self.routes.make_service(&listener.service);
@@ -252,9 +254,9 @@ impl Worker {
 
     pub(super) fn watch_listener(&mut self, key: SlotKey) {
         let Some(Watched { listener, .. }) = self.listeners.get(key) else { return };
-        // One client wakes one worker, not all of them.
-        let events = EventFlags::IN | EventFlags::EXCLUSIVE;
-        if let Err(error) = epoll::add(&self.epoll, &*listener.socket, Token::Listener(key).pack(), events) {
+        let Some(socket) = listener.socket.of_worker(self.number) else { return };
+        let events = EventFlags::IN;
+        if let Err(error) = epoll::add(&self.epoll, socket, Token::Listener(key).pack(), events) {
             warn!(address = %listener.address, %error, "A worker cannot watch a listener");
         }
     }
@@ -266,8 +268,10 @@ impl Worker {
             if self.listeners.get(key).is_some_and(|watched| which(&watched.listener))
                 && let Some(Watched { listener, .. }) = self.listeners.remove(key)
             {
-                // Other workers hold the socket, too, so its closing alone does not end the events.
-                let _was_paused = epoll::delete(&self.epoll, &*listener.socket);
+                // Other workers hold the socket, too, so to let go of it does not end the events.
+                if let Some(socket) = listener.socket.of_worker(self.number) {
+                    let _was_paused = epoll::delete(&self.epoll, socket);
+                }
                 self.drop_sessions_at(key);
                 if let Some(service) = self.routes.service_mut(slot) {
                     service.listeners.retain(|other| *other != key);
