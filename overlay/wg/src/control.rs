@@ -180,6 +180,16 @@ impl Control {
                     control.probed(probing, now, &mut self.outbox);
                 }
             }
+            Event::Stray { from } => {
+                let is_lost = |peer: &&PeerControl| {
+                    let endpoint = peer.peer.endpoint.load();
+                    endpoint.as_ref().is_some_and(|endpoint| **endpoint == from) && peer.is_lost(now)
+                };
+                if let Some(peer) = self.peers.values().find(is_lost) {
+                    let name = peer.peer.name.clone();
+                    self.begin(&name, now);
+                }
+            }
             Event::LinkTooSmall { peer, length } => {
                 if let Some(control) = self.peers.get_mut(&peer.name).filter(|it| it.is(&peer)) {
                     control.too_big(length, now, &mut self.outbox);

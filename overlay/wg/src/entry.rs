@@ -71,6 +71,7 @@ impl Entry {
                         self.open(session, &mut octets[place.clone()], place);
                     } else {
                         tables.drops.count(Drop::UnknownSession);
+                        tables.stray(message.from, now);
                     }
                 }
                 Ok(kind) => pass_on(tables, kind, datagram, message.from),

@@ -34,6 +34,8 @@ mod drops;
 mod egress;
 mod entry;
 mod flood;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod ingress;
 mod ip;
 mod join;
@@ -42,9 +44,13 @@ mod join_tests;
 mod key;
 mod message;
 mod noise;
+#[cfg(any(test, feature = "fuzzing"))]
+mod pair;
 mod peer;
 mod peer_control;
 mod probe;
+#[cfg(test)]
+mod protocol_tests;
 mod replay;
 #[cfg(test)]
 mod sample;

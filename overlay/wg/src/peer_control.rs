@@ -27,6 +27,9 @@ const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(20);
 /// adds over IPv6.
 const PACKET_FLOOR: u16 = 1280 - 40 - 8 - DATA_OVERHEAD as u16;
 
+/// How often messages of unknown sessions begin a handshake.
+const STRAY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// How long after the last packet a path counts as used.
 const ACTIVE: Duration = Duration::from_secs(10);
 
@@ -50,6 +53,8 @@ pub(crate) struct PeerControl {
     pub(crate) silent_since: Option<Instant>,
     /// Whether that is so long that the owner of the tunnel was told.
     is_silent: bool,
+    /// Sessions that there were so far.
+    pub(crate) session_count: u64,
     path: PathMtu,
     has_changed: bool,
 }
@@ -88,6 +93,7 @@ impl PeerControl {
             last_admitted: None,
             silent_since: None,
             is_silent: false,
+            session_count: 0,
             path,
             has_changed: false,
         }
@@ -177,6 +183,14 @@ impl PeerControl {
         Some(Output::message(&message, *to))
     }
 
+    /// Whether the peer sends by a session that this end does not know, because it restarted: then it begins another.
+    /// Anybody can pretend to be at the peer's address, so that happens only once in a while.
+    pub(crate) fn is_lost(&self, now: Instant) -> bool {
+        let is_young =
+            |session: &Session| now.saturating_duration_since(session.established) < STRAY_INTERVAL;
+        self.attempt.is_none() && !self.peer.session.load().as_deref().is_some_and(is_young)
+    }
+
     /// Whether a handshake goes on, so that another need not begin.
     pub(crate) fn is_trying(&self) -> bool {
         self.attempt.is_some()
@@ -250,6 +264,7 @@ impl PeerControl {
 
     fn use_session(&mut self, session: Arc<Session>, round_trip: Duration, now: Instant) {
         self.path.start(round_trip, now);
+        self.session_count += 1;
         self.previous = self.peer.session.swap(Some(session));
         self.attempt = None;
         self.silent_since = None;

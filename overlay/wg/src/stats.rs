@@ -34,6 +34,8 @@ pub struct PeerStats {
     pub received_packets: u64,
     /// Octets of these.
     pub received_octets: u64,
+    /// Sessions that there were so far.
+    pub sessions: u64,
     /// How long ago the last handshake was, if there is a session.
     pub handshake_age: Option<Duration>,
     /// Octets of the longest packet that reaches it.
@@ -56,6 +58,7 @@ impl PeerStats {
             sent_octets,
             received_packets,
             received_octets,
+            sessions: control.session_count,
             handshake_age: peer.session.load().as_ref().map(|session| age(session.established)),
             path_mtu: peer.mtu.load(Ordering::Relaxed),
             silent: control.silent_since.map(age),

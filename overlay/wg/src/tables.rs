@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -27,6 +27,10 @@ pub(crate) const HANDSHAKES_MAX: usize = 512;
 /// Other events that wait. They come at most once in a while per peer, or are repeated when they are lost.
 const EVENTS_MAX: usize = 16_384;
 
+/// Milliseconds between two stray messages that the control thread is told of: it looks for their sender among all
+/// peers.
+const STRAY_INTERVAL_MS: u64 = 10;
+
 /// Whom packets belong to, without sockets and devices.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -41,6 +45,8 @@ pub(crate) struct Tables {
     pub(crate) events: EventQueue,
     /// Drops that are no peer's.
     pub(crate) drops: DropCounters,
+    /// When the control thread was told of a stray message last, in milliseconds of the clock.
+    last_stray: AtomicU64,
 }
 
 /// What the control thread is told.
@@ -59,6 +65,8 @@ pub(crate) enum Event {
     Confirmed { session: Arc<Session> },
     /// A message about the path.
     Probe { peer: Arc<Peer>, probing: Probing },
+    /// Somebody at this address sends by a session that there is not.
+    Stray { from: SocketAddr },
     /// A packet of this length did not fit through this node's own link.
     LinkTooSmall { peer: Arc<Peer>, length: usize },
 }
@@ -116,7 +124,19 @@ impl Tables {
             key_checks: ArcSwap::default(),
             events: EventQueue::new()?,
             drops: DropCounters::default(),
+            last_stray: AtomicU64::new(0),
         })
+    }
+
+    /// Tells the control thread of a message of an unknown session, but not of all of a flood.
+    pub(crate) fn stray(&self, from: SocketAddr, now: Instant) {
+        let time = self.clock.milliseconds(now);
+        let last = self.last_stray.load(Ordering::Relaxed);
+        if (last == 0 || time >= last + STRAY_INTERVAL_MS)
+            && self.last_stray.compare_exchange(last, time, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+        {
+            self.events.push(Event::Stray { from });
+        }
     }
 
     /// Tells the control thread that a peer needs a session, unless it knows.
