@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the eBPF programs into object/. Needs a Rust compiler with a core library for bpfel and bpf-linker:
+# Builds the eBPF programs into object/, or into the directory given. Needs a Rust compiler with a core library for bpfel and bpf-linker:
 # ./x ebpf installs both from Debian and crates.io. The result depends on neither the directory nor the user.
 set -eu
 cd "$(dirname "$0")/programs"
@@ -9,4 +9,7 @@ registry=${CARGO_HOME:-$HOME/.cargo}
 RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc CARGO_TARGET_DIR="$target" \
     RUSTFLAGS="-C debuginfo=2 -C link-arg=--btf --remap-path-prefix=$root=/mesonet --remap-path-prefix=$registry=/cargo" \
     /usr/bin/cargo build --quiet --locked --release --target bpfel-unknown-none
-/usr/lib/llvm-22/bin/llvm-objcopy --strip-debug "$target/bpfel-unknown-none/release/socket" "${1:-../object/socket.o}"
+for program in socket packet; do
+    /usr/lib/llvm-22/bin/llvm-objcopy --strip-debug "$target/bpfel-unknown-none/release/$program" \
+        "${1:-../object}/$program.o"
+done

@@ -7,6 +7,7 @@
 mod dns_values;
 mod file;
 mod mesos_dns;
+mod packet_values;
 mod settings;
 mod source;
 mod values;
@@ -24,6 +25,7 @@ pub use dns_values::{
 };
 pub use file::{ConfigError, ConfigProblem, Keys};
 pub use mesos_dns::{Credentials, MesosDnsConfig, MesosDnsConfigError};
+pub use packet_values::{Interfaces, PacketPlace};
 pub use settings::{DefaultText, SettingText, Settings};
 pub use source::{Endpoint, Source};
 pub use values::{
@@ -44,6 +46,14 @@ settings! {
             "the root of the mount with 'datapath = ebpf', no cgroup with 'auto'";
         bpffs: fixed PathBuf, "bpffs", "MESONET_BPFFS", "DIR",
             "Where a BPF file system is mounted, which keeps the programs while the daemon is away", "/sys/fs/bpf";
+        packet_interface: optional Interfaces, "packet-interface", "MESONET_PACKET_INTERFACE", "NAME,...",
+            "Interfaces through which others than this node's processes reach VIPs, by the kernel", "none";
+        packet_mode: fixed PacketPlace, "packet-mode", "MESONET_PACKET_MODE", "auto|xdp|xdp-generic|tc",
+            "Where their packets are met: xdp (in the driver), xdp-generic, tc, or auto (xdp on network cards, tc elsewhere)",
+            "auto";
+        packet_masquerade: fixed Switch, "packet-masquerade", "MESONET_PACKET_MASQUERADE", "on|off",
+            "Whether endpoints elsewhere see this node's address instead of the clients'; if off, their replies must come back through this node by themselves",
+            "on";
     }
 }
 

@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::{Server, StartError};
-use mesonet_lb_dataplane::{EbpfSettings, LoadBalancer, RETRY_INTERVAL};
+use mesonet_lb_dataplane::{EbpfSettings, LoadBalancer, PacketBalancer, PacketSettings, RETRY_INTERVAL};
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::cgroup_mount;
-use crate::config::{Datapath, SocketOptions};
+use crate::config::{Datapath, Interfaces, SocketOptions, Switch};
 
 /// Starts to answer for names: SERVFAIL until the plane follows.
 ///
@@ -41,19 +41,43 @@ pub fn load_balancer(
     metrics: &Registry,
 ) -> anyhow::Result<Option<LoadBalancer>> {
     let settings = |cgroup| EbpfSettings { cgroup, bpffs: sockets.bpffs.clone() };
-    Ok(match (datapath, sockets.cgroup.clone()) {
-        (Datapath::None, _) => None,
-        (Datapath::Proxy, _) | (Datapath::Auto, None) => Some(LoadBalancer::proxy(metrics)),
-        (Datapath::Auto, Some(cgroup)) => Some(LoadBalancer::ebpf_or_proxy(&settings(cgroup), metrics)),
+    let balancer = match (datapath, sockets.cgroup.clone()) {
+        (Datapath::None, _) => return Ok(None),
+        (Datapath::Proxy, _) | (Datapath::Auto, None) => LoadBalancer::proxy(metrics),
+        (Datapath::Auto, Some(cgroup)) => LoadBalancer::ebpf_or_proxy(&settings(cgroup), metrics),
         (Datapath::Ebpf, cgroup) => {
             let cgroup = cgroup
                 .or_else(cgroup_mount::find)
                 .context("no cgroup (version 2) is mounted: name one with --cgroup")?;
-            let balancer = LoadBalancer::ebpf(&settings(cgroup), metrics)
-                .context("the kernel does not balance (use --datapath proxy)")?;
-            Some(balancer)
+            LoadBalancer::ebpf(&settings(cgroup), metrics)
+                .context("the kernel does not balance (use --datapath proxy)")?
         }
-    })
+    };
+    with_packets(balancer, datapath, sockets).map(Some)
+}
+
+/// Has the kernel balance packets, too, if interfaces are named. With `auto` that is no must.
+fn with_packets(
+    balancer: LoadBalancer,
+    datapath: Datapath,
+    sockets: &SocketOptions,
+) -> anyhow::Result<LoadBalancer> {
+    let Some(Interfaces(interfaces)) = &sockets.packet_interface else { return Ok(balancer) };
+    let settings = PacketSettings {
+        interfaces: interfaces.clone(),
+        mode: sockets.packet_mode.0,
+        masquerade: sockets.packet_masquerade == Switch::On,
+        bpffs: sockets.bpffs.clone(),
+    };
+    match PacketBalancer::start(&settings) {
+        Ok(packets) => Ok(balancer.with_packets(packets)),
+        Err(error) if datapath == Datapath::Auto => {
+            let error = anyhow!(error);
+            tracing::warn!(error = format!("{error:#}"), "The kernel does not balance packets");
+            Ok(balancer)
+        }
+        Err(error) => Err(anyhow!(error).context("the kernel does not balance packets (--packet-interface)")),
+    }
 }
 
 /// Starts to balance.

@@ -369,7 +369,7 @@ fn is_address(text: &str) -> bool {
         .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port != 0))
 }
 
-fn error(text: &str, kind: &'static str, expected: &'static str) -> ValueError {
+pub(super) fn error(text: &str, kind: &'static str, expected: &'static str) -> ValueError {
     ValueError { text: text.to_owned(), kind, expected }
 }
 

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, PlaneNews, Publisher};
 use mesonet_dns_server::{CertificateFiles, EncryptedAddresses};
+use mesonet_lb_dataplane::PacketBalancer;
 use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -59,7 +60,8 @@ pub fn run_net(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<()> 
 /// When it cannot be removed.
 pub fn clean_up_net(plan: &NetPlan) -> anyhow::Result<()> {
     let bpffs = &plan.options.sockets.bpffs;
-    mesonet_lb_dataplane::cleanup(bpffs)
+    PacketBalancer::cleanup(bpffs)
+        .and_then(|()| mesonet_lb_dataplane::cleanup(bpffs))
         .with_context(|| format!("cannot remove the programs that are pinned in {}", bpffs.display()))
 }
 

@@ -10,14 +10,22 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod checksum;
 mod choice;
 mod flow_hash;
+mod packet;
 mod words;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+pub use checksum::Difference;
 pub use choice::{Share, choose_slot};
 pub use flow_hash::{flow_hash, hash_slot, hash_words, source_hash};
+pub use packet::{
+    DEVICES_MAX, LOOPBACK_INTERFACE, MASQUERADE_PORT_FIRST, MASQUERADE_PORTS, PACKET_ENDPOINTS_MAX,
+    PACKET_FLOWS_MAX, PacketCount, PacketEndpoint, PacketEvent, PacketMember, PacketService, ROW_SLOTS,
+    ROWS_MAX, Row, Track, Tuple,
+};
 pub use words::Words;
 
 /// Version of everything in this crate. Maps and links are pinned below a directory of this name; a program that knows

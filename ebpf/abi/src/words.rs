@@ -88,6 +88,8 @@ macro_rules! words {
     };
 }
 
+pub(crate) use words;
+
 words!(Place { address: [u32; 4], port: u32 });
 words!(Frontend { place: Place, protocol: u32 });
 words!(Service { id: u32, generation: u32, slots: u32, algorithm: u32, affinity_seconds: u32, points: u32 });

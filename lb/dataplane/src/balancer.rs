@@ -8,7 +8,7 @@ use mesonet_model::{ClusterView, Delta, Revision, ServiceKey, TaskKey};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, Memory, Metrics, Proxy};
+use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, Memory, Metrics, PacketBalancer, Proxy};
 
 /// How often to call [`LoadBalancer::retry`] while services have failed: soon enough that whoever frees the port that
 /// was taken sees the service come up, and seldom enough to cost nothing.
@@ -18,6 +18,8 @@ pub const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct LoadBalancer {
     executor: Executor,
+    /// What serves others than this node's processes.
+    packets: Option<Box<PacketBalancer>>,
     metrics: Metrics,
     /// The revision of the view that was applied last; `None` before the first.
     applied: Option<Revision>,
@@ -82,12 +84,24 @@ impl LoadBalancer {
         metrics.set_datapath(executor.as_str());
         Self {
             executor,
+            packets: None,
             metrics,
             applied: None,
             unsettled: RouteTable::default(),
             unsettled_keys: BTreeSet::new(),
             failures: BTreeMap::new(),
         }
+    }
+
+    /// Has packets from outside balanced, too, by what the same views say.
+    #[must_use]
+    pub fn with_packets(self, packets: PacketBalancer) -> Self {
+        Self { packets: Some(Box::new(packets)), ..self }
+    }
+
+    /// What balances packets from outside, if anything does.
+    pub fn packets(&self) -> Option<&PacketBalancer> {
+        self.packets.as_deref()
     }
 
     /// Puts a view into effect. `delta` leads to it from the view applied before; if it starts elsewhere, every service
@@ -127,11 +141,16 @@ impl LoadBalancer {
     async fn settle(&mut self) -> BTreeMap<ServiceKey, String> {
         let timer = self.metrics.time_apply();
         let ops = plan(&self.unsettled_keys, &self.unsettled, self.executor.read());
-        let failures = match &mut self.executor {
+        let mut failures = match &mut self.executor {
             Executor::Ebpf(ebpf) => ebpf.apply(&ops).await,
             Executor::Memory(memory) => memory.apply(&ops).await,
             Executor::Proxy(proxy) => proxy.apply(&ops).await,
         };
+        if let Some(packets) = &mut self.packets {
+            for (key, reason) in packets.settle(&self.unsettled_keys, self.executor.read()) {
+                failures.entry(key).or_insert(reason);
+            }
+        }
         timer.observe_duration();
         for key in std::mem::take(&mut self.unsettled_keys) {
             if failures.contains_key(&key) {
@@ -160,7 +179,7 @@ impl LoadBalancer {
 }
 
 /// An error with its causes.
-fn error_text(error: &dyn std::error::Error) -> String {
+pub(crate) fn error_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -3,6 +3,7 @@
 //! [`LoadBalancer`] follows the view: it plans the difference with `mesonet-lb-plan` and has a [`Dataplane`] apply it.
 //! [`Proxy`] is the data plane that needs no rights: it accepts at the virtual addresses and copies bytes.
 //! [`Ebpf`] is the one that costs nothing per packet: hooks in the kernel choose an endpoint when a socket connects.
+//! [`PacketBalancer`] stands beside any of them: it gives packets from outside an endpoint's address.
 //! [`Memory`] only keeps the table.
 //!
 //! What is decided here is only what needs the moment: whether a connection attempt succeeded, and what to do if not.
@@ -14,6 +15,7 @@ mod ebpf;
 mod endpoint_metrics;
 mod memory;
 mod metrics;
+mod packet;
 mod proxy;
 mod tracked_table;
 
@@ -22,4 +24,8 @@ pub use dataplane::Dataplane;
 pub use ebpf::{Ebpf, EbpfError, EbpfSettings, cleanup};
 pub use memory::Memory;
 pub use metrics::Metrics;
+pub use packet::{
+    PacketAnswer, PacketBalancer, PacketError, PacketHook, PacketMode, PacketQuestion, PacketRun,
+    PacketSettings,
+};
 pub use proxy::Proxy;

@@ -12,6 +12,8 @@ mod choice;
 mod desired;
 mod kernel;
 mod maglev;
+mod packet_rows;
+mod packet_table;
 mod plan;
 mod route_table;
 
@@ -20,5 +22,6 @@ pub use desired::{desired, touched};
 pub use kernel::{Candidate, FoundMaps, KernelTable, MapWrite, shares};
 pub use maglev::{MAGLEV_SLOTS, MaglevTable};
 pub use mesonet_model::{Algorithm, ServicePolicy};
+pub use packet_table::{PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite};
 pub use plan::{Op, plan};
 pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};

@@ -147,7 +147,7 @@ pub(super) fn lookup_all(
 }
 
 /// Ends what a pinned link does, before it returns. Removing its last name alone does so some time later.
-pub(super) fn detach_pinned(path: &Path) -> io::Result<()> {
+pub(crate) fn detach_pinned(path: &Path) -> io::Result<()> {
     use std::os::unix::ffi::OsStrExt as _;
     let path = CString::new(path.as_os_str().as_bytes())?;
     let mut object = Object { path: path.as_ptr() as u64, ..Object::default() };

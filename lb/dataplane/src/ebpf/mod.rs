@@ -3,7 +3,7 @@
 //! The kernel does everything that happens per connection; this side keeps its maps equal to the table, ends
 //! connections to dead endpoints, tells which draining ones are still in use, and exports what has been counted.
 
-mod bpf_call;
+pub(crate) mod bpf_call;
 mod ledger;
 mod maps;
 mod namespaces;

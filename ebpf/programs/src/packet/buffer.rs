@@ -1,0 +1,113 @@
+//! A packet at an interface's hook (tc).
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data};
+use aya_ebpf::programs::TcContext;
+use mesonet_ebpf_abi::{LOOPBACK_INTERFACE, PacketEvent, Tuple};
+
+use crate::Action;
+use crate::context::context_word;
+use crate::packet::{ChecksumChange, Family, Packet};
+
+use crate::route::Route;
+
+/// Says that addresses of IPv6 have changed, whose header has no checksum that makes up for it (Linux 6.16).
+const BPF_F_IPV6: u64 = 1 << 7;
+
+/// With so many octets of link headers.
+pub struct Buffer<const LINK: usize>(pub TcContext);
+
+/// Reads a word of the context.
+macro_rules! word {
+    ($buffer:ident, $field:ident) => {
+        context_word!($buffer.0.skb.skb, __sk_buff, $field)
+    };
+}
+
+impl<const LINK: usize> Packet for Buffer<LINK> {
+    const LINK: usize = LINK;
+    const IS_EARLY: bool = false;
+
+    #[inline(always)]
+    fn bounds(&self) -> (usize, usize) {
+        (word!(self, data) as usize, word!(self, data_end) as usize)
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> u32 {
+        word!(self, ifindex) as u32
+    }
+
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        (word!(self, len) as u32).wrapping_sub(LINK as u32)
+    }
+
+    #[inline(always)]
+    fn segments(&self) -> u32 {
+        let segments = word!(self, gso_segs) as u32;
+        if segments == 0 { 1 } else { segments }
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        word!(self, vlan_present) != 0
+    }
+
+    #[inline(always)]
+    fn pull(&self, octets: usize) {
+        let (start, end) = self.bounds();
+        let length = word!(self, len) as u32;
+        let wanted = if length < octets as u32 { length } else { octets as u32 };
+        if end - start < wanted as usize {
+            // SAFETY: the context is this program's. If it fails, what is missing is found to be missing.
+            unsafe { bpf_skb_pull_data(self.0.skb.skb, wanted) };
+        }
+    }
+
+    #[inline(always)]
+    fn change_checksum(&self, change: &ChecksumChange) -> Result<(), PacketEvent> {
+        let optional = if change.is_optional { BPF_F_MARK_MANGLED_0 as u64 } else { 0 };
+        let family = match change.family {
+            Family::V4 => 0,
+            Family::V6 => BPF_F_IPV6,
+        };
+        let pseudo = optional | BPF_F_PSEUDO_HDR as u64;
+        let replace = |difference: u32, flags: u64| {
+            // SAFETY: the helper checks its arguments.
+            unsafe { bpf_l4_csum_replace(self.0.skb.skb, change.at as u32, 0, difference as u64, flags) }
+        };
+        if replace(change.addresses.bits(), pseudo | family) != 0
+            && replace(change.addresses.bits(), pseudo) != 0
+        {
+            return Err(PacketEvent::Malformed);
+        }
+        match replace(change.ports.bits(), optional) {
+            0 => Ok(()),
+            _ => Err(PacketEvent::Malformed),
+        }
+    }
+
+    #[inline(always)]
+    fn way(&self, family: Family, tuple: &Tuple) -> Option<Route> {
+        if self.interface() == LOOPBACK_INTERFACE {
+            return None;
+        }
+        // Without a length the kernel compares that of the segments.
+        let mut route = Route::new(family, tuple, self.interface())?;
+        route.find(self.0.as_ptr()).then_some(route)
+    }
+
+    #[inline(always)]
+    fn send(&self, family: Family, way: &Route) -> Result<Action, PacketEvent> {
+        way.address(self, family)?;
+        let verdict = if way.has_neighbour() {
+            // SAFETY: the helper takes any number.
+            unsafe { bpf_redirect(way.interface(), 0) }
+        } else {
+            way.redirect_to_neighbour()
+        };
+        Ok(Action::Send(verdict as u32))
+    }
+}

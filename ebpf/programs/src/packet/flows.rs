@@ -1,0 +1,211 @@
+//! The flows that have an endpoint.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::LruHashMap;
+use mesonet_ebpf_abi::{
+    LOOPBACK_INTERFACE, MASQUERADE_PORT_FIRST, MASQUERADE_PORTS, PACKET_FLOWS_MAX, PacketEndpoint,
+    PacketEvent, Place, Track, Tuple, flow_hash, hash_slot,
+};
+
+use crate::Action;
+use crate::endpoints;
+use crate::headers::{Direction, Segment};
+use crate::packet::Packet;
+use crate::rewrite;
+use crate::scratch::scratch;
+
+/// What addresses and ports the packets of a flow get, one entry per direction.
+#[map]
+static FLOWS: LruHashMap<Tuple, Track> = LruHashMap::with_max_entries(PACKET_FLOWS_MAX, 0);
+
+/// Fails if there is such an entry.
+const ONLY_NEW: u64 = 1;
+
+/// How many ports are tried for a client that the node stands for.
+const PORT_ATTEMPTS: u32 = 16;
+
+/// A step from port to port that meets every one of them, since their number is no multiple of it.
+const PORT_STEP: u32 = 1_009;
+
+/// What becomes of a packet of a flow.
+struct Decision {
+    /// The addresses and ports that it gets.
+    tuple: Tuple,
+    /// The endpoint that it counts for; none if that is gone.
+    endpoint: Option<u32>,
+    is_reply: bool,
+}
+
+/// Gives a packet of a flow the addresses that it has to have, and begins flows to virtual addresses.
+#[inline(always)]
+pub fn translate<P: Packet>(
+    packet: &P,
+    direction: Direction,
+    segment: &Segment,
+) -> Result<Action, PacketEvent> {
+    let Some(decision) = decide(packet, direction, segment)? else { return Ok(Action::Pass) };
+    let Some(action) = rewrite::apply(packet, direction, segment, &decision.tuple)? else {
+        return Ok(Action::Pass);
+    };
+    if packet.interface() != LOOPBACK_INTERFACE
+        && let Some(endpoint) = decision.endpoint
+    {
+        if segment.ends() {
+            note_end(segment, &decision, endpoint);
+        }
+        count(packet, endpoint, decision.is_reply);
+    }
+    Ok(action)
+}
+
+#[inline(always)]
+fn decide<P: Packet>(
+    packet: &P,
+    direction: Direction,
+    segment: &Segment,
+) -> Result<Option<Decision>, PacketEvent> {
+    if let Some(track) = find(&segment.tuple) {
+        let endpoint = endpoints::endpoint(track.endpoint);
+        let current = endpoint.filter(|each| each.stamp == track.stamp && each.flags != 0);
+        let is_reply = track.direction == Track::TO_CLIENT;
+        let goes_on = is_reply || current.is_some_and(|endpoint| goes_on(segment, track, endpoint));
+        if goes_on {
+            // What an endpoint that is gone has sent still tells its client of the end.
+            let endpoint = current.map(|_| track.endpoint);
+            let is_meant = is_reply || direction == Direction::In;
+            return Ok(is_meant.then(|| Decision { tuple: track.tuple, endpoint, is_reply }));
+        }
+        if direction == Direction::In {
+            forget(packet, &segment.tuple, track);
+        }
+    }
+    match direction {
+        Direction::In => begin(packet, segment),
+        Direction::Out => Ok(None),
+    }
+}
+
+/// What becomes of the packets with such addresses and ports.
+#[inline(always)]
+pub fn find(tuple: &Tuple) -> Option<&'static mut Track> {
+    // SAFETY: entries are not freed while a program runs; one that is used anew meanwhile belongs to the flow that was
+    // unused for the longest time.
+    FLOWS.get_ptr_mut(tuple).map(|track| unsafe { &mut *track })
+}
+
+/// Whether a packet belongs to the connection that the entry was made for. A client may use its port again; while an
+/// endpoint drains it takes no new connections.
+#[inline(always)]
+fn goes_on(segment: &Segment, track: &Track, endpoint: &PacketEndpoint) -> bool {
+    let is_anew = track.seen & Track::OVER != 0 || endpoint.flags & PacketEndpoint::READY == 0;
+    !(segment.begins() && is_anew)
+}
+
+/// A connection is over when both sides have ended it or one has reset it.
+#[inline(always)]
+fn note_end(segment: &Segment, decision: &Decision, endpoint: u32) {
+    const BOTH: u32 = Track::CLIENT_ENDED | Track::ENDPOINT_ENDED;
+    // The entry of the direction from the client knows of both.
+    let (key, half) = if decision.is_reply {
+        (decision.tuple.flip(), Track::ENDPOINT_ENDED)
+    } else {
+        (segment.tuple, Track::CLIENT_ENDED)
+    };
+    let Some(track) = find(&key) else { return };
+    let seen = track.seen | half;
+    let is_over = segment.resets() || seen & BOTH == BOTH;
+    if is_over && seen & Track::OVER == 0 {
+        endpoints::count(endpoint, |count| count.ended += 1);
+    }
+    track.seen = if is_over { seen | Track::OVER } else { seen };
+}
+
+#[inline(always)]
+fn forget<P: Packet>(packet: &P, tuple: &Tuple, track: &Track) {
+    if packet.interface() == LOOPBACK_INTERFACE {
+        return;
+    }
+    // What is not there is forgotten already.
+    let _ = FLOWS.remove(track.tuple.flip());
+    let _ = FLOWS.remove(tuple);
+}
+
+/// Chooses an endpoint for a flow and notes it for both directions.
+#[inline(always)]
+fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, PacketEvent> {
+    let Some((number, endpoint)) = endpoints::choose(&segment.tuple)? else { return Ok(None) };
+    if segment.resets() {
+        // There is nothing to reset, and nobody to tell.
+        return Err(PacketEvent::NoFlow);
+    }
+    // SAFETY: nothing else uses this part.
+    let track = unsafe { &mut (*scratch()?).track };
+    *track = Track {
+        tuple: segment.tuple.flip(),
+        endpoint: number,
+        stamp: endpoint.stamp,
+        seen: 0,
+        direction: Track::TO_CLIENT,
+    };
+    let is_question = packet.interface() == LOOPBACK_INTERFACE;
+    let tuple = if endpoint.flags & PacketEndpoint::MASQUERADE != 0 {
+        masquerade(&segment.tuple, endpoint, track, is_question)?
+    } else {
+        let tuple = Tuple::between(&segment.tuple.source(), &endpoint.place, segment.tuple.protocol);
+        if !is_question {
+            FLOWS.insert(tuple.flip(), &*track, 0).map_err(|_| PacketEvent::NoFlow)?;
+        }
+        tuple
+    };
+    track.tuple = tuple;
+    track.direction = Track::FROM_CLIENT;
+    if !is_question {
+        FLOWS.insert(segment.tuple, &*track, 0).map_err(|_| PacketEvent::NoFlow)?;
+        endpoints::count(number, |count| count.flows += 1);
+    }
+    Ok(Some(Decision { tuple, endpoint: Some(number), is_reply: false }))
+}
+
+/// Finds a port of the node that stands for the client, and notes the way back.
+#[inline(always)]
+fn masquerade(
+    tuple: &Tuple,
+    endpoint: &PacketEndpoint,
+    reply: &Track,
+    is_question: bool,
+) -> Result<Tuple, PacketEvent> {
+    let hash = flow_hash(&tuple.source(), &tuple.destination(), tuple.protocol);
+    let mut port = hash_slot(hash, MASQUERADE_PORTS);
+    for _ in 0..PORT_ATTEMPTS {
+        let source = Place {
+            address: endpoint.source,
+            port: u16::to_be((MASQUERADE_PORT_FIRST + port) as u16) as u32,
+        };
+        let new = Tuple::between(&source, &endpoint.place, tuple.protocol);
+        // SAFETY: nothing else uses this part.
+        let key = unsafe { &mut (*scratch()?).key };
+        *key = new.flip();
+        if is_question || FLOWS.insert(&*key, reply, ONLY_NEW).is_ok() {
+            return Ok(new);
+        }
+        port += PORT_STEP;
+        if port >= MASQUERADE_PORTS {
+            port -= MASQUERADE_PORTS;
+        }
+    }
+    Err(PacketEvent::NoPort)
+}
+
+#[inline(always)]
+fn count<P: Packet>(packet: &P, endpoint: u32, is_reply: bool) {
+    let (packets, bytes) = (packet.segments() as u64, packet.length() as u64);
+    endpoints::count(endpoint, |count| {
+        if is_reply {
+            count.packets_out += packets;
+            count.bytes_out += bytes;
+        } else {
+            count.packets_in += packets;
+            count.bytes_in += bytes;
+        }
+    });
+}

@@ -1,0 +1,100 @@
+//! A packet, whichever hook it is met at.
+
+use mesonet_ebpf_abi::{Difference, PacketEvent, Tuple};
+
+use crate::Action;
+use crate::route::Route;
+
+/// The family of a packet's addresses.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    /// Octets of an IP header without options.
+    #[inline(always)]
+    pub const fn header(self) -> usize {
+        match self {
+            Self::V4 => 20,
+            Self::V6 => 40,
+        }
+    }
+}
+
+/// A change of the checksum of TCP or UDP.
+pub struct ChecksumChange {
+    /// Where the checksum is.
+    pub at: usize,
+    /// Whether zero means that there is none.
+    pub is_optional: bool,
+    pub family: Family,
+    /// What changes in the addresses, which only the pseudo header has.
+    pub addresses: Difference,
+    /// What changes in the ports.
+    pub ports: Difference,
+}
+
+/// What the hooks have in common.
+pub trait Packet {
+    /// Octets before the IP header.
+    const LINK: usize;
+
+    /// Whether another program meets what this one leaves as it is.
+    const IS_EARLY: bool;
+
+    /// Where the octets begin and end that can be looked at.
+    fn bounds(&self) -> (usize, usize);
+
+    /// The interface.
+    fn interface(&self) -> u32;
+
+    /// Octets from the IP header on.
+    fn length(&self) -> u32;
+
+    /// Packets that it is on the wire.
+    fn segments(&self) -> u32;
+
+    /// Whether it is of a virtual LAN.
+    fn is_tagged(&self) -> bool;
+
+    /// Makes so many octets available, if the packet has them.
+    fn pull(&self, octets: usize);
+
+    /// Updates a checksum. Octets that were looked at before have to be looked for anew.
+    fn change_checksum(&self, change: &ChecksumChange) -> Result<(), PacketEvent>;
+
+    /// The way of a packet with such addresses out of this node, if it can be sent there from here.
+    fn way(&self, family: Family, tuple: &Tuple) -> Option<Route>;
+
+    /// Sends it.
+    fn send(&self, family: Family, way: &Route) -> Result<Action, PacketEvent>;
+}
+
+/// A part of the packet.
+#[inline(always)]
+pub fn at<P: Packet, T>(packet: &P, offset: usize) -> Result<*mut T, PacketEvent> {
+    let (start, end) = packet.bounds();
+    if start + offset + size_of::<T>() > end {
+        return Err(PacketEvent::Malformed);
+    }
+    Ok((start + offset) as *mut T)
+}
+
+/// Reads a part of the packet.
+#[inline(always)]
+pub fn read<P: Packet, T: Copy>(packet: &P, offset: usize) -> Result<T, PacketEvent> {
+    let pointer: *mut T = at(packet, offset)?;
+    // SAFETY: within bounds; BPF has no alignment, and every value is valid for the integers that are read.
+    Ok(unsafe { *pointer })
+}
+
+/// Writes a part of the packet.
+#[inline(always)]
+pub fn write<P: Packet, T: Copy>(packet: &P, offset: usize, value: T) -> Result<(), PacketEvent> {
+    let pointer: *mut T = at(packet, offset)?;
+    // SAFETY: as in `read`.
+    unsafe { *pointer = value };
+    Ok(())
+}

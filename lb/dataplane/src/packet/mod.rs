@@ -1,0 +1,417 @@
+//! Packet balancing in the kernel: packets for virtual addresses that come in through the interfaces that the operator
+//! names get an endpoint's address, and the replies get the virtual one back.
+//!
+//! It stands beside whatever else balances: that serves the processes of this node, this serves everybody else who
+//! sends packets to it. The kernel does everything that happens per packet; this side keeps its maps equal to the
+//! table of routes and reads what is counted.
+
+mod interfaces;
+mod maps;
+mod programs;
+mod run;
+mod word_map;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapError;
+use aya::maps::xdp::XdpMapError;
+use aya::pin::PinError;
+use aya::programs::ProgramError;
+use mesonet_ebpf_abi::{Frontend, PacketCount, PacketEvent, Place};
+use mesonet_lb_plan::{
+    Algorithm, PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite, RouteState,
+    RouteTable, ServicePolicy, ServiceSpec,
+};
+use mesonet_model::{Protocol, ServiceKey};
+use thiserror::Error;
+
+use maps::{Counters, Maps};
+
+pub use run::{PacketAnswer, PacketQuestion, PacketRun};
+
+/// Where packets are balanced, and how.
+#[derive(Debug, Clone)]
+pub struct PacketSettings {
+    /// Names of interfaces.
+    pub interfaces: Vec<String>,
+    /// Which hooks of them.
+    pub mode: PacketMode,
+    /// Whether the node's address stands for the clients' where endpoints are elsewhere. If not, replies must come
+    /// back through this node by themselves.
+    pub masquerade: bool,
+    /// Where a BPF file system is mounted.
+    pub bpffs: PathBuf,
+}
+
+/// Where a program meets the packets that come in through an interface. Those that go out are always met by tc.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PacketMode {
+    /// XDP in the driver of network cards that take it, tc elsewhere.
+    Auto,
+    /// Before the driver hands them to the kernel.
+    Xdp,
+    /// Just after that, with any driver.
+    XdpGeneric,
+    /// Where the kernel has received them.
+    Tc,
+}
+
+/// The programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PacketHook {
+    /// Packets that come in, at the driver.
+    Xdp,
+    /// Packets that come in, with headers of Ethernet.
+    In,
+    /// Packets that go out, with headers of Ethernet.
+    Out,
+    /// Packets that come in, without link headers.
+    TunnelIn,
+    /// Packets that go out, without link headers.
+    TunnelOut,
+}
+
+/// The kernel does not take the programs.
+#[derive(Debug, Error)]
+pub enum PacketError {
+    /// There is no such interface.
+    #[error("cannot balance packets of interface {name}")]
+    Interface {
+        /// The interface.
+        name: String,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Packets of loopback are not from outside.
+    #[error("cannot balance packets of interface {0}: it leads nowhere")]
+    Loopback(String),
+    /// Nothing can be pinned there.
+    #[error("cannot use {} to pin programs (mount it with: mount -t bpf bpf DIR)", path.display())]
+    Pins {
+        /// The path.
+        path: PathBuf,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// Something cannot be pinned.
+    #[error("cannot pin {} (is a BPF file system mounted there? mount -t bpf bpf DIR)", path.display())]
+    Pin {
+        /// The path.
+        path: PathBuf,
+        /// The kernel's words.
+        source: PinError,
+    },
+    /// The object or its maps are refused.
+    #[error(
+        "cannot load the eBPF programs for packets (they need CAP_BPF and CAP_NET_ADMIN, and Linux 6.6 or later)"
+    )]
+    Load(#[source] aya::EbpfError),
+    /// A program is refused.
+    #[error("cannot load the eBPF program {hook}")]
+    Program {
+        /// Which.
+        hook: &'static str,
+        /// The kernel's words.
+        source: ProgramError,
+    },
+    /// A program cannot be attached.
+    #[error("cannot attach the eBPF program {hook} to interface {name}")]
+    Attach {
+        /// Which.
+        hook: &'static str,
+        /// The interface.
+        name: String,
+        /// The kernel's words.
+        source: ProgramError,
+    },
+    /// A program cannot be asked.
+    #[error("cannot run the eBPF program {hook}")]
+    Run {
+        /// Which.
+        hook: &'static str,
+        /// The kernel's words.
+        source: ProgramError,
+    },
+    /// A map cannot be used.
+    #[error("cannot use an eBPF map")]
+    Map(#[source] MapError),
+    /// An interface's driver takes no packets from XDP.
+    #[error("cannot hand packets to an interface")]
+    Device(#[source] XdpMapError),
+    /// The object lacks a map.
+    #[error("BUG: the eBPF object for packets has no map {0}")]
+    NoMap(&'static str),
+    /// The object lacks a program.
+    #[error("BUG: the eBPF object for packets has no program {0}")]
+    NoProgram(&'static str),
+}
+
+/// An interface whose packets are balanced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    pub index: u32,
+    /// Where its packets are met; never [`PacketMode::Auto`].
+    pub mode: PacketMode,
+    /// Why there.
+    pub reason: String,
+}
+
+/// Balances packets. A restart of the process goes unnoticed: programs and maps stay in the kernel.
+#[derive(Debug)]
+pub struct PacketBalancer {
+    ebpf: aya::Ebpf,
+    maps: Maps,
+    counters: Counters,
+    table: PacketTable,
+    attached: Vec<Attached>,
+    masquerade: bool,
+    /// Which service each virtual address leads to.
+    owners: BTreeMap<Frontend, ServiceKey>,
+    /// Whether virtual addresses of a former process may be left in the maps.
+    has_leftovers: bool,
+}
+
+impl PacketBalancer {
+    /// Loads the programs, or takes over those of a former process. What its maps hold stays in effect until
+    /// [`PacketBalancer::settle`] is called first.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn start(settings: &PacketSettings) -> Result<Self, PacketError> {
+        let (mut ebpf, pins) = programs::load(&settings.bpffs)?;
+        let mut maps = Maps::new(&mut ebpf)?;
+        let counters = Counters::new(&mut ebpf)?;
+        let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Map)?;
+        for write in &garbage {
+            maps.write(write).map_err(PacketError::Map)?;
+        }
+        let attached = programs::attach(&mut ebpf, &pins, settings)?;
+        let devices: Vec<u32> =
+            attached.iter().filter(|each| each.mode == PacketMode::Xdp).map(|each| each.index).collect();
+        maps.set_devices(&devices)?;
+        for Attached { name, mode, reason, .. } in &attached {
+            tracing::info!(interface = name, mode = mode.as_str(), reason, "Balancing packets in the kernel");
+        }
+        let has_leftovers = table.frontends().next().is_some();
+        let masquerade = settings.masquerade;
+        let owners = BTreeMap::new();
+        Ok(Self { ebpf, maps, counters, table, attached, masquerade, owners, has_leftovers })
+    }
+
+    /// Takes the programs away from all interfaces of a BPF file system's user.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn cleanup(bpffs: &Path) -> io::Result<()> {
+        programs::remove_all(bpffs)
+    }
+
+    /// Where packets are balanced.
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// Makes services what a table says. Returns those that could not be put into effect, and why.
+    pub fn settle(
+        &mut self,
+        services: &BTreeSet<ServiceKey>,
+        routes: &RouteTable,
+    ) -> BTreeMap<ServiceKey, String> {
+        let mut sources = Sources { known: BTreeMap::new(), masquerade: self.masquerade };
+        let mut failures = BTreeMap::new();
+        let nothing = ServiceSpec::default();
+        let mut specs = BTreeMap::new();
+        // Addresses that a service has lost may be another one's.
+        for key in services {
+            let spec = routes.service(key).unwrap_or(&nothing);
+            let wanted: BTreeSet<Frontend> =
+                spec.listeners.iter().map(|address| frontend(key.protocol, *address)).collect();
+            let lost: Vec<Frontend> = self.frontends_of(key).filter(|each| !wanted.contains(each)).collect();
+            for frontend in lost {
+                self.owners.remove(&frontend);
+                specs.insert(frontend, None);
+            }
+            for frontend in wanted {
+                self.owners.insert(frontend, key.clone());
+                specs.insert(frontend, Some(packet_spec(spec, &mut sources)));
+            }
+        }
+        if self.has_leftovers {
+            let left = self.table.frontends().filter(|frontend| !self.owners.contains_key(frontend));
+            specs.extend(left.map(|frontend| (*frontend, None)).collect::<Vec<_>>());
+            self.has_leftovers = false;
+        }
+        for (frontend, spec) in specs {
+            if let Err(error) = self.put(frontend, spec.as_ref()) {
+                let reason =
+                    format!("cannot balance packets for {}: {error}", SocketAddr::from(frontend.place));
+                match self.owners.get(&frontend) {
+                    Some(key) => drop(failures.insert(key.clone(), reason)),
+                    None => {
+                        tracing::warn!(reason, "Cannot remove a virtual address");
+                        self.has_leftovers = true;
+                    }
+                }
+            }
+        }
+        failures
+    }
+
+    /// What is counted of each service: the sums over its endpoints that are there.
+    pub fn counts(&self, frontend: &Frontend) -> Vec<(SocketAddr, PacketCount)> {
+        let members = self.table.members(frontend);
+        members.map(|(number, each)| (each.place.into(), self.counters.of(number))).collect()
+    }
+
+    /// How often packets were not translated though they may have been meant to be, by reason.
+    pub fn events(&self) -> BTreeMap<PacketEvent, u64> {
+        self.counters.events()
+    }
+
+    fn frontends_of(&self, key: &ServiceKey) -> impl Iterator<Item = Frontend> {
+        self.owners.iter().filter(move |(_, owner)| *owner == key).map(|(frontend, _)| *frontend)
+    }
+
+    fn put(&mut self, frontend: Frontend, spec: Option<&PacketSpec>) -> Result<(), PutError> {
+        let writes = match spec {
+            Some(spec) => self.table.put(frontend, spec)?,
+            None => self.table.remove(&frontend),
+        };
+        let written = writes.iter().try_for_each(|write| self.maps.write(write));
+        if written.is_err() {
+            self.read_again();
+        }
+        written.map_err(PutError::Map)
+    }
+
+    /// After a write that failed, the maps are asked what they hold.
+    fn read_again(&mut self) {
+        match self.maps.read(first_stamp()) {
+            Ok((table, garbage)) => {
+                self.table = table;
+                for write in &garbage {
+                    self.remove_garbage(write);
+                }
+            }
+            Err(error) => tracing::warn!(%error, "Cannot read the maps of the eBPF programs for packets"),
+        }
+    }
+
+    fn remove_garbage(&mut self, write: &PacketWrite) {
+        if let Err(error) = self.maps.write(write) {
+            tracing::warn!(%error, ?write, "Cannot remove what no service needs");
+        }
+    }
+}
+
+/// A virtual address cannot be put into effect.
+#[derive(Debug, Error)]
+enum PutError {
+    #[error(transparent)]
+    Table(#[from] PacketTableError),
+    #[error("{0}")]
+    Map(MapError),
+}
+
+/// Another number at each start.
+fn first_stamp() -> u32 {
+    // The seed of a hasher is random; its lower half is as good.
+    RandomState::new().build_hasher().finish() as u32
+}
+
+/// The node's own addresses on the way to others, asked for once.
+#[derive(Debug)]
+struct Sources {
+    known: BTreeMap<IpAddr, Option<IpAddr>>,
+    masquerade: bool,
+}
+
+impl Sources {
+    fn towards(&mut self, endpoint: SocketAddr) -> Option<IpAddr> {
+        *self.known.entry(endpoint.ip()).or_insert_with(|| source_towards(endpoint).ok())
+    }
+}
+
+/// What address a packet of this node to another one would come from. Nothing is sent.
+fn source_towards(to: SocketAddr) -> io::Result<IpAddr> {
+    let any = match to.ip() {
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    };
+    let socket = UdpSocket::bind((any, 0))?;
+    socket.connect(to)?;
+    socket.local_addr().map(|address| address.ip())
+}
+
+fn packet_spec(spec: &ServiceSpec, sources: &mut Sources) -> PacketSpec {
+    let mut candidate = |address: SocketAddr, weight: Option<u32>| {
+        let source = sources.towards(address);
+        PacketCandidate {
+            place: Place::from(address),
+            weight,
+            source: source.map(|source| Place::from(SocketAddr::new(source, 0)).address),
+            replies_pass: !sources.masquerade || source == Some(address.ip()),
+        }
+    };
+    let ServicePolicy { algorithm, affinity, .. } = spec.policy;
+    let candidates = spec
+        .endpoints
+        .iter()
+        .map(|(id, each)| candidate(id.address, (each.state == RouteState::Ready).then_some(each.weight)))
+        .collect();
+    PacketSpec {
+        candidates,
+        is_by_source: algorithm == Algorithm::Maglev || affinity.is_some(),
+        is_direct: false,
+    }
+}
+
+fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {
+    let protocol = match protocol {
+        Protocol::Tcp => mesonet_ebpf_abi::TCP,
+        Protocol::Udp => mesonet_ebpf_abi::UDP,
+    };
+    Frontend { place: Place::from(address), protocol: protocol.into() }
+}
+
+// === impl PacketMode ===
+
+impl PacketMode {
+    /// Every mode.
+    pub const ALL: [Self; 4] = [Self::Auto, Self::Xdp, Self::XdpGeneric, Self::Tc];
+
+    /// The name that users know.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::XdpGeneric => "xdp-generic",
+            Self::Tc => "tc",
+        }
+    }
+}
+
+// === impl PacketHook ===
+
+impl PacketHook {
+    /// Every program.
+    pub const ALL: [Self; 5] = [Self::Xdp, Self::In, Self::Out, Self::TunnelIn, Self::TunnelOut];
+
+    /// Its name in the object.
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Xdp => "mesonet_xdp",
+            Self::In => "mesonet_in",
+            Self::Out => "mesonet_out",
+            Self::TunnelIn => "mesonet_tunnel_in",
+            Self::TunnelOut => "mesonet_tunnel_out",
+        }
+    }
+}

@@ -1,0 +1,221 @@
+//! The programs in the kernel: loaded, attached to interfaces, and pinned, so that they outlive this process.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+use mesonet_ebpf_abi::LAYOUT;
+
+use super::interfaces::{self, Interface, Link};
+use super::{Attached, PacketError, PacketHook, PacketMode, PacketSettings, maps};
+use crate::ebpf::bpf_call;
+
+/// The programs, built from ebpf/programs by ebpf/build.sh.
+static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/packet.o");
+
+/// How often the kernel is asked to take a program.
+const LOAD_ATTEMPTS: u32 = 10;
+
+/// Where everything of packet balancing is, below the directory of the layout.
+const DIRECTORY: &str = "packet";
+
+/// Loads the programs. Maps that are there are taken over with what they hold.
+pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
+    let pins = bpffs.join("mesonet").join(LAYOUT).join(DIRECTORY);
+    fs::create_dir_all(&pins).map_err(|source| PacketError::Pins { path: pins.clone(), source })?;
+    let mut loader = EbpfLoader::new();
+    for name in maps::NAMES {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(PacketError::Load)?;
+    // It answers questions, too.
+    load_one(&mut ebpf, PacketHook::In)?;
+    Ok((ebpf, pins))
+}
+
+/// Loads a program, if it is not yet. The kernel takes some tenths of a second to look at it.
+///
+/// The kernel stops to look at a program when a signal comes, and wants to be asked again.
+pub(super) fn load_one(ebpf: &mut Ebpf, hook: PacketHook) -> Result<(), PacketError> {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let loaded = match hook {
+            PacketHook::Xdp => xdp(ebpf)?.load(),
+            PacketHook::In | PacketHook::Out | PacketHook::TunnelIn | PacketHook::TunnelOut => {
+                classifier(ebpf, hook)?.load()
+            }
+        };
+        match loaded {
+            Err(ProgramError::AlreadyLoaded) => return Ok(()),
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock && attempts < LOAD_ATTEMPTS => {}
+            other => return other.map_err(|source| PacketError::Program { hook: hook.program(), source }),
+        }
+    }
+}
+
+/// Attaches the programs to interfaces, in the place of those of the process before: no packet meets none of them.
+/// Takes them away from interfaces that are not named any more.
+pub(super) fn attach(
+    ebpf: &mut Ebpf,
+    pins: &Path,
+    settings: &PacketSettings,
+) -> Result<Vec<Attached>, PacketError> {
+    let mut attached = Vec::new();
+    let mut kept = Vec::new();
+    for name in &settings.interfaces {
+        let interface =
+            interfaces::find(name).map_err(|source| PacketError::Interface { name: name.clone(), source })?;
+        if interface.link == Link::Loopback {
+            return Err(PacketError::Loopback(name.clone()));
+        }
+        let (mode, reason) = attach_early(ebpf, pins, name, &interface, settings.mode)?;
+        let is_ethernet = interface.link == Link::Ethernet;
+        let out = if is_ethernet { PacketHook::Out } else { PacketHook::TunnelOut };
+        let at = Attachment { pins, name, index: interface.index };
+        at.classifier(ebpf, out, TcAttachType::Egress)?;
+        // It also meets what XDP leaves.
+        let incoming = if is_ethernet { PacketHook::In } else { PacketHook::TunnelIn };
+        at.classifier(ebpf, incoming, TcAttachType::Ingress)?;
+        kept.extend([at.pin(out), at.pin(incoming)]);
+        if mode != PacketMode::Tc {
+            kept.push(at.pin(PacketHook::Xdp));
+        }
+        attached.push(Attached { name: name.clone(), index: interface.index, mode, reason });
+    }
+    remove_others(pins, &kept);
+    Ok(attached)
+}
+
+/// Attaches XDP where that is told or the best.
+fn attach_early(
+    ebpf: &mut Ebpf,
+    pins: &Path,
+    name: &str,
+    interface: &Interface,
+    wanted: PacketMode,
+) -> Result<(PacketMode, String), PacketError> {
+    let at = Attachment { pins, name, index: interface.index };
+    let is_ethernet = interface.link == Link::Ethernet;
+    let reason = match wanted {
+        PacketMode::Xdp | PacketMode::XdpGeneric => {
+            at.xdp(ebpf, wanted)?;
+            return Ok((wanted, "as told".to_owned()));
+        }
+        PacketMode::Tc => "as told".to_owned(),
+        PacketMode::Auto if !is_ethernet => "it has no link headers".to_owned(),
+        PacketMode::Auto if interface.is_virtual => {
+            "on virtual interfaces packets may come without checksums, which XDP cannot handle".to_owned()
+        }
+        PacketMode::Auto => match at.xdp(ebpf, PacketMode::Xdp) {
+            Ok(()) => return Ok((PacketMode::Xdp, "the driver takes it".to_owned())),
+            Err(error) => format!("the driver refuses XDP: {}", crate::balancer::error_text(&error)),
+        },
+    };
+    Ok((PacketMode::Tc, reason))
+}
+
+/// A place for programs.
+struct Attachment<'a> {
+    pins: &'a Path,
+    name: &'a str,
+    index: u32,
+}
+
+impl Attachment<'_> {
+    /// Where a link is pinned. The file system takes no dots, which names may have.
+    fn pin(&self, hook: PacketHook) -> PathBuf {
+        self.pins.join(format!("{}_{}", hook.program(), self.index))
+    }
+
+    fn classifier(&self, ebpf: &mut Ebpf, hook: PacketHook, way: TcAttachType) -> Result<(), PacketError> {
+        let path = self.pin(hook);
+        let failed =
+            |source| PacketError::Attach { hook: hook.program(), name: self.name.to_owned(), source };
+        load_one(ebpf, hook)?;
+        let program = classifier(ebpf, hook)?;
+        if let Some(old) = pinned(&path).and_then(|link| SchedClassifierLink::try_from(link).ok())
+            && program.attach_to_link(old).is_ok()
+        {
+            return Ok(());
+        }
+        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program.attach_with_options(self.name, way, options).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        pin(link.try_into().map_err(|_| PacketError::NoProgram(hook.program()))?, path)
+    }
+
+    fn xdp(&self, ebpf: &mut Ebpf, mode: PacketMode) -> Result<(), PacketError> {
+        let path = self.pin(PacketHook::Xdp);
+        let failed = |source| PacketError::Attach {
+            hook: PacketHook::Xdp.program(),
+            name: self.name.to_owned(),
+            source,
+        };
+        load_one(ebpf, PacketHook::Xdp)?;
+        let program = xdp(ebpf)?;
+        if let Some(old) = pinned(&path).and_then(|link| XdpLink::try_from(link).ok())
+            && program.attach_to_link(old).is_ok()
+        {
+            return Ok(());
+        }
+        let mode = if mode == PacketMode::XdpGeneric { XdpMode::Skb } else { XdpMode::Driver };
+        let id = program.attach_to_if_index(self.index, mode).map_err(failed)?;
+        let link = program.take_link(id).map_err(failed)?;
+        pin(link.try_into().map_err(|_| PacketError::NoProgram(PacketHook::Xdp.program()))?, path)
+    }
+}
+
+/// The link that a process before has left.
+fn pinned(path: &Path) -> Option<FdLink> {
+    PinnedLink::from_pin(path).ok().map(FdLink::from)
+}
+
+fn pin(link: FdLink, path: PathBuf) -> Result<(), PacketError> {
+    // That of an interface that is gone, whose number another one has.
+    let _ = fs::remove_file(&path);
+    let pinned = link.pin(&path).map_err(|source| PacketError::Pin { path, source })?;
+    drop(pinned);
+    Ok(())
+}
+
+/// Links of interfaces and modes that are not wanted any more end with their names.
+fn remove_others(pins: &Path, kept: &[PathBuf]) {
+    let Ok(entries) = fs::read_dir(pins) else { return };
+    let is_link = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with("mesonet_") && !kept.contains(path)
+    };
+    for path in entries.flatten().map(|entry| entry.path()).filter(is_link) {
+        if let Err(error) = bpf_call::detach_pinned(&path).and_then(|()| fs::remove_file(&path)) {
+            tracing::warn!(%error, path = %path.display(), "Cannot take a program away from an interface");
+        }
+    }
+}
+
+/// Takes the programs away from all interfaces; what they know goes, too.
+pub(super) fn remove_all(bpffs: &Path) -> io::Result<()> {
+    let pins = bpffs.join("mesonet").join(LAYOUT).join(DIRECTORY);
+    remove_others(&pins, &[]);
+    match fs::remove_dir_all(pins) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+pub(super) fn classifier(ebpf: &mut Ebpf, hook: PacketHook) -> Result<&mut SchedClassifier, PacketError> {
+    let program = ebpf.program_mut(hook.program()).ok_or(PacketError::NoProgram(hook.program()))?;
+    program.try_into().map_err(|source: ProgramError| PacketError::Program { hook: hook.program(), source })
+}
+
+pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, PacketError> {
+    let name = PacketHook::Xdp.program();
+    let program = ebpf.program_mut(name).ok_or(PacketError::NoProgram(name))?;
+    program.try_into().map_err(|source: ProgramError| PacketError::Program { hook: name, source })
+}

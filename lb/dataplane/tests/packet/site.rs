@@ -1,0 +1,181 @@
+//! A node between clients and servers: three network namespaces and a BPF file system of the test's own.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
+use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
+use mesonet_model::{FrameworkId, ServiceKey, TaskId, TaskKey};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// The namespaces and their addresses: clients are 10.1.0.2 and fd01::2, servers 10.2.0.2 and fd02::2, the node has the
+/// same with 1. Everybody reaches addresses below 11/8 and fd11::/16 through the node.
+pub struct Site {
+    prefix: String,
+    bpffs: PathBuf,
+    /// The network namespace that the test came from.
+    origin: fs::File,
+}
+
+/// Where a thread can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    Client,
+    Node,
+    Server,
+}
+
+impl Site {
+    /// With the calling thread in the node's namespace.
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let prefix = format!("mp{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let bpffs = std::env::temp_dir().join(&prefix);
+        fs::create_dir(&bpffs).expect("a directory");
+        run("mount", &["-t", "bpf", "bpf", text(&bpffs)]);
+        let origin = fs::File::open("/proc/thread-self/ns/net").expect("the own namespace");
+        let site = Self { prefix, bpffs, origin };
+        for side in [Side::Client, Side::Node, Side::Server] {
+            run("ip", &["netns", "add", &site.name(side)]);
+            site.ip(side, "link set lo up");
+        }
+        site.connect(Side::Client, "clients", 1);
+        site.connect(Side::Server, "servers", 2);
+        site.set(Side::Node, "net/ipv4/ip_forward", "1");
+        site.set(Side::Node, "net/ipv6/conf/all/forwarding", "1");
+        site.ip(Side::Client, "route add default via 10.1.0.1");
+        site.ip(Side::Client, "-6 route add default via fd01::1");
+        site.ip(Side::Server, "route add default via 10.2.0.1");
+        site.ip(Side::Server, "-6 route add default via fd02::1");
+        site.entry(Side::Node).enter();
+        site
+    }
+
+    /// A pair of interfaces between the node and another namespace.
+    fn connect(&self, side: Side, name: &str, network: u8) {
+        let (node, other) = (self.name(Side::Node), self.name(side));
+        run(
+            "ip",
+            &["-n", &node, "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", &other],
+        );
+        for (side, name, host) in [(Side::Node, name, 1), (side, "eth0", 2)] {
+            self.ip(side, &format!("addr add 10.{network}.0.{host}/24 dev {name}"));
+            self.ip(side, &format!("addr add fd0{network}::{host}/64 dev {name} nodad"));
+            self.ip(side, &format!("link set {name} up"));
+        }
+    }
+
+    pub fn name(&self, side: Side) -> String {
+        let end = match side {
+            Side::Client => "client",
+            Side::Node => "node",
+            Side::Server => "server",
+        };
+        format!("{}-{end}", self.prefix)
+    }
+
+    /// Runs `ip` in a namespace.
+    pub fn ip(&self, side: Side, arguments: &str) {
+        let name = self.name(side);
+        let mut all = vec!["-n", &name];
+        all.extend(arguments.split(' '));
+        run("ip", &all);
+    }
+
+    fn set(&self, side: Side, name: &str, value: &str) {
+        run(
+            "ip",
+            &["netns", "exec", &self.name(side), "sh", "-c", &format!("echo {value} >/proc/sys/{name}")],
+        );
+    }
+
+    /// The way into a namespace.
+    pub fn entry(&self, side: Side) -> Entry {
+        Entry(fs::File::open(Path::new("/run/netns").join(self.name(side))).expect("the namespace"))
+    }
+
+    pub fn settings(&self, interfaces: &[&str], mode: PacketMode) -> PacketSettings {
+        PacketSettings {
+            interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
+            mode,
+            masquerade: false,
+            bpffs: self.bpffs.clone(),
+        }
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        move_into_link_name_space(self.origin.as_fd(), Some(LinkNameSpaceType::Network)).expect("back");
+        let _ = PacketBalancer::cleanup(&self.bpffs);
+        run("umount", &[text(&self.bpffs)]);
+        for side in [Side::Client, Side::Node, Side::Server] {
+            run("ip", &["netns", "delete", &self.name(side)]);
+        }
+        let _ = fs::remove_dir(&self.bpffs);
+    }
+}
+
+/// A network namespace.
+pub struct Entry(fs::File);
+
+impl Entry {
+    /// Moves the calling thread.
+    pub fn enter(&self) {
+        move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network)).expect("join");
+    }
+}
+
+/// A balancer with the routes that a test wants.
+pub struct Balancer {
+    pub balancer: PacketBalancer,
+    routes: RouteTable,
+}
+
+impl Balancer {
+    pub fn start(settings: &PacketSettings) -> Self {
+        let balancer = PacketBalancer::start(settings).expect("the kernel takes the programs");
+        Self { balancer, routes: RouteTable::default() }
+    }
+
+    /// Makes a service lead to endpoints.
+    pub fn put(&mut self, key: &str, vip: &str, endpoints: &[(&str, RouteState)]) {
+        let mut spec = ServiceSpec::default();
+        spec.listeners.insert(address(vip));
+        for (at, state) in endpoints {
+            let task = TaskKey::new(FrameworkId::new("framework"), TaskId::new(*at));
+            let id = EndpointId { task, address: address(at) };
+            spec.endpoints.insert(id, EndpointSpec { state: *state, weight: 1 });
+        }
+        self.set(key, spec);
+    }
+
+    /// Ends a service.
+    pub fn remove(&mut self, key: &str) {
+        self.set(key, ServiceSpec::default());
+    }
+
+    fn set(&mut self, key: &str, spec: ServiceSpec) {
+        let key: ServiceKey = key.parse().expect("a key");
+        self.routes.set(key.clone(), spec);
+        assert_eq!(self.balancer.settle(&BTreeSet::from([key]), &self.routes), [].into());
+    }
+}
+
+pub fn address(text: &str) -> SocketAddr {
+    text.parse().expect("an address with a port")
+}
+
+pub fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().expect(program);
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
