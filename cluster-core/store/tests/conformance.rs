@@ -32,7 +32,8 @@ impl Kind for InEtcd {
             endpoints: self.etcd.endpoints(),
             cluster: ClusterId::new("c1"),
             tls: None,
-            lease: EtcdSettings::LEASE,
+            // A busy machine may let nobody renew it for seconds.
+            lease: std::time::Duration::from_secs(20),
         };
         let me = Candidate {
             master: MasterId::new("m1"),

@@ -10,6 +10,7 @@ async fn commits_of_any_size_are_seen_whole() {
     let follower = open(settings(&etcd)).await;
     let mut term = lead(&leader, "one").await;
     let is_over = Arc::new(AtomicBool::new(false));
+    let end = End(is_over.clone());
     let (looks, ends) = (follower.clone(), is_over.clone());
     let watching = tokio::task::spawn_blocking(move || {
         while !ends.load(Ordering::Relaxed) {
@@ -38,7 +39,7 @@ async fn commits_of_any_size_are_seen_whole() {
         before = size;
     }
     assert_whole(&reach(&follower, SIZES.len() as u64).await, &SIZES);
-    is_over.store(true, Ordering::Relaxed);
+    drop(end);
     watching.await.expect("never torn");
     assert!(coming.await.expect("never torn") > 0);
     assert_eq!(count(&etcd, "pending/"), 0);
@@ -183,7 +184,7 @@ async fn a_leader_outlives_a_short_absence_of_etcd() {
 #[tokio::test]
 async fn a_leader_without_etcd_knows_that_its_term_may_be_over() {
     let mut etcd = Etcd::start(1);
-    let leader = open(settings(&etcd)).await;
+    let leader = open(EtcdSettings { lease: SHORT_LEASE, ..settings(&etcd) }).await;
     let standby = open(settings(&etcd)).await;
     let mut term = lead(&leader, "one").await;
     term.store.commit(Revision(1), &[put("a", "1")]).expect("commits");
@@ -209,7 +210,7 @@ async fn a_leader_without_etcd_knows_that_its_term_may_be_over() {
 async fn the_lease_of_a_leader_that_is_cut_off_passes_to_the_next() {
     let etcd = Etcd::start(1);
     let cable = Cable::to(etcd.address(0));
-    let one = open(by_cable(&etcd, &cable)).await;
+    let one = open(EtcdSettings { lease: SHORT_LEASE, ..by_cable(&etcd, &cable) }).await;
     let two = open(settings(&etcd)).await;
     let mut first = lead(&one, "one").await;
     let me = candidate("two");
@@ -278,8 +279,7 @@ async fn a_large_commit_is_completed_by_the_next_leader() {
     let mut was_in_the_middle = false;
     for _ in 0..5 {
         let cable = Arc::new(Cable::to(etcd.address(0)));
-        let lease = Duration::from_secs(6);
-        let one = open(EtcdSettings { lease, ..by_cable(&etcd, &cable) }).await;
+        let one = open(EtcdSettings { lease: SHORT_LEASE, ..by_cable(&etcd, &cable) }).await;
         let two = open(settings(&etcd)).await;
         let mut first = lead(&one, "one").await;
         cable.slow_down();

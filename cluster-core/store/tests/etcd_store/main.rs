@@ -19,9 +19,24 @@ const CLUSTER: &str = "0d7e5bd2-7ab1-4a5c-8a3e-2a4f7f1b0c11";
 /// How long anything may take that is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long a leader may be without a processor on a busy machine, where no test waits for its lease to run out.
+const LONG_LEASE: Duration = Duration::from_secs(20);
+
+/// The same where one does.
+const SHORT_LEASE: Duration = Duration::from_secs(6);
+
+/// Ends what runs beside a test, also when the test fails.
+struct End(Arc<AtomicBool>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 fn settings(etcd: &Etcd) -> EtcdSettings {
     let cluster = ClusterId::new(CLUSTER);
-    EtcdSettings { endpoints: etcd.endpoints(), cluster, tls: None, lease: EtcdSettings::LEASE }
+    EtcdSettings { endpoints: etcd.endpoints(), cluster, tls: None, lease: LONG_LEASE }
 }
 
 fn by_cable(etcd: &Etcd, cable: &Cable) -> EtcdSettings {

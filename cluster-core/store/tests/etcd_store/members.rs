@@ -86,7 +86,7 @@ async fn a_full_etcd_leaves_everything_as_it_was() {
 #[tokio::test]
 async fn one_of_three_members_may_be_gone() {
     let mut etcd = Etcd::start(3);
-    let leader = open(EtcdSettings { lease: Duration::from_secs(10), ..settings(&etcd) }).await;
+    let leader = open(settings(&etcd)).await;
     let follower = open(settings(&etcd)).await;
     let mut term = lead(&leader, "one").await;
     let mut revision = 0;
