@@ -1,8 +1,28 @@
 //! The checksum of IP, TCP and UDP.
 
+/// Octets from which on wider instructions pay off.
+#[cfg(target_arch = "x86_64")]
+const WIDE_MIN: usize = 256;
+
 /// Adds octets to a sum. All but the last part of what is summed must have an even length.
 #[inline]
 pub(crate) fn add(sum: u64, octets: &[u8]) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    if octets.len() >= WIDE_MIN && std::arch::is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has these instructions.
+        return unsafe { add_wide(sum, octets) };
+    }
+    add_any(sum, octets)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2")]
+fn add_wide(sum: u64, octets: &[u8]) -> u64 {
+    add_any(sum, octets)
+}
+
+#[inline(always)]
+fn add_any(sum: u64, octets: &[u8]) -> u64 {
     // Halves of wide words, so that the compiler makes vector instructions of it and nothing is carried in between.
     let mut wide = [0_u64; 4];
     let blocks = octets.chunks_exact(32);
