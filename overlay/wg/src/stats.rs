@@ -15,6 +15,8 @@ use crate::settings::Offloads;
 pub struct TunnelStats {
     /// What the kernel does for many packets at once.
     pub offloads: Offloads,
+    /// Whether somebody removed the device. Then the tunnel carries nothing, and is to be opened again.
+    pub is_device_gone: bool,
     /// Peers by name.
     pub peers: BTreeMap<String, PeerStats>,
     /// Packets that were dropped and belong to no peer.

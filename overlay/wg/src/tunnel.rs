@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -59,6 +60,8 @@ struct Shared {
     turns: Turns,
     /// How often something changed that the owner may want to act on.
     changes: watch::Sender<u64>,
+    /// Whether somebody removed the device.
+    is_device_gone: AtomicBool,
     /// Readable once the tunnel ends.
     end: std::os::fd::OwnedFd,
 }
@@ -90,6 +93,7 @@ impl Tunnel {
             offloads,
             turns: Turns::default(),
             changes: watch::Sender::new(0),
+            is_device_gone: AtomicBool::new(false),
             end: new_signal().map_err(OpenError::Threads)?,
         });
         let mut tunnel = Self { shared, control: Arc::new(Mutex::new(control)), threads: Vec::new() };
@@ -132,13 +136,14 @@ impl Tunnel {
         let peers = control.peers.iter().map(|(name, peer)| (name.clone(), PeerStats::of(peer, now)));
         TunnelStats {
             offloads: self.shared.offloads,
+            is_device_gone: self.shared.is_device_gone.load(Ordering::Relaxed),
             peers: peers.collect(),
             drops: self.shared.tables.drops.read(),
         }
     }
 
-    /// A number that grows whenever the MTU of a path changes, or a peer begins to answer or ceases to: what changed
-    /// is in the [`stats`](Self::stats).
+    /// A number that grows whenever the MTU of a path changes, a peer begins to answer or ceases to, or the device is
+    /// gone: what changed is in the [`stats`](Self::stats).
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changes.subscribe()
     }
@@ -173,18 +178,29 @@ fn work(shared: &Shared, queue: usize) {
         let now = Instant::now();
         let received = ingress.run(tables, device, socket, turns, now);
         let sent = egress.run(tables, device, socket, now);
-        if !received && !sent && wait_for_any(&[device.queue(queue), socket.as_fd(), shared.end.as_fd()]) {
+        if !received && !sent && shared.wait_for_packets(queue) {
             return;
         }
     }
 }
 
-/// Waits until one is readable. Whether the last one is.
-fn wait_for_any(sources: &[std::os::fd::BorrowedFd<'_>; 3]) -> bool {
-    let mut polled = [0, 1, 2].map(|place: usize| PollFd::from_borrowed_fd(sources[place], PollFlags::IN));
-    match poll(&mut polled, None) {
-        Ok(_) => !polled[2].revents().is_empty(),
-        Err(_) => false,
+impl Shared {
+    /// Waits until there is something to move. Whether the tunnel ends.
+    fn wait_for_packets(&self, queue: usize) -> bool {
+        let sources = [self.end.as_fd(), self.socket.as_fd(), self.device.queue(queue)];
+        let mut polled = sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN));
+        // A device that is gone would always be ready, with an error.
+        let is_gone = self.is_device_gone.load(Ordering::Relaxed);
+        let polled = if is_gone { &mut polled[..2] } else { &mut polled[..] };
+        if poll(polled, None).is_err() {
+            return false;
+        }
+        let has_failed = |device: &PollFd<'_>| device.revents().intersects(PollFlags::ERR | PollFlags::NVAL);
+        if polled.get(2).is_some_and(has_failed) && !self.is_device_gone.swap(true, Ordering::AcqRel) {
+            tracing::error!("Somebody removed the device of the tunnel");
+            self.changes.send_modify(|changes| *changes += 1);
+        }
+        !polled[0].revents().is_empty()
     }
 }
 

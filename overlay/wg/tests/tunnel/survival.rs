@@ -45,6 +45,20 @@ fn a_restart_breaks_no_connection_and_a_removal_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_device_that_somebody_removed_is_noticed() {
+    let row = Namespaces::in_a_row(2);
+    let tunnel = open(&row, 0, 1, &settings(&key()));
+    let mut changes = tunnel.changes();
+    changes.mark_unchanged();
+    row.ip(0, &format!("link del {DEVICE}"));
+    wait_until("the removal is noticed", || tunnel.stats().is_device_gone);
+    wait_until("its owner is told", || changes.has_changed().expect("the tunnel"));
+    drop(tunnel);
+    open(&row, 0, 1, &settings(&key())).remove().expect("a new device goes");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn keys_change_under_a_transfer() {
     let row = Namespaces::in_a_row(2);
     let keys = [key(), key()];
