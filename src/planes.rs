@@ -31,7 +31,7 @@ pub async fn start_dns(config: mesonet_dns_server::Config, metrics: &Registry) -
 }
 
 /// What balances, if a data path is wanted. `auto` means the kernel where a cgroup for it is named and the kernel
-/// agrees, and the proxy elsewhere.
+/// agrees, with the proxy for whom its hooks do not see where packets are not balanced; and the proxy alone elsewhere.
 ///
 /// # Errors
 /// When the kernel is wanted and refuses.
@@ -53,7 +53,10 @@ pub fn load_balancer(
                 .context("the kernel does not balance (use --datapath proxy)")?
         }
     };
-    with_packets(balancer, datapath, sockets).map(Some)
+    let balancer = with_packets(balancer, datapath, sockets)?;
+    // What the hooks do not see is the proxy's, if nothing better is there and nobody has asked for the hooks alone.
+    let is_mixed = datapath == Datapath::Auto && balancer.packets().is_none();
+    Ok(Some(if is_mixed { balancer.with_proxy_beside() } else { balancer }))
 }
 
 /// Has the kernel balance packets, too, if interfaces are named. With `auto` that is no must.

@@ -8,6 +8,7 @@ use mesonet_model::{ClusterView, Delta, Revision, ServiceKey, TaskKey};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::proxy_beside::ProxyBeside;
 use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, Memory, Metrics, PacketBalancer, Proxy};
 
 /// How often to call [`LoadBalancer::retry`] while services have failed: soon enough that whoever frees the port that
@@ -20,6 +21,8 @@ pub struct LoadBalancer {
     executor: Executor,
     /// What serves others than this node's processes.
     packets: Option<Box<PacketBalancer>>,
+    /// What serves them where packets are not balanced.
+    beside: Option<Box<ProxyBeside>>,
     metrics: Metrics,
     /// The revision of the view that was applied last; `None` before the first.
     applied: Option<Revision>,
@@ -85,6 +88,7 @@ impl LoadBalancer {
         Self {
             executor,
             packets: None,
+            beside: None,
             metrics,
             applied: None,
             unsettled: RouteTable::default(),
@@ -97,6 +101,23 @@ impl LoadBalancer {
     #[must_use]
     pub fn with_packets(self, packets: PacketBalancer) -> Self {
         Self { packets: Some(Box::new(packets)), ..self }
+    }
+
+    /// Has the proxy serve whoever the hooks in the kernel do not see, at virtual addresses that are local ones. Where
+    /// the proxy balances anyway, that changes nothing.
+    ///
+    /// # Panics
+    /// As [`LoadBalancer::proxy`].
+    #[must_use]
+    pub fn with_proxy_beside(self) -> Self {
+        match &self.executor {
+            Executor::Ebpf(_) => {
+                self.metrics.set_datapath("proxy");
+                let beside = Some(Box::new(ProxyBeside::start(&self.metrics)));
+                Self { beside, ..self }
+            }
+            Executor::Memory(_) | Executor::Proxy(_) => self,
+        }
     }
 
     /// What balances packets from outside, if anything does.
@@ -130,7 +151,10 @@ impl LoadBalancer {
 
     /// The tasks whose endpoints drain and still have open connections; changes as connections end.
     pub fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
-        self.executor.busy()
+        match &self.beside {
+            Some(beside) => beside.join_busy(self.executor.busy()),
+            None => self.executor.busy(),
+        }
     }
 
     /// What is in effect.
@@ -146,6 +170,9 @@ impl LoadBalancer {
             Executor::Memory(memory) => memory.apply(&ops).await,
             Executor::Proxy(proxy) => proxy.apply(&ops).await,
         };
+        if let Some(beside) = &mut self.beside {
+            beside.settle(&self.unsettled_keys, self.executor.read()).await;
+        }
         if let Some(packets) = &mut self.packets {
             for (key, reason) in packets.settle(&self.unsettled_keys, self.executor.read()) {
                 failures.entry(key).or_insert(reason);

@@ -17,6 +17,7 @@ mod memory;
 mod metrics;
 mod packet;
 mod proxy;
+mod proxy_beside;
 mod tracked_table;
 
 pub use balancer::{LoadBalancer, RETRY_INTERVAL};

@@ -98,6 +98,11 @@ impl Proxy {
         Self { table: TrackedTable::new(metrics), workers, next_worker: 0, busy, local_tcp }
     }
 
+    /// The same proxy with another empty table, before it has applied anything.
+    pub(crate) fn with_table(self, table: TrackedTable) -> Self {
+        Self { table, ..self }
+    }
+
     /// Sends operations to every worker and waits until all have carried them out.
     async fn send(&self, batch: &mut Vec<WorkerOp>) {
         let batch: Arc<[WorkerOp]> = std::mem::take(batch).into();

@@ -8,12 +8,18 @@ use crate::Metrics;
 #[derive(Debug)]
 pub(crate) struct TrackedTable {
     table: RouteTable,
-    metrics: Metrics,
+    /// `None` where another table is counted that has the same endpoints.
+    metrics: Option<Metrics>,
 }
 
 impl TrackedTable {
     pub(crate) fn new(metrics: &Metrics) -> Self {
-        Self { table: RouteTable::default(), metrics: metrics.clone() }
+        Self { table: RouteTable::default(), metrics: Some(metrics.clone()) }
+    }
+
+    /// A table that no metric shows.
+    pub(crate) fn uncounted() -> Self {
+        Self { table: RouteTable::default(), metrics: None }
     }
 
     pub(crate) fn read(&self) -> &RouteTable {
@@ -21,7 +27,9 @@ impl TrackedTable {
     }
 
     pub(crate) fn apply(&mut self, op: &Op) {
-        self.metrics.count_op(&self.table, op);
+        if let Some(metrics) = &self.metrics {
+            metrics.count_op(&self.table, op);
+        }
         self.table.apply(op);
     }
 }

@@ -46,6 +46,11 @@ impl Node {
         Self::new(balancer, registry)
     }
 
+    /// The same, with a proxy for whom the hooks do not see.
+    pub fn with_proxy_beside(self) -> Self {
+        Self { balancer: self.balancer.with_proxy_beside(), ..self }
+    }
+
     fn new(balancer: LoadBalancer, registry: prometheus::Registry) -> Self {
         let view = ClusterView::empty(ClusterId::new("cluster"));
         Self { balancer, registry, applied: view.clone(), view }

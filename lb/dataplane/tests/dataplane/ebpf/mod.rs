@@ -3,6 +3,7 @@
 mod clients;
 mod death;
 mod ledger;
+mod mixed;
 mod policies;
 mod survival;
 mod traffic;

@@ -1,0 +1,65 @@
+//! The proxy beside hooks in the kernel.
+//!
+//! The hooks see the processes of a cgroup and nobody else. Where no packets are balanced either, this proxy serves
+//! everybody else who reaches the node: it listens at the virtual addresses that are local ones, and a connection of
+//! the cgroup never gets there, because it goes to an endpoint's own address from the start.
+
+use std::collections::BTreeSet;
+
+use mesonet_lb_plan::{RouteTable, plan};
+use mesonet_model::{ServiceKey, TaskKey};
+use tokio::sync::watch;
+use tracing::debug;
+
+use crate::tracked_table::TrackedTable;
+use crate::{Dataplane, Metrics, Proxy};
+
+/// A proxy whose table follows what the hooks have.
+#[derive(Debug)]
+pub(crate) struct ProxyBeside(Proxy);
+
+impl ProxyBeside {
+    /// As [`Proxy::start`].
+    pub(crate) fn start(metrics: &Metrics) -> Self {
+        Self(Proxy::start(metrics).with_table(TrackedTable::uncounted()))
+    }
+
+    /// Makes services what the hooks have in effect. Where it cannot listen, for most virtual addresses are not local,
+    /// the hooks serve whom they see.
+    pub(crate) async fn settle(&mut self, keys: &BTreeSet<ServiceKey>, in_effect: &RouteTable) {
+        let ops = plan(keys, in_effect, self.0.read());
+        for (service, reason) in self.0.apply(&ops).await {
+            debug!(%service, reason, "Only the hooks serve a service");
+        }
+    }
+
+    /// The tasks that drain and still have connections, of the hooks or of the proxy. Must be called within a runtime.
+    pub(crate) fn join_busy(
+        &self,
+        mut hooks: watch::Receiver<BTreeSet<TaskKey>>,
+    ) -> watch::Receiver<BTreeSet<TaskKey>> {
+        let mut own = self.0.busy();
+        let both = |own: &BTreeSet<TaskKey>, hooks: &BTreeSet<TaskKey>| own | hooks;
+        let (joined, joined_out) = watch::channel(both(&own.borrow(), &hooks.borrow()));
+        // Ends when one of the three is gone.
+        tokio::spawn(async move {
+            loop {
+                let changed = tokio::select! {
+                    changed = own.changed() => changed.is_ok(),
+                    changed = hooks.changed() => changed.is_ok(),
+                    () = joined.closed() => false,
+                };
+                if !changed {
+                    return;
+                }
+                let tasks = both(&own.borrow_and_update(), &hooks.borrow_and_update());
+                joined.send_if_modified(|old| {
+                    let is_new = *old != tasks;
+                    *old = tasks;
+                    is_new
+                });
+            }
+        });
+        joined_out
+    }
+}
