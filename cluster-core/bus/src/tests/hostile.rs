@@ -92,7 +92,7 @@ async fn without_a_certificate_a_node_can_only_join() {
     let site = Site::start();
     let token = site.token(1, &[Role::Agent]);
     let tls = pki::joining_config(token.authority).expect("tls");
-    let idle = std::time::Duration::from_secs(4);
+    let idle = std::time::Duration::from_secs(10);
     let (_endpoint, connection) = dial(&site.master(), tls, idle).await.expect("connected");
     let (mut send, _receive) = connection.open_bi().await.expect("stream");
     crate::wire::send(&mut send, &First::Hello(hello("n1", Role::Net))).await.expect("sent");

@@ -145,13 +145,13 @@ async fn a_role_that_was_not_given_is_refused() {
 
 #[tokio::test]
 async fn an_expired_certificate_is_refused_with_both_clocks() {
-    let site = Site::with_lifetime(Duration::ZERO);
-    // The master's own certificate ends at once as well, so TLS of the node would refuse first.
-    let site = {
-        let joined = site.joined("n1").await;
-        drop(joined);
-        site.restart().await
-    };
+    let site = Site::with_lifetime(Duration::from_secs(8));
+    let dir = site.joined("n1").await;
+    let not_after = Identity::load(&dir).expect("identity").holder.not_after;
+    let is_over = || (crate::clock::now().since(not_after) >= Duration::from_secs(1)).then_some(());
+    eventually("the certificate has expired", is_over).await;
+    // The master's own certificate has ended as well, so TLS of the node would refuse first.
+    let site = site.restart().await;
     let node = site.net("n1", None);
     fails_with(&node.client, "the node's clock is").await;
     assert!(site.refused(Reason::CertificateTime) > 0);

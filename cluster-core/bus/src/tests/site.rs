@@ -27,7 +27,8 @@ use crate::{
 /// Nothing here takes longer unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(4);
+/// Longer than a busy machine lets a connection's task wait.
+pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) const LONG: Duration = Duration::from_secs(3600);
 
