@@ -31,6 +31,8 @@ pub(crate) struct Control {
     /// Whose handshake a number belongs to that this end gave out.
     attempts: HashMap<u32, String>,
     flood: Flood,
+    /// The time of the last handshake: peers only want that it grows.
+    last_stamp: Stamp,
     pub(crate) outbox: Vec<Output>,
     /// Whether something changed that the owner of the tunnel wants to know.
     pub(crate) has_changed: bool,
@@ -80,6 +82,7 @@ impl Control {
             owners: HashMap::new(),
             attempts: HashMap::new(),
             flood: Flood::default(),
+            last_stamp: Stamp::default(),
             outbox: Vec::new(),
             has_changed: false,
         };
@@ -310,7 +313,8 @@ impl Control {
             return;
         };
         let index = new_index(&self.tables, &self.attempts);
-        if let Some(output) = peer.begin(&identity.private, identity.public, index, stamp(), now) {
+        self.last_stamp = Stamp::of(SystemTime::now()).after(self.last_stamp);
+        if let Some(output) = peer.begin(&identity.private, identity.public, index, self.last_stamp, now) {
             self.attempts.insert(index, name.to_owned());
             self.outbox.push(output);
         }
@@ -337,9 +341,4 @@ fn new_index(tables: &Tables, attempts: &HashMap<u32, String>) -> u32 {
             return index;
         }
     }
-}
-
-/// The time, of which peers only want that it grows.
-fn stamp() -> Stamp {
-    Stamp::of(SystemTime::now())
 }

@@ -37,6 +37,21 @@ impl Stamp {
         stamp[8..].copy_from_slice(&since.subsec_nanos().to_be_bytes());
         Self(stamp)
     }
+
+    /// This time, or the first one after another, if the clock was set back.
+    pub(crate) fn after(self, other: Self) -> Self {
+        if self > other {
+            return self;
+        }
+        let mut next = other;
+        for octet in next.0.iter_mut().rev() {
+            *octet = octet.wrapping_add(1);
+            if *octet != 0 {
+                break;
+            }
+        }
+        next
+    }
 }
 
 /// What both ends have after a handshake.
@@ -122,4 +137,19 @@ impl Received {
 fn builder(own: &PrivateKey) -> Result<Builder<'_>, snow::Error> {
     let pattern = PATTERN.parse().map_err(|_| snow::Error::Input)?;
     Builder::new(pattern).prologue(PROLOGUE)?.psk(2, &NO_SHARED_SECRET)?.local_private_key(own.expose())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_grow_though_the_clock_is_set_back() {
+        let now = SystemTime::now();
+        let (earlier, later) = (Stamp::of(now), Stamp::of(now + Duration::from_nanos(1)));
+        assert_eq!(later.after(earlier), later);
+        assert_eq!(earlier.after(earlier), later);
+        assert!(earlier.after(later) > later);
+        assert!(Stamp([0xff; 12]).after(Stamp::of(now)) > later);
+    }
 }

@@ -178,6 +178,7 @@ impl Pair {
     }
 
     /// Lets time pass, in steps of a timer.
+    #[cfg(test)]
     pub(crate) fn pass(&mut self, time: Duration) {
         let end = self.now + time;
         while self.now < end {
