@@ -97,11 +97,22 @@ impl Drop for Hooks {
         // All that runs in it: the daemon, its tasks, their clients. It is gone once they are.
         let killed = fs::write(self.cgroup.join("cgroup.kill"), "1");
         let deadline = Instant::now() + PATIENCE;
-        while killed.is_ok() && fs::remove_dir(&self.cgroup).is_err() && Instant::now() < deadline {
+        while killed.is_ok() && remove_cgroup(&self.cgroup).is_err() && Instant::now() < deadline {
             thread::yield_now();
         }
         let _ = Command::new("umount").arg(self.bpffs()).output();
     }
+}
+
+/// Removes a control group with those that the daemon has made in it for tasks.
+fn remove_cgroup(path: &Path) -> std::io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_cgroup(&entry.path())?;
+        }
+    }
+    fs::remove_dir(path)
 }
 
 fn text(path: &Path) -> &str {

@@ -4,6 +4,7 @@
 //! connections to dead endpoints, tells which draining ones are still in use, and exports what has been counted.
 
 pub(crate) mod bpf_call;
+mod kernel;
 mod ledger;
 mod maps;
 mod namespaces;
@@ -30,6 +31,7 @@ use tokio::sync::watch;
 
 use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics};
+use kernel::SharedKernel;
 use ledger::{Account, Ledger};
 use maps::{Counts, Loads, Maps, Memory, WordMap};
 use programs::Attached;
@@ -112,8 +114,7 @@ pub enum EbpfError {
 /// The data plane of cgroup hooks.
 #[derive(Debug)]
 pub struct Ebpf {
-    maps: Maps,
-    kernel: KernelTable,
+    kernel: SharedKernel,
     table: TrackedTable,
     /// Which service each virtual address leads to.
     owners: BTreeMap<Frontend, Arc<ServiceKey>>,
@@ -144,23 +145,20 @@ impl Ebpf {
     /// When the kernel refuses.
     pub fn start(settings: &EbpfSettings, metrics: &Metrics) -> Result<Self, EbpfError> {
         let Attached { mut ebpf, older } = programs::attach(&settings.bpffs, &settings.cgroup)?;
-        let maps = Maps::take(&mut ebpf)?;
-        let (kernel, garbage) = maps.read().map_err(EbpfError::Read)?;
-        maps.write(&garbage).map_err(EbpfError::Read)?;
-        let found = kernel.frontends().count();
+        let kernel = SharedKernel::new(Maps::take(&mut ebpf)?).map_err(EbpfError::Read)?;
+        let found = kernel.lock().table.frontends().count();
         tracing::info!(
             cgroup = %settings.cgroup.display(), found, "Balancing sockets in the kernel"
         );
         let (counts, loads) = (Counts::take(&mut ebpf, "COUNTS")?, Loads::take(&mut ebpf, "LOADS")?);
-        let known = kernel.frontends().flat_map(|frontend| counters(&kernel, frontend)).map(|(at, _)| at);
-        let ledger = Ledger::new(counts, loads, metrics, &known.collect()).map_err(EbpfError::Read)?;
+        let ledger = Ledger::new(counts, loads, metrics, &all_counters(&kernel.lock().table))
+            .map_err(EbpfError::Read)?;
         let memory = Memory {
             origins: WordMap::take(&mut ebpf, "ORIGINS")?,
             flows: WordMap::take(&mut ebpf, "FLOWS")?,
             has_uncounted: AtomicBool::new(false),
         };
         Ok(Self {
-            maps,
             kernel,
             table: TrackedTable::new(metrics),
             owners: BTreeMap::new(),
@@ -198,10 +196,10 @@ impl Ebpf {
     fn settle(&mut self, frontend: Frontend, change: &mut Change) {
         let owner = self.owners.get(&frontend).cloned();
         let spec = owner.as_ref().and_then(|key| self.table.read().service(key));
-        let before: BTreeMap<u32, Option<Place>> = counters(&self.kernel, &frontend).collect();
+        let before: BTreeMap<u32, Option<Place>> = counters(&self.kernel.lock().table, &frontend).collect();
         let writes = match spec {
-            Some(spec) => self.kernel.put(frontend, &candidates(&frontend, spec), spec.policy),
-            None => self.kernel.remove(&frontend),
+            Some(spec) => self.kernel.put(frontend, candidates(&frontend, spec), spec.policy),
+            None => self.kernel.lock().remove(&frontend),
         };
         if !writes.is_empty() {
             self.account(frontend, owner.as_ref(), before, change);
@@ -223,7 +221,7 @@ impl Ebpf {
         if let Some(owner) = owner {
             self.open_accounts(&frontend, owner);
         }
-        for (counter, _) in counters(&self.kernel, &frontend) {
+        for (counter, _) in counters(&self.kernel.lock().table, &frontend) {
             before.remove(&counter);
         }
         for (counter, place) in before {
@@ -238,22 +236,20 @@ impl Ebpf {
 
     fn open_accounts(&self, frontend: &Frontend, owner: &Arc<ServiceKey>) {
         let mut ledger = self.usage.ledger();
-        for (counter, place) in counters(&self.kernel, frontend) {
+        for (counter, place) in counters(&self.kernel.lock().table, frontend) {
             ledger.open(counter, || Account::new(owner.clone(), place.map(SocketAddr::from)));
         }
     }
 
     /// Makes the writes of a change. If that fails, it is found out which addresses fail.
     fn write(&mut self, change: &mut Change) -> BTreeMap<ServiceKey, String> {
-        let Err(error) = self.maps.write(&change.writes) else { return BTreeMap::new() };
+        let Err(error) = self.kernel.lock().write(&change.writes) else { return BTreeMap::new() };
         tracing::debug!(%error, "A write of many entries has failed, trying address after address");
-        self.read_again();
         let mut failures = BTreeMap::new();
         for frontend in change.touched.clone() {
             change.writes.clear();
             self.settle(frontend, change);
-            let Err(error) = self.maps.write(&change.writes) else { continue };
-            self.read_again();
+            let Err(error) = self.kernel.lock().write(&change.writes) else { continue };
             if let Some(key) = self.owners.get(&frontend) {
                 let address = SocketAddr::from(frontend.place);
                 failures.insert(ServiceKey::clone(key), format!("cannot write {address}: {error}"));
@@ -262,24 +258,12 @@ impl Ebpf {
         failures
     }
 
-    /// After a write that failed, the maps are asked what they hold.
-    fn read_again(&mut self) {
-        match self.maps.read() {
-            Ok((kernel, garbage)) => {
-                self.kernel = kernel;
-                if let Err(error) = self.maps.write(&garbage) {
-                    tracing::warn!(%error, "Cannot remove what no service needs");
-                }
-            }
-            Err(error) => tracing::warn!(%error, "Cannot read the maps of the eBPF programs"),
-        }
-    }
-
     /// What a former process or another version has left goes when the first view is in effect.
     fn remove_leftovers(&mut self, has_failures: bool) {
         self.has_leftovers &= has_failures;
         let memory = self.usage.memory();
-        self.older.retain(|layout| match older_layout::replace(layout, memory, &self.kernel) {
+        let kernel = self.kernel.lock();
+        self.older.retain(|layout| match older_layout::replace(layout, memory, &kernel.table) {
             Ok(()) => false,
             Err(error) => {
                 tracing::warn!(%error, path = %layout.display(), "Cannot replace the programs of another version");
@@ -305,7 +289,7 @@ impl Ebpf {
         let mut draining = Draining::new();
         for (id, _) in spec.endpoints.iter().filter(|(_, each)| each.state == RouteState::Draining) {
             let counter = |address: &SocketAddr| {
-                self.kernel.counter(&frontend(key.protocol, *address), &id.address.into())
+                self.kernel.lock().table.counter(&frontend(key.protocol, *address), &id.address.into())
             };
             let counters = spec.listeners.iter().filter_map(counter);
             draining.entry(id.task.clone()).or_default().extend(counters);
@@ -325,7 +309,8 @@ impl Dataplane for Ebpf {
             self.note(op, &mut change);
         }
         if self.has_leftovers {
-            change.touched.extend(self.kernel.frontends().filter(|each| !self.owners.contains_key(each)));
+            let kernel = self.kernel.lock();
+            change.touched.extend(kernel.table.frontends().filter(|each| !self.owners.contains_key(each)));
         }
         for frontend in change.touched.clone() {
             self.settle(frontend, &mut change);
@@ -354,6 +339,10 @@ impl Dataplane for Ebpf {
 fn counters(kernel: &KernelTable, frontend: &Frontend) -> impl Iterator<Item = (u32, Option<Place>)> {
     let refused = kernel.service(frontend).map(|service| (refusals(service), None));
     kernel.counters(frontend).map(|(place, counter)| (counter, Some(place))).chain(refused)
+}
+
+fn all_counters(kernel: &KernelTable) -> BTreeSet<u32> {
+    kernel.frontends().flat_map(|frontend| counters(kernel, frontend)).map(|(counter, _)| counter).collect()
 }
 
 fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {

@@ -1,11 +1,13 @@
 //! Connections and datagrams reach endpoints, and see virtual addresses.
 
-use std::net::UdpSocket;
+use std::io::Write as _;
+use std::net::{SocketAddr, UdpSocket};
+use std::time::{Duration, Instant};
 
 use mesonet_model::EndpointState;
 
 use super::{Site, vip, vip6};
-use crate::fixture::{PATIENCE, ask, connect, dead_address, serve_name};
+use crate::fixture::{PATIENCE, ask, connect, dead_address, eventually, serve_name};
 
 #[test]
 #[ignore = "needs root"]
@@ -107,4 +109,38 @@ fn an_endpoint_that_does_not_listen_is_the_clients_error() {
     site.run(node.apply());
     let error = std::net::TcpStream::connect(vip(1)).expect_err("nobody listens");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_endpoint_that_joins_others_gets_connections_when_it_listens() {
+    let site = Site::new("late");
+    let mut node = site.node();
+    let service = node.put_service("tcp", "web", vip(1));
+    let a = serve_name("a");
+    node.put_endpoint(&service, "a", a, EndpointState::Ready);
+    site.run(node.apply());
+    // Its port is taken, and nobody listens there yet.
+    let late = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    late.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let b = late.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
+    node.put_endpoint(&service, "b", b, EndpointState::Ready);
+    site.run(node.apply());
+    // It is waited for this long at most, and a busy machine may be slow.
+    let begun = Instant::now();
+    let is_early = || begun.elapsed() < Duration::from_secs(4);
+    assert!((0..20).filter(|_| is_early()).all(|_| ask(vip(1)).is_ok_and(|name| name == 'a')));
+    // Nor when the other one drains.
+    node.put_endpoint(&service, "a", a, EndpointState::Draining);
+    site.run(node.apply());
+    assert!((0..20).filter(|_| is_early()).all(|_| ask(vip(1)).is_ok_and(|name| name == 'a')));
+    late.listen(64).expect("it listens");
+    let listener: std::net::TcpListener = late.into();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(b"b");
+        }
+    });
+    eventually("it gets connections", || ask(vip(1)).is_ok_and(|name| name == 'b'));
+    assert!((0..20).all(|_| ask(vip(1)).is_ok_and(|name| name == 'b')));
 }
