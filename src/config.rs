@@ -225,6 +225,8 @@ settings! {
             "Address at which the tasks' host ports are reached", "the one that leads to the master";
         hostname: optional String, "hostname", "MESONET_HOSTNAME", "NAME",
             "Name of the host that clients are told; must resolve for them", "the address";
+        zone: optional String, "zone", "MESONET_ZONE", "NAME",
+            "The zone that the node is in: nodes of one zone are near each other", "none";
         cpus: optional Amount, "cpus", "MESONET_CPUS", "N",
             "Cores to offer", "all";
         mem: optional Amount, "mem", "MESONET_MEM", "MIB",

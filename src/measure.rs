@@ -91,7 +91,7 @@ impl MeasuredCluster {
             planes::always_fresh(),
         ));
         let balancer = LoadBalancer::memory(&metrics);
-        others.spawn(planes::follow_with_lb(balancer, master.feed.subscribe(node, Plane::Lb)));
+        planes::start_lb(Some(balancer), &master.feed, &node, &mut others);
         Ok(Self { master, metrics, others })
     }
 

@@ -6,10 +6,12 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::{Server, StartError};
-use mesonet_lb_dataplane::{EbpfSettings, LoadBalancer, PacketBalancer, PacketSettings, RETRY_INTERVAL};
+use mesonet_lb_dataplane::{
+    EbpfSettings, Inspector, LoadBalancer, PacketBalancer, PacketSettings, Question,
+};
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cgroup_mount;
@@ -43,7 +45,10 @@ pub fn load_balancer(
     let settings = |cgroup| EbpfSettings { cgroup, bpffs: sockets.bpffs.clone() };
     let balancer = match (datapath, sockets.cgroup.clone()) {
         (Datapath::None, _) => return Ok(None),
-        (Datapath::Proxy, _) | (Datapath::Auto, None) => LoadBalancer::proxy(metrics),
+        (Datapath::Proxy, _) => LoadBalancer::proxy(metrics),
+        (Datapath::Auto, None) => {
+            LoadBalancer::proxy(metrics).because("auto: no cgroup is named for the kernel (--cgroup)")
+        }
         (Datapath::Auto, Some(cgroup)) => LoadBalancer::ebpf_or_proxy(&settings(cgroup), metrics),
         (Datapath::Ebpf, cgroup) => {
             let cgroup = cgroup
@@ -83,12 +88,18 @@ fn with_packets(
     }
 }
 
-/// Starts to balance.
-pub fn start_lb(balancer: Option<LoadBalancer>, feed: &Feed, node: &AgentId, tasks: &mut JoinSet<()>) {
-    if let Some(balancer) = balancer {
-        let subscriber = feed.subscribe(node.clone(), Plane::Lb);
-        tasks.spawn(follow_with_lb(balancer, subscriber));
-    }
+/// Starts to balance. Returns whom to ask about it, if anything balances.
+pub fn start_lb(
+    balancer: Option<LoadBalancer>,
+    feed: &Feed,
+    node: &AgentId,
+    tasks: &mut JoinSet<()>,
+) -> Option<Inspector> {
+    let balancer = balancer?.on_node(node.clone());
+    let subscriber = feed.subscribe(node.clone(), Plane::Lb);
+    let (inspector, questions) = mesonet_lb_dataplane::inspection();
+    tasks.spawn(follow_with_lb(balancer, subscriber, questions));
+    Some(inspector)
 }
 
 /// What a plane beside its control plane is told of its view's age.
@@ -114,9 +125,13 @@ pub async fn follow_with_dns(
     }
 }
 
-/// Balances services until the control plane is gone. Reports also when connections of draining endpoints end, and
-/// when services that failed are in effect after all.
-pub async fn follow_with_lb(mut balancer: LoadBalancer, mut subscriber: Subscriber) {
+/// Balances services until the control plane is gone, and answers questions. Reports also when connections of draining
+/// endpoints end, and when services that failed are in effect after all.
+pub async fn follow_with_lb(
+    mut balancer: LoadBalancer,
+    mut subscriber: Subscriber,
+    mut questions: mpsc::Receiver<Question>,
+) {
     let mut busy = balancer.busy();
     let mut failed = BTreeMap::new();
     let mut applied = Revision::ZERO;
@@ -128,9 +143,12 @@ pub async fn follow_with_lb(mut balancer: LoadBalancer, mut subscriber: Subscrib
                 applied = update.view.revision;
             }
             Ok(()) = busy.changed() => {}
-            () = tokio::time::sleep(RETRY_INTERVAL), if !failed.is_empty() => {
-                let failed_before = failed;
-                failed = balancer.retry().await;
+            Some(question) = questions.recv() => {
+                balancer.answer(question);
+                continue;
+            }
+            () = tokio::time::sleep_until(balancer.deadline().0) => {
+                let failed_before = std::mem::replace(&mut failed, balancer.observe().await);
                 if failed == failed_before {
                     continue;
                 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use mesonet_agent::{CgroupMode, LogLimits};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken};
-use mesonet_model::{Attribute, NODE_ATTRIBUTE};
+use mesonet_model::{Attribute, NODE_ATTRIBUTE, ZONE_ATTRIBUTE};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -57,10 +57,7 @@ impl AgentProcess {
             hostname: options.hostname.clone().unwrap_or_else(|| address.to_string()),
             address,
             resources: machine::offered(Wanted::from(options), &options.dir),
-            attributes: vec![Attribute {
-                name: NODE_ATTRIBUTE.to_owned(),
-                value: identity.name().to_string(),
-            }],
+            attributes: attributes(identity.name().to_string(), options.zone.clone()),
             supervisor: process::supervisor()?,
             logs: LogLimits::default(),
             cgroups: CgroupMode::default(),
@@ -111,4 +108,11 @@ async fn address_towards_masters(node: &Node<'_>) -> anyhow::Result<std::net::Ip
         found = node.address_towards_masters();
     }
     found
+}
+
+/// What the agent says of its node for placement and for balancing.
+fn attributes(name: String, zone: Option<String>) -> Vec<Attribute> {
+    let node = Attribute { name: NODE_ATTRIBUTE.to_owned(), value: name };
+    let zone = zone.map(|value| Attribute { name: ZONE_ATTRIBUTE.to_owned(), value });
+    std::iter::once(node).chain(zone).collect()
 }

@@ -34,6 +34,7 @@ pub fn endpoints_of(task: &Task, agent: IpAddr, framework_name: &str) -> Publish
         let addresses = addresses_of(&port, task, agent);
         let endpoint = Arc::new(Endpoint {
             share: port.policy.share.unwrap_or(DEFAULT_SHARE),
+            failing: task.serving() == Serving::NotReady && task.ready_since.is_some(),
             slow_start: slow_start(task, &port.policy),
             ..Endpoint::new(task.agent.clone(), state, weight)
         });

@@ -58,11 +58,22 @@ pub struct Agent {
 /// The attribute with the name of an agent's node, for placement constraints and to name nodes by.
 pub const NODE_ATTRIBUTE: &str = "node";
 
+/// The attribute with the name of the zone that an agent's node is in: nodes of one zone are near each other.
+pub const ZONE_ATTRIBUTE: &str = "zone";
+
 impl Agent {
     /// The addresses of its HTTP endpoint, as far as they are known.
     pub fn endpoint_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let own = self.other_addresses.is_empty().then_some(self.info.address);
         self.other_addresses.iter().copied().chain(own).filter(|address| !address.is_unspecified())
+    }
+
+    /// The zone of the agent's node, if it has one.
+    pub fn zone(&self) -> Option<&str> {
+        let mut attributes = self.info.attributes.iter();
+        attributes
+            .find(|attribute| attribute.name == ZONE_ATTRIBUTE)
+            .map(|attribute| attribute.value.as_str())
     }
 
     /// The name of the agent's node; its id where the node has no name, as in a local cluster.

@@ -41,7 +41,7 @@ mod view;
 mod vip;
 mod virtual_network;
 
-pub use agent::{Agent, AgentInfo, AgentState, Attribute, NODE_ATTRIBUTE};
+pub use agent::{Agent, AgentInfo, AgentState, Attribute, NODE_ATTRIBUTE, ZONE_ATTRIBUTE};
 pub use agent_protocol::{AgentCommand, AgentReport, RunningTask};
 pub use app::{
     AppDefinition, AppPort, Backoff, Container, ContainerKind, EnvironmentValue, KillSelection, Network,

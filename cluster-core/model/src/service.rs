@@ -53,6 +53,9 @@ pub struct Endpoint {
     /// Its part beside the others when all of them are well, [`DEFAULT_SHARE`] unless its app says otherwise.
     #[serde(default = "default_share", skip_serializing_if = "is_default_share")]
     pub share: u32,
+    /// Whether its checks fail although they have passed before: it is used again where too few others are well.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub failing: bool,
     /// While it gets to its full weight, and after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start: Option<SlowStart>,
@@ -87,7 +90,7 @@ impl Service {
 impl Endpoint {
     /// An endpoint whose app says nothing about its part.
     pub fn new(agent: AgentId, state: EndpointState, weight: u32) -> Self {
-        Self { agent, state, weight, share: DEFAULT_SHARE, slow_start: None }
+        Self { agent, state, weight, share: DEFAULT_SHARE, failing: false, slow_start: None }
     }
 }
 

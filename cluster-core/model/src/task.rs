@@ -51,7 +51,7 @@ pub struct Task {
     /// Whether its agent does not answer, so that it may be out of reach. It may as well run and serve.
     #[serde(default)]
     pub suspect: bool,
-    /// Since when clients may be sent to it; `None` if they may not.
+    /// When clients could be sent to it last after they could not; `None` if they never could.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_since: Option<Timestamp>,
     /// When it was given to the agent.
@@ -183,16 +183,15 @@ impl Task {
         }
     }
 
-    /// Notes since when clients may be sent to it, given its form before. That its agent is out of reach for a while does
-    /// not count, as it goes on.
+    /// Notes when clients can be sent to it, given its form before. That its agent is out of reach for a while does not
+    /// count, as it goes on.
     #[must_use]
     pub fn with_readiness(self, before: Option<&Self>, now: Timestamp) -> Self {
         let since = before.and_then(|before| before.ready_since);
-        let ready_since = match (self.serving(), before.map(Self::serving)) {
-            (Serving::Ready, Some(Serving::Ready)) => since,
-            (Serving::Ready, _) => since.or(Some(now)),
-            (Serving::Suspect | Serving::Draining, _) => since,
-            (Serving::NotReady | Serving::Down, _) => None,
+        let ready_since = match (before.map(Self::serving), self.serving()) {
+            (None | Some(Serving::NotReady | Serving::Down), Serving::Ready) => Some(now),
+            (Some(Serving::Ready | Serving::Suspect | Serving::Draining), Serving::Ready) => since,
+            (_, Serving::Suspect | Serving::NotReady | Serving::Draining | Serving::Down) => since,
         };
         Self { ready_since, ..self }
     }

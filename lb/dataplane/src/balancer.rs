@@ -1,19 +1,23 @@
 //! Follows the view with a data plane.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+mod answers;
 
-use mesonet_lb_plan::{RouteTable, ServiceSpec, desired, plan, touched};
-use mesonet_model::{ClusterView, Delta, Revision, ServiceKey, TaskKey};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use mesonet_lb_plan::{EndpointCount, EndpointId, NodePlanner, RouteTable, ServiceSpec, plan};
+use mesonet_model::{AgentId, ClusterView, Delta, Revision, ServiceKey, TaskKey, Timestamp};
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::proxy_beside::ProxyBeside;
 use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, Memory, Metrics, PacketBalancer, Proxy};
 
-/// How often to call [`LoadBalancer::retry`] while services have failed: soon enough that whoever frees the port that
-/// was taken sees the service come up, and seldom enough to cost nothing.
-pub const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// How often a balancer looks at what connections have come to, and tries again what failed: soon enough that an endpoint
+/// that fails is left out before many clients have met it, and that whoever frees a port that was taken sees the
+/// service come up.
+const OBSERVATION_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Balances what a view describes, by one of the data planes.
 #[derive(Debug)]
@@ -24,6 +28,12 @@ pub struct LoadBalancer {
     /// What serves them where packets are not balanced.
     beside: Option<Box<ProxyBeside>>,
     metrics: Metrics,
+    /// Why this executor.
+    why: String,
+    planner: NodePlanner,
+    /// The view that was applied last.
+    view: Option<ClusterView>,
+    observed_at: Instant,
     /// The revision of the view that was applied last; `None` before the first.
     applied: Option<Revision>,
     /// What is wanted of the services that are not known to be in effect.
@@ -47,7 +57,7 @@ impl LoadBalancer {
     pub fn proxy(registry: &prometheus::Registry) -> Self {
         let metrics = Metrics::new(registry);
         let proxy = Proxy::start(&metrics);
-        Self::new(Executor::Proxy(proxy), metrics)
+        Self::new(Executor::Proxy(proxy), metrics, "the proxy was asked for".to_owned())
     }
 
     /// A balancer whose data plane are hooks in the kernel. Must be called within a tokio runtime.
@@ -57,7 +67,7 @@ impl LoadBalancer {
     pub fn ebpf(settings: &EbpfSettings, registry: &prometheus::Registry) -> Result<Self, EbpfError> {
         let metrics = Metrics::new(registry);
         let ebpf = Ebpf::start(settings, &metrics)?;
-        Ok(Self::new(Executor::Ebpf(Box::new(ebpf)), metrics))
+        Ok(Self::new(Executor::Ebpf(Box::new(ebpf)), metrics, "the kernel was asked for".to_owned()))
     }
 
     /// A balancer with hooks in the kernel if it takes them, or else with the proxy. Must be called within a tokio
@@ -68,11 +78,15 @@ impl LoadBalancer {
     pub fn ebpf_or_proxy(settings: &EbpfSettings, registry: &prometheus::Registry) -> Self {
         let metrics = Metrics::new(registry);
         match Ebpf::start(settings, &metrics) {
-            Ok(ebpf) => Self::new(Executor::Ebpf(Box::new(ebpf)), metrics),
+            Ok(ebpf) => {
+                let why = "auto: the kernel takes the programs".to_owned();
+                Self::new(Executor::Ebpf(Box::new(ebpf)), metrics, why)
+            }
             Err(error) => {
                 let error = error_text(&error);
                 warn!(error, "The kernel does not balance; the proxy does");
-                Self::new(Executor::Proxy(Proxy::start(&metrics)), metrics)
+                let why = format!("auto: the kernel does not balance: {error}");
+                Self::new(Executor::Proxy(Proxy::start(&metrics)), metrics, why)
             }
         }
     }
@@ -80,16 +94,20 @@ impl LoadBalancer {
     /// A balancer whose data plane only keeps the table.
     pub fn memory(registry: &prometheus::Registry) -> Self {
         let metrics = Metrics::new(registry);
-        Self::new(Executor::Memory(Memory::new(&metrics)), metrics)
+        Self::new(Executor::Memory(Memory::new(&metrics)), metrics, "nothing carries connections".to_owned())
     }
 
-    fn new(executor: Executor, metrics: Metrics) -> Self {
+    fn new(executor: Executor, metrics: Metrics, why: String) -> Self {
         metrics.set_datapath(executor.as_str());
         Self {
             executor,
             packets: None,
             beside: None,
             metrics,
+            why,
+            planner: NodePlanner::new(AgentId::new("")),
+            view: None,
+            observed_at: Instant::now(),
             applied: None,
             unsettled: RouteTable::default(),
             unsettled_keys: BTreeSet::new(),
@@ -125,28 +143,66 @@ impl LoadBalancer {
         self.packets.as_deref()
     }
 
+    /// Weighs endpoints as seen from a node, which is named by its name or its agent's id.
+    #[must_use]
+    pub fn on_node(self, node: AgentId) -> Self {
+        Self { planner: NodePlanner::new(node), ..self }
+    }
+
+    /// Says why this data plane was chosen, for who reads `mesonet route list`.
+    #[must_use]
+    pub fn because(self, why: impl Into<String>) -> Self {
+        Self { why: why.into(), ..self }
+    }
+
     /// Puts a view into effect. `delta` leads to it from the view applied before; if it starts elsewhere, every service
     /// is planned again. Returns the services that could not be put into effect, and why; they are tried again at
-    /// each call, and by [`LoadBalancer::retry`]. If the call is cancelled, the next one completes it.
+    /// each call, and by [`LoadBalancer::observe`]. If the call is cancelled, the next one completes it.
     pub async fn apply(&mut self, view: &ClusterView, delta: &Delta) -> BTreeMap<ServiceKey, String> {
         let keys: BTreeSet<ServiceKey> = if self.applied == Some(delta.from) {
-            touched(delta)
+            self.planner.touched(view, delta)
         } else {
             let known = self.executor.read().services().map(|(key, _)| key.clone());
             known.chain(view.services.keys().cloned()).collect()
         };
-        for key in keys {
-            self.unsettled.set(key.clone(), desired(view, &key));
-            self.unsettled_keys.insert(key);
-        }
+        self.plan_again(view, keys);
         self.applied = Some(view.revision);
+        self.view = Some(view.clone());
         self.settle().await
     }
 
-    /// Tries again what failed. Returns the services that still fail, and why. Call it every [`RETRY_INTERVAL`] for
-    /// as long as the last result was not empty.
-    pub async fn retry(&mut self) -> BTreeMap<ServiceKey, String> {
+    /// Looks at what connections have come to, and puts into effect what follows from it and from the time, and what failed before. Call it when
+    /// [`LoadBalancer::deadline`] says. Returns as [`LoadBalancer::apply`].
+    pub async fn observe(&mut self) -> BTreeMap<ServiceKey, String> {
+        self.observed_at = Instant::now();
+        let Some(view) = self.view.clone() else { return BTreeMap::new() };
+        let failed = self.executor.take_failed();
+        let executor = &self.executor;
+        let count = |key: &ServiceKey, id: &_| executor.count(key, id);
+        let keys = self.planner.observe(&view, failed, count, now());
+        if keys.is_empty() && self.unsettled_keys.is_empty() {
+            return BTreeMap::new();
+        }
+        self.plan_again(&view, keys);
         self.settle().await
+    }
+
+    /// When to call [`LoadBalancer::observe`], and why.
+    pub fn deadline(&self) -> (Instant, &'static str) {
+        let look = (self.observed_at + OBSERVATION_INTERVAL, "what connections have come to");
+        match self.planner.deadline() {
+            Some((at, reason)) => look.min((Instant::now() + at.since(now()), reason)),
+            None => look,
+        }
+    }
+
+    fn plan_again(&mut self, view: &ClusterView, keys: impl IntoIterator<Item = ServiceKey>) {
+        let now = now();
+        for key in keys {
+            let spec = self.planner.plan(view, &key, now);
+            self.unsettled.set(key.clone(), spec);
+            self.unsettled_keys.insert(key);
+        }
     }
 
     /// The tasks whose endpoints drain and still have open connections; changes as connections end.
@@ -205,6 +261,11 @@ impl LoadBalancer {
     }
 }
 
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}
+
 /// An error with its causes.
 pub(crate) fn error_text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -232,6 +293,31 @@ impl Executor {
             Self::Ebpf(ebpf) => ebpf.read(),
             Self::Memory(memory) => memory.read(),
             Self::Proxy(proxy) => proxy.read(),
+        }
+    }
+
+    fn count(&self, service: &ServiceKey, endpoint: &EndpointId) -> EndpointCount {
+        match self {
+            Self::Ebpf(ebpf) => ebpf.count(service, endpoint),
+            Self::Memory(memory) => memory.count(service, endpoint),
+            Self::Proxy(proxy) => proxy.count(service, endpoint),
+        }
+    }
+
+    /// Where the executor itself says that a connection would go, if it can be asked.
+    fn try_out(&self, connection: crate::Connection) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Ebpf(ebpf) => ebpf.try_out(connection),
+            Self::Memory(memory) => memory.try_out(connection),
+            Self::Proxy(proxy) => proxy.try_out(connection),
+        }
+    }
+
+    fn take_failed(&mut self) -> BTreeSet<(ServiceKey, EndpointId)> {
+        match self {
+            Self::Ebpf(ebpf) => ebpf.take_failed(),
+            Self::Memory(memory) => memory.take_failed(),
+            Self::Proxy(proxy) => proxy.take_failed(),
         }
     }
 

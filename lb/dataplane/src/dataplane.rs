@@ -2,10 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::net::SocketAddr;
 
-use mesonet_lb_plan::{Op, RouteTable};
+use mesonet_lb_plan::{EndpointCount, EndpointId, Op, RouteTable};
 use mesonet_model::{ServiceKey, TaskKey};
 use tokio::sync::watch;
+
+use crate::Connection;
 
 /// Carries out operations. It makes no decision of its own about who gets which connection.
 pub trait Dataplane {
@@ -20,4 +23,21 @@ pub trait Dataplane {
 
     /// The tasks whose endpoints drain and still have open connections.
     fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>>;
+
+    /// What connections to an endpoint have come to; zeros of one that it does not count.
+    fn count(&self, service: &ServiceKey, endpoint: &EndpointId) -> EndpointCount {
+        let _uncounted = (service, endpoint);
+        EndpointCount::default()
+    }
+
+    /// The endpoints that connections failed to reach since the last call, as far as it notices.
+    fn take_failed(&mut self) -> BTreeSet<(ServiceKey, EndpointId)> {
+        BTreeSet::new()
+    }
+
+    /// Where a connection would go, by a trial run of what carries it; `None` if there is no such thing.
+    fn try_out(&self, connection: Connection) -> Option<SocketAddr> {
+        let _without_trial = connection;
+        None
+    }
 }

@@ -13,6 +13,8 @@ mod busy;
 mod dataplane;
 mod ebpf;
 mod endpoint_metrics;
+mod inspect;
+mod ledger;
 mod memory;
 mod metrics;
 mod packet;
@@ -20,9 +22,10 @@ mod proxy;
 mod proxy_beside;
 mod tracked_table;
 
-pub use balancer::{LoadBalancer, RETRY_INTERVAL};
+pub use balancer::LoadBalancer;
 pub use dataplane::Dataplane;
 pub use ebpf::{Ebpf, EbpfError, EbpfSettings, cleanup};
+pub use inspect::{Connection, Datapath, Explained, Inspector, Question, Routes, ServiceRoutes, inspection};
 pub use memory::Memory;
 pub use metrics::Metrics;
 pub use packet::{

@@ -10,6 +10,7 @@ use prometheus::{
 };
 
 use crate::endpoint_metrics::EndpointMetrics;
+use crate::ledger::Ledger;
 
 /// Distinct values of the `service` label. Further services share the label `other`, so that a cluster that makes
 /// and deletes services forever does not grow the metrics forever.
@@ -38,6 +39,8 @@ pub struct Metrics {
     apply: Histogram,
     datapath: IntGaugeVec,
     handles: Arc<Mutex<BTreeMap<String, ServiceMetrics>>>,
+    /// What is counted of each endpoint, which is too much for labels.
+    pub(crate) ledger: Ledger,
 }
 
 /// The instruments of one service.
@@ -128,6 +131,7 @@ impl Metrics {
             apply: register(registry, Histogram::with_opts(apply)),
             datapath: gauges("mesonet_lb_datapath", "1 for what balances: ebpf, proxy or memory", "datapath"),
             handles: Arc::default(),
+            ledger: Ledger::default(),
         }
     }
 

@@ -34,7 +34,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use mesonet_lb_plan::{Op, RouteTable};
+use mesonet_lb_plan::{EndpointCount, EndpointId, Op, RouteTable};
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{oneshot, watch};
@@ -46,6 +46,7 @@ use self::listener::{Listener, ListenerSocket};
 use self::local_tcp::LocalTcp;
 use self::worker::{Command, Worker, WorkerSettings};
 use crate::busy::Busy;
+use crate::ledger::Ledger;
 use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics};
 
@@ -66,6 +67,7 @@ pub struct Proxy {
     next_worker: usize,
     busy: Busy,
     local_tcp: LocalTcp,
+    ledger: Ledger,
 }
 
 #[derive(Debug)]
@@ -95,7 +97,8 @@ impl Proxy {
             WorkerHandle::start(number, settings).expect("the proxy's workers can start")
         };
         let workers = (0..count).map(start).collect();
-        Self { table: TrackedTable::new(metrics), workers, next_worker: 0, busy, local_tcp }
+        let ledger = metrics.ledger.clone();
+        Self { table: TrackedTable::new(metrics), workers, next_worker: 0, busy, local_tcp, ledger }
     }
 
     /// The same proxy with another empty table, before it has applied anything.
@@ -172,6 +175,14 @@ impl Dataplane for Proxy {
 
     fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
         self.busy.watch()
+    }
+
+    fn count(&self, service: &ServiceKey, endpoint: &EndpointId) -> EndpointCount {
+        self.ledger.count(service, endpoint)
+    }
+
+    fn take_failed(&mut self) -> BTreeSet<(ServiceKey, EndpointId)> {
+        self.ledger.take_failed()
     }
 }
 

@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use mesonet_model::{ClusterView, Delta, EndpointState, ServiceKey};
 
-use crate::{EndpointId, EndpointSpec, RouteState, ServiceSpec};
+use crate::{EndpointId, EndpointSpec, RouteState, ServiceSpec, Weighed};
 
-/// What a service should be; empty if the view does not have it.
+/// What a service should be, given the weights of its endpoints; empty if the view does not have it.
 ///
 /// A service without endpoints keeps its listeners for as long as the view has it, so that no other process takes the
 /// address while the service restarts and nothing that waits in a listener's queue is lost; executors reset what
 /// they accept for it at once. An endpoint that is down is left out, which is what makes executors reset its
 /// connections.
-pub fn desired(view: &ClusterView, key: &ServiceKey) -> ServiceSpec {
+pub fn desired(view: &ClusterView, key: &ServiceKey, weighed: &Weighed) -> ServiceSpec {
     let Some(service) = view.services.get(key) else { return ServiceSpec::default() };
     let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
     let listeners = addresses.map(|address| SocketAddr::new(address, key.port)).collect();
@@ -24,7 +24,8 @@ pub fn desired(view: &ClusterView, key: &ServiceKey) -> ServiceSpec {
             EndpointState::Down => return None,
         };
         let id = EndpointId { task: id.task.clone(), address: id.address };
-        Some((id, EndpointSpec { state, weight: endpoint.weight }))
+        let weight = weighed.endpoints.get(&id).map_or(0, |each| each.weight);
+        Some((id, EndpointSpec { state, weight }))
     });
     ServiceSpec { listeners, endpoints: endpoints.collect(), policy: service.policy }
 }
@@ -61,6 +62,11 @@ mod tests {
         view
     }
 
+    fn planned(view: &ClusterView, key: &str) -> ServiceSpec {
+        let mut planner = crate::NodePlanner::new(AgentId::new("s"));
+        planner.plan(view, &key.parse().expect(key), mesonet_model::Timestamp::default())
+    }
+
     fn put_endpoint(view: &mut ClusterView, task: &str, state: EndpointState) {
         let key = EndpointKey {
             service: "tcp/web@marathon:80".parse().expect("key"),
@@ -72,7 +78,7 @@ mod tests {
 
     #[test]
     fn a_service_listens_on_each_address_and_has_no_dead_endpoint() {
-        let spec = desired(&view(), &"tcp/web@marathon:80".parse().expect("key"));
+        let spec = planned(&view(), "tcp/web@marathon:80");
         let listeners: Vec<String> = spec.listeners.iter().map(SocketAddr::to_string).collect();
         assert_eq!(listeners, ["127.11.0.1:80", "[fd01:c::1]:80"]);
         let states: Vec<_> =
@@ -83,8 +89,8 @@ mod tests {
     #[test]
     fn a_service_without_endpoints_listens_and_an_unknown_one_is_empty() {
         let view = view();
-        assert_eq!(desired(&view, &"tcp/1.2.3.4:5000".parse().expect("key")).listeners.len(), 1);
-        assert!(desired(&view, &"tcp/1.2.3.4:5001".parse().expect("key")).is_empty());
+        assert_eq!(planned(&view, "tcp/1.2.3.4:5000").listeners.len(), 1);
+        assert!(planned(&view, "tcp/1.2.3.4:5001").is_empty());
     }
 
     #[test]

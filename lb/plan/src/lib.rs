@@ -1,6 +1,7 @@
 //! View to services and endpoints, and the operations that make a data plane match.
 //!
-//! [`desired`] reads from a view what a service should be, [`touched`] says which services a delta may have changed,
+//! [`NodePlanner`] follows views and says what each service should be on one node: [`weigh`] turns policies and health
+//! into one weight per endpoint, [`desired`] makes a [`ServiceSpec`] of them. [`explain`] says where a connection goes.
 //! [`plan`] turns the difference between a desired and an actual [`RouteTable`] into ordered [`Op`]s, and [`choose`]
 //! picks the endpoint of a new connection, or a [`MaglevTable`] does. Executors make no decision of their own.
 //!
@@ -10,18 +11,26 @@
 
 mod choice;
 mod desired;
+mod explain;
 mod kernel;
 mod maglev;
 mod packet_rows;
 mod packet_table;
+mod node_planner;
+mod outliers;
 mod plan;
 mod route_table;
+mod weights;
 
 pub use choice::{chances, choose, choose_least};
 pub use desired::{desired, touched};
+pub use explain::{Choice, explain};
 pub use kernel::{Candidate, FoundMaps, KernelTable, MapWrite, shares};
 pub use maglev::{MAGLEV_SLOTS, MaglevTable};
 pub use mesonet_model::{Algorithm, ServicePolicy};
 pub use packet_table::{PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite};
+pub use node_planner::NodePlanner;
+pub use outliers::{EndpointCount, Outliers};
 pub use plan::{Op, plan};
 pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
+pub use weights::{Observed, Reach, Standing, Vantage, Weighed, WeighedEndpoint, weigh};

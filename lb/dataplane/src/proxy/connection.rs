@@ -55,6 +55,10 @@ pub(super) struct Connection {
     up: Direction,
     down: Direction,
     exchange: Exchange,
+    /// The endpoint has sent something.
+    is_spoken_to: bool,
+    /// The endpoint has reset it before it sent anything.
+    pub(super) is_spurned: bool,
 }
 
 /// What to do with a connection after its turn.
@@ -91,6 +95,8 @@ impl Connection {
             up: Direction::new(Promptness::Unset),
             down: Direction::new(Promptness::Set),
             exchange: Exchange::new(),
+            is_spoken_to: false,
+            is_spurned: false,
         }
     }
 
@@ -111,6 +117,8 @@ impl Connection {
         let (bytes, down) =
             self.down.pump(backend, client, tools, seen, |bytes| exchange.endpoint_speaks(bytes));
         count(&self.metrics.bytes_down, bytes);
+        self.is_spoken_to |= bytes > 0;
+        self.is_spurned = down == Standing::SourceFailed && !self.is_spoken_to;
         let (bytes, up) =
             self.up.pump(client, backend, tools, draining, |bytes| exchange.client_speaks(bytes, draining));
         count(&self.metrics.bytes_up, bytes);

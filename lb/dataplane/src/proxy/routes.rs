@@ -15,6 +15,7 @@ use super::affinity::{Affinities, Affinity, Visit};
 use super::slots::{SlotKey, Slots};
 use crate::Metrics;
 use crate::busy::Busy;
+use crate::ledger::Account;
 use crate::metrics::ServiceMetrics;
 
 /// An endpoint that failed to take a connection gets none for this long, unless all have failed. Long enough that
@@ -69,6 +70,7 @@ struct Endpoint {
     avoided_until: Option<Instant>,
     /// Until when it may still be about to listen; `None` once it has taken a connection.
     starting_until: Option<Instant>,
+    account: Arc<Account>,
 }
 
 impl Routes {
@@ -132,7 +134,9 @@ impl Routes {
         let Some(slot) = self.find_endpoint(key, id) else {
             let service = self.make_service(key);
             let starting_until = Some(Instant::now() + STARTING_MAX);
-            let endpoint = Endpoint { id: id.clone(), spec, active: 0, avoided_until: None, starting_until };
+            let account = self.metrics.ledger.account(key, id);
+            let endpoint =
+                Endpoint { id: id.clone(), spec, active: 0, avoided_until: None, starting_until, account };
             let slot = self.endpoints.insert(endpoint);
             let service = self.slots.get_mut(service).expect("BUG: the service was just made");
             service.endpoints.push(slot);
@@ -222,6 +226,7 @@ impl Routes {
     pub(super) fn begin(&mut self, endpoint: SlotKey) {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.active += 1;
+            endpoint.account.begin();
         }
     }
 
@@ -229,6 +234,7 @@ impl Routes {
     pub(super) fn end(&mut self, endpoint: SlotKey) {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.active -= 1;
+            endpoint.account.end();
             if endpoint.spec.state == RouteState::Draining {
                 self.busy.remove(&endpoint.id.task, 1);
             }
@@ -239,6 +245,7 @@ impl Routes {
     pub(super) fn note_failure(&mut self, endpoint: SlotKey, now: Instant) {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.avoided_until = Some(now + AVOIDANCE);
+            endpoint.account.fail();
         }
     }
 
@@ -246,6 +253,7 @@ impl Routes {
     pub(super) fn note_success(&mut self, endpoint: SlotKey) {
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.starting_until = None;
+            endpoint.account.succeed();
         }
     }
 

@@ -328,7 +328,12 @@ impl Worker {
                 }
             }
             Outcome::Close => self.close(key, Ending::Graceful),
-            Outcome::Reset => self.close(key, Ending::Reset),
+            Outcome::Reset => {
+                if let Some(endpoint) = endpoint.filter(|_| connection.is_spurned) {
+                    self.routes.note_failure(endpoint, self.now);
+                }
+                self.close(key, Ending::Reset);
+            }
         }
     }
 

@@ -5,5 +5,6 @@ mod ebpf;
 mod fixture;
 mod http;
 mod memory;
+mod policies;
 mod tcp;
 mod udp;

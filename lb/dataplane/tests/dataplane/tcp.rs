@@ -246,10 +246,10 @@ async fn a_port_that_is_taken_fails_that_service_alone_until_it_is_free() {
     assert!(failures[&failing].starts_with(&format!("cannot listen on {address}: Address already in use")));
     assert_eq!(ask(good).expect("an answer"), 'b');
     assert_eq!(node.metric("mesonet_lb_failed_services", ""), 1.0);
-    assert_eq!(node.balancer.retry().await.len(), 1);
+    assert_eq!(node.balancer.observe().await.len(), 1);
 
     drop(taken);
-    assert!(node.balancer.retry().await.is_empty());
+    assert!(node.balancer.observe().await.is_empty());
     assert_eq!(ask(address).expect("an answer"), 'a');
     assert_eq!(node.metric("mesonet_lb_failed_services", ""), 0.0);
 }

@@ -1,0 +1,130 @@
+//! What each service should be on one node, over time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesonet_model::{AgentId, ClusterView, Delta, Locality, ServiceKey, Timestamp};
+
+use crate::desired::{desired, touched};
+use crate::outliers::{EndpointCount, Outliers};
+use crate::weights::{Observed, Vantage, Weighed, depends_on_places, weigh};
+use crate::{EndpointId, Reach, ServiceSpec};
+
+/// Follows views and what the node's connections come to, and says what its services should be.
+#[derive(Debug)]
+pub struct NodePlanner {
+    vantage: Vantage,
+    outliers: Outliers,
+    /// Services that prefer what is near, with what decides about how near.
+    near: BTreeMap<ServiceKey, Nearby>,
+    /// When services are to be planned again, and why.
+    deadlines: BTreeMap<ServiceKey, (Timestamp, &'static str)>,
+}
+
+#[derive(Debug, Default)]
+struct Nearby {
+    reach: Reach,
+    active: BTreeMap<EndpointId, u64>,
+}
+
+impl NodePlanner {
+    /// The planner of a node, named by its name or its agent's id.
+    pub fn new(node: AgentId) -> Self {
+        Self {
+            vantage: Vantage { node },
+            outliers: Outliers::default(),
+            near: BTreeMap::new(),
+            deadlines: BTreeMap::new(),
+        }
+    }
+
+    /// The services that a delta may have changed.
+    pub fn touched(&self, view: &ClusterView, delta: &Delta) -> BTreeSet<ServiceKey> {
+        let mut keys = touched(delta);
+        if !delta.agents.0.is_empty() {
+            keys.extend(depends_on_places(view).cloned());
+        }
+        keys
+    }
+
+    /// What a service should be; empty if the view does not have it.
+    pub fn plan(&mut self, view: &ClusterView, key: &ServiceKey, now: Timestamp) -> ServiceSpec {
+        let Some(weighed) = self.weigh(view, key, now) else {
+            self.near.remove(key);
+            self.deadlines.remove(key);
+            self.outliers.retain(key, |_| false);
+            return ServiceSpec::default();
+        };
+        self.outliers.retain(key, |id| weighed.endpoints.contains_key(id));
+        match weighed.deadline {
+            Some(deadline) => drop(self.deadlines.insert(key.clone(), deadline)),
+            None => drop(self.deadlines.remove(key)),
+        }
+        let prefers = view.services.get(key).is_some_and(|each| each.weighing.locality != Locality::Off);
+        if prefers {
+            self.near.entry(key.clone()).or_default().reach = weighed.reach;
+        } else {
+            self.near.remove(key);
+        }
+        desired(view, key, &weighed)
+    }
+
+    /// The weights of a service's endpoints and the reasons, without any effect; `None` if the view does not have it.
+    pub fn weigh(&self, view: &ClusterView, key: &ServiceKey, now: Timestamp) -> Option<Weighed> {
+        let service = view.services.get(key)?;
+        let near = self.near.get(key);
+        let observed = Observed {
+            ejected: self.outliers.ejected(key, now),
+            active: near.map(|near| near.active.clone()).unwrap_or_default(),
+            reach: near.map(|near| near.reach).unwrap_or_default(),
+        };
+        Some(weigh(view, service, &self.vantage, &observed, now))
+    }
+
+    /// Takes what connections have come to: `failed` are endpoints that have failed since the last call, `count` says
+    /// what is known of one. The services to be planned again.
+    pub fn observe(
+        &mut self,
+        view: &ClusterView,
+        failed: BTreeSet<(ServiceKey, EndpointId)>,
+        count: impl Fn(&ServiceKey, &EndpointId) -> EndpointCount,
+        now: Timestamp,
+    ) -> BTreeSet<ServiceKey> {
+        let mut again = self.due(now);
+        let watched: BTreeSet<_> = self
+            .outliers
+            .watched()
+            .map(|(service, id)| (service.clone(), id.clone()))
+            .chain(failed)
+            .collect();
+        for (service, id) in watched {
+            if self.outliers.observe(&service, &id, count(&service, &id), now) {
+                again.insert(service);
+            }
+        }
+        let mut loads = BTreeMap::new();
+        for (key, near) in &mut self.near {
+            let ids = view
+                .endpoints_of(key)
+                .map(|(of, _)| EndpointId { task: of.task.clone(), address: of.address });
+            near.active = ids.map(|id| (id.clone(), count(key, &id).active)).collect();
+            loads.insert(key.clone(), near.reach);
+        }
+        let moved = loads
+            .into_iter()
+            .filter(|(key, reach)| self.weigh(view, key, now).is_some_and(|weighed| weighed.reach != *reach));
+        again.extend(moved.map(|(key, _)| key).collect::<Vec<_>>());
+        again
+    }
+
+    /// The services whose weights change by themselves about now.
+    fn due(&mut self, now: Timestamp) -> BTreeSet<ServiceKey> {
+        let mut due = self.outliers.pass_time(now);
+        due.extend(self.deadlines.iter().filter(|(_, (at, _))| *at <= now).map(|(key, _)| key.clone()));
+        due
+    }
+
+    /// When weights change by themselves, and why.
+    pub fn deadline(&self) -> Option<(Timestamp, &'static str)> {
+        self.deadlines.values().copied().chain(self.outliers.deadline()).min()
+    }
+}
