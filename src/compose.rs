@@ -23,6 +23,7 @@ use crate::config::{DevOptions, Grace, Switch};
 use crate::dns_api::{ApiSettings, DnsApi};
 use crate::driver::{AGENT_COMMANDS_MAX, Ending};
 use crate::greeting::Greeting;
+use crate::lb_api::LbApi;
 use crate::machine::{self, Wanted};
 use crate::master_role::{AgentLink, Instruments, MasterRole, MasterSettings};
 use crate::process::{self, Running};
@@ -124,9 +125,11 @@ impl LocalCluster {
             let api = DnsApi { zone: dns_server.served(), feed: master.feed.clone(), settings };
             others.spawn(http_server::serve(listener, api.router()));
         }
+        let zone = dns_server.served();
         let dns_plane = master.feed.subscribe(node.clone(), Plane::Dns);
         others.spawn(planes::follow_with_dns(dns_server, dns_plane, planes::always_fresh()));
-        planes::start_lb(balancer, &master.feed, &node, &mut others);
+        let balancer = planes::start_lb(balancer, &master.feed, &node, &mut others);
+        let lb_api = LbApi { node, balancer, feed: master.feed.clone(), zone };
         let context = Context {
             state: master.state.clone(),
             requests: master.requests.clone(),
@@ -137,7 +140,8 @@ impl LocalCluster {
             masters: std::sync::Arc::new(LoneMaster::default()),
             address: http::reachable(http),
         };
-        others.spawn(http_server::serve(listener, mesonet_api::router(context)));
+        let router = lb_api.router().fallback_service(mesonet_api::router(context));
+        others.spawn(http_server::serve(listener, router));
         Ok(Self { dir, http, dns, dns_http, resources, master, others })
     }
 

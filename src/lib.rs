@@ -20,6 +20,7 @@ mod histogram;
 mod host;
 mod http;
 mod http_server;
+mod lb_api;
 pub mod leadership;
 mod machine;
 mod master_role;

@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::{Server, StartError};
-use mesonet_lb_dataplane::{
-    EbpfSettings, Inspector, LoadBalancer, PacketBalancer, PacketSettings, Question,
-};
+use mesonet_lb_dataplane::{EbpfSettings, Inspector, LoadBalancer, PacketBalancer, PacketSettings, Question};
 use mesonet_model::{AgentId, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};

@@ -10,12 +10,14 @@ mod deployment;
 mod dns;
 mod duration;
 mod error;
+mod explain;
 mod master;
 mod network;
 mod node;
 mod operate;
 mod output;
 mod role;
+mod route;
 mod service;
 mod store;
 mod table;
@@ -100,6 +102,11 @@ enum Command {
     /// Virtual networks: where tasks have addresses of their own
     #[command(subcommand)]
     Network(network::NetworkCommand),
+    /// Routes: what a node does with the connections to each service
+    #[command(subcommand)]
+    Route(route::RouteCommand),
+    /// Where a connection would go, and why
+    Explain(explain::ExplainArguments),
     /// Names of the cluster
     #[command(subcommand)]
     Dns(dns::DnsCommand),
@@ -155,6 +162,8 @@ pub fn run() -> ExitCode {
         Command::Deployment(command) => deployment::run(&command, &session),
         Command::Service(command) => service::run(&command, &session),
         Command::Network(command) => network::run(&command, &session),
+        Command::Route(command) => route::run(&command, &session),
+        Command::Explain(arguments) => explain::run(&arguments, &session),
         Command::Dns(command) => dns::run(command, &session),
         Command::Node(command) => node::run(&command, &session),
         Command::Converge(arguments) => converge::run(&arguments, &session),

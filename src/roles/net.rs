@@ -24,6 +24,7 @@ use super::view_cache::{CachedView, ViewCache};
 use crate::config::{Datapath, Grace, Source};
 use crate::dns_api::{self, DnsApi};
 use crate::host::{LoopbackAddress, ResolvConf};
+use crate::lb_api::LbApi;
 use crate::net_plan::NetPlan;
 use crate::process::{self, Running};
 use crate::sources::{self, Sink, SourceMetrics};
@@ -135,8 +136,10 @@ impl NetProcess {
             let api = DnsApi { zone: dns_server.served(), feed: feed.clone(), settings: plan.api() };
             tasks.spawn(http_server::serve(listener, api.router()));
         }
+        let zone = dns_server.served();
         tasks.spawn(planes::follow_with_dns(dns_server, feed.subscribe(name.clone(), Plane::Dns), is_stale));
-        planes::start_lb(balancer, &feed, &name, &mut tasks);
+        let balancer = planes::start_lb(balancer, &feed, &name, &mut tasks);
+        let lb_api = LbApi { node: name, balancer, feed: feed.clone(), zone };
         let supply = Supply { known, views, reports };
         let about = origin.about();
         let (bus, confirmation) = supply.start(origin, plan, &metrics, &mut tasks)?;
@@ -154,7 +157,10 @@ impl NetProcess {
             metrics: view_metrics,
         };
         tasks.spawn(keeper.run(kept));
-        tasks.spawn(http_server::serve(listener, http::metrics_only(metrics)));
+        tasks.spawn(http_server::serve(
+            listener,
+            http::metrics_only(metrics).merge(lb_api.router_with_services()),
+        ));
         Ok(Self { about, dns, encrypted, dns_http, http, tasks, _bus: bus, _address: address })
     }
 }

@@ -19,5 +19,6 @@ mod host_resolver;
 mod kernel;
 mod masters;
 mod network;
+mod policies;
 mod recovery;
 mod story;

@@ -304,15 +304,6 @@ impl Executor {
         }
     }
 
-    /// Where the executor itself says that a connection would go, if it can be asked.
-    fn try_out(&self, connection: crate::Connection) -> Option<std::net::SocketAddr> {
-        match self {
-            Self::Ebpf(ebpf) => ebpf.try_out(connection),
-            Self::Memory(memory) => memory.try_out(connection),
-            Self::Proxy(proxy) => proxy.try_out(connection),
-        }
-    }
-
     fn take_failed(&mut self) -> BTreeSet<(ServiceKey, EndpointId)> {
         match self {
             Self::Ebpf(ebpf) => ebpf.take_failed(),

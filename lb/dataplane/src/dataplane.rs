@@ -2,13 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::net::SocketAddr;
 
 use mesonet_lb_plan::{EndpointCount, EndpointId, Op, RouteTable};
 use mesonet_model::{ServiceKey, TaskKey};
 use tokio::sync::watch;
-
-use crate::Connection;
 
 /// Carries out operations. It makes no decision of its own about who gets which connection.
 pub trait Dataplane {
@@ -33,11 +30,5 @@ pub trait Dataplane {
     /// The endpoints that connections failed to reach since the last call, as far as it notices.
     fn take_failed(&mut self) -> BTreeSet<(ServiceKey, EndpointId)> {
         BTreeSet::new()
-    }
-
-    /// Where a connection would go, by a trial run of what carries it; `None` if there is no such thing.
-    fn try_out(&self, connection: Connection) -> Option<SocketAddr> {
-        let _without_trial = connection;
-        None
     }
 }

@@ -7,6 +7,8 @@ use mesonet_lb_plan::{Choice, EndpointCount, EndpointId, ServicePolicy, Weighed}
 use mesonet_model::{Protocol, ServiceKey};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::PacketAnswer;
+
 /// Questions that wait at most. Whoever asks further ones waits: answers take milliseconds.
 const QUESTIONS_MAX: usize = 16;
 
@@ -50,6 +52,8 @@ pub struct Datapath {
     pub name: &'static str,
     /// Why it was chosen.
     pub why: String,
+    /// Where packets from outside are balanced, too, and why there.
+    pub packets: Vec<String>,
 }
 
 /// What a balancer does for one service.
@@ -78,8 +82,8 @@ pub struct Explained {
     pub choice: Choice,
     /// What carries it.
     pub datapath: Datapath,
-    /// Where the data plane itself says that it would go, asked by a trial run of its program.
-    pub confirmed: Option<SocketAddr>,
+    /// What the loaded program for packets from outside says, if there is one.
+    pub confirmed: Option<PacketAnswer>,
 }
 
 /// The two ends of asking: one for those who ask, one for the balancer's task.

@@ -20,9 +20,18 @@ pub struct Choice {
     pub why: String,
 }
 
+/// What a data plane knows a client by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KnownBy {
+    /// Its address.
+    Address(IpAddr),
+    /// Its network namespace: when a socket connects in the kernel, it has no address yet.
+    Namespace,
+}
+
 /// Chooses as a data plane does, for a client that has no connection to the service yet. `count` says what connections to
 /// an endpoint have come to.
-pub fn explain(spec: &ServiceSpec, client: IpAddr, count: impl Fn(&EndpointId) -> EndpointCount) -> Choice {
+pub fn explain(spec: &ServiceSpec, client: KnownBy, count: impl Fn(&EndpointId) -> EndpointCount) -> Choice {
     let ready: Vec<(&EndpointId, u32)> = spec
         .endpoints
         .iter()
@@ -32,14 +41,22 @@ pub fn explain(spec: &ServiceSpec, client: IpAddr, count: impl Fn(&EndpointId) -
     let weights: Vec<u32> = ready.iter().map(|(_, weight)| *weight).collect();
     let by_weight = chances(&weights);
     let possible: Vec<usize> = (0..ready.len()).filter(|at| by_weight[*at] > 0.0).collect();
-    let (possible, why) = match (&possible[..], spec.policy.algorithm) {
-        ([], _) => (possible, "No endpoint takes new connections; they are refused.".to_owned()),
-        ([_], _) => (possible, "It is the only endpoint that gets connections.".to_owned()),
-        (_, Algorithm::WeightedRandom) => {
+    let (possible, why) = match (&possible[..], spec.policy.algorithm, client) {
+        ([], ..) => (possible, "No endpoint takes new connections; they are refused.".to_owned()),
+        ([_], ..) => (possible, "It is the only endpoint that gets connections.".to_owned()),
+        (_, Algorithm::WeightedRandom, _) => {
             (possible, "One is drawn for each connection, by weight.".to_owned())
         }
-        (_, Algorithm::Maglev) => by_address(&ready, client),
-        (_, Algorithm::LeastConnections) => by_load(&ready, count),
+        (_, Algorithm::Maglev, KnownBy::Address(client)) => by_address(&ready, client),
+        (_, Algorithm::Maglev, KnownBy::Namespace) => {
+            let why = "The kernel's number of the client's network namespace decides: all its connections go to one.";
+            (possible, why.to_owned())
+        }
+        (_, Algorithm::LeastConnections, KnownBy::Address(_)) => by_load(&ready, count),
+        (_, Algorithm::LeastConnections, KnownBy::Namespace) => {
+            let why = "Two are drawn by weight; the one with fewer open connections for its weight is taken.";
+            (possible, why.to_owned())
+        }
     };
     let total: f64 = possible.iter().map(|at| by_weight[*at]).sum();
     let chances: Vec<(EndpointId, f64)> =
@@ -111,7 +128,7 @@ mod tests {
     fn choice(spec: &ServiceSpec, client: [u8; 4]) -> Choice {
         let active =
             |id: &EndpointId| EndpointCount { active: id.address.port().into(), ..Default::default() };
-        explain(spec, client.into(), active)
+        explain(spec, KnownBy::Address(client.into()), active)
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use mesonet_dns_zone::{Config, ZoneFollower};
-use mesonet_lb_plan::{RouteState, RouteTable, choose, desired, plan, touched};
-use mesonet_model::{ClusterView, Delta, Plane, Revision, ServiceKey, Serving, TaskKey};
+use mesonet_lb_plan::{NodePlanner, RouteState, RouteTable, choose, plan, touched};
+use mesonet_model::{AgentId, ClusterView, Delta, Plane, Revision, ServiceKey, Serving, TaskKey, Timestamp};
 
 /// Of so many revisions one is put into effect from nothing as well. That takes most of the time of a run.
 const CHECKED_EVERY: u64 = 4;
@@ -160,7 +160,8 @@ fn zone() -> ZoneFollower {
 fn route(table: &mut RouteTable, view: &ClusterView, services: &BTreeSet<ServiceKey>) {
     let mut wanted = RouteTable::default();
     for key in services {
-        wanted.set(key.clone(), desired(view, key));
+        let mut planner = NodePlanner::new(AgentId::new("node"));
+        wanted.set(key.clone(), planner.plan(view, key, Timestamp::default()));
     }
     for op in plan(services, &wanted, table) {
         table.apply(&op);

@@ -2,15 +2,18 @@
 
 use std::net::SocketAddr;
 
-use mesonet_lb_plan::explain;
+use mesonet_lb_plan::{KnownBy, explain};
 use mesonet_model::{ClusterView, Protocol, ServiceKey};
 
-use super::{LoadBalancer, now};
+use tracing::warn;
+
+use super::{Executor, LoadBalancer, error_text, now};
 use crate::inspect::{Connection, Datapath, Explained, Question, Routes, ServiceRoutes};
+use crate::{PacketAnswer, PacketQuestion};
 
 impl LoadBalancer {
     /// Answers a question.
-    pub fn answer(&self, question: Question) {
+    pub fn answer(&mut self, question: Question) {
         // Whoever asked may have gone away.
         match question {
             Question::Routes(answer) => drop(answer.send(self.routes())),
@@ -19,7 +22,11 @@ impl LoadBalancer {
     }
 
     fn datapath(&self) -> Datapath {
-        Datapath { name: self.executor.as_str(), why: self.why.clone() }
+        let packets = self.packets.iter().flat_map(|packets| packets.attached());
+        let text = |each: &crate::packet::Attached| {
+            format!("{} at {}: {}", each.mode.as_str(), each.name, each.reason)
+        };
+        Datapath { name: self.executor.as_str(), why: self.why.clone(), packets: packets.map(text).collect() }
     }
 
     fn routes(&self) -> Routes {
@@ -41,14 +48,31 @@ impl LoadBalancer {
     }
 
     /// Where a connection would go, by the table that is in effect.
-    fn explain(&self, connection: Connection) -> Option<Explained> {
+    fn explain(&mut self, connection: Connection) -> Option<Explained> {
         let view = self.view.as_ref()?;
         let service = service_at(view, connection.protocol, connection.to)?;
         let routes = self.service_routes(view, &service)?;
         let spec = self.executor.read().service(&service).cloned().unwrap_or_default();
-        let choice = explain(&spec, connection.client.ip(), |id| self.executor.count(&service, id));
-        let confirmed = self.executor.try_out(connection);
+        let by = match &self.executor {
+            Executor::Ebpf(_) => KnownBy::Namespace,
+            Executor::Memory(_) | Executor::Proxy(_) => KnownBy::Address(connection.client.ip()),
+        };
+        let choice = explain(&spec, by, |id| self.executor.count(&service, id));
+        let confirmed = self.try_out(connection);
         Some(Explained { service, routes, choice, datapath: self.datapath(), confirmed })
+    }
+
+    /// Has the program for packets from outside say what it would do, if there is one.
+    fn try_out(&mut self, connection: Connection) -> Option<PacketAnswer> {
+        let Connection { protocol, client: from, to } = connection;
+        match self.packets.as_mut()?.trace(&PacketQuestion { protocol, from, to }) {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                let error = error_text(&error);
+                warn!(error, "The program for packets cannot be tried out");
+                None
+            }
+        }
     }
 }
 

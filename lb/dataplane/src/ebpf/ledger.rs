@@ -25,6 +25,8 @@ pub(super) struct Ledger {
     accounts: BTreeMap<u32, Account>,
     /// Those whose endpoints are gone.
     closing: BTreeMap<u32, u8>,
+    /// Endpoints that have failed since somebody asked.
+    failed: BTreeSet<(Arc<ServiceKey>, SocketAddr)>,
 }
 
 /// What a counter is of.
@@ -67,7 +69,14 @@ impl Ledger {
             .collect();
         loads.remove_many(&unknown.iter().collect::<Vec<_>>())?;
         let metrics = metrics.clone();
-        Ok(Self { counts, loads, metrics, accounts: BTreeMap::new(), closing: BTreeMap::new() })
+        Ok(Self {
+            counts,
+            loads,
+            metrics,
+            accounts: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            failed: BTreeSet::new(),
+        })
     }
 
     /// What is counted under a number belongs to an endpoint.
@@ -86,11 +95,27 @@ impl Ledger {
         count.connections > count.ended
     }
 
+    /// What has been counted under a number.
+    pub(super) fn count(&self, counter: u32) -> Count {
+        self.counts.get(counter)
+    }
+
+    /// The endpoints that have failed since this was called last.
+    pub(super) fn take_failed(&mut self) -> BTreeSet<(Arc<ServiceKey>, SocketAddr)> {
+        std::mem::take(&mut self.failed)
+    }
+
     /// Brings the metrics up to date.
     pub(super) fn export(&mut self) -> io::Result<()> {
         for (counter, count) in self.counts.all()? {
             if let Some(account) = self.accounts.get_mut(&counter) {
-                account.export(count, &self.metrics);
+                let failures = account.export(count, &self.metrics);
+                self.failed.extend(
+                    account
+                        .endpoint
+                        .filter(|_| failures > 0)
+                        .map(|endpoint| (account.service.clone(), endpoint)),
+                );
             }
         }
         self.closing.values_mut().for_each(|looks| *looks = looks.saturating_sub(1));
@@ -108,10 +133,10 @@ impl Ledger {
 }
 
 impl Account {
-    /// Adds what has been counted since the last time.
-    fn export(&mut self, count: Count, metrics: &Metrics) {
+    /// Adds what has been counted since the last time. How many failures that is.
+    fn export(&mut self, count: Count, metrics: &Metrics) -> u64 {
         if count == self.exported {
-            return;
+            return 0;
         }
         let old = std::mem::replace(&mut self.exported, count);
         let service = metrics.service(&self.service);
@@ -120,7 +145,7 @@ impl Account {
         service.failed.inc_by(failures);
         let Some(endpoint) = self.endpoint else {
             service.connections.inc_by(failures);
-            return;
+            return failures;
         };
         let connections = count.connections - old.connections;
         service.connections.inc_by(connections);
@@ -132,6 +157,7 @@ impl Account {
         service.packets_down.inc_by(count.packets_in - old.packets_in);
         service.active.add(self.open(&count) - self.open(&old));
         metrics.endpoint_traffic().count(&self.service, endpoint, connections, failures);
+        failures
     }
 
     fn forget(&self, metrics: &Metrics) {

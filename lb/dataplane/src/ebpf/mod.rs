@@ -24,7 +24,9 @@ use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
 use mesonet_ebpf_abi::{Frontend, Place, TCP, UDP, refusals};
-use mesonet_lb_plan::{Candidate, EndpointId, KernelTable, MapWrite, Op, RouteState, ServiceSpec};
+use mesonet_lb_plan::{
+    Candidate, EndpointCount, EndpointId, KernelTable, MapWrite, Op, RouteState, ServiceSpec,
+};
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
 use tokio::sync::watch;
@@ -332,6 +334,36 @@ impl Dataplane for Ebpf {
 
     fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
         self.usage.busy()
+    }
+
+    fn count(&self, service: &ServiceKey, endpoint: &EndpointId) -> EndpointCount {
+        let listeners = self.table.read().service(service).map(|spec| &spec.listeners).into_iter().flatten();
+        let place = Place::from(endpoint.address);
+        let frontends = listeners.map(|address| frontend(service.protocol, *address));
+        let kernel = self.kernel.lock();
+        let counters: Vec<u32> =
+            frontends.filter_map(|frontend| kernel.table.counter(&frontend, &place)).collect();
+        drop(kernel);
+        let ledger = self.usage.ledger();
+        counters.into_iter().fold(EndpointCount::default(), |total, counter| {
+            let count = ledger.count(counter);
+            EndpointCount {
+                connections: total.connections + count.connections.saturating_sub(count.failures),
+                active: total.active + count.connections.saturating_sub(count.ended),
+                failures: total.failures + count.failures,
+            }
+        })
+    }
+
+    fn take_failed(&mut self) -> BTreeSet<(ServiceKey, EndpointId)> {
+        let failed = self.usage.ledger().take_failed();
+        let table = self.table.read();
+        let ids = failed.iter().flat_map(|(service, address)| {
+            let endpoints = table.service(service).into_iter().flat_map(|spec| spec.endpoints.keys());
+            let of_address = endpoints.filter(move |id| id.address == *address);
+            of_address.map(move |id| (service.as_ref().clone(), id.clone()))
+        });
+        ids.collect()
     }
 }
 

@@ -183,6 +183,6 @@ async fn an_address_that_somebody_shares_with_others_is_taken_all_the_same() {
     node.put_endpoint(&service, "a", serve_name("a"), Ready);
     assert!(node.apply().await.contains_key(&service));
     drop(other);
-    assert!(node.balancer.retry().await.is_empty());
+    assert!(node.balancer.observe().await.is_empty());
     assert_eq!(ask_from(1, address), 'a');
 }

@@ -30,6 +30,7 @@ fn agent(name: &str, zone: &str) -> Agent {
             address: [10, 0, 0, 1].into(),
             port: 0,
             resources: Resources::default(),
+            container_networks: false,
             attributes: vec![attribute(NODE_ATTRIBUTE, name), attribute(ZONE_ATTRIBUTE, zone)],
         },
         other_addresses: Vec::new(),

@@ -1,0 +1,193 @@
+//! The HTTP API of a node's load balancer, read-only: `/v1/vips` as dcos-net has it (spec/dcos-networking.md §2.3.9),
+//! `/v1/routes` and `/v1/explain`, and on a network daemon `/v1/services`.
+
+mod explanation;
+mod listing;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use mesonet_bus::Feed;
+use mesonet_dns_server::ServedZone;
+use mesonet_dns_zone::{Data, Name, Question, QuestionType};
+use mesonet_lb_dataplane::{Connection, Inspector};
+use mesonet_model::{AgentId, ClusterView, Protocol};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Addresses of one name that are looked at, at most.
+const ADDRESSES_MAX: usize = 64;
+
+/// The API.
+#[derive(Debug, Clone)]
+pub struct LbApi {
+    /// The node.
+    pub node: AgentId,
+    /// What balances, if anything does.
+    pub balancer: Option<Inspector>,
+    /// The view that it follows.
+    pub feed: Feed,
+    /// The names of services.
+    pub zone: ServedZone,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+enum NoAnswer {
+    /// There is no view yet.
+    NotReady,
+    /// Nothing balances here.
+    NoBalancer,
+    /// The question makes no sense.
+    BadQuestion(String),
+    /// Nothing is found at the address.
+    NotFound(String),
+}
+
+/// `GET /v1/explain?client=10.1.2.3:4567&to=web.marathon.l4lb.thisdcos.directory:80&protocol=tcp`
+#[derive(Debug, Deserialize)]
+struct ExplainQuestion {
+    client: String,
+    to: String,
+    protocol: Option<String>,
+}
+
+/// What the target of a question was resolved to.
+struct Resolved {
+    /// The name and its addresses; `None` if the target is an address.
+    dns: Option<(String, Vec<IpAddr>)>,
+    address: SocketAddr,
+}
+
+impl LbApi {
+    /// Its routes, without `/v1/services`, which an API beside it may have.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/v1/vips", get(vips))
+            .route("/v1/routes", get(routes))
+            .route("/v1/explain", get(explain))
+            .with_state(Arc::new(self))
+    }
+
+    /// Its routes with `/v1/services`.
+    pub fn router_with_services(self) -> Router {
+        let services = Router::new().route("/v1/services", get(services)).with_state(Arc::new(self.clone()));
+        self.router().merge(services)
+    }
+
+    fn view(&self) -> Result<Arc<ClusterView>, NoAnswer> {
+        self.feed.newest().ok_or(NoAnswer::NotReady)
+    }
+
+    fn balancer(&self) -> Result<&Inspector, NoAnswer> {
+        self.balancer.as_ref().ok_or(NoAnswer::NoBalancer)
+    }
+
+    /// Finds out which address a client would connect to.
+    fn resolve(&self, to: &str) -> Result<Resolved, NoAnswer> {
+        if let Ok(address) = to.parse() {
+            return Ok(Resolved { dns: None, address });
+        }
+        let bad = || NoAnswer::BadQuestion(format!("'{to}' is neither ADDRESS:PORT nor NAME:PORT"));
+        let (name, port) = to.rsplit_once(':').ok_or_else(bad)?;
+        let port: u16 = port.parse().map_err(|_| bad())?;
+        let owner = Name::root().below(name.trim_end_matches('.')).map_err(|_| bad())?;
+        let zone = self.zone.now();
+        let kinds = [QuestionType::A, QuestionType::Aaaa];
+        let records = kinds
+            .into_iter()
+            .flat_map(|kind| zone.answer(&Question { name: owner.clone(), kind }, 0, ADDRESSES_MAX).answers);
+        let addresses: Vec<IpAddr> = records
+            .filter_map(|record| match record.data {
+                Data::A(address) => Some(IpAddr::V4(address)),
+                Data::Aaaa(address) => Some(IpAddr::V6(address)),
+                _ => None,
+            })
+            .collect();
+        let first = addresses.first().copied();
+        let first = first.ok_or_else(|| NoAnswer::NotFound(format!("the name {name} has no address")))?;
+        Ok(Resolved { dns: Some((name.to_owned(), addresses)), address: SocketAddr::new(first, port) })
+    }
+}
+
+impl IntoResponse for NoAnswer {
+    fn into_response(self) -> Response {
+        let (status, message) = match self {
+            Self::NotReady => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the source of the view has not been reached yet".to_owned(),
+            ),
+            Self::NoBalancer => {
+                (StatusCode::SERVICE_UNAVAILABLE, "this node does not balance (--datapath none)".to_owned())
+            }
+            Self::BadQuestion(message) => (StatusCode::BAD_REQUEST, message),
+            Self::NotFound(message) => (StatusCode::NOT_FOUND, message),
+        };
+        (status, axum::Json(json!({ "message": message }))).into_response()
+    }
+}
+
+async fn vips(State(api): State<Arc<LbApi>>, headers: HeaderMap) -> Result<Response, NoAnswer> {
+    let view = api.view()?;
+    let tag = format!("\"{}\"", view.revision);
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    let is_known =
+        known.flat_map(|value| value.split(',')).any(|each| matches!(each.trim(), each if each == tag));
+    if is_known {
+        return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
+    }
+    Ok(([(header::ETAG, tag)], axum::Json(listing::vips(&view))).into_response())
+}
+
+async fn routes(State(api): State<Arc<LbApi>>) -> Result<axum::Json<Value>, NoAnswer> {
+    let view = api.view()?;
+    let routes = api.balancer()?.routes().await.ok_or(NoAnswer::NoBalancer)?;
+    Ok(axum::Json(listing::routes(&api.node, &view, &routes)))
+}
+
+async fn services(State(api): State<Arc<LbApi>>) -> Result<axum::Json<Value>, NoAnswer> {
+    let view = api.view()?;
+    let routes = match &api.balancer {
+        Some(balancer) => balancer.routes().await,
+        None => None,
+    };
+    Ok(axum::Json(listing::services(&api.node, &view, routes.as_ref())))
+}
+
+async fn explain(
+    State(api): State<Arc<LbApi>>,
+    Query(question): Query<ExplainQuestion>,
+) -> Result<axum::Json<Value>, NoAnswer> {
+    let view = api.view()?;
+    let client = client(&question.client)?;
+    let Resolved { dns, address } = api.resolve(&question.to)?;
+    let wanted = question.protocol.as_deref().map(str::parse).transpose();
+    let wanted: Option<Protocol> =
+        wanted.map_err(|_| NoAnswer::BadQuestion("the protocol is neither tcp nor udp".to_owned()))?;
+    let balancer = api.balancer()?;
+    for protocol in wanted.map_or(vec![Protocol::Tcp, Protocol::Udp], |protocol| vec![protocol]) {
+        let connection = Connection { protocol, client, to: address };
+        if let Some(explained) = balancer.explain(connection).await {
+            let answer = explanation::answer(&api.node, &view, connection, dns.as_ref(), &explained);
+            return Ok(axum::Json(answer));
+        }
+    }
+    let what = wanted.map_or("service", |protocol| match protocol {
+        Protocol::Tcp => "TCP service",
+        Protocol::Udp => "UDP service",
+    });
+    Err(NoAnswer::NotFound(format!("no {what} has the address {address}")))
+}
+
+/// `ADDRESS` or `ADDRESS:PORT`.
+fn client(text: &str) -> Result<SocketAddr, NoAnswer> {
+    let plain = text.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, 0));
+    text.parse().or(plain).map_err(|_| {
+        NoAnswer::BadQuestion(format!("the client '{text}' is neither ADDRESS nor ADDRESS:PORT"))
+    })
+}

@@ -1,0 +1,94 @@
+//! The answer to "where would this connection go?" as JSON.
+
+use std::net::IpAddr;
+
+use mesonet_lb_dataplane::{Connection, Explained, PacketAnswer};
+use mesonet_model::{AgentId, ClusterView};
+use serde_json::{Value, json};
+
+use super::listing;
+
+/// What a client's connection meets on its way, in order.
+pub(super) fn answer(
+    node: &AgentId,
+    view: &ClusterView,
+    connection: Connection,
+    dns: Option<&(String, Vec<IpAddr>)>,
+    explained: &Explained,
+) -> Value {
+    let Explained { service, routes, choice, datapath, confirmed } = explained;
+    let mut listed = listing::service(view, service, routes);
+    let mut candidates = listed["endpoints"].take();
+    for candidate in candidates.as_array_mut().into_iter().flatten() {
+        let chance = choice.chances.iter().find(|(id, _)| {
+            candidate["address"] == json!(id.address) && candidate["task"] == json!(id.task.task)
+        });
+        candidate["chancePercent"] = json!(chance.map_or(0.0, |(_, percent)| *percent));
+    }
+    let chosen = choice.endpoint.as_ref();
+    let agent = chosen.and_then(|id| routes.weighed.endpoints.get(id)).map(|each| &each.agent);
+    let to_node = agent.and_then(|agent| view.agents.get(agent)).map(|agent| agent.node_name().to_owned());
+    json!({
+        "client": client(connection),
+        "to": connection.to,
+        "protocol": connection.protocol,
+        "node": node,
+        "revision": view.revision,
+        "dns": dns.map(|(name, addresses)| json!({ "name": name, "addresses": addresses })),
+        "service": service,
+        "policy": listed["policy"],
+        "failure": routes.failure,
+        "candidates": candidates,
+        "choice": {
+            "task": chosen.map(|id| &id.task.task),
+            "address": chosen.map(|id| id.address),
+            "node": to_node,
+            "why": choice.why,
+        },
+        "packet": confirmed.map(packet),
+        "datapath": listing::datapath(datapath),
+        "path": path(connection, explained, to_node.as_deref()),
+    })
+}
+
+/// What the program for packets from outside does with the first packet.
+fn packet(answer: PacketAnswer) -> Value {
+    match answer {
+        PacketAnswer::Goes { from, to } => json!({ "verdict": "goes", "from": from, "to": to }),
+        PacketAnswer::Dropped => json!({ "verdict": "dropped" }),
+        PacketAnswer::Passes => json!({ "verdict": "passes" }),
+    }
+}
+
+fn client(connection: Connection) -> String {
+    match connection.client.port() {
+        0 => connection.client_ip().to_string(),
+        _ => connection.client.to_string(),
+    }
+}
+
+/// The way to the endpoint, step by step.
+fn path(connection: Connection, explained: &Explained, to_node: Option<&str>) -> Vec<String> {
+    let Connection { to, .. } = connection;
+    let who = client(connection);
+    let where_to = match &explained.choice.endpoint {
+        Some(id) => format!("{} on node {}", id.address, to_node.unwrap_or("unknown")),
+        None if explained.choice.chances.is_empty() => "nobody".to_owned(),
+        None => "one of the endpoints above".to_owned(),
+    };
+    match explained.datapath.name {
+        "ebpf" => vec![
+            format!("{who} connects to {to}; a hook of its cgroup replaces that address"),
+            format!(
+                "the client's own connection leads to {where_to}, and the server sees the client's address"
+            ),
+        ],
+        "proxy" => vec![
+            format!("{who} connects to {to}, where the proxy of this node accepts"),
+            format!(
+                "the proxy connects to {where_to} and copies both ways; the server sees this node's address"
+            ),
+        ],
+        _ => vec![format!("{who} connects to {to}; nothing carries it on this node")],
+    }
+}
