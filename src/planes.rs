@@ -56,7 +56,7 @@ pub fn load_balancer(
                 .context("the kernel does not balance (use --datapath proxy)")?
         }
     };
-    let balancer = with_packets(balancer, datapath, sockets)?;
+    let balancer = with_packets(balancer, datapath, sockets, metrics)?;
     // What the hooks do not see is the proxy's, if nothing better is there and nobody has asked for the hooks alone.
     let is_mixed = datapath == Datapath::Auto && balancer.packets().is_none();
     Ok(Some(if is_mixed { balancer.with_proxy_beside() } else { balancer }))
@@ -67,6 +67,7 @@ fn with_packets(
     balancer: LoadBalancer,
     datapath: Datapath,
     sockets: &SocketOptions,
+    metrics: &Registry,
 ) -> anyhow::Result<LoadBalancer> {
     let Some(Interfaces(interfaces)) = &sockets.packet_interface else { return Ok(balancer) };
     let settings = PacketSettings {
@@ -76,7 +77,10 @@ fn with_packets(
         bpffs: sockets.bpffs.clone(),
     };
     match PacketBalancer::start(&settings) {
-        Ok(packets) => Ok(balancer.with_packets(packets)),
+        Ok(packets) => {
+            packets.register(metrics).context("cannot register metrics")?;
+            Ok(balancer.with_packets(packets))
+        }
         Err(error) if datapath == Datapath::Auto => {
             let error = anyhow!(error);
             tracing::warn!(error = format!("{error:#}"), "The kernel does not balance packets");

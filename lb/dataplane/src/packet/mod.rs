@@ -6,6 +6,7 @@
 //! table of routes and reads what is counted.
 
 mod interfaces;
+mod ledger;
 mod maps;
 mod programs;
 mod run;
@@ -29,6 +30,7 @@ use mesonet_lb_plan::{
 use mesonet_model::{Protocol, ServiceKey};
 use thiserror::Error;
 
+use ledger::Ledger;
 use maps::{Counters, Maps};
 
 pub use run::{PacketAnswer, PacketQuestion, PacketRun};
@@ -168,12 +170,14 @@ pub struct Attached {
 pub struct PacketBalancer {
     ebpf: aya::Ebpf,
     maps: Maps,
-    counters: Counters,
+    ledger: Ledger,
     table: PacketTable,
     attached: Vec<Attached>,
     masquerade: bool,
     /// Which service each virtual address leads to.
     owners: BTreeMap<Frontend, ServiceKey>,
+    /// Virtual addresses of a former process that are not accounted for yet.
+    found: BTreeSet<Frontend>,
     /// Whether virtual addresses of a former process may be left in the maps.
     has_leftovers: bool,
 }
@@ -187,7 +191,7 @@ impl PacketBalancer {
     pub fn start(settings: &PacketSettings) -> Result<Self, PacketError> {
         let (mut ebpf, pins) = programs::load(&settings.bpffs)?;
         let mut maps = Maps::new(&mut ebpf)?;
-        let counters = Counters::new(&mut ebpf)?;
+        let ledger = Ledger::new(Counters::new(&mut ebpf)?);
         let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Map)?;
         for write in &garbage {
             maps.write(write).map_err(PacketError::Map)?;
@@ -199,10 +203,19 @@ impl PacketBalancer {
         for Attached { name, mode, reason, .. } in &attached {
             tracing::info!(interface = name, mode = mode.as_str(), reason, "Balancing packets in the kernel");
         }
-        let has_leftovers = table.frontends().next().is_some();
+        let found: BTreeSet<Frontend> = table.frontends().copied().collect();
+        let has_leftovers = !found.is_empty();
         let masquerade = settings.masquerade;
         let owners = BTreeMap::new();
-        Ok(Self { ebpf, maps, counters, table, attached, masquerade, owners, has_leftovers })
+        Ok(Self { ebpf, maps, ledger, table, attached, masquerade, owners, found, has_leftovers })
+    }
+
+    /// Exports what is counted.
+    ///
+    /// # Errors
+    /// When the registry has it already.
+    pub fn register(&self, registry: &prometheus::Registry) -> Result<(), prometheus::Error> {
+        self.ledger.register(registry)
     }
 
     /// Takes the programs away from all interfaces of a BPF file system's user.
@@ -213,7 +226,7 @@ impl PacketBalancer {
         programs::remove_all(bpffs)
     }
 
-    /// Where packets are balanced.
+    /// Which interfaces' packets are balanced.
     pub fn attached(&self) -> &[Attached] {
         &self.attached
     }
@@ -264,15 +277,16 @@ impl PacketBalancer {
         failures
     }
 
-    /// What is counted of each service: the sums over its endpoints that are there.
-    pub fn counts(&self, frontend: &Frontend) -> Vec<(SocketAddr, PacketCount)> {
-        let members = self.table.members(frontend);
-        members.map(|(number, each)| (each.place.into(), self.counters.of(number))).collect()
+    /// What is counted of each endpoint behind a virtual address, since the maps were made.
+    pub fn counts(&self, protocol: Protocol, address: SocketAddr) -> Vec<(SocketAddr, PacketCount)> {
+        let frontend = frontend(protocol, address);
+        let members = self.table.members(&frontend);
+        members.map(|(number, each)| (each.place.into(), self.ledger.of(number))).collect()
     }
 
     /// How often packets were not translated though they may have been meant to be, by reason.
     pub fn events(&self) -> BTreeMap<PacketEvent, u64> {
-        self.counters.events()
+        self.ledger.events()
     }
 
     fn frontends_of(&self, key: &ServiceKey) -> impl Iterator<Item = Frontend> {
@@ -284,11 +298,27 @@ impl PacketBalancer {
             Some(spec) => self.table.put(frontend, spec)?,
             None => self.table.remove(&frontend),
         };
+        for write in &writes {
+            if let (PacketWrite::PutMember(_, number), Some(key)) = (write, self.owners.get(&frontend)) {
+                self.ledger.open(*number, key);
+            }
+        }
+        self.open_found(&frontend);
         let written = writes.iter().try_for_each(|write| self.maps.write(write));
         if written.is_err() {
             self.read_again();
         }
         written.map_err(PutError::Map)
+    }
+
+    /// Endpoints that a former process has left are counted for their service from now on.
+    fn open_found(&mut self, frontend: &Frontend) {
+        if !self.found.remove(frontend) {
+            return;
+        }
+        if let Some(key) = self.owners.get(frontend) {
+            self.table.members(frontend).for_each(|(number, _)| self.ledger.open(number, key));
+        }
     }
 
     /// After a write that failed, the maps are asked what they hold.

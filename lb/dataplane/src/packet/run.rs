@@ -119,6 +119,13 @@ impl PacketBalancer {
 }
 
 impl PacketHook {
+    /// The verdict that means that the rest of the kernel goes on with the packet.
+    pub fn pass(self) -> u32 {
+        const XDP_PASS: u32 = 2;
+        const TC_ACT_UNSPEC: u32 = u32::MAX;
+        if self == Self::Xdp { XDP_PASS } else { TC_ACT_UNSPEC }
+    }
+
     /// Whether a verdict means that the packet goes nowhere.
     pub fn is_drop(self, verdict: u32) -> bool {
         const XDP_DROP: u32 = 1;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod packets;
 mod site;
 mod tables;
 mod traffic;

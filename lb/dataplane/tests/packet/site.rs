@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use mesonet_ebpf_abi::PacketCount;
 use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
 use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
 use mesonet_model::{FrameworkId, ServiceKey, TaskId, TaskKey};
@@ -153,6 +154,11 @@ impl Balancer {
             spec.endpoints.insert(id, EndpointSpec { state: *state, weight: 1 });
         }
         self.set(key, spec);
+    }
+
+    /// What is counted of the endpoints of a virtual address.
+    pub fn counts(&self, protocol: &str, vip: &str) -> Vec<(SocketAddr, PacketCount)> {
+        self.balancer.counts(protocol.parse().expect("a protocol"), address(vip))
     }
 
     /// Ends a service.

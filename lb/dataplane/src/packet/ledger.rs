@@ -1,0 +1,172 @@
+//! What the programs have counted, as metrics: read when they are asked for, so that they are exact.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use mesonet_ebpf_abi::{PacketCount, PacketEvent};
+use mesonet_model::ServiceKey;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{IntCounterVec, Opts, Registry};
+
+use super::maps::Counters;
+use crate::metrics::SERVICE_LABELS_MAX;
+
+const OTHER_SERVICES: &str = "other";
+
+/// The counters of the programs, and what they are of. Cloning shares them.
+#[derive(Debug, Clone)]
+pub(super) struct Ledger(Arc<Mutex<Accounts>>);
+
+#[derive(Debug)]
+struct Accounts {
+    counters: Counters,
+    /// By the numbers of endpoints. That of an endpoint that is gone stays until another one has its number.
+    accounts: BTreeMap<u32, Account>,
+    events: BTreeMap<PacketEvent, u64>,
+    labels: BTreeSet<String>,
+    instruments: Instruments,
+}
+
+#[derive(Debug)]
+struct Account {
+    label: String,
+    exported: PacketCount,
+}
+
+#[derive(Debug)]
+struct Instruments {
+    flows: IntCounterVec,
+    ended: IntCounterVec,
+    packets: IntCounterVec,
+    bytes: IntCounterVec,
+    events: IntCounterVec,
+}
+
+impl Ledger {
+    pub(super) fn new(counters: Counters) -> Self {
+        let events = counters.events();
+        let instruments = Instruments::new();
+        let (accounts, labels) = (BTreeMap::new(), BTreeSet::new());
+        Self(Arc::new(Mutex::new(Accounts { counters, accounts, events, labels, instruments })))
+    }
+
+    /// Exports them from now on.
+    pub(super) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.clone()))
+    }
+
+    /// What is counted under a number from now on belongs to an endpoint of a service.
+    pub(super) fn open(&self, number: u32, service: &ServiceKey) {
+        let mut accounts = self.lock();
+        accounts.export(number);
+        let exported = accounts.counters.of(number);
+        let label = accounts.label(service);
+        accounts.accounts.insert(number, Account { label, exported });
+    }
+
+    /// Everything that was counted of an endpoint's number since the maps were made.
+    pub(super) fn of(&self, number: u32) -> PacketCount {
+        self.lock().counters.of(number)
+    }
+
+    pub(super) fn events(&self) -> BTreeMap<PacketEvent, u64> {
+        self.lock().counters.events()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Accounts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector for Ledger {
+    fn desc(&self) -> Vec<&Desc> {
+        // The registry need not know them: no name is used by others.
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let mut accounts = self.lock();
+        let numbers: Vec<u32> = accounts.accounts.keys().copied().collect();
+        numbers.into_iter().for_each(|number| accounts.export(number));
+        accounts.export_events();
+        accounts.instruments.all().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+impl Accounts {
+    fn label(&mut self, service: &ServiceKey) -> String {
+        let label = service.to_string();
+        if self.labels.len() < SERVICE_LABELS_MAX || self.labels.contains(&label) {
+            self.labels.insert(label.clone());
+            label
+        } else {
+            OTHER_SERVICES.to_owned()
+        }
+    }
+
+    /// Adds what was counted since the last time.
+    fn export(&mut self, number: u32) {
+        let Some(account) = self.accounts.get_mut(&number) else { return };
+        let (new, old) = (self.counters.of(number), account.exported);
+        let label = account.label.as_str();
+        let Instruments { flows, ended, packets, bytes, .. } = &self.instruments;
+        flows.with_label_values(&[label]).inc_by(new.flows.wrapping_sub(old.flows));
+        ended.with_label_values(&[label]).inc_by(new.ended.wrapping_sub(old.ended));
+        for (direction, count, grown) in [
+            ("in", packets, new.packets_in.wrapping_sub(old.packets_in)),
+            ("out", packets, new.packets_out.wrapping_sub(old.packets_out)),
+            ("in", bytes, new.bytes_in.wrapping_sub(old.bytes_in)),
+            ("out", bytes, new.bytes_out.wrapping_sub(old.bytes_out)),
+        ] {
+            count.with_label_values(&[label, direction]).inc_by(grown);
+        }
+        account.exported = new;
+    }
+
+    fn export_events(&mut self) {
+        for (event, count) in self.counters.events() {
+            let old = self.events.insert(event, count).unwrap_or(0);
+            self.instruments.events.with_label_values(&[event.as_str()]).inc_by(count.wrapping_sub(old));
+        }
+    }
+}
+
+impl Instruments {
+    fn new() -> Self {
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels).expect("names and labels are valid")
+        };
+        Self {
+            flows: counters(
+                "mesonet_lb_packet_flows_total",
+                "Connections and datagram flows from outside that got an endpoint, by service",
+                &["service"],
+            ),
+            ended: counters(
+                "mesonet_lb_packet_flows_ended_total",
+                "Connections from outside that both sides have ended or one has reset, by service",
+                &["service"],
+            ),
+            packets: counters(
+                "mesonet_lb_packets_total",
+                "Packets translated, by service and direction (in: from clients)",
+                &["service", "direction"],
+            ),
+            bytes: counters(
+                "mesonet_lb_packet_bytes_total",
+                "Bytes of IP packets translated, by service and direction (in: from clients)",
+                &["service", "direction"],
+            ),
+            events: counters(
+                "mesonet_lb_packet_events_total",
+                "Packets that were not translated though they may have been meant to be, by reason",
+                &["event"],
+            ),
+        }
+    }
+
+    fn all(&self) -> [&IntCounterVec; 5] {
+        [&self.flows, &self.ended, &self.packets, &self.bytes, &self.events]
+    }
+}

@@ -1,0 +1,143 @@
+//! Packets as octets, made independently of the programs.
+
+use std::net::{IpAddr, SocketAddr};
+
+pub const TCP: u8 = 6;
+pub const UDP: u8 = 17;
+pub const SYN: u8 = 2;
+pub const RST: u8 = 4;
+pub const ACK: u8 = 16;
+
+/// Octets of Ethernet's header.
+pub const LINK: usize = 14;
+
+/// A packet with headers of Ethernet.
+#[derive(Debug, Clone)]
+pub struct Packet {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    pub protocol: u8,
+    pub flags: u8,
+    pub hops: u8,
+    pub has_checksum: bool,
+    pub payload: Vec<u8>,
+}
+
+/// A packet between two places, text for short.
+pub fn packet(protocol: u8, from: &str, to: &str) -> Packet {
+    let place = |text: &str| text.parse().expect("an address with a port");
+    Packet {
+        from: place(from),
+        to: place(to),
+        protocol,
+        flags: SYN,
+        hops: 64,
+        has_checksum: true,
+        payload: b"an odd number of octets".to_vec(),
+    }
+}
+
+impl Packet {
+    pub fn with_flags(self, flags: u8) -> Self {
+        Self { flags, ..self }
+    }
+
+    /// With headers of Ethernet, IP and the protocol.
+    pub fn octets(&self) -> Vec<u8> {
+        let mut octets = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+        octets.extend(if self.from.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
+        octets.extend(self.without_link());
+        octets
+    }
+
+    pub fn without_link(&self) -> Vec<u8> {
+        network(self.from.ip(), self.to.ip(), self.protocol, self.hops, &self.transport())
+    }
+
+    fn transport(&self) -> Vec<u8> {
+        let mut header = [self.from.port().to_be_bytes(), self.to.port().to_be_bytes()].concat();
+        let at = match self.protocol {
+            TCP => {
+                header.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, self.flags, 0x12, 0x34, 0, 0, 0, 0]);
+                16
+            }
+            UDP => {
+                header.extend((8 + self.payload.len() as u16).to_be_bytes());
+                header.extend([0, 0]);
+                6
+            }
+            _ => panic!("no such protocol"),
+        };
+        header.extend(&self.payload);
+        if self.has_checksum {
+            let checksum = checksum(&pseudo(self.from.ip(), self.to.ip(), self.protocol, &header));
+            let checksum = if self.protocol == UDP && checksum == 0 { 0xffff } else { checksum };
+            header[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        }
+        header
+    }
+}
+
+/// An error of ICMP about a packet, of which it has so many octets.
+pub fn error(kind: u8, from: &str, to: &str, about: &Packet, octets: usize) -> Vec<u8> {
+    let (from, to): (IpAddr, IpAddr) = (from.parse().expect("an address"), to.parse().expect("an address"));
+    let embedded = about.without_link();
+    let mut message = vec![kind, 1, 0, 0, 0, 0, 5, 0];
+    message.extend(&embedded[..octets.min(embedded.len())]);
+    let (protocol, kind) = if from.is_ipv4() { (1, [0x08, 0x00]) } else { (58, [0x86, 0xdd]) };
+    let checksum =
+        if from.is_ipv4() { checksum(&message) } else { checksum(&pseudo(from, to, protocol, &message)) };
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    let mut packet = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
+    packet.extend(kind);
+    packet.extend(network(from, to, protocol, 64, &message));
+    packet
+}
+
+fn network(from: IpAddr, to: IpAddr, protocol: u8, hops: u8, content: &[u8]) -> Vec<u8> {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let total = (20 + content.len() as u16).to_be_bytes();
+            let mut header = vec![0x45, 0, total[0], total[1], 0x12, 0x34, 0x40, 0, hops, protocol, 0, 0];
+            header.extend(from.octets());
+            header.extend(to.octets());
+            let checksum = checksum(&header);
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            header.extend(content);
+            header
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let length = (content.len() as u16).to_be_bytes();
+            let mut header = vec![0x60, 0, 0, 0, length[0], length[1], protocol, hops];
+            header.extend(from.octets());
+            header.extend(to.octets());
+            header.extend(content);
+            header
+        }
+        _ => panic!("of two families"),
+    }
+}
+
+fn pseudo(from: IpAddr, to: IpAddr, protocol: u8, content: &[u8]) -> Vec<u8> {
+    let mut header = Vec::new();
+    for address in [from, to] {
+        match address {
+            IpAddr::V4(address) => header.extend(address.octets()),
+            IpAddr::V6(address) => header.extend(address.octets()),
+        }
+    }
+    header.extend((content.len() as u32).to_be_bytes());
+    header.extend([0, 0, 0, protocol]);
+    header.extend(content);
+    header
+}
+
+/// RFC 1071, one word after the other.
+pub fn checksum(octets: &[u8]) -> u16 {
+    let mut sum = 0_u32;
+    for pair in octets.chunks(2) {
+        sum += u32::from(u16::from_be_bytes([pair[0], pair.get(1).copied().unwrap_or(0)]));
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
