@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mesonet_model::{
-    Agent, AgentId, ClusterId, Framework, NodeSubnets, Revision, Service, Table, Task, TaskSpec, Timestamp,
-    VirtualNetwork, Write,
+    Agent, AgentId, ClusterId, Framework, NodeSubnets, Revision, Service, Table, Task, TaskKey, TaskSpec,
+    Timestamp, VirtualNetwork, Write,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -119,9 +119,12 @@ impl Master {
             master.networks.restore_subnets(&subnets);
             master.view.subnets.insert(AgentId::new(key), Arc::new(subnets));
         }
+        let mut tasks = Vec::new();
         for (table, key, value) in of_table(records, Table::Tasks) {
-            master.restore_task(key, read(*table, key, value)?)?;
+            tasks.push(master.restore_task(key, read(*table, key, value)?)?);
         }
+        // All at once: that is not a search for each.
+        master.tasks = tasks.into_iter().collect();
         Ok(master)
     }
 
@@ -191,19 +194,26 @@ impl Master {
         self.view.agents.insert(agent.id.clone(), Arc::new(agent));
     }
 
-    fn restore_task(&mut self, record: &str, stored: OwnedTaskRecord) -> Result<(), RecoverError> {
-        let OwnedTaskRecord { spec, task } = stored;
+    fn restore_task(
+        &mut self,
+        record: &str,
+        stored: OwnedTaskRecord,
+    ) -> Result<(TaskKey, TaskEntry), RecoverError> {
+        let OwnedTaskRecord { mut spec, mut task } = stored;
         let orphan = |owner: &dyn std::fmt::Display| RecoverError::Orphan {
             table: Table::Tasks,
             key: record.to_owned(),
             owner: owner.to_string(),
         };
-        if !self.view.agents.contains_key(&task.agent) {
+        let Some((agent, _)) = self.view.agents.get_key_value(&task.agent) else {
             return Err(orphan(&task.agent));
-        }
-        if !self.view.frameworks.contains_key(&task.key.framework) {
+        };
+        let Some((framework, _)) = self.view.frameworks.get_key_value(&task.key.framework) else {
             return Err(orphan(&task.key.framework));
-        }
+        };
+        // One copy of each id for all tasks, which is less to keep and to compare.
+        (task.agent, task.key.framework) = (agent.clone(), framework.clone());
+        (spec.agent, spec.key) = (task.agent.clone(), task.key.clone());
         self.allocator.use_resources(&task.agent, &task.key.framework, &task.resources);
         self.agent_tasks.entry(task.agent.clone()).or_default().insert(task.key.clone());
         if task.draining {
@@ -211,10 +221,10 @@ impl Master {
         }
         self.networks.enter(&task.agent, &spec);
         let entry = TaskEntry { spec, reported_at: task.updated_at, last_uuid: None, is_acknowledged: false };
-        self.tasks.insert(task.key.clone(), entry);
         self.services.restore_endpoints(&mut self.view, &task);
-        self.view.tasks.insert(task.key.clone(), Arc::new(task));
-        Ok(())
+        let key = task.key.clone();
+        self.view.tasks.insert(key.clone(), Arc::new(task));
+        Ok((key, entry))
     }
 }
 
