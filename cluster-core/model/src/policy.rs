@@ -15,8 +15,6 @@ pub struct ServicePolicy {
     pub affinity: Option<Duration>,
     /// Endpoints are told the client's address by the PROXY protocol, version 2.
     pub proxy_protocol: bool,
-    /// Answers go from the endpoint to the client without passing the node that the request came through.
-    pub direct_return: bool,
 }
 
 /// How an endpoint is chosen for a new connection. Where apps behind one service disagree, the last of these wins.

@@ -145,21 +145,12 @@ pub enum PacketEvent {
     NoPort,
     /// The flow cannot be noted.
     NoFlow,
-    /// It is in a tunnel that leads to none of the services here.
-    Tunnel,
 }
 
 impl PacketEvent {
     /// Every event, in the order of the counters.
-    pub const ALL: [Self; 7] = [
-        Self::Malformed,
-        Self::Fragment,
-        Self::Options,
-        Self::NoEndpoint,
-        Self::NoPort,
-        Self::NoFlow,
-        Self::Tunnel,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Malformed, Self::Fragment, Self::Options, Self::NoEndpoint, Self::NoPort, Self::NoFlow];
 
     /// The name that users know.
     pub const fn as_str(self) -> &'static str {
@@ -170,7 +161,6 @@ impl PacketEvent {
             Self::NoEndpoint => "no_endpoint",
             Self::NoPort => "no_port",
             Self::NoFlow => "no_flow",
-            Self::Tunnel => "tunnel",
         }
     }
 }
@@ -218,8 +208,6 @@ impl Track {
     pub const FROM_CLIENT: u32 = 0;
     /// From the endpoint to the client.
     pub const TO_CLIENT: u32 = 1;
-    /// Into a tunnel to the endpoint's node: nothing is replaced.
-    pub const TUNNEL: u32 = 2;
     /// The client has ended its half of the connection.
     pub const CLIENT_ENDED: u32 = 1;
     /// The endpoint has ended its half.
@@ -240,8 +228,6 @@ impl PacketEndpoint {
     pub const READY: u32 = 2;
     /// Its replies would not come back through this node by themselves: the node's address stands for the client's.
     pub const MASQUERADE: u32 = 4;
-    /// Its node takes packets in a tunnel and answers clients directly.
-    pub const DIRECT: u32 = 8;
 }
 
 #[inline(always)]

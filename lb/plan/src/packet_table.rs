@@ -45,8 +45,6 @@ pub struct PacketSpec {
     pub candidates: BTreeSet<PacketCandidate>,
     /// All flows of a client's address go to one endpoint.
     pub is_by_source: bool,
-    /// Endpoints elsewhere get packets in a tunnel and answer clients directly.
-    pub is_direct: bool,
 }
 
 /// One write to a map. Every write can be repeated without harm.
@@ -274,7 +272,7 @@ impl PacketTable {
                 place: each.place,
                 service: id,
                 stamp,
-                flags: flags(each, spec.is_direct),
+                flags: flags(each),
                 source: each.source.unwrap_or_default(),
             };
             members.insert(each.place, (number, endpoint));
@@ -341,13 +339,13 @@ fn usable(frontend: &Frontend, spec: &PacketSpec) -> Vec<PacketCandidate> {
     spec.candidates.iter().filter(is_usable).copied().collect()
 }
 
-fn flags(candidate: &PacketCandidate, is_direct: bool) -> u32 {
+fn flags(candidate: &PacketCandidate) -> u32 {
     let mut flags = PacketEndpoint::PRESENT;
     if candidate.weight.is_some() {
         flags |= PacketEndpoint::READY;
     }
     if !candidate.replies_pass && candidate.source.is_some() {
-        flags |= if is_direct { PacketEndpoint::DIRECT } else { PacketEndpoint::MASQUERADE };
+        flags |= PacketEndpoint::MASQUERADE;
     }
     flags
 }

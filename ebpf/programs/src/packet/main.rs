@@ -106,7 +106,7 @@ fn finish<P: Packet>(packet: &P, direction: Direction) -> i32 {
 #[inline(always)]
 fn is_passed(event: PacketEvent) -> bool {
     match event {
-        PacketEvent::Malformed | PacketEvent::Fragment | PacketEvent::Options | PacketEvent::Tunnel => true,
+        PacketEvent::Malformed | PacketEvent::Fragment | PacketEvent::Options => true,
         PacketEvent::NoEndpoint | PacketEvent::NoPort | PacketEvent::NoFlow => false,
     }
 }

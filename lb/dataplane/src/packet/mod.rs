@@ -396,11 +396,7 @@ fn packet_spec(spec: &ServiceSpec, sources: &mut Sources) -> PacketSpec {
         .iter()
         .map(|(id, each)| candidate(id.address, (each.state == RouteState::Ready).then_some(each.weight)))
         .collect();
-    PacketSpec {
-        candidates,
-        is_by_source: algorithm == Algorithm::Maglev || affinity.is_some(),
-        is_direct: false,
-    }
+    PacketSpec { candidates, is_by_source: algorithm == Algorithm::Maglev || affinity.is_some() }
 }
 
 fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {

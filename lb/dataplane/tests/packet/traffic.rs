@@ -11,7 +11,7 @@ use mesonet_lb_plan::RouteState::{Draining, Ready};
 use crate::site::{Balancer, Side, Site, address};
 
 /// Nothing here takes long; a test that waits for this has failed.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A way to balance: where packets are met, and whether the node's address stands for the client's.
 const WAYS: [(PacketMode, bool); 4] = [
