@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{Measured, site};
@@ -15,8 +15,8 @@ const CHUNK: usize = 128 << 10;
 
 pub fn run(namespace: &str, words: &[&str]) -> Measured<()> {
     site::join(namespace)?;
-    let files = Rlimit { current: Some(30_000), maximum: Some(30_000) };
-    setrlimit(Resource::Nofile, files)?;
+    let files = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
     match words {
         ["serve"] => serve(),
         ["connect", address] => connect(address.parse()?),
