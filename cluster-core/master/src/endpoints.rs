@@ -53,7 +53,11 @@ pub fn endpoints_of(task: &Task, agent: IpAddr, framework_name: &str) -> Publish
     published
 }
 
+/// An endpoint whose checks fail begins anew when they pass.
 fn slow_start(task: &Task, policy: &PortPolicy) -> Option<SlowStart> {
+    if task.serving() == Serving::NotReady {
+        return None;
+    }
     Some(SlowStart { since: task.ready_since?, over: policy.slow_start? })
 }
 
