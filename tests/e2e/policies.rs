@@ -51,7 +51,7 @@ fn a_canary_gets_its_share_and_everybody_can_see_why() {
 }
 
 #[test]
-fn a_client_of_maglev_stays_with_the_endpoint_that_explain_names() {
+fn explain_names_the_same_endpoint_to_a_client_of_maglev() {
     let cluster = Cluster::start();
     let mut app = behind_web("/web", "MESONET_LB_ALGORITHM", "maglev");
     app["instances"] = json!(3);
