@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mesonet_model::{AgentId, ClusterId, Timestamp};
@@ -39,6 +39,8 @@ pub struct Authority {
     cluster: ClusterId,
     certificate: CertificateDer<'static>,
     issuer: Arc<Issuer<'static, KeyPair>>,
+    /// One change at a time: a thousand nodes that join with one token at once would make each other try again.
+    changing: Arc<Mutex<()>>,
 }
 
 /// What the authority knows of a node.
@@ -179,7 +181,14 @@ impl Authority {
         let cluster = certificate::authority_cluster(&certificate)?;
         let issuer =
             Issuer::from_ca_cert_der(&certificate, key).map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { dir: dir.to_owned(), records, cluster, certificate, issuer: Arc::new(issuer) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            records,
+            cluster,
+            certificate,
+            issuer: Arc::new(issuer),
+            changing: Arc::default(),
+        })
     }
 
     /// The cluster.
@@ -437,6 +446,7 @@ impl Authority {
         T: DeserializeOwned + Serialize,
         E: From<RecordError>,
     {
+        let _one = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         records::update(&*self.records, name, change)
     }
 
