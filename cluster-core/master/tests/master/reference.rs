@@ -41,7 +41,10 @@ pub fn endpoints_from_scratch(view: &ClusterView) -> BTreeMap<EndpointKey, Endpo
             if is_suspect {
                 suspects.insert(key.clone());
             }
-            endpoints.insert(key, Endpoint::new(task.agent.clone(), state, weight));
+            let failing = state == EndpointState::Ready
+                && (task.healthy == Some(false) || !task.ready)
+                && task.ready_since.is_some();
+            endpoints.insert(key, Endpoint { failing, ..Endpoint::new(task.agent.clone(), state, weight) });
         }
     }
     let served: BTreeSet<ServiceKey> = endpoints
