@@ -156,7 +156,7 @@ pub async fn follow_with_lb(
                 }
             }
         }
-        let busy = busy.borrow_and_update().clone();
-        subscriber.report(applied, busy, failed.clone()).await;
+        busy.mark_unchanged();
+        subscriber.report(applied, balancer.busy_now(), failed.clone()).await;
     }
 }

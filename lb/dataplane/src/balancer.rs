@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use crate::busy;
 use crate::proxy_beside::ProxyBeside;
 use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, Memory, Metrics, PacketBalancer, Proxy};
 
@@ -205,12 +206,21 @@ impl LoadBalancer {
         }
     }
 
-    /// The tasks whose endpoints drain and still have open connections; changes as connections end.
+    /// The tasks whose endpoints drain and still have open connections; changes as connections end. Must be called
+    /// within a runtime.
     pub fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
-        match &self.beside {
-            Some(beside) => beside.join_busy(self.executor.busy()),
-            None => self.executor.busy(),
-        }
+        self.busy_beside().fold(self.executor.busy(), busy::join)
+    }
+
+    /// The same at this moment: whoever watches is told some time later.
+    pub fn busy_now(&self) -> BTreeSet<TaskKey> {
+        let tasks = self.executor.busy().borrow().clone();
+        self.busy_beside().fold(tasks, |tasks, beside| &tasks | &*beside.borrow())
+    }
+
+    fn busy_beside(&self) -> impl Iterator<Item = watch::Receiver<BTreeSet<TaskKey>>> {
+        let beside = self.beside.iter().map(|beside| beside.busy());
+        beside.chain(self.packets.iter().map(|packets| packets.busy()))
     }
 
     /// What is in effect.

@@ -60,3 +60,32 @@ impl Busy {
         }
     }
 }
+
+/// The tasks that either says, some time after it says so. Must be called within a runtime.
+pub(crate) fn join(
+    mut one: watch::Receiver<BTreeSet<TaskKey>>,
+    mut other: watch::Receiver<BTreeSet<TaskKey>>,
+) -> watch::Receiver<BTreeSet<TaskKey>> {
+    let both = |one: &BTreeSet<TaskKey>, other: &BTreeSet<TaskKey>| one | other;
+    let (joined, joined_out) = watch::channel(both(&one.borrow(), &other.borrow()));
+    // Ends when one of the three is gone.
+    tokio::spawn(async move {
+        loop {
+            let changed = tokio::select! {
+                changed = one.changed() => changed.is_ok(),
+                changed = other.changed() => changed.is_ok(),
+                () = joined.closed() => false,
+            };
+            if !changed {
+                return;
+            }
+            let tasks = both(&one.borrow_and_update(), &other.borrow_and_update());
+            joined.send_if_modified(|old| {
+                let is_new = *old != tasks;
+                *old = tasks;
+                is_new
+            });
+        }
+    });
+    joined_out
+}

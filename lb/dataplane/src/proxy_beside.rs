@@ -33,33 +33,8 @@ impl ProxyBeside {
         }
     }
 
-    /// The tasks that drain and still have connections, of the hooks or of the proxy. Must be called within a runtime.
-    pub(crate) fn join_busy(
-        &self,
-        mut hooks: watch::Receiver<BTreeSet<TaskKey>>,
-    ) -> watch::Receiver<BTreeSet<TaskKey>> {
-        let mut own = self.0.busy();
-        let both = |own: &BTreeSet<TaskKey>, hooks: &BTreeSet<TaskKey>| own | hooks;
-        let (joined, joined_out) = watch::channel(both(&own.borrow(), &hooks.borrow()));
-        // Ends when one of the three is gone.
-        tokio::spawn(async move {
-            loop {
-                let changed = tokio::select! {
-                    changed = own.changed() => changed.is_ok(),
-                    changed = hooks.changed() => changed.is_ok(),
-                    () = joined.closed() => false,
-                };
-                if !changed {
-                    return;
-                }
-                let tasks = both(&own.borrow_and_update(), &hooks.borrow_and_update());
-                joined.send_if_modified(|old| {
-                    let is_new = *old != tasks;
-                    *old = tasks;
-                    is_new
-                });
-            }
-        });
-        joined_out
+    /// The tasks that drain and still have connections of the proxy.
+    pub(crate) fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
+        self.0.busy()
     }
 }

@@ -112,7 +112,7 @@ pub(super) fn delete_many(map: BorrowedFd<'_>, keys: &[u8], key: usize) -> (usiz
 }
 
 /// Reads all entries of a hash map: `each` gets keys and values, packed. `value` is what the kernel takes for one.
-pub(super) fn lookup_all(
+pub(crate) fn lookup_all(
     map: BorrowedFd<'_>,
     (key, value): (usize, usize),
     mut each: impl FnMut(&[u8], &[u8]),

@@ -2,17 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
+use std::os::fd::AsFd as _;
 
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, MapData, MapError, PerCpuArray};
 use aya::{Ebpf, maps::Map};
 use mesonet_ebpf_abi::{
-    Frontend, PacketCount, PacketEndpoint, PacketEvent, PacketMember, PacketService, Row, Words,
+    Frontend, PacketCount, PacketEndpoint, PacketEvent, PacketMember, PacketService, Row, Track, Tuple, Words,
 };
 use mesonet_lb_plan::{PacketTable, PacketWrite};
 
 use super::PacketError;
 use super::word_map::{WordMap, octets};
+use crate::ebpf::bpf_call;
 
 pub(super) const NAMES: [&str; 8] =
     ["SERVICES", "MEMBERS", "ENDPOINTS", "TABLE", "FLOWS", "COUNTS", "EVENTS", "DEVICES"];
@@ -26,6 +29,9 @@ pub(super) struct Maps {
     devices: DevMapHash<MapData>,
 }
 
+/// The flows that the programs have noted.
+pub(super) struct FlowTable(MapData);
+
 /// What the programs count.
 pub(super) struct Counters {
     counts: PerCpuArray<MapData, [u8; PacketCount::SIZE]>,
@@ -35,6 +41,12 @@ pub(super) struct Counters {
 impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for FlowTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FlowTable").finish_non_exhaustive()
     }
 }
 
@@ -120,6 +132,22 @@ impl Counters {
             Some((event, values.iter().map(|octets| u64::read(octets)).sum()))
         };
         PacketEvent::ALL.into_iter().filter_map(total).collect()
+    }
+}
+
+impl FlowTable {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, PacketError> {
+        match take(ebpf, "FLOWS")? {
+            Map::LruHashMap(map) => Ok(Self(map)),
+            _ => Err(PacketError::NoMap("FLOWS")),
+        }
+    }
+
+    /// Shows every entry. Those that are made or removed meanwhile may be missed.
+    pub(super) fn for_each(&self, mut each: impl FnMut(Track)) -> io::Result<()> {
+        bpf_call::lookup_all(self.0.fd().as_fd(), (Tuple::SIZE, Track::SIZE), |_, tracks| {
+            tracks.chunks_exact(Track::SIZE).map(Track::read).for_each(&mut each);
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! sends packets to it. The kernel does everything that happens per packet; this side keeps its maps equal to the
 //! table of routes and reads what is counted.
 
+mod drains;
 mod interfaces;
 mod ledger;
 mod maps;
@@ -27,11 +28,13 @@ use mesonet_lb_plan::{
     Algorithm, PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite, RouteState,
     RouteTable, ServicePolicy, ServiceSpec,
 };
-use mesonet_model::{Protocol, ServiceKey};
+use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
+use tokio::sync::watch;
 
+use drains::{Draining, Drains, Served};
 use ledger::Ledger;
-use maps::{Counters, Maps};
+use maps::{Counters, FlowTable, Maps};
 
 pub use run::{PacketAnswer, PacketQuestion, PacketRun};
 
@@ -138,6 +141,9 @@ pub enum PacketError {
         /// The kernel's words.
         source: ProgramError,
     },
+    /// Nobody could look at what drains.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
     /// A map cannot be used.
     #[error("cannot use an eBPF map")]
     Map(#[source] MapError),
@@ -171,6 +177,7 @@ pub struct PacketBalancer {
     ebpf: aya::Ebpf,
     maps: Maps,
     ledger: Ledger,
+    drains: Drains,
     table: PacketTable,
     attached: Vec<Attached>,
     masquerade: bool,
@@ -192,6 +199,8 @@ impl PacketBalancer {
         let (mut ebpf, pins) = programs::load(&settings.bpffs)?;
         let mut maps = Maps::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
+        let drains =
+            Drains::start(FlowTable::new(&mut ebpf)?, ledger.clone()).map_err(PacketError::Thread)?;
         let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Map)?;
         for write in &garbage {
             maps.write(write).map_err(PacketError::Map)?;
@@ -207,7 +216,7 @@ impl PacketBalancer {
         let has_leftovers = !found.is_empty();
         let masquerade = settings.masquerade;
         let owners = BTreeMap::new();
-        Ok(Self { ebpf, maps, ledger, table, attached, masquerade, owners, found, has_leftovers })
+        Ok(Self { ebpf, maps, ledger, drains, table, attached, masquerade, owners, found, has_leftovers })
     }
 
     /// Exports what is counted.
@@ -229,6 +238,12 @@ impl PacketBalancer {
     /// Which interfaces' packets are balanced.
     pub fn attached(&self) -> &[Attached] {
         &self.attached
+    }
+
+    /// The tasks whose endpoints drain and still have flows from outside: connections that neither side has reset and
+    /// the endpoint has not ended, and datagrams within the last second.
+    pub fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
+        self.drains.busy()
     }
 
     /// Makes services what a table says. Returns those that could not be put into effect, and why.
@@ -274,7 +289,33 @@ impl PacketBalancer {
                 }
             }
         }
+        let draining = services.iter().map(|key| (key.clone(), self.draining_of(key, routes))).collect();
+        self.drains.change(draining);
         failures
+    }
+
+    /// What drains in a service, by the numbers that its flows have.
+    fn draining_of(&self, key: &ServiceKey, routes: &RouteTable) -> Draining {
+        let mut draining = Draining::new();
+        let Some(spec) = routes.service(key) else { return draining };
+        let frontends: Vec<Frontend> =
+            spec.listeners.iter().map(|address| frontend(key.protocol, *address)).collect();
+        let members: BTreeMap<Place, Vec<Served>> = frontends
+            .iter()
+            .flat_map(|frontend| self.table.members(frontend))
+            .fold(BTreeMap::new(), |mut members, (number, endpoint)| {
+                members.entry(endpoint.place).or_insert_with(Vec::new).push(Served {
+                    number,
+                    stamp: endpoint.stamp,
+                    protocol: key.protocol,
+                });
+                members
+            });
+        for (id, _) in spec.endpoints.iter().filter(|(_, each)| each.state == RouteState::Draining) {
+            let served = members.get(&Place::from(id.address)).into_iter().flatten().copied();
+            draining.entry(id.task.clone()).or_default().extend(served);
+        }
+        draining
     }
 
     /// What is counted of each endpoint behind a virtual address, since the maps were made.

@@ -149,8 +149,7 @@ impl Balancer {
         let mut spec = ServiceSpec::default();
         spec.listeners.insert(address(vip));
         for (at, state) in endpoints {
-            let task = TaskKey::new(FrameworkId::new("framework"), TaskId::new(*at));
-            let id = EndpointId { task, address: address(at) };
+            let id = EndpointId { task: task(at), address: address(at) };
             spec.endpoints.insert(id, EndpointSpec { state: *state, weight: 1 });
         }
         self.set(key, spec);
@@ -171,6 +170,11 @@ impl Balancer {
         self.routes.set(key.clone(), spec);
         assert_eq!(self.balancer.settle(&BTreeSet::from([key]), &self.routes), [].into());
     }
+}
+
+/// The task at an address.
+pub fn task(at: &str) -> TaskKey {
+    TaskKey::new(FrameworkId::new("framework"), TaskId::new(at))
 }
 
 pub fn address(text: &str) -> SocketAddr {

@@ -1,14 +1,17 @@
 //! Clients of another namespace reach servers of a third one through the node.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesonet_lb_dataplane::PacketMode;
 use mesonet_lb_plan::RouteState::{Draining, Ready};
+use mesonet_model::TaskKey;
+use tokio::sync::watch;
 
-use crate::site::{Balancer, Side, Site, address};
+use crate::site::{Balancer, Side, Site, address, task};
 
 /// Nothing here takes long; a test that waits for this has failed.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -220,6 +223,80 @@ fn a_draining_endpoint_keeps_its_connections_and_a_dead_one_loses_them() {
         TcpStream::connect_timeout(&address(vip), Duration::from_millis(300)).is_err()
     });
     assert!(gone);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_draining_endpoint_is_busy_until_its_connections_end() {
+    for (mode, masquerade) in WAYS {
+        let site = Site::new();
+        serve(&site, "10.2.0.2:8001", 'a');
+        serve(&site, "10.2.0.2:8002", 'b');
+        let mut settings = site.settings(&["clients", "servers"], mode);
+        settings.masquerade = masquerade;
+        let mut node = Balancer::start(&settings);
+        let (service, vip) = ("tcp/web@marathon:80", "11.0.0.1:80");
+        node.put(service, vip, &[("10.2.0.2:8001", Ready)]);
+        let begin =
+            || on(&site, Side::Client, move || Conversation::begin(address(vip)).expect("a connection"));
+        let [quiet, lively] = [begin(), begin()];
+        node.put(service, vip, &[("10.2.0.2:8001", Draining), ("10.2.0.2:8002", Ready)]);
+        let mut busy = node.balancer.busy();
+        assert_eq!(*busy.borrow(), [task("10.2.0.2:8001")].into(), "until it is known better");
+        drop(lively);
+        // Whether it is looked at before or after that, one connection is left.
+        let mut new = begin();
+        assert!(new.echoes(1000));
+        assert_eq!(*busy.borrow(), [task("10.2.0.2:8001")].into());
+        // Whoever takes over sees the connection, too.
+        drop(node);
+        let mut node = Balancer::start(&settings);
+        node.put(service, vip, &[("10.2.0.2:8001", Draining), ("10.2.0.2:8002", Ready)]);
+        busy = node.balancer.busy();
+        assert_eq!(*busy.borrow(), [task("10.2.0.2:8001")].into());
+        drop(quiet);
+        wait_until_idle(busy);
+        node.put(service, vip, &[("10.2.0.2:8002", Draining)]);
+        assert_eq!(*node.balancer.busy().borrow(), [task("10.2.0.2:8002")].into());
+        // A dead endpoint has nothing to wait for.
+        node.put(service, vip, &[]);
+        assert!(node.balancer.busy().borrow().is_empty());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn datagrams_keep_a_draining_endpoint_busy_for_a_while() {
+    let site = Site::new();
+    serve_datagrams(&site, "10.2.0.2:5301", 'a');
+    let mut node = Balancer::start(&site.settings(&["clients"], PacketMode::Tc));
+    let (service, vip) = ("udp/dns@marathon:53", "11.0.0.1:53");
+    node.put(service, vip, &[("10.2.0.2:5301", Ready)]);
+    let ask = move || {
+        let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        socket.set_read_timeout(Some(PATIENCE)).expect("valid");
+        socket.send_to(b"?", address(vip)).expect("sent");
+        socket.recv_from(&mut [0; 64]).expect("an answer");
+        socket
+    };
+    let socket = on(&site, Side::Client, ask);
+    node.put(service, vip, &[("10.2.0.2:5301", Draining)]);
+    let busy = node.balancer.busy();
+    // A flow that goes on is one that is waited for, and one that does not is not.
+    let wanted = [task("10.2.0.2:5301")].into();
+    let deadline = Instant::now() + PATIENCE;
+    while *busy.borrow() != wanted {
+        assert!(Instant::now() < deadline, "it is busy in the end");
+        socket.send_to(b"?", address(vip)).expect("sent");
+        socket.recv_from(&mut [0; 64]).expect("an answer");
+    }
+    wait_until_idle(busy);
+}
+
+fn wait_until_idle(mut busy: watch::Receiver<BTreeSet<TaskKey>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+    let idle = async { tokio::time::timeout(PATIENCE, busy.wait_for(BTreeSet::is_empty)).await.map(drop) };
+    runtime.block_on(idle).expect("it is idle in the end");
 }
 
 #[test]
