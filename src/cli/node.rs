@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Subcommand;
 use mesonet::NodeName;
-use mesonet_model::{Agent, AgentId, AgentState, ClusterView, Plane, Scalar, Task, Timestamp};
+use mesonet_model::{Agent, AgentId, AgentState, ClusterView, Outage, Plane, Scalar, Task, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::http::Method;
@@ -138,6 +138,8 @@ struct PlaneState {
     lag: u64,
     #[serde(rename = "behindSince")]
     behind_since: Option<Timestamp>,
+    #[serde(default)]
+    outage: Option<Outage>,
 }
 
 /// A plane of a node that is not connected any more.
@@ -165,7 +167,7 @@ fn list(session: &Session) -> Result<(), CommandError> {
     session.output.table(&table(&view, &planes, session))
 }
 
-fn table(view: &ClusterView, planes: &Planes, session: &Session) -> Table<11> {
+fn table(view: &ClusterView, planes: &Planes, session: &Session) -> Table<12> {
     let mut tasks: BTreeMap<&AgentId, Vec<&Task>> = BTreeMap::new();
     for task in view.tasks.values() {
         tasks.entry(&task.agent).or_default().push(task);
@@ -182,6 +184,7 @@ fn table(view: &ClusterView, planes: &Planes, session: &Session) -> Table<11> {
         Column::number("AGE"),
         Column::text("DNS", 40),
         Column::text("LB", 40),
+        Column::text("WITHOUT MASTER", 40),
     ]);
     let connected = planes.planes.iter().map(|plane| plane.node.as_str());
     let mut without_agent: BTreeSet<&str> =
@@ -203,6 +206,7 @@ fn table(view: &ClusterView, planes: &Planes, session: &Session) -> Table<11> {
             session.age(Some(agent.registered_at)),
             planes.freshness(node, Plane::Dns, session),
             planes.freshness(node, Plane::Lb, session),
+            planes.outage(node, session),
         ]);
     }
     for node in without_agent {
@@ -219,6 +223,7 @@ fn table(view: &ClusterView, planes: &Planes, session: &Session) -> Table<11> {
             nothing(),
             planes.freshness(node, Plane::Dns, session),
             planes.freshness(node, Plane::Lb, session),
+            planes.outage(node, session),
         ]);
     }
     table
@@ -234,6 +239,18 @@ fn state(agent: &Agent) -> String {
 }
 
 impl Planes {
+    /// For how long the node served a view that no master confirmed, and when that was over.
+    fn outage(&self, node: &str, session: &Session) -> String {
+        let of_node = self.planes.iter().filter(|state| state.node == node);
+        of_node.filter_map(|state| state.outage).max_by_key(|outage| outage.until).map_or_else(
+            String::new,
+            |Outage { since, until }| {
+                let (lasted, ago) = (duration::short(until.since(since)), session.age(Some(until)));
+                format!("{lasted}, until {ago} ago")
+            },
+        )
+    }
+
     /// The revision that a plane serves, and for how long it lacks something.
     fn freshness(&self, node: &str, plane: Plane, session: &Session) -> String {
         let connected = self.planes.iter().find(|state| state.node == node && state.plane == plane);

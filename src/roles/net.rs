@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow};
-use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, PlaneNews, Publisher};
+use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, KnownView, PlaneNews, Publisher};
 use mesonet_dns_server::{CertificateFiles, EncryptedAddresses};
 use mesonet_lb_dataplane::PacketBalancer;
 use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
@@ -20,7 +20,7 @@ use tokio::task::JoinSet;
 use super::node_identity::Node;
 use super::resolver_plan::ResolverPlan;
 use super::view_age::{Confirmation, ViewKeeper, ViewMetrics};
-use super::view_cache::{CachedView, ViewCache};
+use super::view_cache::ViewCache;
 use crate::config::{Datapath, Grace, Source};
 use crate::dns_api::{self, DnsApi};
 use crate::host::{LoopbackAddress, ResolvConf};
@@ -88,7 +88,7 @@ enum Origin<'plan> {
 
 /// What each way to get views is given.
 struct Supply {
-    known: Option<ClusterView>,
+    known: Option<KnownView>,
     views: Publisher,
     reports: mpsc::Receiver<PlaneNews>,
 }
@@ -118,14 +118,11 @@ impl NetProcess {
         let (dns, encrypted) = (dns_server.addresses().to_vec(), dns_server.encrypted_addresses());
 
         let cache = ViewCache::of(&options.dir);
-        let cached = known_view(&cache, &origin.cluster());
-        let kept = cached.as_ref().map_or(Revision::ZERO, |cached| cached.view.revision);
+        let known = known_view(&cache, &origin.cluster());
+        let kept = known.as_ref().map_or(Revision::ZERO, |known| known.view.revision);
         let (views, feed, reports) = mesonet_bus::channel();
-        let (known, confirmed_before) = match cached {
-            Some(CachedView { view, confirmed }) => (Some(view), Some(confirmed)),
-            None => (None, None),
-        };
-        if let Some(view) = &known {
+        let confirmed_before = known.as_ref().map(|known| known.confirmed);
+        if let Some(KnownView { view, .. }) = &known {
             tracing::info!(revision = %view.revision, "Serving the last view until there is a newer one");
             views.publish(view.clone());
         }
@@ -250,7 +247,7 @@ impl Supply {
                 Ok((Some(bus), confirmation))
             }
             Origin::Foreign(source) => {
-                let known = known.unwrap_or_else(|| ClusterView::empty(origin.cluster()));
+                let known = known.map_or_else(|| ClusterView::empty(origin.cluster()), |known| known.view);
                 let source_metrics = SourceMetrics::register(metrics).context("cannot register metrics")?;
                 let (sink, state) = Sink::new(views, known, source_metrics);
                 sources::start(source, plan, sink, tasks)?;
@@ -276,7 +273,7 @@ impl Running for NetProcess {
 }
 
 /// What the node has from before. Anything else than a view of its cluster is as good as nothing.
-fn known_view(cache: &ViewCache, cluster: &ClusterId) -> Option<CachedView> {
+fn known_view(cache: &ViewCache, cluster: &ClusterId) -> Option<KnownView> {
     cache.read(cluster).unwrap_or_else(|error| {
         let error = anyhow!(error);
         tracing::warn!(error = format!("{error:#}"), "Starting without the last view");

@@ -14,8 +14,8 @@ use crate::sources::SourceState;
 /// How often the view is looked at, and at most written: what is lost by a crash is this much younger than the disk's.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a view that does not change is confirmed on disk.
-const CONFIRM_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a view that does not change is confirmed on disk: by so much it seems older than it is after a restart.
+const CONFIRM_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What is shown of the view.
 #[derive(Debug)]

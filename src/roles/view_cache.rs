@@ -9,6 +9,7 @@ use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use mesonet_bus::KnownView;
 use mesonet_model::{ClusterId, ClusterView};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -22,15 +23,6 @@ const FILE_NAME: &str = "view.json";
 #[derive(Debug, Clone)]
 pub struct ViewCache {
     file: PathBuf,
-}
-
-/// What was in it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CachedView {
-    /// The view.
-    pub view: ClusterView,
-    /// When a master last confirmed it.
-    pub confirmed: SystemTime,
 }
 
 /// The file cannot be used; it is left as it is.
@@ -98,7 +90,7 @@ impl ViewCache {
     ///
     /// # Errors
     /// When there is something else.
-    pub fn read(&self, cluster: &ClusterId) -> Result<Option<CachedView>, ReadViewError> {
+    pub fn read(&self, cluster: &ClusterId) -> Result<Option<KnownView>, ReadViewError> {
         let io = |source| ReadViewError::Io { path: self.file.clone(), source };
         let content = |source| ReadViewError::Content { path: self.file.clone(), source };
         let text = match fs::read(&self.file) {
@@ -115,7 +107,7 @@ impl ViewCache {
             return Err(ReadViewError::Cluster { path: self.file.clone(), found, expected });
         }
         let confirmed = fs::metadata(&self.file).and_then(|file| file.modified()).map_err(io)?;
-        Ok(Some(CachedView { view, confirmed }))
+        Ok(Some(KnownView { view, confirmed }))
     }
 
     /// Replaces the view, which is confirmed by that. After an error, the one before is still there.

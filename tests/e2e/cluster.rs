@@ -166,6 +166,11 @@ fn the_tasks_of_a_node_that_is_cut_off_are_replaced_and_end_when_it_is_back() {
         let left: Vec<_> = before.difference(&after).filter(|who| process::is_alive(who.pid)).collect();
         if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
     });
+    eventually("it is told for how long the node had no master", || {
+        let listed = nodes.mesonet(&["node", "list"]).success();
+        let line = listed.lines().find(|line| line.starts_with(host)).unwrap_or_default();
+        if line.contains(", until ") { Ok(()) } else { Err(listed) }
+    });
     converge(&nodes);
     eventually("the node knows the instances that there are", || {
         let reached = nodes.who_all(host, &vip, 6);

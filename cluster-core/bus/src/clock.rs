@@ -6,5 +6,10 @@ use mesonet_model::Timestamp;
 
 /// The time by this machine's clock.
 pub(crate) fn now() -> Timestamp {
-    Timestamp::from_millis(0).plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    timestamp(SystemTime::now())
+}
+
+/// The same for another time of it.
+pub(crate) fn timestamp(time: SystemTime) -> Timestamp {
+    Timestamp::from_millis(0).plus(time.duration_since(UNIX_EPOCH).unwrap_or_default())
 }

@@ -31,7 +31,8 @@ mod transport;
 mod wire;
 
 pub use client::{
-    BACKOFF_FIRST, BACKOFF_LAST, Client, ClientSettings, ClientStats, JoinError, LinkError, LinkState, join,
+    BACKOFF_FIRST, BACKOFF_LAST, Client, ClientSettings, ClientStats, JoinError, KnownView, LinkError,
+    LinkState, join,
 };
 pub use feed::{Feed, PlaneNews, Publisher, REPORTS_MAX, Report, channel};
 pub use files::{FILE_ANSWER_MAX, FILE_BYTES_MAX, FileFailure, FilePiece, FileQuestion, Files};

@@ -90,6 +90,7 @@ mod tests {
             applied: Revision(applied),
             busy: busy.iter().map(|id| task(id)).collect(),
             failed: BTreeMap::new(),
+            outage: None,
         }
     }
 

@@ -60,7 +60,9 @@ impl Subscriber {
     ) {
         let commits = self.feed.commits.between(self.applied, applied);
         self.applied = self.applied.max(applied);
-        let report = PlaneReport { node: self.node.clone(), plane: self.plane, applied, busy, failed };
+        let (node, plane) = (self.node.clone(), self.plane);
+        // Whether there were masters is added where they are connected.
+        let report = PlaneReport { node, plane, applied, busy, failed, outage: None };
         let latencies = commits.into_iter().map(|at| at.elapsed()).collect();
         // Only fails when the control plane is gone, and then nobody waits for the report.
         let _ = self.feed.reports.send(PlaneNews::Report(Report { report, latencies })).await;

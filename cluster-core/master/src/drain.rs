@@ -279,6 +279,7 @@ mod tests {
             applied: Revision(applied),
             busy: busy.iter().map(|task| key(task)).collect(),
             failed: BTreeMap::new(),
+            outage: None,
         }
     }
 

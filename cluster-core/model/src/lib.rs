@@ -53,7 +53,7 @@ pub use discovery::{Discovery, DiscoveryPort, ServicePort, Visibility};
 pub use framework::{Framework, Master};
 pub use id::{AgentId, AppId, AppIdError, ClusterId, DeploymentId, FrameworkId, MasterId, OfferId, TaskId};
 pub use launch::{Command, TaskSpec};
-pub use plane::{Plane, PlaneReport};
+pub use plane::{Outage, Plane, PlaneReport};
 pub use policy::{Algorithm, Locality, ServicePolicy, SlowStart, Weighing};
 pub use port_policy::{DEFAULT_SHARE, PolicyLabelError, PortPolicy, ServiceWish};
 pub use port_ranges::{PortRanges, PortRangesError};

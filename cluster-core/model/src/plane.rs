@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, Revision, ServiceKey, TaskKey};
+use crate::{AgentId, Revision, ServiceKey, TaskKey, Timestamp};
 
 /// A part of a node's network daemon that follows the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -49,4 +49,16 @@ pub struct PlaneReport {
     pub busy: BTreeSet<TaskKey>,
     /// Services that could not be put into effect, and why.
     pub failed: BTreeMap<ServiceKey, String>,
+    /// The last time that the node served a view that no master confirmed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outage: Option<Outage>,
+}
+
+/// A time without any master, by the node's clock. What the node served at its end was as old as this is long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// When a master had confirmed the view for the last time.
+    pub since: Timestamp,
+    /// When the next master was there.
+    pub until: Timestamp,
 }

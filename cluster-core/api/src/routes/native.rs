@@ -143,6 +143,7 @@ fn planes(api: &Api) -> Result<Response, Failure> {
                 "applied": report.applied,
                 "lag": revision.0.saturating_sub(report.applied.0),
                 "behindSince": state.plane_history.behind_since(report.applied),
+                "outage": report.outage,
             })
         })
         .collect();

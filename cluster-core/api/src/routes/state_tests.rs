@@ -11,8 +11,8 @@ use mesonet_marathon::{
 };
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, AppId, DeploymentId, Endpoint, EndpointKey, EndpointState,
-    FrameworkId, NetworkRange, Plane, PlaneReport, Resources, Revision, Scalar, Service, TaskId, TaskKey,
-    TaskState, Timestamp, VirtualNetwork,
+    FrameworkId, NetworkRange, Outage, Plane, PlaneReport, Resources, Revision, Scalar, Service, TaskId,
+    TaskKey, TaskState, Timestamp, VirtualNetwork,
 };
 use serde_json::json;
 
@@ -294,6 +294,7 @@ fn add_services(state: &mut crate::State) {
         applied: Revision(1),
         busy: BTreeSet::new(),
         failed: BTreeMap::from([(fixed, "address in use".to_owned())]),
+        outage: Some(Outage { since: Timestamp::from_millis(1000), until: Timestamp::from_millis(4000) }),
     };
     state.planes.insert((agent, Plane::Lb), Arc::new(report));
     state.plane_history.committed(Revision(2), Timestamp::from_millis(5000));
@@ -330,6 +331,7 @@ async fn services_planes_and_view_are_shown() {
             "revision": 2,
             "planes": [{
                 "node": "c-S0", "plane": "lb", "applied": 1, "lag": 1, "behindSince": "1970-01-01T00:00:05.000Z",
+                "outage": {"since": "1970-01-01T00:00:01.000Z", "until": "1970-01-01T00:00:04.000Z"},
             }],
             "disconnected": [{"node": "c-S1", "plane": "dns", "applied": 1, "since": "1970-01-01T00:00:07.000Z"}],
         })

@@ -1,7 +1,7 @@
 //! One attempt to connect, and the connection if it succeeds.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesonet_model::Timestamp;
 use quinn::{Connection, RecvStream, SendStream};
@@ -61,6 +61,9 @@ pub(super) async fn connect_and_serve(
         Err(error) => error,
     };
     keeper.terms.confirm(Instant::now());
+    // A connection that ends because nothing is heard has been without a master before.
+    let silence = if matches!(error, LinkError::Silent) { keeper.idle_timeout } else { Duration::ZERO };
+    ends.close(clock::timestamp(SystemTime::now() - silence));
     connection.close(0_u32.into(), b"");
     error
 }

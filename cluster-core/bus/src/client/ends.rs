@@ -6,17 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesonet_model::{
-    AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Plane, PlaneReport, Revision,
+    AgentCommand, AgentId, AgentReport, ClusterId, ClusterView, Outage, Plane, PlaneReport, Revision,
+    Timestamp,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::KnownView;
 use super::dial::LinkError;
 use crate::wire::{FromNode, ViewMessage};
-use crate::{Files, PlaneNews, Publisher, Report};
+use crate::{Files, PlaneNews, Publisher, Report, clock};
 
 /// How often a master that stands by tells the leader which revision it has, at most: it is for people to look at.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// A shorter time without a master is not worth telling: another one took over.
+const OUTAGE_MIN: Duration = Duration::from_secs(5);
 
 /// What each plane has said last.
 type Latest = BTreeMap<(AgentId, Plane), PlaneReport>;
@@ -40,7 +45,16 @@ pub(super) enum Ends {
         latest: Latest,
         /// Whether the planes are those of nodes that are connected to this master.
         is_relay: bool,
+        masters: Masters,
     },
+}
+
+/// When masters were there to confirm the view of a node.
+#[derive(Debug, Default)]
+pub(super) struct Masters {
+    /// When one did for the last time, while none is connected.
+    confirmed: Option<Timestamp>,
+    outage: Option<Outage>,
 }
 
 /// Where what the master says goes.
@@ -64,6 +78,7 @@ pub(super) enum Outward<'ends> {
         repeat: VecDeque<PlaneReport>,
         /// Of masters only.
         progress: Option<Progress>,
+        outage: Option<Outage>,
     },
 }
 
@@ -83,11 +98,19 @@ impl Ends {
     }
 
     pub(super) fn net(
-        known: Option<ClusterView>,
+        known: Option<KnownView>,
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
     ) -> Self {
-        Self::Net { known: known.map(Box::new), views, reports, latest: BTreeMap::new(), is_relay: false }
+        let confirmed = known.as_ref().map(|known| clock::timestamp(known.confirmed));
+        Self::Net {
+            known: known.map(|known| Box::new(known.view)),
+            views,
+            reports,
+            latest: BTreeMap::new(),
+            is_relay: false,
+            masters: Masters { confirmed, outage: None },
+        }
     }
 
     pub(super) fn relay(
@@ -95,7 +118,14 @@ impl Ends {
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
     ) -> Self {
-        Self::Net { known: known.map(Box::new), views, reports, latest: BTreeMap::new(), is_relay: true }
+        Self::Net {
+            known: known.map(Box::new),
+            views,
+            reports,
+            latest: BTreeMap::new(),
+            is_relay: true,
+            masters: Masters::default(),
+        }
     }
 
     /// The newest view that is here.
@@ -124,9 +154,10 @@ impl Ends {
                 }
                 Ok((Inward::Agent(commands), Outward::Agent { reports, has_registered, is_stale }))
             }
-            Self::Net { known, views, reports, latest, is_relay } => {
+            Self::Net { known, views, reports, latest, is_relay, masters } => {
                 let repeat = latest.values().cloned().collect();
                 let is_relay = *is_relay;
+                let outage = masters.connected(clock::now());
                 let progress = is_relay.then(|| {
                     let mut views = views.subscribe();
                     views.mark_changed();
@@ -134,9 +165,17 @@ impl Ends {
                 });
                 Ok((
                     Inward::Net { known, views },
-                    Outward::Net { reports, latest, is_relay, repeat, progress },
+                    Outward::Net { reports, latest, is_relay, repeat, progress, outage },
                 ))
             }
+        }
+    }
+
+    /// The connection that was opened has ended; the master was heard for the last time then.
+    pub(super) fn close(&mut self, heard: Timestamp) {
+        match self {
+            Self::Net { masters, is_relay: false, .. } => masters.confirmed = Some(heard),
+            Self::Agent { .. } | Self::Net { .. } => {}
         }
     }
 
@@ -152,11 +191,23 @@ impl Ends {
                 Self::Net { reports, latest, is_relay, .. } => tokio::select! {
                     () = &mut until => return Ok(()),
                     news = reports.recv() => {
-                        note(news.ok_or(LinkError::Closed)?, *is_relay, latest);
+                        note(news.ok_or(LinkError::Closed)?, *is_relay, None, latest);
                     }
                 },
             }
         }
+    }
+}
+
+impl Masters {
+    /// A master is there. Returns the last outage, which may have ended just now.
+    fn connected(&mut self, now: Timestamp) -> Option<Outage> {
+        if let Some(since) = self.confirmed.take()
+            && now.since(since) >= OUTAGE_MIN
+        {
+            self.outage = Some(Outage { since, until: now });
+        }
+        self.outage
     }
 }
 
@@ -212,15 +263,15 @@ impl Outward<'_> {
                     return Some(FromNode::Agent(report));
                 }
             },
-            Self::Net { reports, latest, is_relay, repeat, progress } => {
+            Self::Net { reports, latest, is_relay, repeat, progress, outage } => {
                 if let Some(report) = repeat.pop_front() {
-                    return Some(said(report, *is_relay));
+                    return Some(said(report, *is_relay, *outage));
                 }
                 loop {
                     tokio::select! {
                         biased;
                         news = reports.recv() => {
-                            if let Some(message) = note(news?, *is_relay, latest) {
+                            if let Some(message) = note(news?, *is_relay, *outage, latest) {
                                 return Some(message);
                             }
                         }
@@ -249,11 +300,11 @@ async fn next_revision(progress: &mut Option<Progress>) -> Revision {
 }
 
 /// Keeps what a plane says, for the next master. Returns what this one is told.
-fn note(news: PlaneNews, is_relay: bool, latest: &mut Latest) -> Option<FromNode> {
+fn note(news: PlaneNews, is_relay: bool, outage: Option<Outage>, latest: &mut Latest) -> Option<FromNode> {
     match news {
         PlaneNews::Report(Report { report, .. }) => {
             latest.insert((report.node.clone(), report.plane), report.clone());
-            Some(said(report, is_relay))
+            Some(said(report, is_relay, outage))
         }
         PlaneNews::Gone { node, plane } => {
             latest.remove(&(node.clone(), plane));
@@ -263,6 +314,29 @@ fn note(news: PlaneNews, is_relay: bool, latest: &mut Latest) -> Option<FromNode
     }
 }
 
-fn said(report: PlaneReport, is_relay: bool) -> FromNode {
-    if is_relay { FromNode::Relayed(report) } else { FromNode::Plane(report) }
+/// A master passes on what nodes say of their own outages.
+fn said(report: PlaneReport, is_relay: bool, outage: Option<Outage>) -> FromNode {
+    if is_relay { FromNode::Relayed(report) } else { FromNode::Plane(PlaneReport { outage, ..report }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    #[test]
+    fn a_time_without_a_master_is_told_until_the_next_one() {
+        let mut masters = Masters::default();
+        assert_eq!(masters.connected(at(10)), None, "a node that had no view");
+        masters.confirmed = Some(at(20));
+        assert_eq!(masters.connected(at(23)), None, "another master took over");
+        masters.confirmed = Some(at(30));
+        let outage = Outage { since: at(30), until: at(90) };
+        assert_eq!(masters.connected(at(90)), Some(outage));
+        masters.confirmed = Some(at(100));
+        assert_eq!(masters.connected(at(101)), Some(outage), "the last that was worth telling");
+    }
 }

@@ -16,7 +16,7 @@ mod terms;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesonet_model::{AgentCommand, AgentReport, ClusterView};
 use tokio::sync::{mpsc, watch};
@@ -51,6 +51,15 @@ pub struct ClientSettings {
     pub identity: PathBuf,
     /// A master that is silent for so long is lost.
     pub idle_timeout: Duration,
+}
+
+/// What a node has from before it connects for the first time.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KnownView {
+    /// The view.
+    pub view: ClusterView,
+    /// When a master confirmed it for the last time, or a little later.
+    pub confirmed: SystemTime,
 }
 
 /// Whether the node is connected.
@@ -143,7 +152,7 @@ impl Client {
     /// When the node has no usable identity.
     pub fn start_net(
         settings: ClientSettings,
-        known: Option<ClusterView>,
+        known: Option<KnownView>,
         views: Publisher,
         reports: mpsc::Receiver<PlaneNews>,
     ) -> Result<Self, IdentityError> {

@@ -14,6 +14,7 @@ fn plane_report() -> PlaneReport {
         applied: Revision(1),
         busy: Default::default(),
         failed: Default::default(),
+        outage: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use mesonet_model::{
     Agent, AgentCommand, AgentId, AgentInfo, AgentReport, AgentState, ClusterId, ClusterView, Resources,
@@ -19,9 +19,9 @@ use tokio::sync::mpsc;
 use crate::client::dial::{Ground, LinkError, dial};
 use crate::wire::{self, First, FromMaster, Hello};
 use crate::{
-    Authority, Client, ClientSettings, Feed, Files, Identity, JoinError, JoinToken, LinkState, MasterEnds,
-    NodeName, PlaneNews, Publisher, Reason, Role, Server, ServerError, ServerSettings, TokenTerms, channel,
-    clock, join, pki,
+    Authority, Client, ClientSettings, Feed, Files, Identity, JoinError, JoinToken, KnownView, LinkState,
+    MasterEnds, NodeName, PlaneNews, Publisher, Reason, Role, Server, ServerError, ServerSettings,
+    TokenTerms, channel, clock, join, pki,
 };
 
 /// Nothing here takes longer unless it is broken.
@@ -133,9 +133,13 @@ impl Site {
     }
 
     pub(super) fn net(&self, node: &str, known: Option<ClusterView>) -> NetNode {
+        self.net_with(node, known.map(|view| KnownView { view, confirmed: SystemTime::now() }))
+    }
+
+    pub(super) fn net_with(&self, node: &str, known: Option<KnownView>) -> NetNode {
         let (publisher, feed, reports) = channel();
         if let Some(known) = &known {
-            publisher.publish(known.clone());
+            publisher.publish(known.view.clone());
         }
         let client = Client::start_net(self.settings(node), known, publisher, reports).expect("client");
         NetNode { client, feed }

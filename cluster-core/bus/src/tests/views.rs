@@ -1,12 +1,13 @@
 //! Views on their way to network daemons, and the planes' reports.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, SystemTime};
 
 use mesonet_model::{AgentId, Plane, Revision};
 
 use super::site::{Site, connects, eventually, fails_with, hello, name, patiently};
 use crate::wire::{self, First, ViewMessage};
-use crate::{PlaneNews, Role};
+use crate::{KnownView, PlaneNews, Role};
 
 #[tokio::test]
 async fn a_new_node_gets_a_snapshot_and_then_deltas() {
@@ -137,6 +138,20 @@ async fn planes_reports_are_repeated_to_the_next_master() {
     let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
     assert_eq!((report.report.node, report.report.plane), (AgentId::new("n1"), Plane::Lb));
     assert!(node.client.stats().connections >= 2);
+}
+
+#[tokio::test]
+async fn the_next_master_is_told_how_old_the_view_was_that_a_node_served() {
+    let mut site = Site::start();
+    site.joined("n1").await;
+    let view = site.publish("a", "one".to_owned());
+    let confirmed = SystemTime::now() - Duration::from_secs(3600);
+    let node = site.net_with("n1", Some(KnownView { view: view.clone(), confirmed }));
+    let mut plane = node.feed.subscribe(AgentId::new("whatever"), Plane::Dns);
+    plane.report(view.revision, BTreeSet::new(), BTreeMap::new()).await;
+    let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
+    let outage = report.report.outage.expect("an outage");
+    assert!(outage.until.since(outage.since) >= Duration::from_secs(3600), "{outage:?}");
 }
 
 #[tokio::test]

@@ -333,6 +333,7 @@ impl Cluster {
             applied,
             busy: busy.iter().map(|task| self.key(task)).collect(),
             failed: BTreeMap::new(),
+            outage: None,
         };
         self.handle(Input::Plane(report));
     }
