@@ -226,6 +226,31 @@ fn a_saved_state_and_a_saved_view_are_served_and_read_again() {
 }
 
 #[test]
+fn what_a_configuration_forbids_is_not_done() {
+    let mesos = FakeMesos::start(1);
+    mesos.set_state(&[task("web.1", "web", "127.0.1.1")]);
+    let dir = tempfile::tempdir().expect("directory");
+    let config = dir.path().join("config.json");
+    let text = json!({ "masters": mesos.masters(), "enumerationOn": false, "recurseOn": false });
+    std::fs::write(&config, text.to_string()).expect("written");
+    let net = NetDaemon::start(&["--mesos-dns-config", &config.display().to_string()]);
+    net.wait_for(NAME, &["127.0.1.1"]);
+    assert_eq!(net.curl("/v1/hosts/web.marathon.mesos")[0]["ip"], "127.0.1.1");
+    assert_eq!(net.curl("/v1/config")["EnumerationOn"], json!(false));
+    let code = |path: &str| {
+        let url = format!("http://{}{path}", net.api());
+        let arguments = ["-sS", "--noproxy", "*", "-o", "/dev/null", "-w", "%{http_code}", &url];
+        program::run("curl", &arguments).success()
+    };
+    for path in ["/v1/enumerate", "/v1/axfr", "/v1/records", "/v1/zone"] {
+        assert_eq!(code(path), "404", "{path}");
+    }
+    assert_eq!(code("/v1/hosts/web.marathon.mesos/ports"), "501");
+    let answer = dns::dig(net.dns(), &[NAME]);
+    assert!(answer.contains("flags: qr aa rd;"), "{answer}");
+}
+
+#[test]
 fn kdig_gets_the_same_answer_over_every_transport() {
     let mesos = FakeMesos::start(1);
     mesos.set_state(&[task("web.1", "web", "127.0.1.1")]);
