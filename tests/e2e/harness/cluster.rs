@@ -236,7 +236,7 @@ fn launch(dir: &Path, lane: &Lane, api: SocketAddr, dns: SocketAddr) -> (Child, 
     let mut node = child.expect("the built binary starts");
     let stdout = node.stdout.take().expect("piped");
     let (sender, greeting) = mpsc::channel();
-    std::thread::spawn(move || read_greeting(stdout, &sender));
+    std::thread::spawn(move || read_greeting(stdout, "DNS", &sender));
     let found = greeting.recv_timeout(PATIENCE);
     let Ok((api, dns)) = found else {
         let _ = node.kill();
@@ -247,16 +247,16 @@ fn launch(dir: &Path, lane: &Lane, api: SocketAddr, dns: SocketAddr) -> (Child, 
     (node, api, dns)
 }
 
-/// Reads until the end, so that the process never waits for a reader; sends on the addresses of API and DNS.
-fn read_greeting(stdout: impl Read, found: &mpsc::Sender<(SocketAddr, SocketAddr)>) {
+/// Reads until the end, so that the process never waits for a reader; sends on the address of the API and another one.
+pub fn read_greeting(stdout: impl Read, other: &str, found: &mpsc::Sender<(SocketAddr, SocketAddr)>) {
     let mut api = None;
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
         let mut words = line.split_whitespace();
         match (words.next(), words.next()) {
             (Some("API"), Some(url)) => api = url.trim_start_matches("http://").parse().ok(),
-            (Some("DNS"), Some(address)) => {
-                let dns = address.trim_end_matches(',').parse().ok();
-                if let Some(both) = api.zip(dns) {
+            (Some(name), Some(address)) if name == other => {
+                let address = address.trim_end_matches(',').parse().ok();
+                if let Some(both) = api.zip(address) {
                     // Who started the process may have given up.
                     let _ = found.send(both);
                 }

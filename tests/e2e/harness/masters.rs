@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -14,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use ureq::http::Method;
 
-use super::cluster::{find_service, mesonet};
+use super::cluster::{find_service, mesonet, read_greeting};
 use super::http::Reply;
 use super::lane::Lane;
 use super::{Outcome, PATIENCE, eventually, http, process, program};
@@ -74,7 +73,7 @@ impl Masters {
         );
         let stdout = process.stdout.take().expect("piped");
         let (sender, greeting) = mpsc::channel();
-        std::thread::spawn(move || read_greeting(stdout, &sender));
+        std::thread::spawn(move || read_greeting(stdout, "nodes", &sender));
         let Ok((api, bus)) = greeting.recv_timeout(PATIENCE) else {
             let _ = process.kill();
             let _ = process.wait();
@@ -242,25 +241,6 @@ impl Drop for Masters {
                     text.lines().filter(|line| line.contains("\"level\":\"ERROR\"")).collect();
                 assert!(errors.is_empty(), "errors in {}: {errors:#?}", log.display());
             }
-        }
-    }
-}
-
-/// Reads until the end, so that the process never waits for a reader; sends on the addresses of API and bus.
-fn read_greeting(stdout: impl Read, found: &mpsc::Sender<(SocketAddr, SocketAddr)>) {
-    let mut api = None;
-    for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        let mut words = line.split_whitespace();
-        match (words.next(), words.next()) {
-            (Some("API"), Some(url)) => api = url.trim_start_matches("http://").parse().ok(),
-            (Some("nodes"), Some(address)) => {
-                let bus = address.trim_end_matches(',').parse().ok();
-                if let Some(both) = api.zip(bus) {
-                    // Who started the process may have given up.
-                    let _ = found.send(both);
-                }
-            }
-            _ => {}
         }
     }
 }
