@@ -8,7 +8,7 @@ use crate::cut::{Cut, CutError};
 use crate::device::{Device, PACKET_ROOM};
 use crate::drops::Drop;
 use crate::ip::Outline;
-use crate::message::{DATA_HEADER_LENGTH, DATA_OVERHEAD, PADDING};
+use crate::message::{DATA_OVERHEAD, PADDING};
 use crate::peer::Peer;
 use crate::send_batch::SendBatch;
 use crate::session::Session;
@@ -118,7 +118,7 @@ impl Sealer {
         refusal(&octets[VNET_LENGTH..], limit)
     }
 
-    /// Encrypts the pieces of a packet, each where it is sent from.
+    /// Puts the pieces of a packet where they are encrypted and sent from.
     fn seal(
         &mut self,
         tables: &Tables,
@@ -142,15 +142,13 @@ impl Sealer {
         for piece in 0..cut.count {
             let length = cut.length_of(piece);
             let padded = length.next_multiple_of(PADDING).min(limit.min(PADDED_MAX).max(length));
-            if !self.batch.has_room(padded + DATA_OVERHEAD) {
+            if !self.batch.has_room(padded) {
                 self.flush(tables, socket);
             }
-            let message = self.batch.place(to, padded + DATA_OVERHEAD);
-            let packet = &mut message[DATA_HEADER_LENGTH..DATA_HEADER_LENGTH + padded];
-            let (packet, padding) = packet.split_at_mut(length);
+            let place = self.batch.place(session, counter + piece as u64, to, padded);
+            let (packet, padding) = place.split_at_mut(length);
             cut.write(piece, packet);
             padding.fill(0);
-            session.seal(counter + piece as u64, message);
             octets += length;
         }
         peer.sent.add(cut.count as u64, octets as u64);
@@ -162,12 +160,12 @@ impl Sealer {
         }
     }
 
-    /// Encrypts something that is no packet of anybody: a question about the path, or nothing at all.
+    /// Sends something that is no packet of anybody: a question about the path, or nothing at all.
     pub(crate) fn control(
         &mut self,
         tables: &Tables,
         socket: &UdpSocket,
-        session: &Session,
+        session: &Arc<Session>,
         length: usize,
         write: impl FnOnce(&mut [u8]),
         now: Instant,
@@ -179,12 +177,10 @@ impl Sealer {
         let Some(counter) = session.take_counters(1) else {
             return;
         };
-        if !self.batch.has_room(length + DATA_OVERHEAD) {
+        if !self.batch.has_room(length) {
             self.flush(tables, socket);
         }
-        let message = self.batch.place(to, length + DATA_OVERHEAD);
-        write(&mut message[DATA_HEADER_LENGTH..DATA_HEADER_LENGTH + length]);
-        session.seal(counter, message);
+        write(self.batch.place(session, counter, to, length));
         peer.times.sent.store(tables.clock.milliseconds(now), Ordering::Relaxed);
     }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use crate::cipher::TOGETHER_MAX;
 use crate::drops::Drop;
 use crate::ip::Outline;
 use crate::join::Joiner;
-use crate::message::{DATA_HEADER_LENGTH, INITIATION_LENGTH, Kind, u32_at};
+use crate::message::{DATA_HEADER_LENGTH, INITIATION_LENGTH, Kind, TAG_LENGTH, u32_at, u64_at};
 use crate::probe::Probing;
 use crate::session::Session;
 use crate::socket::{Incoming, ReceivedBatch};
@@ -18,10 +19,19 @@ use crate::tables::{Event, Tables};
 /// Sorts datagrams: packets by peers are decrypted where they are and joined, the rest is for the control thread.
 #[derive(Debug, Default)]
 pub(crate) struct Entry {
+    /// The last messages of one session.
+    sealed: Sealed,
     /// Packets of one session that were decrypted and not looked at yet.
     opened: Vec<Opened>,
     /// The last source address and the session it was good for, so that it need not be looked up again.
     last_source: Option<(IpAddr, u32)>,
+}
+
+/// Messages of one length, one after the other, that are not decrypted yet.
+#[derive(Debug, Default)]
+struct Sealed {
+    places: Range<usize>,
+    length: usize,
 }
 
 #[derive(Debug)]
@@ -57,7 +67,7 @@ impl Entry {
         let end = message.start + message.length;
         for start in (message.start..end).step_by(message.segment.max(1)) {
             let place = start..end.min(start + message.segment);
-            let datagram = &mut octets[place.clone()];
+            let datagram = &octets[place.clone()];
             match Kind::of(datagram) {
                 Ok(Kind::Data) => {
                     let index = u32_at(datagram, 4);
@@ -68,7 +78,7 @@ impl Entry {
                         session = find(tables, index, now);
                     }
                     if let Some(session) = &session {
-                        self.open(session, &mut octets[place.clone()], place);
+                        self.sealed(octets, session, place);
                     } else {
                         tables.drops.count(Drop::UnknownSession);
                         tables.stray(message.from, now);
@@ -83,14 +93,36 @@ impl Entry {
         }
     }
 
+    /// Takes a data message, which is decrypted with those after it.
     #[inline]
-    fn open(&mut self, session: &Session, datagram: &mut [u8], place: Range<usize>) {
-        match session.open(datagram) {
-            Some((counter, length)) => {
-                let start = place.start + DATA_HEADER_LENGTH;
-                self.opened.push(Opened { place: start..start + length, counter });
+    fn sealed(&mut self, octets: &mut [u8], session: &Session, place: Range<usize>) {
+        let run = &mut self.sealed;
+        let is_neighbour = run.places.end == place.start && run.length == place.len();
+        if !is_neighbour || run.places.len() >= TOGETHER_MAX * run.length {
+            self.open(octets, session);
+            self.sealed = Sealed { length: place.len(), places: place };
+        } else {
+            run.places.end = place.end;
+        }
+    }
+
+    /// Decrypts what was taken.
+    fn open(&mut self, octets: &mut [u8], session: &Session) {
+        let Sealed { places, length } = std::mem::take(&mut self.sealed);
+        if places.is_empty() {
+            return;
+        }
+        let messages = &mut octets[places.clone()];
+        let are_right = session.open(messages, length);
+        for ((start, message), is_right) in
+            places.step_by(length).zip(messages.chunks_exact(length)).zip(are_right)
+        {
+            if is_right {
+                let place = start + DATA_HEADER_LENGTH..start + length - TAG_LENGTH;
+                self.opened.push(Opened { place, counter: u64_at(message, 8) });
+            } else {
+                session.peer.drops.count(Drop::WrongTag);
             }
-            None => session.peer.drops.count(Drop::WrongTag),
         }
     }
 
@@ -98,12 +130,13 @@ impl Entry {
     fn accept(
         &mut self,
         tables: &Tables,
-        octets: &[u8],
+        octets: &mut [u8],
         session: &Arc<Session>,
         from: SocketAddr,
         joiner: &mut Joiner,
         now: Instant,
     ) {
+        self.open(octets, session);
         let peer = &session.peer;
         let mut opened = std::mem::take(&mut self.opened);
         let decrypted = opened.len();

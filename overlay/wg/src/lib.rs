@@ -16,7 +16,7 @@
 //! boringtun's `Tunn` keeps the keys of its sessions to itself, wants to be borrowed exclusively for every packet and
 //! copies each, knows no limit of messages and reads the clock. On that, several cores cannot work for one peer, and
 //! nothing can be encrypted in place. So the handshake is that of the crate `snow`, the Noise framework itself, with
-//! the keys of which `ring` encrypts packets; what WireGuard has besides Noise (timers, cookies, the replay window) is
+//! the keys of which [`cipher`] encrypts packets; what WireGuard has besides Noise (timers, cookies, the replay window) is
 //! decided here, in code that is given the time.
 //!
 //! # Threads
@@ -26,6 +26,7 @@
 //! * One control thread: [`control`] decides about handshakes and timers. Workers tell it by a bounded queue.
 
 mod checksum;
+mod cipher;
 mod control;
 mod cookies;
 mod cut;

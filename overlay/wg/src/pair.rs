@@ -110,7 +110,9 @@ impl End {
         };
         let mut message = vec![0; packet.len() + DATA_OVERHEAD];
         message[DATA_HEADER_LENGTH..DATA_HEADER_LENGTH + packet.len()].copy_from_slice(packet);
-        session.seal(counter, &mut message);
+        session.write_header(counter, &mut message);
+        let length = message.len();
+        session.seal(&mut message, length);
         let time = self.tables.clock.milliseconds(now);
         session.peer.times.sent.store(time, std::sync::atomic::Ordering::Relaxed);
         self.wire.push(message);

@@ -352,6 +352,35 @@ proptest! {
         prop_assert!(pair.ends[1].delivered.is_empty());
         prop_assert_eq!(drops(&pair, 1).values().sum::<u64>(), 1);
     }
+
+    #[test]
+    fn of_messages_that_came_together_only_those_that_were_changed_are_dropped(
+        are_changed in proptest::collection::vec(any::<bool>(), 1..30),
+        last in 0_usize..20,
+        place in 0_usize..10_000,
+    ) {
+        let mut pair = connected();
+        // Of various senders, so that they are not joined.
+        let text = |number: usize| if number + 1 == are_changed.len() { "x".repeat(last) } else { "x".repeat(20) };
+        let packets = (0..are_changed.len())
+            .map(|number| packet([9, 0, 1, number as u8], [9, 0, 2, 5], &text(number)));
+        let packets: Vec<_> = packets.collect();
+        for packet in &packets {
+            pair.ends[0].send(packet, pair.now);
+        }
+        let mut messages = std::mem::take(&mut pair.ends[0].wire);
+        let segment = messages[0].len();
+        for (message, _) in messages.iter_mut().zip(&are_changed).filter(|(_, is_changed)| **is_changed) {
+            let place = place % message.len();
+            message[place] ^= 1;
+        }
+        let from = pair.ends[0].address;
+        pair.ends[1].receive(&messages.concat(), segment, from, pair.now);
+        pair.exchange();
+        let intact = packets.iter().zip(&are_changed).filter(|(_, is_changed)| !**is_changed);
+        let intact: Vec<_> = intact.map(|(packet, _)| packet.clone()).collect();
+        prop_assert_eq!(&pair.ends[1].delivered, &intact);
+    }
 }
 
 #[test]

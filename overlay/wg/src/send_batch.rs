@@ -2,7 +2,11 @@
 
 use std::io;
 use std::net::SocketAddrV6;
+use std::sync::Arc;
 
+use crate::cipher::TOGETHER_MAX;
+use crate::message::{DATA_HEADER_LENGTH, DATA_OVERHEAD, TAG_LENGTH};
+use crate::session::Session;
 use crate::socket::{Outgoing, UdpSocket};
 
 /// Octets that are collected before they are sent. More would not stay in a core's own cache.
@@ -29,6 +33,17 @@ pub(crate) struct SendBatch {
     is_closed: bool,
     /// Whether the kernel cuts messages.
     cuts: bool,
+    open: Option<Open>,
+}
+
+/// The last messages, which wait for neighbours of their length to be encrypted with.
+#[derive(Debug)]
+struct Open {
+    session: Arc<Session>,
+    start: usize,
+    /// Octets of each.
+    length: usize,
+    count: usize,
 }
 
 impl SendBatch {
@@ -40,6 +55,7 @@ impl SendBatch {
             datagrams: 0,
             is_closed: false,
             cuts,
+            open: None,
         }
     }
 
@@ -47,17 +63,55 @@ impl SendBatch {
         self.messages.is_empty()
     }
 
-    /// Whether there is room for one more datagram of this length, whatever it is.
+    /// Whether there is room for the message of one more packet of this length, whatever it is.
     #[inline]
     pub(crate) fn has_room(&self, length: usize) -> bool {
-        self.used + length <= self.octets.len() && self.messages.len() < MESSAGES_MAX
+        self.used + length + DATA_OVERHEAD <= self.octets.len() && self.messages.len() < MESSAGES_MAX
     }
 
-    /// A place for a datagram. There must be room.
+    /// A place for a packet, which becomes a message of a session with that number. There must be room.
     #[inline]
-    pub(crate) fn place(&mut self, to: SocketAddrV6, length: usize) -> &mut [u8] {
+    pub(crate) fn place(
+        &mut self,
+        session: &Arc<Session>,
+        number: u64,
+        to: SocketAddrV6,
+        length: usize,
+    ) -> &mut [u8] {
+        let length = length + DATA_OVERHEAD;
         let start = self.used;
+        self.open_for(session, start, length);
         self.used += length;
+        self.append(to, start, length);
+        let message = &mut self.octets[start..self.used];
+        session.write_header(number, message);
+        &mut message[DATA_HEADER_LENGTH..length - TAG_LENGTH]
+    }
+
+    /// Encrypts the last messages, unless one more of that session and length can be encrypted with them.
+    #[inline]
+    fn open_for(&mut self, session: &Arc<Session>, start: usize, length: usize) {
+        let continued = self.open.as_mut().filter(|open| {
+            open.length == length && open.count < TOGETHER_MAX && Arc::ptr_eq(&open.session, session)
+        });
+        if let Some(open) = continued {
+            open.count += 1;
+            return;
+        }
+        self.seal();
+        self.open = Some(Open { session: session.clone(), start, length, count: 1 });
+    }
+
+    fn seal(&mut self) {
+        if let Some(open) = self.open.take() {
+            let messages = &mut self.octets[open.start..open.start + open.count * open.length];
+            open.session.seal(messages, open.length);
+        }
+    }
+
+    /// Makes a datagram part of the last message of the system, or another one.
+    #[inline]
+    fn append(&mut self, to: SocketAddrV6, start: usize, length: usize) {
         let continued = self.messages.last_mut().filter(|last| {
             self.cuts
                 && !self.is_closed
@@ -78,11 +132,11 @@ impl SendBatch {
                 self.is_closed = false;
             }
         }
-        &mut self.octets[start..self.used]
     }
 
-    /// Sends everything. What cannot be sent is given to `lost`, with the reason.
+    /// Encrypts and sends everything. What cannot be sent is given to `lost`, with the reason.
     pub(crate) fn flush(&mut self, socket: &UdpSocket, mut lost: impl FnMut(&Outgoing, &io::Error)) {
+        self.seal();
         let mut from = 0;
         while let Err((sent, error)) = socket.send_batch(&self.octets, &self.messages[from..]) {
             from += sent;

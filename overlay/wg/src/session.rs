@@ -4,10 +4,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
-
-use crate::key::{KEY_LENGTH, PublicKey};
-use crate::message::{DATA_HEADER_LENGTH, DATA_OVERHEAD, TAG_LENGTH, u64_at, write_data_header};
+use crate::cipher::{Cipher, TOGETHER_MAX};
+use crate::key::PublicKey;
+use crate::message::{DATA_OVERHEAD, write_data_header};
 use crate::noise::Agreed;
 use crate::peer::Peer;
 use crate::replay::ReplayWindow;
@@ -28,8 +27,8 @@ pub(crate) struct Session {
     pub(crate) established: Instant,
     /// Whether this end began the handshake. Only that end renews the session after a time.
     pub(crate) is_initiator: bool,
-    sealing: LessSafeKey,
-    opening: LessSafeKey,
+    sealing: Cipher,
+    opening: Cipher,
     /// Whether the other end is known to have the keys.
     is_confirmed: AtomicBool,
     next_counter: AtomicU64,
@@ -59,8 +58,8 @@ impl Session {
             remote_index: agreed.remote_index,
             established: now,
             is_initiator,
-            sealing: cipher(&agreed.sending),
-            opening: cipher(&agreed.receiving),
+            sealing: Cipher::new(&agreed.sending),
+            opening: Cipher::new(&agreed.receiving),
             is_confirmed: AtomicBool::new(is_initiator),
             next_counter: AtomicU64::new(0),
             replay: Mutex::default(),
@@ -93,30 +92,21 @@ impl Session {
             || (self.is_initiator && now.saturating_duration_since(self.established) >= limits.rekey_after)
     }
 
-    /// Makes a message in place, around a packet that begins after the room for the header and ends before the room
-    /// for the tag.
+    /// Writes what stands before a packet.
     #[inline]
-    pub(crate) fn seal(&self, counter: u64, message: &mut [u8]) {
+    pub(crate) fn write_header(&self, counter: u64, message: &mut [u8]) {
         debug_assert!(message.len() >= DATA_OVERHEAD);
         write_data_header(message, self.remote_index, counter);
-        let length = message.len() - DATA_OVERHEAD;
-        let (packet, tag_room) = message[DATA_HEADER_LENGTH..].split_at_mut(length);
-        let tag = self
-            .sealing
-            .seal_in_place_separate_tag(nonce(counter), Aad::empty(), packet)
-            .expect("BUG: a datagram is shorter than what the cipher takes");
-        tag_room.copy_from_slice(tag.as_ref());
     }
 
-    /// Decrypts a message in place, if it is what the peer encrypted; the packet begins after the header. Gives the
-    /// message's number and the packet's length.
-    #[inline]
-    pub(crate) fn open(&self, message: &mut [u8]) -> Option<(u64, usize)> {
-        let counter = u64_at(message, 8);
-        self.opening
-            .open_in_place(nonce(counter), Aad::empty(), &mut message[DATA_HEADER_LENGTH..])
-            .ok()
-            .map(|packet| (counter, packet.len()))
+    /// Encrypts messages of one length in place, in which headers and packets are.
+    pub(crate) fn seal(&self, messages: &mut [u8], length: usize) {
+        self.sealing.seal(messages, length);
+    }
+
+    /// Decrypts messages of one length in place. Says of each whether it is what the peer encrypted.
+    pub(crate) fn open(&self, messages: &mut [u8], length: usize) -> [bool; TOGETHER_MAX] {
+        self.opening.open(messages, length)
     }
 
     /// Keeps those messages whose numbers are new. A batch at once, so that its cost is the batch's.
@@ -133,18 +123,3 @@ impl std::fmt::Debug for Session {
             .finish_non_exhaustive()
     }
 }
-
-fn cipher(key: &[u8; KEY_LENGTH]) -> LessSafeKey {
-    let key =
-        UnboundKey::new(&CHACHA20_POLY1305, key).expect("BUG: keys of sessions have the cipher's length");
-    LessSafeKey::new(key)
-}
-
-#[inline]
-fn nonce(counter: u64) -> Nonce {
-    let mut octets = [0; 12];
-    octets[4..].copy_from_slice(&counter.to_le_bytes());
-    Nonce::assume_unique_for_key(octets)
-}
-
-const _: () = assert!(TAG_LENGTH == 16 && DATA_HEADER_LENGTH == 16);
