@@ -108,6 +108,6 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
         } else {
             way.redirect_to_neighbour()
         };
-        Ok(Action::Send(verdict as u32))
+        Ok(Action(verdict as u32))
     }
 }

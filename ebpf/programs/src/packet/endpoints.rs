@@ -59,7 +59,8 @@ pub fn choose(tuple: &Tuple) -> Result<Option<(u32, &'static PacketEndpoint)>, P
             return Ok(Some((number, endpoint)));
         }
     }
-    Err(PacketEvent::NoEndpoint)
+    // The client tries again.
+    Err(PacketEvent::NoFlow)
 }
 
 /// The endpoint with a number.

@@ -43,9 +43,9 @@ pub fn translate<P: Packet>(
     direction: Direction,
     segment: &Segment,
 ) -> Result<Action, PacketEvent> {
-    let Some(decision) = decide(packet, direction, segment)? else { return Ok(Action::Pass) };
+    let Some(decision) = decide(packet, direction, segment)? else { return Ok(Action::PASS) };
     let Some(action) = rewrite::apply(packet, direction, segment, &decision.tuple)? else {
-        return Ok(Action::Pass);
+        return Ok(Action::PASS);
     };
     if packet.interface() != LOOPBACK_INTERFACE
         && let Some(endpoint) = decision.endpoint

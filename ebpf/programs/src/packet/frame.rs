@@ -86,6 +86,6 @@ impl Packet for Frame {
     #[inline(always)]
     fn send(&self, family: Family, way: &Route) -> Result<Action, PacketEvent> {
         way.address(self, family)?;
-        Ok(Action::Send(DEVICES.redirect(way.interface(), 0).unwrap_or(xdp_action::XDP_DROP)))
+        Ok(Action(DEVICES.redirect(way.interface(), 0).unwrap_or(xdp_action::XDP_DROP)))
     }
 }

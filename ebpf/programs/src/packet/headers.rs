@@ -14,13 +14,15 @@ pub enum Direction {
 }
 
 const IPV4: u16 = 0x0800_u16.to_be();
-const IPV6: u16 = 0x86dd_u16.to_be();
+/// The type of packets of IPv6 in link headers.
+pub const IPV6: u16 = 0x86dd_u16.to_be();
 
 /// Octets that are looked at: headers of link, IP and TCP, or of link, IP, ICMP, IP and the ports within.
 const LOOKED_AT: usize = 14 + 40 + 8 + 40 + 8;
 
-const ICMP: u8 = 1;
-const ICMPV6: u8 = 58;
+/// The numbers of ICMP in IP headers.
+pub const ICMP: u8 = 1;
+pub const ICMPV6: u8 = 58;
 
 /// Headers of IPv6 that stand before those of a protocol: options, routing, security, mobility and others.
 const EXTENSIONS: [u8; 8] = [0, 43, 50, 51, 60, 135, 139, 140];
@@ -66,20 +68,20 @@ impl Segment {
 #[inline(always)]
 pub fn balance<P: Packet>(packet: &P, direction: Direction) -> Result<Action, PacketEvent> {
     if packet.is_tagged() {
-        return Ok(Action::Pass);
+        return Ok(Action::PASS);
     }
     packet.pull(LOOKED_AT);
     if P::LINK > 0 {
         match read::<P, u16>(packet, P::LINK - 2)? {
             IPV4 => ipv4(packet, direction),
             IPV6 => ipv6(packet, direction),
-            _ => Ok(Action::Pass),
+            _ => Ok(Action::PASS),
         }
     } else {
         match read::<P, u8>(packet, 0)? >> 4 {
             4 => ipv4(packet, direction),
             6 => ipv6(packet, direction),
-            _ => Ok(Action::Pass),
+            _ => Ok(Action::PASS),
         }
     }
 }
@@ -145,7 +147,7 @@ fn transport<P: Packet>(
             read::<P, u64>(packet, start)?;
             0
         }
-        _ => return Ok(Action::Pass),
+        _ => return Ok(Action::PASS),
     };
     let tuple = Tuple { from, to, ports: read(packet, start)?, protocol: protocol as u32 };
     flows::translate(packet, direction, &Segment { tuple, family, flags })

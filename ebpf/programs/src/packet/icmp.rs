@@ -23,12 +23,12 @@ pub fn translate<P: Packet>(
 ) -> Result<Action, PacketEvent> {
     let start = P::LINK + family.header();
     if !is_error(family, read(packet, start)?) {
-        return Ok(Action::Pass);
+        return Ok(Action::PASS);
     }
-    let Some(embedded) = embedded(packet, family, start + HEADER)? else { return Ok(Action::Pass) };
+    let Some(embedded) = embedded(packet, family, start + HEADER)? else { return Ok(Action::PASS) };
     // The error travels against the packet that it is about.
     let way = embedded.flip();
-    let Some(track) = flows::find(&way) else { return Ok(Action::Pass) };
+    let Some(track) = flows::find(&way) else { return Ok(Action::PASS) };
     if *to != way.to {
         return Err(PacketEvent::Malformed);
     }
@@ -39,7 +39,7 @@ pub fn translate<P: Packet>(
     let outer = Tuple { from: sender, to: new.to, ..new };
     let out = rewrite::way(packet, direction, family, &outer)?;
     if rewrite::is_left(packet, &old, &outer, &out) {
-        return Ok(Action::Pass);
+        return Ok(Action::PASS);
     }
     let inner = change_embedded(packet, family, start + HEADER, &embedded, &new.flip())?;
     let checksum: u16 = read(packet, start + 2)?;

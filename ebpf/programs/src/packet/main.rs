@@ -17,6 +17,7 @@ mod frame;
 mod headers;
 mod icmp;
 mod packet;
+mod refusal;
 mod rewrite;
 mod route;
 mod scratch;
@@ -30,20 +31,19 @@ use mesonet_ebpf_abi::PacketEvent;
 use buffer::Buffer;
 use frame::Frame;
 use headers::Direction;
-use packet::Packet;
 
 /// How often packets were not translated though they may have been meant to be.
 #[map]
 static EVENTS: PerCpuArray<u64> = PerCpuArray::with_max_entries(PacketEvent::ALL.len() as u32, 0);
 
-/// What to do with a packet.
-pub enum Action {
+/// What to do with a packet: it leaves at once with the verdict of the helper that sends it, or [`Action::PASS`]. No enum,
+/// because the compiler computes with what a variant does not have, which the verifier does not allow.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Action(u32);
+
+impl Action {
     /// The rest of the kernel goes on with it, translated or not.
-    Pass,
-    /// It leaves at once, with this verdict of the helper that sends it.
-    Send(u32),
-    /// It goes nowhere.
-    Drop,
+    pub const PASS: Self = Self(u32::MAX);
 }
 
 /// Octets before the IP header on an interface like Ethernet.
@@ -53,9 +53,10 @@ const ETHERNET: usize = 14;
 #[xdp]
 pub fn mesonet_xdp(context: XdpContext) -> u32 {
     match headers::balance(&Frame(context), Direction::In) {
-        Ok(Action::Pass) => xdp_action::XDP_PASS,
-        Ok(Action::Send(verdict)) => verdict,
-        Ok(Action::Drop) => xdp_action::XDP_DROP,
+        Ok(Action::PASS) => xdp_action::XDP_PASS,
+        Ok(Action(verdict)) => verdict,
+        // tc meets it next, which can answer.
+        Err(PacketEvent::NoEndpoint) if refusal::has_room() => xdp_action::XDP_PASS,
         Err(event) => {
             count(event);
             if is_passed(event) { xdp_action::XDP_PASS } else { xdp_action::XDP_DROP }
@@ -88,12 +89,15 @@ pub fn mesonet_tunnel_out(context: TcContext) -> i32 {
 }
 
 #[inline(always)]
-fn finish<P: Packet>(packet: &P, direction: Direction) -> i32 {
+fn finish<const LINK: usize>(packet: &Buffer<LINK>, direction: Direction) -> i32 {
     match headers::balance(packet, direction) {
         // Other programs of the interface have their turn.
-        Ok(Action::Pass) => TC_ACT_UNSPEC,
-        Ok(Action::Send(verdict)) => verdict as i32,
-        Ok(Action::Drop) => TC_ACT_SHOT as i32,
+        Ok(Action::PASS) => TC_ACT_UNSPEC,
+        Ok(Action(verdict)) => verdict as i32,
+        Err(PacketEvent::NoEndpoint) => {
+            count(PacketEvent::NoEndpoint);
+            refusal::answer(packet).unwrap_or(TC_ACT_SHOT as i32)
+        }
         Err(event) => {
             count(event);
             if is_passed(event) { TC_ACT_UNSPEC } else { TC_ACT_SHOT as i32 }

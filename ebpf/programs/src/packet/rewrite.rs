@@ -56,7 +56,7 @@ pub fn is_left<P: Packet>(packet: &P, old: &Tuple, new: &Tuple, way: &Option<Rou
 pub fn send<P: Packet>(packet: &P, family: Family, way: &Option<Route>) -> Result<Action, PacketEvent> {
     match way {
         Some(way) => packet.send(family, way),
-        None => Ok(Action::Pass),
+        None => Ok(Action::PASS),
     }
 }
 

@@ -4,9 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
 pub const ACK: u8 = 16;
+
+/// What numbers packets of IPv4.
+const NUMBER: u16 = 0x1234;
 
 /// Octets of Ethernet's header.
 pub const LINK: usize = 14;
@@ -51,7 +55,7 @@ impl Packet {
     }
 
     pub fn without_link(&self) -> Vec<u8> {
-        network(self.from.ip(), self.to.ip(), self.protocol, self.hops, &self.transport())
+        network(NUMBER, self.from.ip(), self.to.ip(), self.protocol, self.hops, &self.transport())
     }
 
     fn transport(&self) -> Vec<u8> {
@@ -80,9 +84,49 @@ impl Packet {
 
 /// An error of ICMP about a packet, of which it has so many octets.
 pub fn error(kind: u8, from: &str, to: &str, about: &Packet, octets: usize) -> Vec<u8> {
-    let (from, to): (IpAddr, IpAddr) = (from.parse().expect("an address"), to.parse().expect("an address"));
+    let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
+    message(NUMBER, [kind, 1, 0, 0, 0, 0, 5, 0], from, to, about, octets)
+}
+
+/// The answer that nobody receives a datagram, the way back.
+pub fn unreachable(about: &Packet) -> Vec<u8> {
+    let (head, octets) = if about.from.is_ipv4() {
+        ([3, 3, 0, 0, 0, 0, 0, 0], 20 + 8)
+    } else {
+        ([1, 4, 0, 0, 0, 0, 0, 0], 40 + 8)
+    };
+    turned(message(0, head, about.to.ip(), about.from.ip(), about, octets))
+}
+
+/// The answer that nobody has a connection that a segment may be of, the way back (RFC 9293 §3.10.7.1).
+pub fn reset(about: &Packet) -> Vec<u8> {
+    let mut header = [about.to.port().to_be_bytes(), about.from.port().to_be_bytes()].concat();
+    if about.flags & ACK != 0 {
+        header.extend([0, 0, 0, 2, 0, 0, 0, 0, 0x50, RST]);
+    } else {
+        let controls = [SYN, FIN].iter().filter(|control| about.flags & **control != 0).count();
+        header.extend([0, 0, 0, 0]);
+        header.extend((1 + (about.payload.len() + controls) as u32).to_be_bytes());
+        header.extend([0x50, RST | ACK]);
+    }
+    header.extend([0; 6]);
+    let (from, to) = (about.to.ip(), about.from.ip());
+    let checksum = checksum(&pseudo(from, to, TCP, &header));
+    header[16..18].copy_from_slice(&checksum.to_be_bytes());
+    let mut packet = about.octets()[..LINK].to_vec();
+    packet.extend(network(0, from, to, TCP, 64, &header));
+    turned(packet)
+}
+
+/// A frame the other way.
+fn turned(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[..12].rotate_left(6);
+    frame
+}
+
+fn message(number: u16, head: [u8; 8], from: IpAddr, to: IpAddr, about: &Packet, octets: usize) -> Vec<u8> {
     let embedded = about.without_link();
-    let mut message = vec![kind, 1, 0, 0, 0, 0, 5, 0];
+    let mut message = head.to_vec();
     message.extend(&embedded[..octets.min(embedded.len())]);
     let (protocol, kind) = if from.is_ipv4() { (1, [0x08, 0x00]) } else { (58, [0x86, 0xdd]) };
     let checksum =
@@ -90,15 +134,17 @@ pub fn error(kind: u8, from: &str, to: &str, about: &Packet, octets: usize) -> V
     message[2..4].copy_from_slice(&checksum.to_be_bytes());
     let mut packet = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
     packet.extend(kind);
-    packet.extend(network(from, to, protocol, 64, &message));
+    packet.extend(network(number, from, to, protocol, 64, &message));
     packet
 }
 
-fn network(from: IpAddr, to: IpAddr, protocol: u8, hops: u8, content: &[u8]) -> Vec<u8> {
+fn network(number: u16, from: IpAddr, to: IpAddr, protocol: u8, hops: u8, content: &[u8]) -> Vec<u8> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let total = (20 + content.len() as u16).to_be_bytes();
-            let mut header = vec![0x45, 0, total[0], total[1], 0x12, 0x34, 0x40, 0, hops, protocol, 0, 0];
+            let number = number.to_be_bytes();
+            let mut header =
+                vec![0x45, 0, total[0], total[1], number[0], number[1], 0x40, 0, hops, protocol, 0, 0];
             header.extend(from.octets());
             header.extend(to.octets());
             let checksum = checksum(&header);

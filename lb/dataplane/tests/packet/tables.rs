@@ -2,11 +2,16 @@
 //!
 //! Those of interfaces without link headers cannot be run so: the kernel makes packets with headers of Ethernet.
 
+use std::time::Instant;
+
+use mesonet_ebpf_abi::PacketEvent;
 use mesonet_lb_dataplane::{PacketAnswer, PacketHook, PacketMode, PacketQuestion, PacketRun};
 use mesonet_lb_plan::RouteState::{Draining, Ready};
 use mesonet_model::Protocol;
 
-use crate::packets::{ACK, LINK, Packet, RST, TCP, UDP, checksum, error, packet};
+use crate::packets::{
+    ACK, FIN, LINK, Packet, RST, SYN, TCP, UDP, checksum, error, packet, reset, unreachable,
+};
 use crate::site::{Balancer, Side, Site, address};
 
 const HOOKS: [PacketHook; 2] = [PacketHook::Xdp, PacketHook::In];
@@ -28,6 +33,7 @@ impl Table {
             node.put(&format!("{protocol}/four@marathon:80"), "11.0.0.1:80", &[("10.9.0.2:8080", Ready)]);
             node.put(&format!("{protocol}/six@marathon:80"), "[fd11::1]:80", &[("[fd09::2]:8080", Ready)]);
             node.put(&format!("{protocol}/none@marathon:80"), "11.0.0.2:80", &[("10.9.0.2:8080", Draining)]);
+            node.put(&format!("{protocol}/nobody@marathon:80"), "[fd11::2]:80", &[]);
         }
         let clients = node.balancer.attached()[0].index;
         Self { node, clients, _site: site }
@@ -236,13 +242,97 @@ fn errors_reach_the_side_that_they_are_meant_for() {
     }
 }
 
+/// A client and a virtual address without endpoints.
+const REFUSED: [(&str, &str); 2] = [("10.1.0.2:40000", "11.0.0.2:80"), ("[fd01::2]:40000", "[fd11::2]:80")];
+
 #[test]
 #[ignore = "needs root"]
-fn packets_that_nobody_takes_are_dropped() {
+fn clients_of_a_service_without_endpoints_are_told() {
+    let mut table = Table::new(false);
+    for (client, vip) in REFUSED {
+        for length in 0..40 {
+            let payload = vec![length; length.into()];
+            let answered = |packet: &Packet| match packet.protocol {
+                TCP => reset(packet),
+                _ => unreachable(packet),
+            };
+            for (protocol, flags) in
+                [(TCP, SYN), (TCP, ACK), (TCP, FIN | ACK), (TCP, FIN), (TCP, 0), (UDP, 0)]
+            {
+                let packet = Packet { payload: payload.clone(), ..packet(protocol, client, vip) };
+                let packet = packet.with_flags(flags);
+                // What comes first leaves it to what can answer.
+                table.passes("nobody takes it", PacketHook::Xdp, &packet.octets());
+                let run = table.run(PacketHook::In, &packet.octets());
+                let expected = (TC_ACT_REDIRECT, answered(&packet));
+                assert_eq!((run.verdict, run.packet), expected, "{packet:?}");
+            }
+        }
+    }
+    let counted = table.node.balancer.events();
+    assert_eq!(counted[&PacketEvent::NoEndpoint], 2 * 40 * 6, "once each");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_must_not_be_answered_is_dropped() {
+    let mut table = Table::new(false);
+    let hook = PacketHook::In;
+    for (client, vip) in REFUSED {
+        let mut is_dropped = |what: &str, octets: &[u8]| {
+            assert!(hook.is_drop(table.run(hook, octets).verdict), "{what}");
+        };
+        let whole = packet(TCP, client, vip);
+        is_dropped("a reset", &whole.clone().with_flags(RST | ACK).octets());
+        let mut to_many = whole.octets();
+        to_many[0] = 3;
+        is_dropped("a frame for many", &to_many);
+        let strangers: &[&str] = if vip.starts_with('[') {
+            &["[ff02::1]:9", "[::]:9", "[fd11::2]:80"]
+        } else {
+            &["224.0.0.1:9", "255.255.255.255:9", "0.0.0.0:9", "127.0.0.1:9", "11.0.0.2:80"]
+        };
+        for stranger in strangers {
+            for protocol in [TCP, UDP] {
+                is_dropped(stranger, &packet(protocol, stranger, vip).octets());
+            }
+        }
+        let header = if vip.starts_with('[') { 40 } else { 20 };
+        for words in 0..=15_u8 {
+            let octets = usize::from(words) * 4;
+            let mut segment = whole.octets();
+            segment[LINK + header + 12] = words << 4;
+            if octets < 20 || octets > 20 + whole.payload.len() {
+                is_dropped("options that are not there", &segment);
+            }
+        }
+        for protocol in [TCP, UDP] {
+            let whole = packet(protocol, client, vip).octets();
+            for length in LINK + header..whole.len() {
+                table.passes("cut", hook, &whole[..length]);
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn answers_are_limited() {
+    let mut table = Table::new(false);
+    let datagram = packet(UDP, REFUSED[0].0, REFUSED[0].1).octets();
+    let begin = Instant::now();
+    let answered =
+        (0..5_000).filter(|_| table.run(PacketHook::In, &datagram).verdict == TC_ACT_REDIRECT).count();
+    let seconds = begin.elapsed().as_secs() as usize + 2;
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    assert!((1..=seconds * processors * 1_000).contains(&answered), "{answered}");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn resets_of_no_flow_are_dropped() {
     let mut table = Table::new(false);
     for hook in HOOKS {
-        let nobody = table.run(hook, &packet(TCP, "10.1.0.2:40000", "11.0.0.2:80").octets());
-        assert!(hook.is_drop(nobody.verdict), "{nobody:?}");
         let reset = packet(TCP, "10.1.0.2:40009", "11.0.0.1:80").with_flags(RST | ACK);
         assert!(hook.is_drop(table.run(hook, &reset.octets()).verdict), "there is nothing to reset");
     }
@@ -343,5 +433,3 @@ fn what_is_counted_is_what_was_run() {
     assert_eq!(exported("mesonet_lb_packet_flows_total"), expected.flows as f64);
     assert_eq!(exported("mesonet_lb_packet_flows_total"), expected.flows as f64, "not twice");
 }
-
-const FIN: u8 = 1;

@@ -1,7 +1,7 @@
 //! Clients of another namespace reach servers of a third one through the node.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -297,6 +297,31 @@ fn wait_until_idle(mut busy: watch::Receiver<BTreeSet<TaskKey>>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
     let idle = async { tokio::time::timeout(PATIENCE, busy.wait_for(BTreeSet::is_empty)).await.map(drop) };
     runtime.block_on(idle).expect("it is idle in the end");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_service_without_endpoints_refuses() {
+    for mode in [PacketMode::Tc, PacketMode::XdpGeneric] {
+        let site = Site::new();
+        let mut node = Balancer::start(&site.settings(&["clients"], mode));
+        for vip in ["11.0.0.1:80", "[fd11::1]:80"] {
+            node.put("tcp/none@marathon:80", vip, &[]);
+            node.put("udp/none@marathon:80", vip, &[]);
+            on(&site, Side::Client, move || {
+                let refused = TcpStream::connect_timeout(&address(vip), PATIENCE).map(drop);
+                let kind = refused.map_err(|error| error.kind());
+                assert_eq!(kind, Err(ErrorKind::ConnectionRefused), "{mode:?} {vip}");
+                let any = if vip.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" };
+                let socket = UdpSocket::bind(any).expect("bind");
+                socket.set_read_timeout(Some(PATIENCE)).expect("valid");
+                socket.connect(address(vip)).expect("an address");
+                socket.send(&[7; 1000]).expect("sent");
+                let kind = socket.recv(&mut [0; 64]).map_err(|error| error.kind());
+                assert_eq!(kind, Err(ErrorKind::ConnectionRefused), "{mode:?} {vip}");
+            });
+        }
+    }
 }
 
 #[test]
