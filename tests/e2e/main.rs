@@ -13,6 +13,7 @@ mod cluster;
 mod cluster_bad_input;
 mod cluster_under_load;
 mod command_line;
+mod containers;
 mod drop_in;
 mod harness;
 mod host_resolver;

@@ -1,0 +1,126 @@
+//! Tasks with addresses of their own, on a node with nothing but that.
+
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::harness::network::Network;
+use crate::harness::{cluster, equal, eventually, process, program};
+
+/// A local cluster on a host of a network. Its tasks end with it.
+struct Host {
+    network: Network,
+    daemon: Child,
+}
+
+impl Host {
+    fn start() -> Self {
+        let network = Network::new(&["host"]);
+        for arguments in ["addr add 198.51.100.1/32 dev lo", "route add local 11.0.0.0/24 dev lo"] {
+            let status = network.command("host", "ip").args(arguments.split(' ')).status().expect("ip");
+            assert!(status.success(), "ip {arguments}");
+        }
+        let mesonet = cluster::mesonet();
+        let program = Path::new(mesonet.get_program()).to_str().expect("UTF-8").to_owned();
+        let mut command = network.command("host", &program);
+        command.args(["dev", "--dns", "198.51.100.1:53", "--vip-range", "11.0.0.0/24"]);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = command.spawn().expect("mesonet dev starts");
+        let host = Self { network, daemon };
+        eventually("the cluster is ready", || host.get("127.0.0.1:8080/v1/health/ready"));
+        host
+    }
+
+    fn get(&self, url: &str) -> Result<String, String> {
+        let mut command = self.network.command("host", "curl");
+        let output = command.args(["-sf", "--max-time", "10", url]).output().expect("curl");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if output.status.success() { Ok(text) } else { Err(format!("{url}: {}", output.status)) }
+    }
+
+    fn api(&self, path: &str) -> Result<Value, String> {
+        let text = self.get(&format!("127.0.0.1:8080{path}"))?;
+        serde_json::from_str(&text).map_err(|error| error.to_string())
+    }
+
+    fn mesonet(&self, arguments: &[&str]) -> program::Outcome {
+        let mesonet = cluster::mesonet();
+        let mut command = self.network.command("host", mesonet.get_program().to_str().expect("UTF-8"));
+        program::outcome("mesonet", command.args(arguments).output())
+    }
+
+    fn deploy(&self, app: &Value) {
+        let app = app.to_string();
+        let mut command = self.network.command("host", "curl");
+        command.args(["-sf", "-H", "Content-Type: application/json", "-d", &app, "127.0.0.1:8080/v2/apps"]);
+        assert!(command.output().expect("curl").status.success(), "{app}");
+    }
+
+    /// The only task of an app, once it runs.
+    fn task(&self, app: &str) -> Value {
+        eventually("the app runs", || {
+            let tasks = self.api(&format!("/v2/apps{app}/tasks"))?;
+            let task = tasks["tasks"][0].clone();
+            equal(&task["state"], &json!("TASK_RUNNING")).map(|()| task)
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        process::signal(self.daemon.id(), Signal::TERM);
+        let _ = self.daemon.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_task_is_reached_by_its_address_its_name_and_its_vip() {
+    let host = Host::start();
+    host.mesonet(&["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"])
+        .success();
+    let networks = json!([{ "mode": "container", "name": "both" }]);
+    host.deploy(&json!({
+        "id": "/web", "cmd": "exec python3 -m http.server --bind :: 8080", "cpus": 0.1, "mem": 32,
+        "networks": networks,
+        "container": { "type": "MESOS", "portMappings": [
+            { "containerPort": 8080, "labels": { "VIP_0": "/web:80" } },
+        ] },
+    }));
+    let task = host.task("/web");
+    let addresses: Vec<&str> = task["ipAddresses"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|address| address["ipAddress"].as_str())
+        .collect();
+    assert_eq!(addresses, ["10.128.0.2", "fd00:1::2"]);
+    eventually("the host reaches it", || host.get("http://10.128.0.2:8080/"));
+    eventually("the host reaches it by IPv6", || host.get("http://[fd00:1::2]:8080/"));
+    eventually("the host reaches its VIP", || {
+        let services = host.api("/v1/services")?;
+        let service = cluster::find_service(&services, "web").ok_or("no service")?;
+        host.get(&format!("http://{}/", service["addresses"][0].as_str().ok_or("no address")?))
+    });
+
+    let ask = "ask() { until curl -sf --max-time 5 \"http://$1/\"; do sleep 0.1; done > \"$2\" && mv \"$2\" \"$2.done\"; }; \
+               ask web.marathon.containerip.dcos.thisdcos.directory:8080 name; \
+               ask web.marathon.l4lb.thisdcos.directory vip; exec sleep 3600";
+    host.deploy(&json!({
+        "id": "/client", "cmd": ask, "cpus": 0.1, "mem": 32, "networks": networks,
+        "container": { "type": "MESOS", "portMappings": [] },
+    }));
+    let client = host.task("/client");
+    let id = client["id"].as_str().expect("an id");
+    for way in ["name", "vip"] {
+        eventually("another task reaches it by name", || {
+            let file = host.api(&format!("/v1/tasks/{id}/files/{way}.done?offset=0"))?;
+            let text = file["data"].as_str().ok_or("no data")?;
+            if text.contains("Directory listing") { Ok(()) } else { Err(format!("{way}: {text:?}")) }
+        });
+    }
+    let refused = host.mesonet(&["network", "remove", "both"]).failure(1);
+    assert!(refused.contains("network 'both' is used by 2 tasks"), "{refused}");
+}
