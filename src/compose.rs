@@ -180,7 +180,7 @@ impl LocalCluster {
 
 fn refuse_what_is_missing(options: &DevOptions) -> anyhow::Result<()> {
     if options.overlay == Switch::On {
-        bail!("the overlay is not part of this version: use --overlay off");
+        bail!("the overlay is between nodes, and a local cluster has one only: use --overlay off");
     }
     Ok(())
 }

@@ -281,6 +281,10 @@ settings! {
             "Drop-in for systemd-resolved, such as /etc/systemd/resolved.conf.d/mesonet.conf", "none";
         datapath: optional Datapath, "datapath", "MESONET_DATAPATH", "NAME",
             "What balances VIPs: proxy, ebpf, auto or none", "proxy, and none with another source";
+        overlay: fixed Switch, "overlay", "MESONET_OVERLAY", "on|off",
+            "The encrypted network between containers: on or off", "off";
+        overlay_port: fixed u16, "overlay-port", "MESONET_OVERLAY_PORT", "PORT",
+            "UDP port of the overlay's tunnels", "51820";
         http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
             "Address of the metrics", "127.0.0.1:8081";
         stale_after: fixed Grace, "stale-after", "MESONET_STALE_AFTER", "TIME",

@@ -29,6 +29,7 @@ mod memory_agents;
 mod metrics;
 mod net_plan;
 mod open_files;
+mod overlay;
 mod planes;
 mod process;
 mod process_metrics;

@@ -16,6 +16,7 @@ mod network;
 mod node;
 mod operate;
 mod output;
+mod overlay;
 mod role;
 mod route;
 mod service;
@@ -107,6 +108,9 @@ enum Command {
     Route(route::RouteCommand),
     /// Where a connection would go, and why
     Explain(explain::ExplainArguments),
+    /// The overlay: tunnels between nodes
+    #[command(subcommand)]
+    Overlay(overlay::OverlayCommand),
     /// Names of the cluster
     #[command(subcommand)]
     Dns(dns::DnsCommand),
@@ -164,6 +168,7 @@ pub fn run() -> ExitCode {
         Command::Network(command) => network::run(&command, &session),
         Command::Route(command) => route::run(&command, &session),
         Command::Explain(arguments) => explain::run(&arguments, &session),
+        Command::Overlay(command) => overlay::run(&command, &session),
         Command::Dns(command) => dns::run(command, &session),
         Command::Node(command) => node::run(&command, &session),
         Command::Converge(arguments) => converge::run(&arguments, &session),

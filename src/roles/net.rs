@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, KnownView, PlaneNews, Publisher};
 use mesonet_dns_server::{CertificateFiles, EncryptedAddresses};
 use mesonet_lb_dataplane::PacketBalancer;
@@ -21,11 +21,12 @@ use super::node_identity::Node;
 use super::resolver_plan::ResolverPlan;
 use super::view_age::{Confirmation, ViewKeeper, ViewMetrics};
 use super::view_cache::ViewCache;
-use crate::config::{Datapath, Grace, Source};
+use crate::config::{Datapath, Grace, NetOptions, Source, Switch};
 use crate::dns_api::{self, DnsApi};
 use crate::host::{LoopbackAddress, ResolvConf};
 use crate::lb_api::LbApi;
 use crate::net_plan::NetPlan;
+use crate::overlay::{self, Overlay};
 use crate::process::{self, Running};
 use crate::sources::{self, Sink, SourceMetrics};
 use crate::{http, http_server, open_files, planes, process_metrics};
@@ -63,7 +64,8 @@ pub fn clean_up_net(plan: &NetPlan) -> anyhow::Result<()> {
     let bpffs = &plan.options.sockets.bpffs;
     PacketBalancer::cleanup(bpffs)
         .and_then(|()| mesonet_lb_dataplane::cleanup(bpffs))
-        .with_context(|| format!("cannot remove the programs that are pinned in {}", bpffs.display()))
+        .with_context(|| format!("cannot remove the programs that are pinned in {}", bpffs.display()))?;
+    overlay::clean_up()
 }
 
 #[derive(Debug)]
@@ -114,6 +116,7 @@ impl NetProcess {
         let address = options.dns_address.map(|address| LoopbackAddress::add(address, &options.dir));
         let address = address.transpose()?;
         let balancer = planes::load_balancer(datapath, &options.sockets, &metrics)?;
+        let overlay = origin.overlay(options, &metrics)?;
         let dns_server = planes::start_dns(plan.dns(origin.certificate())?, &metrics).await?;
         let (dns, encrypted) = (dns_server.addresses().to_vec(), dns_server.encrypted_addresses());
 
@@ -136,6 +139,9 @@ impl NetProcess {
         let zone = dns_server.served();
         tasks.spawn(planes::follow_with_dns(dns_server, feed.subscribe(name.clone(), Plane::Dns), is_stale));
         let balancer = planes::start_lb(balancer, &feed, &name, &mut tasks);
+        if let Some(overlay) = overlay {
+            tasks.spawn(overlay.follow(name.clone(), feed.subscribe(name.clone(), Plane::Overlay)));
+        }
         let lb_api = LbApi { node: name, balancer, feed: feed.clone(), zone };
         let supply = Supply { known, views, reports };
         let about = origin.about();
@@ -216,6 +222,19 @@ impl Origin<'_> {
                 Some(CertificateFiles { chain: own.certificate, key: own.key })
             }
             Origin::Foreign(_) => None,
+        }
+    }
+
+    /// The node's tunnels, if it is to have any. A cluster of others has no place where nodes say their keys.
+    fn overlay(&self, options: &NetOptions, metrics: &Registry) -> anyhow::Result<Option<Overlay>> {
+        match (self, options.overlay) {
+            (_, Switch::Off) => Ok(None),
+            (Origin::Bus { .. }, Switch::On) => {
+                Overlay::open(&options.dir, options.overlay_port, metrics).map(Some)
+            }
+            (Origin::Foreign(_), Switch::On) => {
+                bail!("the overlay needs a cluster of mesonet: use --overlay off")
+            }
         }
     }
 

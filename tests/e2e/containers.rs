@@ -1,4 +1,4 @@
-//! Tasks with addresses of their own, on a node with nothing but that.
+//! Tasks with addresses of their own, on one node and on several.
 
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -7,7 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::network::Network;
-use crate::harness::{cluster, equal, eventually, process, program};
+use crate::harness::{Nodes, cluster, equal, eventually, process, program};
 
 /// A local cluster on a host of a network. Its tasks end with it.
 struct Host {
@@ -123,4 +123,73 @@ fn a_task_is_reached_by_its_address_its_name_and_its_vip() {
     }
     let refused = host.mesonet(&["network", "remove", "both"]).failure(1);
     assert!(refused.contains("network 'both' is used by 2 tasks"), "{refused}");
+}
+
+const HOSTS: [&str; 3] = ["n1", "n2", "n3"];
+
+/// A network daemon of this kind is what tasks of several nodes need.
+const OVERLAY: [&str; 4] = ["--overlay", "on", "--dns-address", "198.51.100.1"];
+
+/// Every address of an app's three tasks, of each family, once they run.
+fn addresses(nodes: &Nodes, app: &str) -> Vec<String> {
+    eventually("three tasks run", || {
+        let tasks = nodes.get(&format!("/v2/apps{app}/tasks"))["tasks"].clone();
+        let tasks = tasks.as_array().cloned().unwrap_or_default();
+        let running = tasks.iter().filter(|task| task["state"] == "TASK_RUNNING");
+        let all: Vec<String> = running
+            .flat_map(|task| task["ipAddresses"].as_array().cloned().unwrap_or_default())
+            .filter_map(|address| address["ipAddress"].as_str().map(str::to_owned))
+            .map(|address| if address.contains(':') { format!("[{address}]") } else { address })
+            .collect();
+        equal(&all.len(), &6).map(|()| all)
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tasks_of_all_nodes_reach_each_other_through_tunnels() {
+    let mut nodes = Nodes::start(&HOSTS);
+    let token = nodes.token(3);
+    for host in HOSTS {
+        nodes.start_agent(host, Some(&token));
+        nodes.start_net_with(host, &OVERLAY);
+    }
+    nodes
+        .mesonet(&["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"])
+        .success();
+    let app = |id: &str, cmd: &str| {
+        json!({
+            "id": id, "cmd": cmd, "instances": 3, "cpus": 0.1, "mem": 32,
+            "constraints": [["hostname", "UNIQUE"]],
+            "networks": [{ "mode": "container", "name": "both" }],
+            "container": { "type": "MESOS", "portMappings": [] },
+        })
+    };
+    nodes.deploy(&app("/web", "exec python3 -m http.server --bind :: 8080"));
+    let servers = addresses(&nodes, "/web");
+    let names = "web.marathon.containerip.dcos.thisdcos.directory";
+    let ask = format!(
+        "for there in {} {names}; do \
+             until curl -gsf --max-time 5 \"http://$there:8080/\" > /dev/null; do sleep 0.2; done; \
+         done; touch done; exec python3 -m http.server --bind :: 9090",
+        servers.join(" ")
+    );
+    nodes.deploy(&app("/client", &ask));
+    // A client only serves when it has reached every server, and each host reaches every client.
+    for client in addresses(&nodes, "/client") {
+        for host in HOSTS {
+            eventually(&format!("{host} reaches {client}"), || {
+                nodes.curl(host, &format!("http://{client}:9090/done"))
+            });
+        }
+    }
+    nodes.kill("n2", "net");
+    nodes.start_net_with("n2", &OVERLAY);
+    for server in &servers {
+        for host in HOSTS {
+            eventually(&format!("{host} reaches {server} after a restart"), || {
+                nodes.curl(host, &format!("http://{server}:8080/"))
+            });
+        }
+    }
 }

@@ -14,6 +14,9 @@ use crate::addresses::Addresses;
 const NODE_BRIDGE: &str = "mesonet0";
 const NODE_BRIDGE_SUBNET: &str = "172.31.254.0/24";
 
+/// The longest packet that fits through the tunnel between nodes, over Ethernet and either family; that of DC/OS.
+const TUNNEL_MTU: u32 = 1420;
+
 /// The interfaces of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ContainerNetwork {
@@ -33,6 +36,9 @@ pub(crate) struct Interface {
     /// The bridge on the node.
     pub(crate) bridge: String,
     pub(crate) addresses: Vec<InterfaceAddress>,
+    /// The longest packet, if it is not that of the kernel's choice.
+    #[serde(default)]
+    pub(crate) mtu: Option<u32>,
 }
 
 /// One address of an interface.
@@ -89,7 +95,8 @@ impl ContainerNetwork {
                 };
                 chosen.push(InterfaceAddress { address, subnet });
             }
-            interfaces.push(Interface { bridge, addresses: chosen });
+            let mtu = attachment.network.as_ref().map(|_| TUNNEL_MTU);
+            interfaces.push(Interface { bridge, addresses: chosen, mtu });
         }
         if interfaces.is_empty() {
             return Err(NoNetwork::Nowhere);

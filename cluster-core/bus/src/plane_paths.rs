@@ -91,6 +91,7 @@ mod tests {
             busy: busy.iter().map(|id| task(id)).collect(),
             failed: BTreeMap::new(),
             outage: None,
+            tunnel: None,
         }
     }
 

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use mesonet_model::{AgentId, ClusterView, Delta, Plane, PlaneReport, Revision, ServiceKey, TaskKey};
+use mesonet_model::{
+    AgentId, ClusterView, Delta, Plane, PlaneReport, Revision, ServiceKey, TaskKey, TunnelEnd,
+};
 
 use crate::{Feed, PlaneNews, Report};
 
@@ -58,11 +60,25 @@ impl Subscriber {
         busy: BTreeSet<TaskKey>,
         failed: BTreeMap<ServiceKey, String>,
     ) {
+        self.say(applied, (busy, failed), None).await;
+    }
+
+    /// Reports what is in effect of the overlay, and the node's end of tunnels.
+    pub async fn report_tunnel(&mut self, applied: Revision, tunnel: TunnelEnd) {
+        self.say(applied, (BTreeSet::new(), BTreeMap::new()), Some(tunnel)).await;
+    }
+
+    async fn say(
+        &mut self,
+        applied: Revision,
+        (busy, failed): (BTreeSet<TaskKey>, BTreeMap<ServiceKey, String>),
+        tunnel: Option<TunnelEnd>,
+    ) {
         let commits = self.feed.commits.between(self.applied, applied);
         self.applied = self.applied.max(applied);
         let (node, plane) = (self.node.clone(), self.plane);
         // Whether there were masters is added where they are connected.
-        let report = PlaneReport { node, plane, applied, busy, failed, outage: None };
+        let report = PlaneReport { node, plane, applied, busy, failed, outage: None, tunnel };
         let latencies = commits.into_iter().map(|at| at.elapsed()).collect();
         // Only fails when the control plane is gone, and then nobody waits for the report.
         let _ = self.feed.reports.send(PlaneNews::Report(Report { report, latencies })).await;

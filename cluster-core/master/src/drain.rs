@@ -280,6 +280,7 @@ mod tests {
             busy: busy.iter().map(|task| key(task)).collect(),
             failed: BTreeMap::new(),
             outage: None,
+            tunnel: None,
         }
     }
 

@@ -26,6 +26,7 @@ mod recover;
 mod services;
 mod suspects;
 mod tasks;
+mod tunnels;
 mod vips;
 mod wishes;
 

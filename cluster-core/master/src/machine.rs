@@ -216,7 +216,7 @@ impl Master {
             Input::Subscribe(framework) => self.subscribe(framework, now),
             Input::Call { framework, call } => self.call(framework, call, now),
             Input::Agent(report) => self.agent_report(report, now),
-            Input::Plane(report) => self.drains.report(report, now),
+            Input::Plane(report) => self.plane_report(report, now),
             Input::PlaneGone { node, plane } => self.drains.plane_gone(node, plane, now),
             Input::DrainNode { agent } => self.set_draining(&agent, true),
             Input::UndrainNode { agent } => self.set_draining(&agent, false),

@@ -51,9 +51,12 @@ impl Master {
             self.out.rescind(&framework, offer);
         }
         self.allocator.forget_agent(id);
+        let node =
+            self.view.agents.get(id).map_or_else(|| id.clone(), |agent| AgentId::new(agent.node_name()));
         self.liveness.forget(id);
         self.view.agents.remove(id);
         self.take_parts_back(id);
+        self.forget_tunnel(&node);
         self.out.view_changed = true;
         self.out.dirty.agents.insert(id.clone());
         if self.draining.remove(id) {

@@ -30,6 +30,7 @@ pub(crate) struct Dirty {
     pub(crate) services: BTreeSet<ServiceKey>,
     pub(crate) subnets: BTreeSet<AgentId>,
     pub(crate) tasks: BTreeSet<TaskKey>,
+    pub(crate) tunnels: BTreeSet<AgentId>,
     pub(crate) vips: BTreeSet<String>,
 }
 

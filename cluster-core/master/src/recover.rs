@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mesonet_model::{
     Agent, AgentId, ClusterId, Framework, NodeSubnets, Revision, Service, Table, Task, TaskKey, TaskSpec,
-    Timestamp, VirtualNetwork, Write,
+    Timestamp, TunnelEnd, VirtualNetwork, Write,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -119,6 +119,10 @@ impl Master {
             master.networks.restore_subnets(&subnets);
             master.view.subnets.insert(AgentId::new(key), Arc::new(subnets));
         }
+        for (table, key, value) in of_table(records, Table::Tunnels) {
+            let end: TunnelEnd = read(*table, key, value)?;
+            master.view.tunnels.insert(AgentId::new(key), Arc::new(end));
+        }
         let mut tasks = Vec::new();
         for (table, key, value) in of_table(records, Table::Tasks) {
             tasks.push(master.restore_task(key, read(*table, key, value)?)?);
@@ -160,6 +164,9 @@ impl Master {
         }
         for key in dirty.subnets {
             writes.push(write(Table::Subnets, &key, self.view.subnets.get(&key).map(Arc::as_ref)));
+        }
+        for key in dirty.tunnels {
+            writes.push(write(Table::Tunnels, &key, self.view.tunnels.get(&key).map(Arc::as_ref)));
         }
         writes
     }

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::{
     Agent, AgentId, ClusterView, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId,
-    NetworkName, NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, VirtualNetwork,
+    NetworkName, NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, TunnelEnd, VirtualNetwork,
 };
 
 /// What changed in one of a view's maps: the new value of each key, or `None` where it was removed.
@@ -43,6 +43,9 @@ pub struct Delta {
     /// Agents' parts of virtual networks.
     #[serde(default)]
     pub subnets: Changes<AgentId, Arc<NodeSubnets>>,
+    /// Ends of tunnels.
+    #[serde(default)]
+    pub tunnels: Changes<AgentId, Arc<TunnelEnd>>,
 }
 
 /// A delta was applied to a view at another revision than the one it starts from. The view is unchanged.
@@ -73,6 +76,7 @@ impl Delta {
             endpoints: Changes::between(&old.endpoints, &new.endpoints),
             networks: Changes::between(&old.networks, &new.networks),
             subnets: Changes::between(&old.subnets, &new.subnets),
+            tunnels: Changes::between(&old.tunnels, &new.tunnels),
         }
     }
 
@@ -86,6 +90,7 @@ impl Delta {
             && self.endpoints.0.is_empty()
             && self.networks.0.is_empty()
             && self.subnets.0.is_empty()
+            && self.tunnels.0.is_empty()
     }
 }
 
@@ -103,6 +108,7 @@ impl ClusterView {
         delta.endpoints.apply(&mut self.endpoints);
         delta.networks.apply(&mut self.networks);
         delta.subnets.apply(&mut self.subnets);
+        delta.tunnels.apply(&mut self.tunnels);
         self.revision = delta.to;
         Ok(())
     }

@@ -21,6 +21,8 @@ pub enum Table {
     Networks,
     /// The parts of virtual networks that agents give addresses from, by agent.
     Subnets,
+    /// Ends of tunnels, by the name of the node.
+    Tunnels,
     /// Marathon apps by id: the versions' order and state.
     Apps,
     /// Versions of Marathon apps by `<app id>@<version>`.
@@ -45,7 +47,7 @@ pub struct Write {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Cluster,
         Self::Agents,
         Self::Frameworks,
@@ -54,6 +56,7 @@ impl Table {
         Self::Services,
         Self::Networks,
         Self::Subnets,
+        Self::Tunnels,
         Self::Apps,
         Self::AppVersions,
         Self::Deployments,
@@ -71,6 +74,7 @@ impl Table {
             Self::Services => "services",
             Self::Networks => "networks",
             Self::Subnets => "subnets",
+            Self::Tunnels => "tunnels",
             Self::Apps => "apps",
             Self::AppVersions => "app_versions",
             Self::Deployments => "deployments",

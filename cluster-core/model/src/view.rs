@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Agent, AgentId, ClusterId, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId, NetworkName,
-    NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, VirtualNetwork,
+    NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, TunnelEnd, VirtualNetwork,
 };
 
 /// Snapshot of everything that names, addresses and routes follow from, at one revision.
@@ -38,6 +38,9 @@ pub struct ClusterView {
     /// The parts of virtual networks that agents give addresses from.
     #[serde(default)]
     pub subnets: OrdMap<AgentId, Arc<NodeSubnets>>,
+    /// Ends of tunnels, by the name of the node.
+    #[serde(default)]
+    pub tunnels: OrdMap<AgentId, Arc<TunnelEnd>>,
 }
 
 impl ClusterView {
@@ -54,6 +57,7 @@ impl ClusterView {
             endpoints: OrdMap::new(),
             networks: OrdMap::new(),
             subnets: OrdMap::new(),
+            tunnels: OrdMap::new(),
         }
     }
 

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod message;
+mod routes;
 mod socket;
 
 use std::io;
@@ -19,6 +20,8 @@ use thiserror::Error;
 
 use message::{Message, attributes, be_address, text, u32_of};
 use socket::Socket;
+
+pub use routes::{MAIN_TABLE, Route, Rule};
 
 /// Kinds of requests (`linux/rtnetlink.h`).
 mod kind {

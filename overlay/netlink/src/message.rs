@@ -10,6 +10,8 @@ pub(crate) const ACKNOWLEDGE: u16 = 0x4;
 pub(crate) const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE | NLM_F_EXCL`.
 const CREATE: u16 = 0x600;
+/// `NLM_F_CREATE | NLM_F_REPLACE`.
+const REPLACE: u16 = 0x500;
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -52,6 +54,12 @@ impl Message {
     /// It fails if what it makes is there.
     pub(crate) fn creates(mut self) -> Self {
         self.flags |= CREATE;
+        self
+    }
+
+    /// It takes the place of what is there.
+    pub(crate) fn replaces(mut self) -> Self {
+        self.flags |= REPLACE;
         self
     }
 

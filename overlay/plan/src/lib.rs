@@ -1,5 +1,6 @@
 //! What the overlay decides, without touching anything.
 //!
+//! * [`plan`] says whom a node has tunnels to and which way packets go, from the view; [`difference`], what is to be done.
 //! * [`PathMtu`] finds the largest packet that reaches a peer, by probing (RFC 8899).
 //! * [`PrefixTable`] says whom an address belongs to: where a packet goes, and whether a peer may send from there.
 //! * [`queue_of`] maps the packets of a flow to one queue, in both directions.
@@ -7,9 +8,11 @@
 #![forbid(unsafe_code)]
 
 mod flow;
+mod nodes;
 mod path_mtu;
 mod prefix_table;
 
 pub use flow::queue_of;
+pub use nodes::{Difference, NodeOverlay, PlannedPeer, PlannedRoute, RouteScope, difference, plan};
 pub use path_mtu::{PathMtu, Probe, ProbeSizes, Reach};
 pub use prefix_table::{Prefix, PrefixError, PrefixTable};

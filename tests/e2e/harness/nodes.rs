@@ -233,7 +233,13 @@ impl Nodes {
     /// Starts a host's network daemon.
     #[track_caller]
     pub fn start_net(&mut self, host: &str) {
-        self.launch_daemon(host, "net", &["--stale-after", "2s"]);
+        self.start_net_with(host, &[]);
+    }
+
+    /// The same with further arguments.
+    #[track_caller]
+    pub fn start_net_with(&mut self, host: &str, arguments: &[&str]) {
+        self.launch_daemon(host, "net", &[&["--stale-after", "2s"], arguments].concat());
     }
 
     #[track_caller]

@@ -272,7 +272,8 @@ impl Simulation {
         }
         let (node, kind) = self.plane_id(plane);
         let (applied, busy) = (view.revision, own.busy());
-        let report = PlaneReport { node, plane: kind, applied, busy, failed: BTreeMap::new(), outage: None };
+        let failed = BTreeMap::new();
+        let report = PlaneReport { node, plane: kind, applied, busy, failed, outage: None, tunnel: None };
         self.say(link, Up::Plane(plane, report));
     }
 

@@ -56,6 +56,9 @@ pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<(), NetworkErr
         let name = format!("mn{}{index}", &names[..10]);
         let inside = format!("eth{index}");
         let port = host.make_veth(&name, &inside, std::process::id())?;
+        if let Some(mtu) = interface.mtu {
+            host.set_mtu(&port, mtu)?;
+        }
         host.join_bridge(&port, bridge)?;
         host.set_up(&port)?;
         attach(&mut own, interface, &inside, index == 0)?;
@@ -89,6 +92,9 @@ fn bridge(host: &mut Netlink, interface: &Interface) -> Result<Link, NetworkErro
 /// The inner end of an interface.
 fn attach(own: &mut Netlink, interface: &Interface, name: &str, is_first: bool) -> Result<(), NetworkError> {
     let link = turn_on(own, name)?;
+    if let Some(mtu) = interface.mtu {
+        own.set_mtu(&link, mtu)?;
+    }
     for address in &interface.addresses {
         own.add_address(&link, address.address, address.subnet.prefix())?;
         if let Some(gateway) = address.gateway().filter(|_| is_first) {

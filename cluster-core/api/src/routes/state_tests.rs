@@ -295,6 +295,7 @@ fn add_services(state: &mut crate::State) {
         busy: BTreeSet::new(),
         failed: BTreeMap::from([(fixed, "address in use".to_owned())]),
         outage: Some(Outage { since: Timestamp::from_millis(1000), until: Timestamp::from_millis(4000) }),
+        tunnel: None,
     };
     state.planes.insert((agent, Plane::Lb), Arc::new(report));
     state.plane_history.committed(Revision(2), Timestamp::from_millis(5000));

@@ -15,6 +15,7 @@ fn plane_report() -> PlaneReport {
         busy: Default::default(),
         failed: Default::default(),
         outage: None,
+        tunnel: None,
     }
 }
 

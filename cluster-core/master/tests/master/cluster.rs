@@ -334,6 +334,7 @@ impl Cluster {
             busy: busy.iter().map(|task| self.key(task)).collect(),
             failed: BTreeMap::new(),
             outage: None,
+            tunnel: None,
         };
         self.handle(Input::Plane(report));
     }

@@ -1,0 +1,28 @@
+//! Tunnels between nodes: what each node lets the others know of its end.
+
+use serde::{Deserialize, Serialize};
+
+/// The longest key as text; a WireGuard key is 44 characters of base64.
+const KEY_LENGTH_MAX: usize = 64;
+
+/// A node's end of the tunnels to it. It is said by the node's network daemon, whose certificate says which node that
+/// is. Its address is that of the node's agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TunnelEnd {
+    /// Its public WireGuard key, in base64.
+    pub key: String,
+    /// Another key that is its own as well, while its keys change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub other_key: Option<String>,
+    /// The UDP port where it listens.
+    pub port: u16,
+}
+
+impl TunnelEnd {
+    /// Whether it may be kept: nothing in it is longer than it has to be.
+    pub fn is_plausible(&self) -> bool {
+        let is_key = |key: &String| (1..=KEY_LENGTH_MAX).contains(&key.len());
+        self.port != 0 && is_key(&self.key) && self.other_key.iter().all(is_key)
+    }
+}

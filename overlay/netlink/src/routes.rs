@@ -1,0 +1,201 @@
+//! Routes and rules that are marked as those of one program, so that they are found again and no others touched.
+
+use std::net::IpAddr;
+
+use crate::message::{Message, address_of, attributes, be_address, u32_of};
+use crate::{Netlink, NetlinkError, failed, family_of, is_there, kind, route};
+
+/// `RTM_DELROUTE`, `RTM_GETROUTE`, `RTM_NEWRULE`, `RTM_DELRULE` and `RTM_GETRULE`.
+const DELETE_ROUTE: u16 = 25;
+const GET_ROUTE: u16 = 26;
+const NEW_RULE: u16 = 32;
+const DELETE_RULE: u16 = 33;
+const GET_RULE: u16 = 34;
+
+/// Attributes of routes and of rules (`linux/rtnetlink.h`, `linux/fib_rules.h`).
+const DESTINATION: u16 = 1;
+const RULE_SOURCE: u16 = 2;
+const PREFERRED_SOURCE: u16 = 7;
+const METRICS: u16 = 8;
+const TABLE: u16 = 15;
+const RULE_PROTOCOL: u16 = 21;
+const METRIC_MTU: u16 = 2;
+
+/// `RT_SCOPE_LINK`: what is reached without a gateway. IPv6 has no scopes.
+const SCOPE_LINK: u8 = 253;
+
+/// `FR_ACT_TO_TBL`.
+const TO_TABLE: u8 = 1;
+
+/// Errors of what is gone already: `ESRCH`, `ENOENT`, `ENODEV`, `EADDRNOTAVAIL`.
+const GONE: [i32; 4] = [3, 2, 19, 99];
+
+/// The table that is looked into unless a rule says otherwise.
+pub const MAIN_TABLE: u32 = route::MAIN_TABLE as u32;
+
+/// A way to addresses through an interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// The table.
+    pub table: u32,
+    /// The first address.
+    pub destination: IpAddr,
+    /// The length of the prefix that the others share.
+    pub prefix: u8,
+    /// The interface.
+    pub link: u32,
+    /// The address from which this host sends there, if it does not say another.
+    pub source: Option<IpAddr>,
+    /// The longest packet, if it is not that of the interface.
+    pub mtu: Option<u32>,
+}
+
+/// Which table is looked into for packets from some addresses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Rule {
+    /// The first address.
+    pub source: IpAddr,
+    /// The length of the prefix that the others share.
+    pub prefix: u8,
+    /// The table.
+    pub table: u32,
+}
+
+impl Netlink {
+    /// The routes with a mark.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn routes(&mut self, mark: u8) -> Result<Vec<Route>, NetlinkError> {
+        let request = Message::of_route(GET_ROUTE, [0; 8]);
+        let answers = self.socket.dump(request).map_err(|source| failed("list", "routes", source))?;
+        Ok(answers.iter().filter_map(|body| parse_route(body, mark)).collect())
+    }
+
+    /// Makes a route, unless it is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_route(&mut self, route: &Route, mark: u8) -> Result<(), NetlinkError> {
+        let request = route_message(kind::NEW_ROUTE, route, mark).replaces();
+        let done = self.socket.order(request).or_else(is_there);
+        done.map_err(|source| failed("make the route to", &route.destination.to_string(), source))
+    }
+
+    /// Removes a route, if it is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_route(&mut self, route: &Route, mark: u8) -> Result<(), NetlinkError> {
+        let request = route_message(DELETE_ROUTE, route, mark);
+        let done = self.socket.order(request).or_else(is_gone);
+        done.map_err(|source| failed("remove the route to", &route.destination.to_string(), source))
+    }
+
+    /// The rules with a mark.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn rules(&mut self, mark: u8) -> Result<Vec<Rule>, NetlinkError> {
+        let request = Message::of_route(GET_RULE, [0; 8]);
+        let answers = self.socket.dump(request).map_err(|source| failed("list", "rules", source))?;
+        Ok(answers.iter().filter_map(|body| parse_rule(body, mark)).collect())
+    }
+
+    /// Makes a rule, unless it is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn add_rule(&mut self, rule: &Rule, mark: u8) -> Result<(), NetlinkError> {
+        let request = rule_message(NEW_RULE, rule, mark).creates();
+        let done = self.socket.order(request).or_else(is_there);
+        done.map_err(|source| failed("make the rule for", &rule.source.to_string(), source))
+    }
+
+    /// Removes a rule, if it is there.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_rule(&mut self, rule: &Rule, mark: u8) -> Result<(), NetlinkError> {
+        let request = rule_message(DELETE_RULE, rule, mark);
+        let done = self.socket.order(request).or_else(is_gone);
+        done.map_err(|source| failed("remove the rule for", &rule.source.to_string(), source))
+    }
+}
+
+fn is_gone(error: std::io::Error) -> std::io::Result<()> {
+    match error.raw_os_error() {
+        Some(code) if GONE.contains(&code) => Ok(()),
+        _ => Err(error),
+    }
+}
+
+fn route_message(kind: u16, wanted: &Route, mark: u8) -> Message {
+    let family = family_of(wanted.destination);
+    let scope = if wanted.destination.is_ipv4() { SCOPE_LINK } else { 0 };
+    let header = [family, wanted.prefix, 0, 0, 0, mark, scope, route::UNICAST];
+    let mut request = Message::of_route(kind, header);
+    request.attribute(DESTINATION, &be_address(wanted.destination));
+    request.attribute(route::LINK, &wanted.link.to_ne_bytes());
+    request.attribute(TABLE, &wanted.table.to_ne_bytes());
+    if let Some(source) = wanted.source {
+        request.attribute(PREFERRED_SOURCE, &be_address(source));
+    }
+    if let Some(mtu) = wanted.mtu {
+        let metrics = request.begin(METRICS);
+        request.attribute(METRIC_MTU, &mtu.to_ne_bytes());
+        request.end(metrics);
+    }
+    request
+}
+
+fn rule_message(kind: u16, rule: &Rule, mark: u8) -> Message {
+    let header = [family_of(rule.source), 0, rule.prefix, 0, 0, 0, 0, TO_TABLE];
+    let mut request = Message::of_route(kind, header);
+    request.attribute(RULE_SOURCE, &be_address(rule.source));
+    request.attribute(TABLE, &rule.table.to_ne_bytes());
+    request.attribute(RULE_PROTOCOL, &[mark]);
+    request
+}
+
+fn parse_route(body: &[u8], mark: u8) -> Option<Route> {
+    if *body.get(5)? != mark {
+        return None;
+    }
+    let mut found = Route {
+        table: u32::from(*body.get(4)?),
+        destination: if body[0] == 2 { [0; 4].into() } else { [0_u16; 8].into() },
+        prefix: body[1],
+        link: 0,
+        source: None,
+        mtu: None,
+    };
+    for (attribute, value) in attributes(body.get(12..)?) {
+        match attribute {
+            DESTINATION => found.destination = address_of(value)?,
+            route::LINK => found.link = u32_of(value)?,
+            TABLE => found.table = u32_of(value)?,
+            PREFERRED_SOURCE => found.source = address_of(value),
+            METRICS => {
+                let metrics = attributes(value);
+                found.mtu = metrics.iter().find(|(of, _)| *of == METRIC_MTU).and_then(|(_, mtu)| u32_of(mtu));
+            }
+            _ => {}
+        }
+    }
+    Some(found)
+}
+
+fn parse_rule(body: &[u8], mark: u8) -> Option<Rule> {
+    let (prefix, mut table) = (*body.get(2)?, u32::from(*body.get(4)?));
+    let (mut source, mut is_marked) = (None, false);
+    for (attribute, value) in attributes(body.get(12..)?) {
+        match attribute {
+            RULE_SOURCE => source = address_of(value),
+            TABLE => table = u32_of(value)?,
+            RULE_PROTOCOL => is_marked = value == [mark],
+            _ => {}
+        }
+    }
+    source.filter(|_| is_marked).map(|source| Rule { source, prefix, table })
+}

@@ -1,0 +1,98 @@
+//! What `/metrics` shows of the tunnel.
+
+use std::fmt;
+use std::sync::Arc;
+
+use mesonet_overlay_wg::Tunnel;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
+use prometheus::{GaugeVec, IntGaugeVec, Opts};
+
+/// Peers that are shown one by one. Beyond these a sum would say as much, and there is one for packets that are dropped.
+const PEERS_MAX: usize = 256;
+
+/// Reads the tunnel whenever somebody looks.
+pub(super) struct TunnelCollector {
+    tunnel: Arc<Tunnel>,
+    octets: IntGaugeVec,
+    packets: IntGaugeVec,
+    handshake_age: GaugeVec,
+    path_mtu: IntGaugeVec,
+    drops: IntGaugeVec,
+}
+
+impl TunnelCollector {
+    pub(super) fn new(tunnel: Arc<Tunnel>) -> Result<Self, prometheus::Error> {
+        let gauge = |name, help, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
+        let ways = ["peer", "direction"];
+        Ok(Self {
+            tunnel,
+            octets: gauge(
+                "mesonet_overlay_octets",
+                "Octets of packets through the tunnel to a node.",
+                &ways,
+            )?,
+            packets: gauge("mesonet_overlay_packets", "Packets through the tunnel to a node.", &ways)?,
+            handshake_age: GaugeVec::new(
+                Opts::new(
+                    "mesonet_overlay_handshake_age_seconds",
+                    "Time since the last handshake with a node.",
+                ),
+                &["peer"],
+            )?,
+            path_mtu: gauge(
+                "mesonet_overlay_path_mtu_octets",
+                "The longest packet that reaches a node through its tunnel.",
+                &["peer"],
+            )?,
+            drops: gauge("mesonet_overlay_drops", "Packets that were dropped, by reason.", &["reason"])?,
+        })
+    }
+
+    fn parts(&self) -> [&dyn Collector; 5] {
+        [&self.octets, &self.packets, &self.handshake_age, &self.path_mtu, &self.drops]
+    }
+}
+
+impl Collector for TunnelCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.parts().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let stats = self.tunnel.stats();
+        self.octets.reset();
+        self.packets.reset();
+        self.handshake_age.reset();
+        self.path_mtu.reset();
+        self.drops.reset();
+        for (name, peer) in stats.peers.iter().take(PEERS_MAX) {
+            for (direction, packets, octets) in [
+                ("sent", peer.sent_packets, peer.sent_octets),
+                ("received", peer.received_packets, peer.received_octets),
+            ] {
+                self.octets.with_label_values(&[name, direction]).set(as_gauge(octets));
+                self.packets.with_label_values(&[name, direction]).set(as_gauge(packets));
+            }
+            if let Some(age) = peer.handshake_age {
+                self.handshake_age.with_label_values(&[name]).set(age.as_secs_f64());
+            }
+            self.path_mtu.with_label_values(&[name]).set(i64::from(peer.path_mtu));
+        }
+        let of_peers = stats.peers.values().flat_map(|peer| &peer.drops);
+        for (reason, count) in stats.drops.iter().chain(of_peers) {
+            self.drops.with_label_values(&[reason.name()]).add(as_gauge(*count));
+        }
+        self.parts().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+impl fmt::Debug for TunnelCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TunnelCollector").finish_non_exhaustive()
+    }
+}
+
+fn as_gauge(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
