@@ -5,40 +5,26 @@
 //! departed node left is removed, also after a restart. The device stays when the daemon ends, and with it the routes;
 //! `--cleanup` takes them away.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use mesonet_bus::Subscriber;
 use mesonet_model::{AgentId, ClusterView, Subnet, TunnelEnd};
-use mesonet_netlink::{MAIN_TABLE, Netlink, NetlinkError, Route, Rule};
-use mesonet_overlay_plan::{NodeOverlay, PlannedPeer, PlannedRoute, Prefix, RouteScope, difference, plan};
-use mesonet_overlay_wg::{PeerSettings, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings};
+use mesonet_overlay_plan::{NodeOverlay, PlannedPeer, Prefix, plan};
+use mesonet_overlay_wg::{PeerSettings, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats};
 use prometheus::Registry;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::metrics::TunnelCollector;
 
+mod kernel;
+mod keys;
 mod metrics;
 
-/// The tunnel's network device.
-const DEVICE: &str = "mesonet-wg";
-
-/// The node's private key, in its directory.
-const KEY_FILE: &str = "overlay.key";
-
-/// Routes and rules of ours have this number in the kernel (`rtm_protocol`); none of `/etc/iproute2/rt_protos`.
-const MARK: u8 = 77;
-
-/// The table of routes for packets of tasks, as in DC/OS (spec/dcos-networking.md §2.4.3).
-const TASKS_TABLE: u32 = 42;
+pub use self::kernel::clean_up;
 
 /// How often the kernel is asked whether everything is as it should be.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
@@ -49,9 +35,14 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// A node's overlay.
 #[derive(Debug)]
 pub struct Overlay {
-    tunnel: Arc<Tunnel>,
-    end: TunnelEnd,
+    key: PrivateKey,
+    port: u16,
+    tunnel: SharedTunnel,
 }
+
+/// The tunnel, which is another one after somebody removed its device, and none while it cannot be opened.
+#[derive(Debug, Clone, Default)]
+struct SharedTunnel(Arc<Mutex<Option<Tunnel>>>);
 
 impl Overlay {
     /// Opens the tunnel, with the node's own key, which is made if it has none. It has no peers yet.
@@ -59,25 +50,22 @@ impl Overlay {
     /// # Errors
     /// When the key cannot be used, or the device or the port cannot be had.
     pub fn open(dir: &Path, port: u16, registry: &Registry) -> anyhow::Result<Self> {
-        let key = own_key(&dir.join(KEY_FILE))?;
-        let public = key.public().to_string();
-        let tunnel = Tunnel::open(&TunnelSettings::new(DEVICE, port, key)).context("there is no overlay")?;
-        let port = tunnel.port().context("cannot tell the overlay's port")?;
-        set(&format!("net/ipv4/conf/{DEVICE}/forwarding"), "1")?;
-        // Packets of other nodes themselves come by the tunnel, and go another way where they are not answers.
-        set(&format!("net/ipv4/conf/{DEVICE}/rp_filter"), "2")?;
-        let tunnel = Arc::new(tunnel);
+        let key = keys::own_key(dir)?;
+        let tunnel = SharedTunnel::default();
+        let port = tunnel.open(&TunnelSettings::new(kernel::DEVICE, port, key.clone()))?;
         registry
             .register(Box::new(TunnelCollector::new(tunnel.clone())?))
             .context("cannot register metrics")?;
-        Ok(Self { tunnel, end: TunnelEnd { key: public, other_key: None, port } })
+        Ok(Self { key, port, tunnel })
     }
 
     /// Follows the cluster for a node of this name, until the control plane is gone.
     pub async fn follow(self, node: AgentId, mut subscriber: Subscriber) {
+        let end = TunnelEnd { key: self.key.public().to_string(), other_key: None, port: self.port };
         let mut view: Option<Arc<ClusterView>> = None;
         let mut last: Option<NodeOverlay> = None;
         let mut look_at = Instant::now() + RECONCILE_INTERVAL;
+        let mut changes = self.tunnel.changes();
         loop {
             let is_due = tokio::select! {
                 update = subscriber.next() => {
@@ -85,15 +73,27 @@ impl Overlay {
                     view = Some(update.view);
                     false
                 }
-                () = tokio::time::sleep_until(look_at), if view.is_some() => true,
+                () = tokio::time::sleep_until(look_at) => true,
+                () = changed(&mut changes) => false,
             };
+            let is_new = match self.mend().await {
+                Ok(is_new) => is_new,
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "There is no tunnel");
+                    look_at = Instant::now() + RETRY_INTERVAL;
+                    last = None;
+                    continue;
+                }
+            };
+            if is_new {
+                changes = self.tunnel.changes();
+            }
             let Some(view) = &view else { continue };
             let desired = plan(view, &node);
-            if is_due || last.as_ref() != Some(&desired) {
+            if is_due || is_new || last.as_ref() != Some(&desired) {
                 self.tunnel.set_peers(peers_of(&desired));
                 let wanted = desired.clone();
-                let done = tokio::task::spawn_blocking(move || reconcile(&wanted)).await;
-                let done = done.unwrap_or_else(|error| Err(anyhow!(error)));
+                let done = blocking(move || kernel::reconcile(&wanted)).await;
                 look_at = Instant::now() + RECONCILE_INTERVAL;
                 last = Some(desired);
                 if let Err(error) = done {
@@ -103,46 +103,71 @@ impl Overlay {
                     continue;
                 }
             }
-            subscriber.report_tunnel(view.revision, self.end.clone()).await;
+            subscriber.report_tunnel(view.revision, end.clone()).await;
         }
+    }
+
+    /// Opens the tunnel again if it carries nothing any more. Whether it is a new one.
+    async fn mend(&self) -> anyhow::Result<bool> {
+        if self.tunnel.is_usable() {
+            return Ok(false);
+        }
+        let (tunnel, settings) =
+            (self.tunnel.clone(), TunnelSettings::new(kernel::DEVICE, self.port, self.key.clone()));
+        blocking(move || tunnel.open(&settings)).await.map(|_| true)
     }
 }
 
-/// Removes what an overlay leaves when its daemon ends.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn clean_up() -> anyhow::Result<()> {
-    let mut kernel = Netlink::open()?;
-    for route in kernel.routes(MARK)? {
-        kernel.remove_route(&route, MARK)?;
+impl SharedTunnel {
+    /// Opens the tunnel in the place of the one before, if there was one, which ends first. The port that it has.
+    fn open(&self, settings: &TunnelSettings) -> anyhow::Result<u16> {
+        let mut tunnel = self.get();
+        drop(tunnel.take());
+        let opened = Tunnel::open(settings).context("there is no overlay")?;
+        let port = opened.port().context("cannot tell the overlay's port")?;
+        kernel::prepare()?;
+        *tunnel = Some(opened);
+        Ok(port)
     }
-    for rule in kernel.rules(MARK)? {
-        kernel.remove_rule(&rule, MARK)?;
+
+    fn is_usable(&self) -> bool {
+        self.stats().is_some_and(|stats| !stats.is_device_gone)
     }
-    match kernel.link(DEVICE)? {
-        Some(_) => kernel.remove_link(DEVICE).context("cannot remove the overlay's device"),
-        None => Ok(()),
+
+    fn set_peers(&self, peers: Peers) {
+        if let Some(tunnel) = &*self.get() {
+            tunnel.set_peers(peers);
+        }
+    }
+
+    fn stats(&self) -> Option<TunnelStats> {
+        self.get().as_ref().map(Tunnel::stats)
+    }
+
+    fn changes(&self) -> Option<watch::Receiver<u64>> {
+        self.get().as_ref().map(Tunnel::changes)
+    }
+
+    fn get(&self) -> MutexGuard<'_, Option<Tunnel>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The node's private key. It is in a file that only its user can read, and nowhere else.
-fn own_key(path: &PathBuf) -> anyhow::Result<PrivateKey> {
-    match fs::read_to_string(path) {
-        Ok(text) => text.parse().map_err(|error| anyhow!("{error}: {}", path.display())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key =
-                PrivateKey::generate().map_err(|_| anyhow!("the system has no randomness for a key"))?;
-            let text = format!("{}\n", STANDARD.encode(key.expose()));
-            let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-            file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-                .with_context(|| format!("cannot write the node's key to {}", path.display()))?;
-            Ok(key)
-        }
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot read the node's key from {}", path.display()))
-        }
+/// Waits until something changed that the owner of a tunnel may want to act on.
+async fn changed(changes: &mut Option<watch::Receiver<u64>>) {
+    let has_changed = match changes {
+        Some(changes) => changes.changed().await.is_ok(),
+        None => false,
+    };
+    if !has_changed {
+        std::future::pending::<()>().await;
     }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(anyhow!(error)))
 }
 
 /// What the tunnel is told. A node whose key is none has no tunnel.
@@ -164,54 +189,4 @@ fn peers_of(overlay: &NodeOverlay) -> Peers {
         Some((name.to_string(), settings))
     };
     overlay.peers.iter().filter_map(peer).collect()
-}
-
-/// Makes the kernel's routes and rules what they are to be. Routes come before rules, and go after them.
-fn reconcile(overlay: &NodeOverlay) -> anyhow::Result<()> {
-    let mut kernel = Netlink::open()?;
-    let device = kernel.link(DEVICE)?.context("the overlay's device is gone")?;
-    kernel.set_up(&device)?;
-    if overlay.own.iter().any(|part| !part.is_ipv4()) {
-        // For IPv6 there is no switch for one interface alone before Linux 6.17.
-        set("net/ipv6/conf/all/forwarding", "1")?;
-    }
-    let routes: BTreeSet<Route> = overlay.routes.iter().map(|each| route(each, device.index)).collect();
-    let rules: BTreeSet<Rule> = rules(overlay);
-    let routes = difference(&routes, &kernel.routes(MARK)?.into_iter().collect());
-    let rules = difference(&rules, &kernel.rules(MARK)?.into_iter().collect());
-    each(&rules.remove, |rule| kernel.remove_rule(rule, MARK))?;
-    each(&routes.remove, |route| kernel.remove_route(route, MARK))?;
-    each(&routes.add, |route| kernel.add_route(route, MARK))?;
-    each(&rules.add, |rule| kernel.add_rule(rule, MARK))
-}
-
-/// Does it for each, also after a failure; the first failure counts.
-fn each<T>(all: &[T], mut act: impl FnMut(&T) -> Result<(), NetlinkError>) -> anyhow::Result<()> {
-    let failures: Vec<NetlinkError> = all.iter().filter_map(|each| act(each).err()).collect();
-    match failures.into_iter().next() {
-        None => Ok(()),
-        Some(error) => Err(error.into()),
-    }
-}
-
-fn route(planned: &PlannedRoute, link: u32) -> Route {
-    let table = match planned.scope {
-        RouteScope::All => MAIN_TABLE,
-        RouteScope::Tasks => TASKS_TABLE,
-    };
-    let (destination, prefix) = (planned.destination.first(), planned.destination.prefix());
-    Route { table, destination, prefix, link, source: planned.source, mtu: None }
-}
-
-/// Packets from the node's own parts look into the table of tasks first, if it has a route of their family.
-fn rules(overlay: &NodeOverlay) -> BTreeSet<Rule> {
-    let of_tasks = overlay.routes.iter().filter(|route| route.scope == RouteScope::Tasks);
-    let families: BTreeSet<bool> = of_tasks.map(|route| route.destination.is_ipv4()).collect();
-    let own = overlay.own.iter().filter(|part| families.contains(&part.is_ipv4()));
-    own.map(|part| Rule { source: part.first(), prefix: part.prefix(), table: TASKS_TABLE }).collect()
-}
-
-fn set(name: &str, value: &str) -> anyhow::Result<()> {
-    let path = PathBuf::from("/proc/sys").join(name);
-    fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
 }

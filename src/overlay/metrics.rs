@@ -1,19 +1,19 @@
 //! What `/metrics` shows of the tunnel.
 
 use std::fmt;
-use std::sync::Arc;
 
-use mesonet_overlay_wg::Tunnel;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntGaugeVec, Opts};
+
+use super::SharedTunnel;
 
 /// Peers that are shown one by one. Beyond these a sum would say as much, and there is one for packets that are dropped.
 const PEERS_MAX: usize = 256;
 
 /// Reads the tunnel whenever somebody looks.
 pub(super) struct TunnelCollector {
-    tunnel: Arc<Tunnel>,
+    tunnel: SharedTunnel,
     octets: IntGaugeVec,
     packets: IntGaugeVec,
     handshake_age: GaugeVec,
@@ -22,7 +22,7 @@ pub(super) struct TunnelCollector {
 }
 
 impl TunnelCollector {
-    pub(super) fn new(tunnel: Arc<Tunnel>) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(tunnel: SharedTunnel) -> Result<Self, prometheus::Error> {
         let gauge = |name, help, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
         let ways = ["peer", "direction"];
         Ok(Self {
@@ -60,12 +60,12 @@ impl Collector for TunnelCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let stats = self.tunnel.stats();
         self.octets.reset();
         self.packets.reset();
         self.handshake_age.reset();
         self.path_mtu.reset();
         self.drops.reset();
+        let Some(stats) = self.tunnel.stats() else { return Vec::new() };
         for (name, peer) in stats.peers.iter().take(PEERS_MAX) {
             for (direction, packets, octets) in [
                 ("sent", peer.sent_packets, peer.sent_octets),

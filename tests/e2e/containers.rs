@@ -152,6 +152,12 @@ fn tasks_of_all_nodes_reach_each_other_through_tunnels() {
     let token = nodes.token(3);
     for host in HOSTS {
         nodes.start_agent(host, Some(&token));
+    }
+    eventually("every agent is registered", || {
+        let view = nodes.get("/v1/view");
+        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &3)
+    });
+    for host in HOSTS {
         nodes.start_net_with(host, &OVERLAY);
     }
     nodes
@@ -185,9 +191,11 @@ fn tasks_of_all_nodes_reach_each_other_through_tunnels() {
     }
     nodes.kill("n2", "net");
     nodes.start_net_with("n2", &OVERLAY);
+    let mut remove = nodes.network().command("n3", "ip");
+    program::outcome("ip", remove.args(["link", "del", "mesonet-wg"]).output()).success();
     for server in &servers {
         for host in HOSTS {
-            eventually(&format!("{host} reaches {server} after a restart"), || {
+            eventually(&format!("{host} reaches {server} afterwards"), || {
                 nodes.curl(host, &format!("http://{server}:8080/"))
             });
         }

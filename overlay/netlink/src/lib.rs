@@ -29,6 +29,7 @@ mod kind {
     pub(crate) const DELETE_LINK: u16 = 17;
     pub(crate) const GET_LINK: u16 = 18;
     pub(crate) const NEW_ADDRESS: u16 = 20;
+    pub(crate) const DELETE_ADDRESS: u16 = 21;
     pub(crate) const GET_ADDRESS: u16 = 22;
     pub(crate) const NEW_ROUTE: u16 = 24;
 }
@@ -234,6 +235,18 @@ impl Netlink {
         request.attribute(address::ADDRESS, &be_address(address));
         let done = self.socket.order(request).or_else(is_there);
         done.map_err(|source| failed("give an address to interface", &to.name, source))
+    }
+
+    /// Takes an address from an interface, if it has it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_address(&mut self, from: &Link, address: IpAddr, prefix: u8) -> Result<(), NetlinkError> {
+        let family = family_of(address);
+        let mut request = Message::of_address(kind::DELETE_ADDRESS, family, prefix, 0, from.index);
+        request.attribute(address::LOCAL, &be_address(address));
+        let done = self.socket.order(request).or_else(routes::is_gone);
+        done.map_err(|source| failed("take an address from interface", &from.name, source))
     }
 
     /// Makes an address the way to everything of its family that has no other way.

@@ -123,7 +123,8 @@ impl Netlink {
     }
 }
 
-fn is_gone(error: std::io::Error) -> std::io::Result<()> {
+/// What is not there needs no removal.
+pub(crate) fn is_gone(error: std::io::Error) -> std::io::Result<()> {
     match error.raw_os_error() {
         Some(code) if GONE.contains(&code) => Ok(()),
         _ => Err(error),

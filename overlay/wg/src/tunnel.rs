@@ -197,7 +197,7 @@ impl Shared {
         }
         let has_failed = |device: &PollFd<'_>| device.revents().intersects(PollFlags::ERR | PollFlags::NVAL);
         if polled.get(2).is_some_and(has_failed) && !self.is_device_gone.swap(true, Ordering::AcqRel) {
-            tracing::error!("Somebody removed the device of the tunnel");
+            tracing::warn!("Somebody removed the device of the tunnel");
             self.changes.send_modify(|changes| *changes += 1);
         }
         !polled[0].revents().is_empty()

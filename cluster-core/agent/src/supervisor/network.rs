@@ -15,7 +15,7 @@ use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
 use super::forward::{self, ForwardError};
-use crate::container_network::{ContainerNetwork, Interface};
+use crate::container_network::{ContainerNetwork, Interface, InterfaceAddress};
 use crate::protocol::Launch;
 
 /// What programs ask for the name server.
@@ -71,7 +71,10 @@ fn bridge(host: &mut Netlink, interface: &Interface) -> Result<Link, NetworkErro
     let name = &interface.bridge;
     let known = host.link(name)?.map(|link| link.index);
     for address in host.addresses()? {
-        let inside = interface.addresses.iter().find(|own| own.subnet.contains(address.address));
+        let is_foreign = |own: &&InterfaceAddress| {
+            own.subnet.contains(address.address) && own.gateway() != Some(address.address)
+        };
+        let inside = interface.addresses.iter().find(is_foreign);
         if let Some(own) = inside.filter(|_| known != Some(address.link)) {
             return Err(NetworkError::Overlap { subnet: own.subnet, address: address.address });
         }

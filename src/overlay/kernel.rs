@@ -1,0 +1,114 @@
+//! What the kernel is to know of a node's overlay: the device's addresses, routes, rules and switches.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use mesonet_model::{Subnet, gateway_of};
+use mesonet_netlink::{Link, MAIN_TABLE, Netlink, NetlinkError, Route, Rule};
+use mesonet_overlay_plan::{NodeOverlay, PlannedRoute, RouteScope, difference};
+
+/// The tunnel's network device.
+pub(super) const DEVICE: &str = "mesonet-wg";
+
+/// Routes and rules of ours have this number in the kernel (`rtm_protocol`); none of `/etc/iproute2/rt_protos`.
+const MARK: u8 = 77;
+
+/// The table of routes for packets of tasks, as in DC/OS (spec/dcos-networking.md §2.4.3).
+const TASKS_TABLE: u32 = 42;
+
+/// Sets the switches of the device, which is new or another daemon's.
+pub(super) fn prepare() -> anyhow::Result<()> {
+    set(&format!("net/ipv4/conf/{DEVICE}/forwarding"), "1")?;
+    // Packets of other nodes themselves come by the tunnel, and go another way where they are not answers.
+    set(&format!("net/ipv4/conf/{DEVICE}/rp_filter"), "2")
+}
+
+/// Removes what an overlay leaves when its daemon ends.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn clean_up() -> anyhow::Result<()> {
+    let mut kernel = Netlink::open()?;
+    for route in kernel.routes(MARK)? {
+        kernel.remove_route(&route, MARK)?;
+    }
+    for rule in kernel.rules(MARK)? {
+        kernel.remove_rule(&rule, MARK)?;
+    }
+    match kernel.link(DEVICE)? {
+        Some(_) => kernel.remove_link(DEVICE).context("cannot remove the overlay's device"),
+        None => Ok(()),
+    }
+}
+
+/// Makes the kernel's routes and rules what they are to be. Routes come before rules, and go after them.
+pub(super) fn reconcile(overlay: &NodeOverlay) -> anyhow::Result<()> {
+    let mut kernel = Netlink::open()?;
+    let device = kernel.link(DEVICE)?.context("the overlay's device is gone")?;
+    kernel.set_up(&device)?;
+    if overlay.own.iter().any(|part| !part.is_ipv4()) {
+        // For IPv6 there is no switch for one interface alone before Linux 6.17.
+        set("net/ipv6/conf/all/forwarding", "1")?;
+    }
+    give_addresses(&mut kernel, &device, overlay)?;
+    let routes: BTreeSet<Route> = overlay.routes.iter().map(|each| route(each, device.index)).collect();
+    let rules: BTreeSet<Rule> = rules(overlay);
+    let routes = difference(&routes, &kernel.routes(MARK)?.into_iter().collect());
+    let rules = difference(&rules, &kernel.rules(MARK)?.into_iter().collect());
+    each(&rules.remove, |rule| kernel.remove_rule(rule, MARK))?;
+    each(&routes.remove, |route| kernel.remove_route(route, MARK))?;
+    each(&routes.add, |route| kernel.add_route(route, MARK))?;
+    each(&rules.add, |rule| kernel.add_rule(rule, MARK))
+}
+
+/// What the node itself sends to tasks comes from the first addresses of its parts. They are the device's, too, so that
+/// they are there also while no task of the node's own is in the network.
+fn give_addresses(kernel: &mut Netlink, device: &Link, overlay: &NodeOverlay) -> anyhow::Result<()> {
+    let wanted: BTreeSet<IpAddr> = overlay.own.iter().filter_map(gateway_of).collect();
+    let there = kernel.addresses()?.into_iter().filter(|address| address.link == device.index);
+    // Linux gives devices link-local addresses by itself.
+    let there: BTreeSet<IpAddr> =
+        there.map(|address| address.address).filter(|address| !is_link_local(*address)).collect();
+    let difference = difference(&wanted, &there);
+    let prefix = |address: &IpAddr| Subnet::host(*address).prefix();
+    each(&difference.remove, |address| kernel.remove_address(device, *address, prefix(address)))?;
+    each(&difference.add, |address| kernel.add_address(device, *address, prefix(address)))
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+}
+
+/// Does it for each, also after a failure; the first failure counts.
+fn each<T>(all: &[T], mut act: impl FnMut(&T) -> Result<(), NetlinkError>) -> anyhow::Result<()> {
+    let failures: Vec<NetlinkError> = all.iter().filter_map(|each| act(each).err()).collect();
+    match failures.into_iter().next() {
+        None => Ok(()),
+        Some(error) => Err(error.into()),
+    }
+}
+
+fn route(planned: &PlannedRoute, link: u32) -> Route {
+    let table = match planned.scope {
+        RouteScope::All => MAIN_TABLE,
+        RouteScope::Tasks => TASKS_TABLE,
+    };
+    let (destination, prefix) = (planned.destination.first(), planned.destination.prefix());
+    Route { table, destination, prefix, link, source: planned.source, mtu: None }
+}
+
+/// Packets from the node's own parts look into the table of tasks first, if it has a route of their family.
+fn rules(overlay: &NodeOverlay) -> BTreeSet<Rule> {
+    let of_tasks = overlay.routes.iter().filter(|route| route.scope == RouteScope::Tasks);
+    let families: BTreeSet<bool> = of_tasks.map(|route| route.destination.is_ipv4()).collect();
+    let own = overlay.own.iter().filter(|part| families.contains(&part.is_ipv4()));
+    own.map(|part| Rule { source: part.first(), prefix: part.prefix(), table: TASKS_TABLE }).collect()
+}
+
+fn set(name: &str, value: &str) -> anyhow::Result<()> {
+    let path = PathBuf::from("/proc/sys").join(name);
+    fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
+}
