@@ -370,6 +370,8 @@ fn commands_may_arrive_twice() {
     node.until(&spec, TaskState::Running);
     node.launch(&spec);
     assert_eq!(node.next_status("the known state").state, TaskState::Running);
+    // Running is said before the shell has come to its first command.
+    wait_for("the first line", || (node.stdout(&spec) == "started\n").then_some(()));
     node.kill(&spec);
     node.kill(&spec);
     node.until(&spec, TaskState::Killed);
