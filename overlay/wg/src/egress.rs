@@ -138,11 +138,15 @@ impl Sealer {
             peer.drops.count(Drop::QueueFull);
             return;
         };
+        // A packet that is sent in two parts becomes two at the other end.
+        if !self.batch.has_room(cut.count, cut.length_of(0)) {
+            self.flush(tables, socket);
+        }
         let mut octets = 0;
         for piece in 0..cut.count {
             let length = cut.length_of(piece);
             let padded = length.next_multiple_of(PADDING).min(limit.min(PADDED_MAX).max(length));
-            if !self.batch.has_room(padded) {
+            if !self.batch.has_room(1, padded) {
                 self.flush(tables, socket);
             }
             let place = self.batch.place(session, counter + piece as u64, to, padded);
@@ -177,7 +181,7 @@ impl Sealer {
         let Some(counter) = session.take_counters(1) else {
             return;
         };
-        if !self.batch.has_room(length) {
+        if !self.batch.has_room(1, length) {
             self.flush(tables, socket);
         }
         write(self.batch.place(session, counter, to, length));

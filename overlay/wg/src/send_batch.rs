@@ -9,8 +9,9 @@ use crate::message::{DATA_HEADER_LENGTH, DATA_OVERHEAD, TAG_LENGTH};
 use crate::session::Session;
 use crate::socket::{Outgoing, UdpSocket};
 
-/// Octets that are collected before they are sent. More would not stay in a core's own cache.
-const OCTETS_MAX: usize = 4 * 65_536;
+/// Octets that are collected before they are sent: four of the largest packets that the kernel hands over, cut. More
+/// would not stay in a core's own cache.
+const OCTETS_MAX: usize = 4 * 70_000;
 
 /// Datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS` of older kernels).
 const DATAGRAMS_MAX: usize = 64;
@@ -46,6 +47,13 @@ struct Open {
     count: usize,
 }
 
+/// Datagrams of a message. The other end decrypts as many together as this end encrypts together.
+#[inline]
+fn datagrams_max(segment: usize) -> usize {
+    let fitting = (MESSAGE_MAX / segment).min(DATAGRAMS_MAX);
+    if fitting < TOGETHER_MAX { fitting } else { fitting - fitting % TOGETHER_MAX }
+}
+
 impl SendBatch {
     pub(crate) fn new(cuts: bool) -> Self {
         Self {
@@ -63,10 +71,11 @@ impl SendBatch {
         self.messages.is_empty()
     }
 
-    /// Whether there is room for the message of one more packet of this length, whatever it is.
+    /// Whether there is room for so many more packets of this length; for one, whatever it is.
     #[inline]
-    pub(crate) fn has_room(&self, length: usize) -> bool {
-        self.used + length + DATA_OVERHEAD <= self.octets.len() && self.messages.len() < MESSAGES_MAX
+    pub(crate) fn has_room(&self, packets: usize, length: usize) -> bool {
+        self.used + packets * (length + DATA_OVERHEAD) <= self.octets.len()
+            && self.messages.len() < MESSAGES_MAX
     }
 
     /// A place for a packet, which becomes a message of a session with that number. There must be room.
@@ -117,8 +126,7 @@ impl SendBatch {
                 && !self.is_closed
                 && last.to == to
                 && length <= last.segment
-                && self.datagrams < DATAGRAMS_MAX
-                && last.length + length <= MESSAGE_MAX
+                && self.datagrams < datagrams_max(last.segment)
         });
         match continued {
             Some(last) => {

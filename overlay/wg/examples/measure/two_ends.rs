@@ -91,8 +91,8 @@ impl TwoEnds {
     pub fn gigabits_outside(&self) -> anyhow::Result<f64> {
         let deadline = Instant::now() + PEER_TIME;
         loop {
-            match self.iperf(OUTSIDE[1], &[]) {
-                Ok(result) => return Ok(gigabits(received(&result)?)),
+            match self.iperf(OUTSIDE[1], &[]).and_then(|result| received(&result)) {
+                Ok(octets) => return Ok(gigabits(octets)),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => std::thread::sleep(Duration::from_millis(50)),
             }
@@ -125,7 +125,11 @@ impl TwoEnds {
     fn iperf(&self, address: &str, arguments: &[&str]) -> anyhow::Result<Value> {
         let seconds = SECONDS.to_string();
         let command = [&["iperf3", "-c", address, "-t", &seconds, "-J"], arguments].concat();
-        Ok(serde_json::from_str(&self.run(&command)?)?)
+        let result: Value = serde_json::from_str(&self.run(&command)?)?;
+        if let Some(error) = result["error"].as_str() {
+            bail!("iperf3: {error}");
+        }
+        Ok(result)
     }
 
     fn run(&self, command: &[&str]) -> anyhow::Result<String> {
