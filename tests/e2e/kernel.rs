@@ -1,5 +1,6 @@
 //! VIPs balanced by the kernel.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::harness::load::{Connections, Load};
 use crate::harness::network::Network;
@@ -16,6 +17,9 @@ use crate::harness::{PATIENCE, app, cluster, equal, eventually, process, program
 /// How often the daemon is killed.
 const KILLS: usize = 5;
 
+/// How many instances a restart replaces.
+const RESTARTED: usize = 4;
+
 /// A control group and a BPF file system of the test's own, for a host. Removed when dropped.
 struct Hooks {
     cgroup: PathBuf,
@@ -23,12 +27,12 @@ struct Hooks {
 }
 
 impl Hooks {
-    fn new() -> Self {
+    fn new(test: &str) -> Self {
         let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
         let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let mount =
             mount.into_iter().find(|fields| fields[2] == "cgroup2").expect("a cgroup2 mount")[1].to_owned();
-        let cgroup = Path::new(&mount).join(format!("mesonet-e2e-{}", std::process::id()));
+        let cgroup = Path::new(&mount).join(format!("mesonet-e2e-{}-{test}", std::process::id()));
         fs::create_dir(&cgroup).expect("a cgroup");
         let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
         let hooks = Self { cgroup, dir };
@@ -82,6 +86,37 @@ impl Hooks {
         serde_json::from_str(&self.get(network, &format!("http://127.0.0.1:8080{path}"))?).ok()
     }
 
+    fn post(&self, network: &Network, path: &str, body: &str) {
+        let url = format!("http://127.0.0.1:8080{path}");
+        let post = ["-sf", "-H", "Content-Type: application/json", "-d", body, &url];
+        assert!(self.command(network, "curl").args(post).output().expect("curl").status.success());
+    }
+
+    /// Runs the app `/web`. Returns the address of its service when all instances answer there.
+    fn deploy_web(&self, network: &Network, instances: usize) -> String {
+        let app = app::web("/web", instances as u32);
+        self.post(network, "/v2/apps", &app.to_string());
+        let vip = eventually("the service has all of its endpoints", || {
+            let services = self.api(network, "/v1/services").ok_or("no answer")?;
+            let service = cluster::find_service(&services, "web").ok_or("no service")?;
+            equal(&service["endpoints"].as_array().map(Vec::len), &Some(instances))?;
+            let address = service["addresses"][0].as_str().ok_or("no address")?;
+            Ok(format!("{address}:{}", service["port"]))
+        });
+        let url = format!("http://{vip}/");
+        eventually("all instances answer", || {
+            let answers: Vec<_> = (0..4 * instances).map(|_| self.get(network, &url)).collect();
+            if answers.iter().all(Option::is_some) { Ok(()) } else { Err(format!("{answers:?}")) }
+        });
+        vip
+    }
+
+    /// The tasks of the app `/web`.
+    fn tasks(&self, network: &Network) -> Option<BTreeSet<String>> {
+        let tasks = self.api(network, "/v2/apps/web/tasks")?;
+        tasks["tasks"].as_array()?.iter().map(|task| task["id"].as_str().map(str::to_owned)).collect()
+    }
+
     fn wait_until_up(&self, network: &Network) {
         eventually("the cluster is ready", || {
             match self.get(network, "http://127.0.0.1:8080/v1/health/ready") {
@@ -123,24 +158,11 @@ fn text(path: &Path) -> &str {
 #[ignore = "needs root"]
 fn no_connection_is_lost_when_the_daemon_is_killed_under_load() {
     let network = Network::new(&["host"]);
-    let hooks = Hooks::new();
+    let hooks = Hooks::new("kill");
     let mut daemon = hooks.start(&network);
     hooks.wait_until_up(&network);
-    let app = app::web("/web", 3).to_string();
-    let post = ["-sf", "-H", "Content-Type: application/json", "-d", &app, "http://127.0.0.1:8080/v2/apps"];
-    assert!(hooks.command(&network, "curl").args(post).output().expect("curl").status.success());
-    let vip = eventually("the service has three endpoints", || {
-        let services = hooks.api(&network, "/v1/services").ok_or("no answer")?;
-        let service = cluster::find_service(&services, "web").ok_or("no service")?;
-        equal(&service["endpoints"].as_array().map(Vec::len), &Some(3))?;
-        let address = service["addresses"][0].as_str().ok_or("no address")?;
-        Ok(format!("{address}:{}", service["port"]))
-    });
+    let vip = hooks.deploy_web(&network, 3);
     let url = format!("http://{vip}/");
-    eventually("all instances answer", || {
-        let answers: Vec<_> = (0..12).map(|_| hooks.get(&network, &url)).collect();
-        if answers.iter().all(Option::is_some) { Ok(()) } else { Err(format!("{answers:?}")) }
-    });
 
     let load = Load::start_with(hooks.command(&network, "wrk"), &vip, Connections::New);
     for _ in 0..KILLS {
@@ -160,4 +182,28 @@ fn no_connection_is_lost_when_the_daemon_is_killed_under_load() {
     let cleanup = ["net", "--cleanup", "--bpffs", text(&bpffs)];
     program::run(mesonet, &cleanup).success();
     assert_eq!(hooks.get(&network, &url), None, "the address is none any more");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_rolling_restart_under_load_loses_no_connection() {
+    let network = Network::new(&["host"]);
+    let hooks = Hooks::new("restart");
+    let mut daemon = hooks.start(&network);
+    hooks.wait_until_up(&network);
+    let vip = hooks.deploy_web(&network, RESTARTED);
+    let before = hooks.tasks(&network).expect("the tasks");
+
+    let wrk = hooks.command(&network, "wrk");
+    let load = Load::start_steady_with(wrk, &vip, Connections::New);
+    hooks.post(&network, "/v2/apps/web/restart", "{}");
+    eventually("every instance is another one", || {
+        let deployments = hooks.api(&network, "/v2/deployments").ok_or("no answer")?;
+        equal(&deployments, &json!([]))?;
+        let tasks = hooks.tasks(&network).ok_or("no answer")?;
+        if tasks.is_disjoint(&before) { equal(&tasks.len(), &RESTARTED) } else { Err(format!("{tasks:?}")) }
+    });
+    load.finish_without_failure();
+    process::signal(daemon.id(), Signal::TERM);
+    daemon.wait().expect("the process ends");
 }

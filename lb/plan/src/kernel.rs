@@ -135,6 +135,13 @@ impl KernelTable {
         members.into_iter().flatten().map(|(place, state)| (*place, state.counter))
     }
 
+    /// The endpoints behind a virtual address that get new connections.
+    pub fn ready(&self, frontend: &Frontend) -> impl Iterator<Item = Place> {
+        let members = self.services.get(frontend).map(|programmed| &programmed.members);
+        let ready = members.into_iter().flatten().filter(|(_, state)| state.flags & MemberState::READY != 0);
+        ready.map(|(place, _)| *place)
+    }
+
     /// The number of a virtual address's service.
     pub fn service(&self, frontend: &Frontend) -> Option<u32> {
         self.services.get(frontend).map(|programmed| programmed.service.id)

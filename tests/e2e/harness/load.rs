@@ -44,9 +44,13 @@ impl Load {
     /// Starts to send some hundred requests a second from a host, so that the rest of the machine can work.
     #[track_caller]
     pub fn start_steady(network: &Network, host: &str, address: &str, connections: Connections) -> Self {
-        let pace = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/apps/pace.lua");
-        let mut command = network.command(host, "wrk");
-        command.args(["-s", pace]);
+        Self::start_steady_with(network.command(host, "wrk"), address, connections)
+    }
+
+    /// The same, with wrk as it is given.
+    #[track_caller]
+    pub fn start_steady_with(mut command: Command, address: &str, connections: Connections) -> Self {
+        command.args(["-s", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/apps/pace.lua")]);
         Self::start_with(command, address, connections)
     }
 

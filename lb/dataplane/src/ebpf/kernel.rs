@@ -1,8 +1,8 @@
 //! What the maps hold, and new endpoints that do not listen yet.
 //!
 //! A task runs before it listens, and whoever is sent to it then is refused: the kernel asks no second endpoint. So an
-//! endpoint that joins others gets connections when it has taken one of this process, or has had its time to start.
-//! While all that are ready start, those that drain go on.
+//! endpoint that joins others gets connections when it has taken one of this process, or has not said for its time to
+//! start that it does not listen. While all that are ready start, those go on that had the connections before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,11 +17,15 @@ use tokio::sync::Semaphore;
 
 use super::maps::Maps;
 
-/// How long an endpoint may take to listen: as long as the proxy gives it.
+/// For how long an endpoint is asked that does not answer at all: as long as the proxy gives it.
 const START_TIME: Duration = Duration::from_secs(10);
 
-/// How often it is asked, and how long it may take to answer.
+/// How often it is asked, as a part of the time since it was asked first: many that start have other things to do.
+const ASK_PART: u32 = 10;
 const ASK_INTERVAL: Duration = Duration::from_millis(20);
+const ASK_INTERVAL_MAX: Duration = Duration::from_millis(250);
+
+/// How long it may take to answer.
 const ANSWER_TIME: Duration = Duration::from_millis(250);
 
 /// How many are asked at a time.
@@ -41,6 +45,8 @@ struct Starting {
     candidates: BTreeSet<Candidate>,
     policy: ServicePolicy,
     places: BTreeSet<Place>,
+    /// Those that drain and had connections when they began to. Others may have ended already.
+    stand_ins: BTreeSet<Place>,
 }
 
 /// Shared with those that ask.
@@ -86,21 +92,33 @@ impl Kernel {
         candidates: BTreeSet<Candidate>,
         policy: ServicePolicy,
     ) -> (Vec<MapWrite>, BTreeSet<Place>) {
-        let known: BTreeSet<Place> = self.table.counters(&frontend).map(|(place, _)| place).collect();
+        let served: BTreeSet<Place> = self.table.ready(&frontend).collect();
         let before = self.starting.remove(&frontend).map(|starting| starting.places).unwrap_or_default();
-        let ready: BTreeSet<Place> =
-            candidates.iter().filter(|each| each.weight.is_some()).map(|each| each.place).collect();
+        let (ready, draining): (BTreeSet<&Candidate>, BTreeSet<&Candidate>) =
+            candidates.iter().partition(|each| each.weight.is_some());
+        let ready: BTreeSet<Place> = ready.into_iter().map(|each| each.place).collect();
+        let draining = draining.into_iter().map(|each| each.place);
+        let stand_ins = draining.filter(|place| served.contains(place)).collect();
         // Where nobody was, nobody can do their work meanwhile.
-        let is_joined = frontend.protocol == u32::from(TCP) && !known.is_empty();
-        let new: BTreeSet<Place> =
-            ready.iter().filter(|place| is_joined && !known.contains(place)).copied().collect();
+        let is_joined = frontend.protocol == u32::from(TCP) && !served.is_empty();
+        let is_new = |place: &&Place| is_joined && !served.contains(place) && !before.contains(place);
+        let new: BTreeSet<Place> = ready.iter().filter(is_new).copied().collect();
         let places = before.intersection(&ready).chain(&new).copied().collect();
-        let starting = Starting { candidates, policy, places };
+        let starting = Starting { candidates, policy, places, stand_ins };
         let writes = self.table.put(frontend, &starting.effective(), policy);
         if !starting.places.is_empty() {
             self.starting.insert(frontend, starting);
         }
         (writes, new)
+    }
+
+    /// The counters of those that drain and get connections nevertheless, because no other has started.
+    pub(super) fn stand_ins(&self) -> BTreeSet<u32> {
+        let waiting = self.starting.iter().filter(|(_, starting)| !starting.is_served());
+        let of = |(frontend, starting): (&Frontend, &Starting)| -> Vec<u32> {
+            starting.stand_ins.iter().filter_map(|place| self.table.counter(frontend, place)).collect()
+        };
+        waiting.flat_map(of).collect()
     }
 
     /// Ends an address. Returns the writes that do it.
@@ -109,7 +127,18 @@ impl Kernel {
         self.table.remove(frontend)
     }
 
-    /// An endpoint gets connections from now on.
+    /// An endpoint that has started gets connections from now on. Whether to ask it again.
+    fn hear(&mut self, frontend: Frontend, place: &Place, has_started: bool) -> bool {
+        let is_starting = |starting: &Starting| starting.places.contains(place);
+        if !self.starting.get(&frontend).is_some_and(is_starting) {
+            return false;
+        }
+        if has_started {
+            self.admit(frontend, place);
+        }
+        !has_started
+    }
+
     fn admit(&mut self, frontend: Frontend, place: &Place) {
         let Some(mut starting) = self.starting.remove(&frontend) else { return };
         starting.places.remove(place);
@@ -141,23 +170,23 @@ impl Kernel {
 }
 
 impl Starting {
-    /// Who gets connections: those that are ready and have started; if there are none, those that drain; if there are
-    /// none, those that start.
+    /// Who gets connections: those that are ready and have started; if there are none, those that stand in for them; if
+    /// there are none, those that start.
     fn effective(&self) -> BTreeSet<Candidate> {
-        let is_starting = |each: &Candidate| self.places.contains(&each.place);
-        let has_started = |each: &Candidate| each.weight.is_some() && !is_starting(each);
-        if self.places.is_empty()
-            || !self.candidates.iter().any(|each| has_started(each) || each.weight.is_none())
-        {
+        let is_served = self.is_served();
+        if !is_served && (self.places.is_empty() || self.stand_ins.is_empty()) {
             return self.candidates.clone();
         }
-        let is_served = self.candidates.iter().any(has_started);
         let weight = |each: &Candidate| match each.weight {
-            Some(_) if is_starting(each) => None,
-            None if !is_served => Some(1),
+            Some(_) if self.places.contains(&each.place) => None,
+            None if !is_served && self.stand_ins.contains(&each.place) => Some(1),
             weight => weight,
         };
         self.candidates.iter().map(|each| Candidate { weight: weight(each), ..*each }).collect()
+    }
+
+    fn is_served(&self) -> bool {
+        self.candidates.iter().any(|each| each.weight.is_some() && !self.places.contains(&each.place))
     }
 }
 
@@ -167,20 +196,24 @@ async fn admit_when_listening(
     frontend: Frontend,
     place: Place,
 ) {
-    let deadline = Instant::now() + START_TIME;
-    while Instant::now() < deadline {
-        let Ok(_permit) = asked.acquire().await else { return };
+    let begun = Instant::now();
+    loop {
+        let Ok(permit) = asked.acquire().await else { return };
         let connecting = TcpStream::connect(SocketAddr::from(place));
-        if let Ok(Ok(_)) = tokio::time::timeout(ANSWER_TIME, connecting).await {
-            break;
-        }
-        tokio::time::sleep(ASK_INTERVAL).await;
-        if kernel.strong_count() == 0 {
+        let answer = tokio::time::timeout(ANSWER_TIME, connecting).await;
+        drop(permit);
+        let has_started = match answer {
+            Ok(Ok(_)) => true,
+            // It says itself that it does not listen.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => false,
+            _ => begun.elapsed() >= START_TIME,
+        };
+        let Some(kernel) = kernel.upgrade() else { return };
+        if !kernel.lock().unwrap_or_else(PoisonError::into_inner).hear(frontend, &place, has_started) {
             return;
         }
-    }
-    if let Some(kernel) = kernel.upgrade() {
-        kernel.lock().unwrap_or_else(PoisonError::into_inner).admit(frontend, &place);
+        let pause = (begun.elapsed() / ASK_PART).clamp(ASK_INTERVAL, ASK_INTERVAL_MAX);
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -191,20 +224,31 @@ mod tests {
     #[test]
     fn those_that_start_wait_while_others_can_do_their_work() {
         let place = |number: u8| Place::from(SocketAddr::from(([10, 0, 0, number], 80)));
-        let check = |candidates: &[(u8, Option<u32>)], starting: &[u8], expected: &[(u8, Option<u32>)]| {
+        let check = |candidates: &[(u8, Option<u32>)],
+                     starting: &[u8],
+                     stand_ins: &[u8],
+                     expected: &[(u8, Option<u32>)]| {
             let all = |list: &[(u8, Option<u32>)]| -> BTreeSet<Candidate> {
                 list.iter()
                     .map(|(number, weight)| Candidate { place: place(*number), weight: *weight })
                     .collect()
             };
-            let places = starting.iter().map(|number| place(*number)).collect();
-            let starting = Starting { candidates: all(candidates), policy: ServicePolicy::default(), places };
+            let places = |numbers: &[u8]| numbers.iter().map(|number| place(*number)).collect();
+            let starting = Starting {
+                candidates: all(candidates),
+                policy: ServicePolicy::default(),
+                places: places(starting),
+                stand_ins: places(stand_ins),
+            };
             assert_eq!(starting.effective(), all(expected));
         };
-        check(&[(1, Some(3)), (2, None)], &[], &[(1, Some(3)), (2, None)]);
-        check(&[(1, Some(3)), (2, Some(4))], &[2], &[(1, Some(3)), (2, None)]);
-        check(&[(1, Some(3)), (2, Some(4)), (3, None)], &[2], &[(1, Some(3)), (2, None), (3, None)]);
-        check(&[(1, None), (2, Some(4))], &[2], &[(1, Some(1)), (2, None)]);
-        check(&[(1, Some(3)), (2, Some(4))], &[1, 2], &[(1, Some(3)), (2, Some(4))]);
+        check(&[(1, Some(3)), (2, None)], &[], &[], &[(1, Some(3)), (2, None)]);
+        check(&[(1, Some(3)), (2, Some(4))], &[2], &[], &[(1, Some(3)), (2, None)]);
+        check(&[(1, Some(3)), (2, Some(4)), (3, None)], &[2], &[3], &[(1, Some(3)), (2, None), (3, None)]);
+        check(&[(1, None), (2, Some(4))], &[2], &[1], &[(1, Some(1)), (2, None)]);
+        // One that drains for longer may have ended.
+        check(&[(1, None), (2, Some(4)), (3, None)], &[2], &[3], &[(1, None), (2, None), (3, Some(1))]);
+        check(&[(1, None), (2, Some(4))], &[2], &[], &[(1, None), (2, Some(4))]);
+        check(&[(1, Some(3)), (2, Some(4))], &[1, 2], &[], &[(1, Some(3)), (2, Some(4))]);
     }
 }

@@ -160,12 +160,13 @@ impl Ebpf {
             flows: WordMap::take(&mut ebpf, "FLOWS")?,
             has_uncounted: AtomicBool::new(false),
         };
+        let usage = Usage::start(kernel.clone(), ledger, memory, metrics);
         Ok(Self {
             kernel,
             table: TrackedTable::new(metrics),
             owners: BTreeMap::new(),
             draining: BTreeMap::new(),
-            usage: Usage::start(ledger, memory, metrics),
+            usage,
             has_leftovers: found > 0,
             older,
         })

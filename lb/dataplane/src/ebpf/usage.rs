@@ -11,6 +11,7 @@ use mesonet_ebpf_abi::{Flow, Frontend, Origin, Place};
 use mesonet_model::{Protocol, TaskKey};
 use tokio::sync::watch;
 
+use super::kernel::SharedKernel;
 use super::ledger::Ledger;
 use super::maps::Memory;
 use super::{namespaces, sockets};
@@ -35,6 +36,7 @@ pub(super) type Dead = BTreeMap<(Frontend, Place), u32>;
 /// Looks at what is counted, in the background.
 #[derive(Debug)]
 pub(super) struct Usage {
+    kernel: SharedKernel,
     ledger: Mutex<Ledger>,
     memory: Memory,
     metrics: Metrics,
@@ -45,8 +47,14 @@ pub(super) struct Usage {
 }
 
 impl Usage {
-    pub(super) fn start(ledger: Ledger, memory: Memory, metrics: &Metrics) -> Arc<Self> {
+    pub(super) fn start(
+        kernel: SharedKernel,
+        ledger: Ledger,
+        memory: Memory,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
         let usage = Arc::new(Self {
+            kernel,
             ledger: Mutex::new(ledger),
             memory,
             metrics: metrics.clone(),
@@ -127,11 +135,15 @@ impl Usage {
     }
 
     fn look_now(&self, draining: &Draining, is_export: bool) {
+        // Connections of these come and go, and there may be none at the moment.
+        let stand_ins = self.kernel.lock().stand_ins();
         let mut ledger = self.ledger();
         if is_export && let Err(error) = ledger.export() {
             tracing::warn!(%error, "Cannot read what the eBPF programs have counted");
         }
-        let is_used = |counters: &BTreeSet<u32>| counters.iter().any(|counter| ledger.is_used(*counter));
+        let is_used = |counters: &BTreeSet<u32>| {
+            counters.iter().any(|counter| stand_ins.contains(counter) || ledger.is_used(*counter))
+        };
         let unused: BTreeSet<&TaskKey> =
             draining.iter().filter(|(_, counters)| !is_used(counters)).map(|(task, _)| task).collect();
         drop(ledger);
