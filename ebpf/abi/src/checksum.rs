@@ -2,7 +2,7 @@
 
 /// By how much the sum over a packet grows, as words of it are replaced.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Difference(u32);
+pub struct Difference(u64);
 
 impl Difference {
     /// Counts a word that is replaced by another one.
@@ -11,12 +11,10 @@ impl Difference {
         self.add(!old).add(new)
     }
 
-    /// Counts a word that is added.
+    /// Counts a word that is added. There is room for the carries of more words than any packet has.
     #[inline(always)]
     pub const fn add(self, new: u32) -> Self {
-        let (sum, carried) = self.0.overflowing_add(new);
-        // The carry goes around; it cannot carry again.
-        Self(sum.wrapping_add(carried as u32))
+        Self(self.0 + new as u64)
     }
 
     /// Counts an address that is replaced by another one.
@@ -28,19 +26,19 @@ impl Difference {
     /// The checksum (as it is in the packet) after the change.
     #[inline(always)]
     pub const fn apply(self, checksum: u16) -> u16 {
-        !fold(self.add((!checksum) as u32).0)
+        let sum = fold(fold(self.add((!checksum) as u32).0, 32), 16);
+        !(fold(fold(sum, 16), 16) as u16)
     }
 
     /// As the kernel's helpers want it.
     #[inline(always)]
     pub const fn bits(self) -> u32 {
-        self.0
+        fold(fold(self.0, 32), 32) as u32
     }
 }
 
-/// The sum as one's complement of 16 bits.
+/// Adds what is above so many bits to what is below: a step to the sum as one's complement of so many bits.
 #[inline(always)]
-const fn fold(sum: u32) -> u16 {
-    let once = (sum >> 16) + (sum & 0xffff);
-    ((once >> 16) + (once & 0xffff)) as u16
+const fn fold(sum: u64, bits: u32) -> u64 {
+    (sum >> bits) + (sum & ((1 << bits) - 1))
 }

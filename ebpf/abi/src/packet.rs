@@ -59,6 +59,24 @@ pub struct Track {
     pub seen: u32,
     /// The direction: [`Track::FROM_CLIENT`] or [`Track::TO_CLIENT`].
     pub direction: u32,
+    /// The way that they went last.
+    pub hop: Hop,
+}
+
+/// The way of a flow's packets out of the node, so that not every packet has to ask the kernel for it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// When the kernel was asked, by its clock.
+    pub since: u32,
+    /// Whose way it is: [`Hop::XDP`], [`Hop::TC`], or nobody's, if the kernel was not asked.
+    pub place: u32,
+    /// The interface; 0 if the packets are the rest of the kernel's.
+    pub interface: u32,
+    /// The longest packet that it takes.
+    pub mtu: u32,
+    /// Link addresses as they are in a packet.
+    pub addresses: [u32; 3],
 }
 
 /// How to find the endpoints of a virtual address.
@@ -216,6 +234,13 @@ impl Track {
     pub const OVER: u32 = 4;
 }
 
+impl Hop {
+    /// Of XDP, which sends only through interfaces that it is attached to.
+    pub const XDP: u32 = 1;
+    /// Of tc.
+    pub const TC: u32 = 2;
+}
+
 impl PacketService {
     /// All flows of a client's address go to one endpoint.
     pub const BY_SOURCE: u32 = 1;
@@ -241,7 +266,8 @@ const fn join_ports(source: u32, destination: u32) -> u32 {
 }
 
 words!(Tuple { from: [u32; 4], to: [u32; 4], ports: u32, protocol: u32 });
-words!(Track { tuple: Tuple, endpoint: u32, stamp: u32, seen: u32, direction: u32 });
+words!(Track { tuple: Tuple, endpoint: u32, stamp: u32, seen: u32, direction: u32, hop: Hop });
+words!(Hop { since: u32, place: u32, interface: u32, mtu: u32, addresses: [u32; 3] });
 words!(PacketService { id: u32, row: u32, slots: u32, flags: u32, fingerprint: u32 });
 words!(PacketMember { service: u32, place: Place });
 words!(Row { endpoints: [u32; ROW_SLOTS as usize] });

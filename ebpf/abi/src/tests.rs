@@ -30,6 +30,8 @@ fn types_have_no_gaps() {
             size_of::<Origin>(),
             size_of::<Count>(),
             size_of::<Load>(),
+            size_of::<Track>(),
+            size_of::<Hop>(),
         ],
         [
             Place::SIZE,
@@ -47,6 +49,8 @@ fn types_have_no_gaps() {
             Origin::SIZE,
             Count::SIZE,
             Load::SIZE,
+            Track::SIZE,
+            Hop::SIZE,
         ]
     );
     assert_eq!([Frontend::SIZE, Slot::SIZE, Flow::SIZE, Origin::SIZE], [24, 36, 28, 36]);

@@ -4,13 +4,13 @@ use aya_ebpf::EbpfContext as _;
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data};
 use aya_ebpf::programs::TcContext;
-use mesonet_ebpf_abi::{LOOPBACK_INTERFACE, PacketEvent, Tuple};
+use mesonet_ebpf_abi::{Hop, LOOPBACK_INTERFACE, PacketEvent, Tuple};
 
 use crate::Action;
 use crate::context::context_word;
 use crate::packet::{ChecksumChange, Family, Packet};
 
-use crate::route::Route;
+use crate::route::{Question, Route, redirect_to_neighbour};
 
 /// Says that addresses of IPv6 have changed, whose header has no checksum that makes up for it (Linux 6.16).
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -28,6 +28,7 @@ macro_rules! word {
 impl<const LINK: usize> Packet for Buffer<LINK> {
     const LINK: usize = LINK;
     const IS_EARLY: bool = false;
+    const HOP: u32 = Hop::TC;
 
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
@@ -90,24 +91,23 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
     }
 
     #[inline(always)]
-    fn way(&self, family: Family, tuple: &Tuple) -> Option<Route> {
+    fn way(&self, family: Family, tuple: &Tuple, route: &mut Route) -> bool {
+        route.interface = 0;
         if self.interface() == LOOPBACK_INTERFACE {
-            return None;
+            return false;
         }
-        // Without a length the kernel compares that of the segments.
-        let mut route = Route::new(family, tuple, self.interface())?;
-        route.find(self.0.as_ptr()).then_some(route)
+        let Some(question) = Question::new(family, tuple, self.interface(), 0) else { return false };
+        question.ask(self.0.as_ptr(), route)
     }
 
     #[inline(always)]
-    fn send(&self, family: Family, way: &Route) -> Result<Action, PacketEvent> {
-        way.address(self, family)?;
-        let verdict = if way.has_neighbour() {
+    fn send(&self, way: &Route) -> Action {
+        let verdict = if way.mtu != 0 {
             // SAFETY: the helper takes any number.
-            unsafe { bpf_redirect(way.interface(), 0) }
+            unsafe { bpf_redirect(way.interface, 0) }
         } else {
-            way.redirect_to_neighbour()
+            redirect_to_neighbour(way)
         };
-        Ok(Action(verdict as u32))
+        Action(verdict as u32)
     }
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use mesonet_ebpf_abi::{
-    LOOPBACK_INTERFACE, MASQUERADE_PORT_FIRST, MASQUERADE_PORTS, PACKET_FLOWS_MAX, PacketEndpoint,
+    Hop, LOOPBACK_INTERFACE, MASQUERADE_PORT_FIRST, MASQUERADE_PORTS, PACKET_FLOWS_MAX, PacketEndpoint,
     PacketEvent, Place, Track, Tuple, flow_hash, hash_slot,
 };
 
@@ -29,8 +29,8 @@ const PORT_STEP: u32 = 1_009;
 
 /// What becomes of a packet of a flow.
 struct Decision {
-    /// The addresses and ports that it gets.
-    tuple: Tuple,
+    /// The addresses and ports that it gets, and the way.
+    track: &'static mut Track,
     /// The endpoint that it counts for; none if that is gone.
     endpoint: Option<u32>,
     is_reply: bool,
@@ -38,13 +38,9 @@ struct Decision {
 
 /// Gives a packet of a flow the addresses that it has to have, and begins flows to virtual addresses.
 #[inline(always)]
-pub fn translate<P: Packet>(
-    packet: &P,
-    direction: Direction,
-    segment: &Segment,
-) -> Result<Action, PacketEvent> {
-    let Some(decision) = decide(packet, direction, segment)? else { return Ok(Action::PASS) };
-    let Some(action) = rewrite::apply(packet, direction, segment, &decision.tuple)? else {
+pub fn translate<P: Packet>(packet: &P, segment: &Segment) -> Result<Action, PacketEvent> {
+    let Some(decision) = decide(packet, segment)? else { return Ok(Action::PASS) };
+    let Some(action) = rewrite::apply(packet, segment, decision.track)? else {
         return Ok(Action::PASS);
     };
     if packet.interface() != LOOPBACK_INTERFACE
@@ -59,11 +55,8 @@ pub fn translate<P: Packet>(
 }
 
 #[inline(always)]
-fn decide<P: Packet>(
-    packet: &P,
-    direction: Direction,
-    segment: &Segment,
-) -> Result<Option<Decision>, PacketEvent> {
+fn decide<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, PacketEvent> {
+    let direction = segment.header.direction;
     if let Some(track) = find(&segment.tuple) {
         let endpoint = endpoints::endpoint(track.endpoint);
         let current = endpoint.filter(|each| each.stamp == track.stamp && each.flags != 0);
@@ -73,7 +66,7 @@ fn decide<P: Packet>(
             // What an endpoint that is gone has sent still tells its client of the end.
             let endpoint = current.map(|_| track.endpoint);
             let is_meant = is_reply || direction == Direction::In;
-            return Ok(is_meant.then(|| Decision { tuple: track.tuple, endpoint, is_reply }));
+            return Ok(is_meant.then(|| Decision { track, endpoint, is_reply }));
         }
         if direction == Direction::In {
             forget(packet, &segment.tuple, track);
@@ -107,7 +100,7 @@ fn note_end(segment: &Segment, decision: &Decision, endpoint: u32) {
     const BOTH: u32 = Track::CLIENT_ENDED | Track::ENDPOINT_ENDED;
     // The entry of the direction from the client knows of both.
     let (key, half) = if decision.is_reply {
-        (decision.tuple.flip(), Track::ENDPOINT_ENDED)
+        (decision.track.tuple.flip(), Track::ENDPOINT_ENDED)
     } else {
         (segment.tuple, Track::CLIENT_ENDED)
     };
@@ -146,6 +139,7 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
         stamp: endpoint.stamp,
         seen: 0,
         direction: Track::TO_CLIENT,
+        hop: Hop::default(),
     };
     let is_question = packet.interface() == LOOPBACK_INTERFACE;
     let tuple = if endpoint.flags & PacketEndpoint::MASQUERADE != 0 {
@@ -163,7 +157,7 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
         FLOWS.insert(segment.tuple, &*track, 0).map_err(|_| PacketEvent::NoFlow)?;
         endpoints::count(number, |count| count.flows += 1);
     }
-    Ok(Some(Decision { tuple, endpoint: Some(number), is_reply: false }))
+    Ok(Some(Decision { track, endpoint: Some(number), is_reply: false }))
 }
 
 /// Finds a port of the node that stands for the client, and notes the way back.

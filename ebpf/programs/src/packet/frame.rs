@@ -5,11 +5,11 @@ use aya_ebpf::bindings::{xdp_action, xdp_md};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::DevMapHash;
 use aya_ebpf::programs::XdpContext;
-use mesonet_ebpf_abi::{DEVICES_MAX, LOOPBACK_INTERFACE, PacketEvent, Tuple};
+use mesonet_ebpf_abi::{DEVICES_MAX, Hop, LOOPBACK_INTERFACE, PacketEvent, Tuple};
 
 use crate::context::context_word;
 use crate::packet::{ChecksumChange, Family, Packet, at};
-use crate::route::Route;
+use crate::route::{Question, Route};
 use crate::{Action, ETHERNET};
 
 /// Interfaces whose drivers take packets from here.
@@ -21,6 +21,7 @@ pub struct Frame(pub XdpContext);
 impl Packet for Frame {
     const LINK: usize = ETHERNET;
     const IS_EARLY: bool = true;
+    const HOP: u32 = Hop::XDP;
 
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
@@ -72,20 +73,24 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn way(&self, family: Family, tuple: &Tuple) -> Option<Route> {
+    fn way(&self, family: Family, tuple: &Tuple, route: &mut Route) -> bool {
+        route.interface = 0;
         if self.interface() == LOOPBACK_INTERFACE {
-            return None;
+            return false;
         }
-        let mut route = Route::new(family, tuple, self.interface())?;
         // The route must take the packet as it is.
-        route.set_length(self.length());
-        let is_known = route.find(self.0.as_ptr()) && route.has_neighbour();
-        (is_known && DEVICES.get_ifindex(route.interface()).is_some()).then_some(route)
+        let Some(question) = Question::new(family, tuple, self.interface(), self.length()) else {
+            return false;
+        };
+        let is_lasting = question.ask(self.0.as_ptr(), route);
+        if route.mtu == 0 || DEVICES.get_ifindex(route.interface).is_none() {
+            route.interface = 0;
+        }
+        is_lasting
     }
 
     #[inline(always)]
-    fn send(&self, family: Family, way: &Route) -> Result<Action, PacketEvent> {
-        way.address(self, family)?;
-        Ok(Action(DEVICES.redirect(way.interface(), 0).unwrap_or(xdp_action::XDP_DROP)))
+    fn send(&self, way: &Route) -> Action {
+        Action(DEVICES.redirect(way.interface, 0).unwrap_or(xdp_action::XDP_DROP))
     }
 }

@@ -31,10 +31,20 @@ const FRAGMENT: u8 = 44;
 /// "More fragments" and the offset.
 const FRAGMENT_BITS: u16 = 0x3fff_u16.to_be();
 
+/// What is known of an IP header besides addresses.
+#[derive(Clone, Copy)]
+pub struct Header {
+    pub family: Family,
+    /// How many hops it has left.
+    pub hops: u8,
+    /// The packet's way.
+    pub direction: Direction,
+}
+
 /// A packet of TCP or UDP.
 pub struct Segment {
     pub tuple: Tuple,
-    pub family: Family,
+    pub header: Header,
     /// The flags of TCP; none for UDP.
     pub flags: u8,
 }
@@ -88,67 +98,67 @@ pub fn balance<P: Packet>(packet: &P, direction: Direction) -> Result<Action, Pa
 
 #[inline(always)]
 fn ipv4<P: Packet>(packet: &P, direction: Direction) -> Result<Action, PacketEvent> {
-    let start = P::LINK;
-    let source: u32 = read(packet, start + 12)?;
-    let destination: u32 = read(packet, start + 16)?;
-    match read::<P, u8>(packet, start)? {
+    let [first, second, third, source, destination]: [u32; 5] = read(packet, P::LINK)?;
+    let [version, _, high, low] = first.to_ne_bytes();
+    match version {
         0x45 => {}
         0x46..=0x4f => return Err(PacketEvent::Options),
         _ => return Err(PacketEvent::Malformed),
     }
-    let total = u16::from_be(read(packet, start + 2)?) as u32;
-    if total > packet.length() {
+    if u16::from_be_bytes([high, low]) as u32 > packet.length() {
         return Err(PacketEvent::Malformed);
     }
-    if read::<P, u16>(packet, start + 6)? & FRAGMENT_BITS != 0 {
+    let [_, _, high, low] = second.to_ne_bytes();
+    if u16::from_ne_bytes([high, low]) & FRAGMENT_BITS != 0 {
         return Err(PacketEvent::Fragment);
     }
+    let [hops, protocol, ..] = third.to_ne_bytes();
     let (from, to) = (Place::ipv4(source, 0).address, Place::ipv4(destination, 0).address);
-    match read::<P, u8>(packet, start + 9)? {
-        ICMP => icmp::translate(packet, direction, Family::V4, &from, &to),
-        protocol => transport(packet, direction, Family::V4, from, to, protocol),
+    let header = Header { family: Family::V4, hops, direction };
+    match protocol {
+        ICMP => icmp::translate(packet, header, &from, &to),
+        protocol => transport(packet, header, from, to, protocol),
     }
 }
 
 #[inline(always)]
 fn ipv6<P: Packet>(packet: &P, direction: Direction) -> Result<Action, PacketEvent> {
-    let start = P::LINK;
-    let from: [u32; 4] = read(packet, start + 8)?;
-    let to: [u32; 4] = read(packet, start + 24)?;
-    if read::<P, u8>(packet, start)? >> 4 != 6 {
+    let [first, second, a, b, c, d, e, f, g, h]: [u32; 10] = read(packet, P::LINK)?;
+    let (from, to) = ([a, b, c, d], [e, f, g, h]);
+    if first.to_ne_bytes()[0] >> 4 != 6 {
         return Err(PacketEvent::Malformed);
     }
-    let payload = u16::from_be(read(packet, start + 4)?) as u32;
-    if payload + Family::V6.header() as u32 > packet.length() {
+    let [high, low, protocol, hops] = second.to_ne_bytes();
+    if u16::from_be_bytes([high, low]) as u32 + Family::V6.header() as u32 > packet.length() {
         return Err(PacketEvent::Malformed);
     }
-    match read::<P, u8>(packet, start + 6)? {
-        ICMPV6 => icmp::translate(packet, direction, Family::V6, &from, &to),
+    let header = Header { family: Family::V6, hops, direction };
+    match protocol {
+        ICMPV6 => icmp::translate(packet, header, &from, &to),
         FRAGMENT => Err(PacketEvent::Fragment),
-        header if EXTENSIONS.contains(&header) => Err(PacketEvent::Options),
-        protocol => transport(packet, direction, Family::V6, from, to, protocol),
+        protocol if EXTENSIONS.contains(&protocol) => Err(PacketEvent::Options),
+        protocol => transport(packet, header, from, to, protocol),
     }
 }
 
 #[inline(always)]
 fn transport<P: Packet>(
     packet: &P,
-    direction: Direction,
-    family: Family,
+    header: Header,
     from: [u32; 4],
     to: [u32; 4],
     protocol: u8,
 ) -> Result<Action, PacketEvent> {
-    let start = P::LINK + family.header();
-    let flags = match protocol {
+    let start = P::LINK + header.family.header();
+    let (ports, flags) = match protocol {
         // Its header has at least 20 octets.
-        TCP => read::<P, [u8; 20]>(packet, start)?[13],
-        UDP => {
-            read::<P, u64>(packet, start)?;
-            0
+        TCP => {
+            let [ports, _, _, flags, _]: [u32; 5] = read(packet, start)?;
+            (ports, flags.to_ne_bytes()[1])
         }
+        UDP => (read::<P, [u32; 2]>(packet, start)?[0], 0),
         _ => return Ok(Action::PASS),
     };
-    let tuple = Tuple { from, to, ports: read(packet, start)?, protocol: protocol as u32 };
-    flows::translate(packet, direction, &Segment { tuple, family, flags })
+    let tuple = Tuple { from, to, ports, protocol: protocol as u32 };
+    flows::translate(packet, &Segment { tuple, header, flags })
 }

@@ -1,13 +1,15 @@
 //! Errors about packets that were translated, for whom they are meant: the embedded packet becomes the one that the
 //! receiver has sent.
 
-use mesonet_ebpf_abi::{Difference, PacketEvent, TCP, Tuple, UDP};
+use mesonet_ebpf_abi::{Difference, Hop, PacketEvent, TCP, Tuple, UDP};
 
 use crate::Action;
 use crate::flows;
-use crate::headers::Direction;
+use crate::headers::Header;
 use crate::packet::{Family, Packet, at, read, write};
 use crate::rewrite;
+use crate::route;
+use crate::scratch::scratch;
 
 /// Octets of ICMP's header.
 const HEADER: usize = 8;
@@ -16,11 +18,11 @@ const HEADER: usize = 8;
 #[inline(always)]
 pub fn translate<P: Packet>(
     packet: &P,
-    direction: Direction,
-    family: Family,
+    header: Header,
     from: &[u32; 4],
     to: &[u32; 4],
 ) -> Result<Action, PacketEvent> {
+    let family = header.family;
     let start = P::LINK + family.header();
     if !is_error(family, read(packet, start)?) {
         return Ok(Action::PASS);
@@ -37,8 +39,12 @@ pub fn translate<P: Packet>(
     let sender = if *from == way.from { new.from } else { *from };
     let old = Tuple { from: *from, to: *to, ..way };
     let outer = Tuple { from: sender, to: new.to, ..new };
-    let out = rewrite::way(packet, direction, family, &outer)?;
-    if rewrite::is_left(packet, &old, &outer, &out) {
+    // An error has a way of its own, which is not noted.
+    // SAFETY: nothing else uses this part.
+    let hop = unsafe { &mut (*scratch()?).track.hop };
+    *hop = Hop::default();
+    let out = route::find(packet, &header, &outer, hop)?;
+    if rewrite::is_left(packet, &old, &outer, out) {
         return Ok(Action::PASS);
     }
     let inner = change_embedded(packet, family, start + HEADER, &embedded, &new.flip())?;
@@ -50,7 +56,7 @@ pub fn translate<P: Packet>(
     };
     write(packet, start + 2, change.apply(checksum))?;
     rewrite::write_addresses(packet, P::LINK, family, &old, &outer)?;
-    rewrite::send(packet, family, &out)
+    rewrite::send(packet, family, out)
 }
 
 /// Whether a type of message tells of a packet that was not delivered.

@@ -44,6 +44,9 @@ pub trait Packet {
     /// Whether another program meets what this one leaves as it is.
     const IS_EARLY: bool;
 
+    /// Which hook's ways these are: `Hop::XDP` or `Hop::TC`.
+    const HOP: u32;
+
     /// Where the octets begin and end that can be looked at.
     fn bounds(&self) -> (usize, usize);
 
@@ -65,21 +68,28 @@ pub trait Packet {
     /// Updates a checksum. Octets that were looked at before have to be looked for anew.
     fn change_checksum(&self, change: &ChecksumChange) -> Result<(), PacketEvent>;
 
-    /// The way of a packet with such addresses out of this node, if it can be sent there from here.
-    fn way(&self, family: Family, tuple: &Tuple) -> Option<Route>;
+    /// Asks the kernel for the way of a packet with such addresses out of this node, if it can be sent there from here.
+    /// Returns whether other packets of the flow go the same way for now.
+    fn way(&self, family: Family, tuple: &Tuple, route: &mut Route) -> bool;
 
     /// Sends it.
-    fn send(&self, family: Family, way: &Route) -> Result<Action, PacketEvent>;
+    fn send(&self, way: &Route) -> Action;
+}
+
+/// Where so many octets of the packet are.
+#[inline(always)]
+pub fn octets<P: Packet>(packet: &P, offset: usize, length: usize) -> Result<*mut u8, PacketEvent> {
+    let (start, end) = packet.bounds();
+    if start + offset + length > end {
+        return Err(PacketEvent::Malformed);
+    }
+    Ok((start + offset) as *mut u8)
 }
 
 /// A part of the packet.
 #[inline(always)]
 pub fn at<P: Packet, T>(packet: &P, offset: usize) -> Result<*mut T, PacketEvent> {
-    let (start, end) = packet.bounds();
-    if start + offset + size_of::<T>() > end {
-        return Err(PacketEvent::Malformed);
-    }
-    Ok((start + offset) as *mut T)
+    octets(packet, offset, size_of::<T>()).map(<*mut u8>::cast)
 }
 
 /// Reads a part of the packet.

@@ -1,21 +1,22 @@
 //! New addresses and ports for a packet.
 
-use mesonet_ebpf_abi::{Difference, LOOPBACK_INTERFACE, PacketEvent, TCP, Tuple};
+use mesonet_ebpf_abi::{Difference, LOOPBACK_INTERFACE, PacketEvent, TCP, Track, Tuple};
 
 use crate::Action;
-use crate::headers::{Direction, Segment};
-use crate::packet::{ChecksumChange, Family, Packet, read, write};
-use crate::route::{Route, has_hops};
+use crate::headers::Segment;
+use crate::packet::{ChecksumChange, Family, Packet, octets, write};
+use crate::route::{self, Route};
 
 /// What becomes of a packet that got other addresses; nothing if it was left as it is.
 type Applied = Result<Option<Action>, PacketEvent>;
 
 /// Gives a packet the addresses and ports of its flow and sends it on.
 #[inline(always)]
-pub fn apply<P: Packet>(packet: &P, direction: Direction, segment: &Segment, new: &Tuple) -> Applied {
-    let (old, family) = (&segment.tuple, segment.family);
-    let way = way(packet, direction, family, new)?;
-    if is_left(packet, old, new, &way) {
+pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track) -> Applied {
+    let (old, family) = (&segment.tuple, segment.header.family);
+    let new = &track.tuple;
+    let way = route::find(packet, &segment.header, new, &mut track.hop)?;
+    if is_left(packet, old, new, way) {
         return Ok(None);
     }
     let start = P::LINK + family.header();
@@ -29,35 +30,24 @@ pub fn apply<P: Packet>(packet: &P, direction: Direction, segment: &Segment, new
     })?;
     write(packet, start, new.ports)?;
     write_addresses(packet, P::LINK, family, old, new)?;
-    send(packet, family, &way).map(Some)
-}
-
-/// Where a packet with such addresses goes, if not to the rest of the kernel.
-#[inline(always)]
-pub fn way<P: Packet>(
-    packet: &P,
-    direction: Direction,
-    family: Family,
-    new: &Tuple,
-) -> Result<Option<Route>, PacketEvent> {
-    let is_forwarded = direction == Direction::In && has_hops(packet, family)?;
-    Ok(if is_forwarded { packet.way(family, new) } else { None })
+    send(packet, family, way).map(Some)
 }
 
 /// Whether another program should do what cannot be done here: the rest of the kernel takes no packets from outside
 /// with one of its own addresses, nor, if it is strict, with those of others than live there.
 #[inline(always)]
-pub fn is_left<P: Packet>(packet: &P, old: &Tuple, new: &Tuple, way: &Option<Route>) -> bool {
-    P::IS_EARLY && way.is_none() && old.from != new.from && packet.interface() != LOOPBACK_INTERFACE
+pub fn is_left<P: Packet>(packet: &P, old: &Tuple, new: &Tuple, way: &Route) -> bool {
+    P::IS_EARLY && way.interface == 0 && old.from != new.from && packet.interface() != LOOPBACK_INTERFACE
 }
 
 /// Sends a packet its way.
 #[inline(always)]
-pub fn send<P: Packet>(packet: &P, family: Family, way: &Option<Route>) -> Result<Action, PacketEvent> {
-    match way {
-        Some(way) => packet.send(family, way),
-        None => Ok(Action::PASS),
+pub fn send<P: Packet>(packet: &P, family: Family, way: &Route) -> Result<Action, PacketEvent> {
+    if way.interface == 0 {
+        return Ok(Action::PASS);
     }
+    route::address(way, packet, family)?;
+    Ok(packet.send(way))
 }
 
 /// What changes in the addresses.
@@ -80,16 +70,21 @@ pub fn write_addresses<P: Packet>(
     old: &Tuple,
     new: &Tuple,
 ) -> Result<(), PacketEvent> {
-    match family {
-        Family::V4 => {
-            let checksum = addresses(family, old, new).apply(read(packet, start + 10)?);
-            write(packet, start + 10, checksum)?;
-            write(packet, start + 12, new.from[3])?;
-            write(packet, start + 16, new.to[3])
-        }
-        Family::V6 => {
-            write(packet, start + 8, new.from)?;
-            write(packet, start + 24, new.to)
+    let header = octets(packet, start, family.header())?;
+    // SAFETY: all that is read and written is within what was found to be there. BPF has no alignment.
+    unsafe {
+        match family {
+            Family::V4 => {
+                let checksum = header.add(10).cast::<u16>();
+                *checksum = addresses(family, old, new).apply(*checksum);
+                *header.add(12).cast::<u32>() = new.from[3];
+                *header.add(16).cast::<u32>() = new.to[3];
+            }
+            Family::V6 => {
+                *header.add(8).cast::<[u32; 4]>() = new.from;
+                *header.add(24).cast::<[u32; 4]>() = new.to;
+            }
         }
     }
+    Ok(())
 }

@@ -4,27 +4,34 @@ use core::ffi::c_void;
 use core::mem::{size_of, zeroed};
 
 use aya_ebpf::bindings::{
-    BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup as Lookup, bpf_redir_neigh,
+    BPF_FIB_LKUP_RET_FRAG_NEEDED, BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS,
+    bpf_fib_lookup as Lookup, bpf_redir_neigh,
 };
-use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_redirect_neigh};
-use mesonet_ebpf_abi::{Difference, PacketEvent, Tuple};
+use aya_ebpf::helpers::generated::{bpf_fib_lookup, bpf_jiffies64, bpf_redirect_neigh};
+use mesonet_ebpf_abi::{Difference, Hop, PacketEvent, Tuple};
 
-use crate::packet::{Family, Packet, read, write};
+use crate::headers::{Direction, Header};
+use crate::packet::{Family, Packet, octets};
 use crate::scratch::scratch;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
-/// What the kernel's table of routes says.
-pub struct Route {
-    lookup: *mut Lookup,
-    has_neighbour: bool,
-}
+/// How long a flow's way is not asked for again, in ticks of the kernel's clock: from 25 to 250 milliseconds.
+const TICKS: u32 = 25;
 
-impl Route {
-    /// Asks for the way of a packet that came in through an interface.
+/// Where a packet goes from here: to the rest of the kernel, if there is no interface; to a neighbour whose link address
+/// is not known, if there is no length.
+pub type Route = Hop;
+
+/// What the kernel's table of routes says.
+pub struct Question(*mut Lookup);
+
+impl Question {
+    /// About a packet that came in through an interface. Without a length, the kernel compares that of the segments that
+    /// a bundle consists of.
     #[inline(always)]
-    pub fn new(family: Family, tuple: &Tuple, interface: u32) -> Option<Self> {
+    pub fn new(family: Family, tuple: &Tuple, interface: u32, length: u32) -> Option<Self> {
         let scratch = scratch().ok()?;
         // SAFETY: there is one route at a time, and it is made of integers.
         let lookup = unsafe { &mut (*scratch).lookup };
@@ -32,7 +39,7 @@ impl Route {
         lookup.l4_protocol = tuple.protocol as u8;
         lookup.sport = tuple.source_port() as u16;
         lookup.dport = tuple.destination_port() as u16;
-        lookup.__bindgen_anon_1.tot_len = 0;
+        lookup.__bindgen_anon_1.tot_len = length as u16;
         lookup.__bindgen_anon_2.flowinfo = 0;
         match family {
             Family::V4 => {
@@ -46,87 +53,112 @@ impl Route {
                 lookup.__bindgen_anon_4.ipv6_dst = tuple.to;
             }
         }
-        Some(Self { lookup, has_neighbour: false })
+        Some(Self(lookup))
     }
 
+    /// The answer. Returns whether other packets of the flow go the same way for now.
     #[inline(always)]
-    fn lookup(&self) -> &Lookup {
-        // SAFETY: it is this processor's, and there is one route at a time.
-        unsafe { &*self.lookup }
-    }
-
-    /// Asks for a way that takes a packet of a length.
-    #[inline(always)]
-    pub fn set_length(&mut self, length: u32) {
-        // SAFETY: as in `lookup`.
-        unsafe { (*self.lookup).__bindgen_anon_1.tot_len = length as u16 };
-    }
-
-    /// Whether there is a way that leads out of this node.
-    #[inline(always)]
-    pub fn find(&mut self, context: *mut c_void) -> bool {
+    pub fn ask(self, context: *mut c_void, route: &mut Route) -> bool {
         // SAFETY: the context is this program's, and the kernel knows the structure by its size.
-        let result = unsafe { bpf_fib_lookup(context, self.lookup, size_of::<Lookup>() as i32, 0) };
-        self.has_neighbour = result == BPF_FIB_LKUP_RET_SUCCESS as i64;
-        self.has_neighbour || result == BPF_FIB_LKUP_RET_NO_NEIGH as i64
-    }
-
-    /// Whether the link address of the next hop is known.
-    #[inline(always)]
-    pub fn has_neighbour(&self) -> bool {
-        self.has_neighbour
-    }
-
-    /// Has the kernel find the link address of the next hop first.
-    #[inline(always)]
-    pub fn redirect_to_neighbour(&self) -> i64 {
-        // SAFETY: it is made of integers.
-        let mut next: bpf_redir_neigh = unsafe { zeroed() };
-        next.nh_family = u32::from(self.lookup().family);
-        // SAFETY: both are as long, and the kernel has written the address of the next hop there.
-        next.__bindgen_anon_1.ipv6_nh = unsafe { self.lookup().__bindgen_anon_4.ipv6_dst };
-        // SAFETY: the kernel knows the structure by its size.
-        unsafe { bpf_redirect_neigh(self.interface(), &raw mut next, size_of::<bpf_redir_neigh>() as i32, 0) }
-    }
-
-    /// The interface that it leads to.
-    #[inline(always)]
-    pub fn interface(&self) -> u32 {
-        self.lookup().ifindex
-    }
-
-    /// Gives the packet the neighbour's address, and one hop less to live.
-    #[inline(always)]
-    pub fn address<P: Packet>(&self, packet: &P, family: Family) -> Result<(), PacketEvent> {
-        match family {
-            Family::V4 => {
-                let word: u16 = read(packet, P::LINK + 8)?;
-                let [hops, protocol] = word.to_ne_bytes();
-                let fewer = u16::from_ne_bytes([hops.wrapping_sub(1), protocol]);
-                let change = Difference::default().replace(word as u32, fewer as u32);
-                let checksum: u16 = read(packet, P::LINK + 10)?;
-                write(packet, P::LINK + 10, change.apply(checksum))?;
-                write(packet, P::LINK + 8, fewer)?;
+        let result = unsafe { bpf_fib_lookup(context, self.0, size_of::<Lookup>() as i32, 0) };
+        // SAFETY: it is this processor's, and there is one route at a time.
+        let lookup = unsafe { &*self.0 };
+        route.interface = lookup.ifindex;
+        if result == BPF_FIB_LKUP_RET_SUCCESS as i64 {
+            // SAFETY: both are numbers.
+            route.mtu = unsafe { lookup.__bindgen_anon_1.mtu_result } as u32;
+            let addresses = route.addresses.as_mut_ptr().cast::<[u16; 3]>();
+            // SAFETY: an address is three halves of a word, and two of them are three words.
+            unsafe {
+                *addresses = *lookup.dmac.as_ptr().cast();
+                *addresses.add(1) = *lookup.smac.as_ptr().cast();
             }
-            Family::V6 => {
-                let hops: u8 = read(packet, P::LINK + 7)?;
-                write(packet, P::LINK + 7, hops.wrapping_sub(1))?;
-            }
+            return true;
         }
-        if P::LINK > 0 && self.has_neighbour {
-            write(packet, 0, self.lookup().dmac)?;
-            write(packet, 6, self.lookup().smac)?;
+        route.mtu = 0;
+        if result == BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
+            return false;
         }
-        Ok(())
+        route.interface = 0;
+        // Another packet of the flow may be short enough.
+        result > 0 && result != BPF_FIB_LKUP_RET_FRAG_NEEDED as i64
     }
 }
 
-/// Whether a packet may be forwarded. One that has no hop left is the kernel's, which tells the sender.
+/// The way of a packet that gets such addresses. The kernel is asked if it is not known any more of the flow.
 #[inline(always)]
-pub fn has_hops<P: Packet>(packet: &P, family: Family) -> Result<bool, PacketEvent> {
-    let at = match family {
-        Family::V4 => 8,
-        Family::V6 => 7,
-    };
-    Ok(read::<P, u8>(packet, P::LINK + at)? > 1)
+pub fn find<'a, P: Packet>(
+    packet: &P,
+    header: &Header,
+    new: &Tuple,
+    known: &'a mut Hop,
+) -> Result<&'a Route, PacketEvent> {
+    // SAFETY: there is one route at a time.
+    let route = unsafe { &mut (*scratch()?).route };
+    // One that has no hop left is the kernel's, which tells the sender.
+    if header.direction != Direction::In || header.hops <= 1 {
+        route.interface = 0;
+        return Ok(route);
+    }
+    let now = ticks();
+    let is_short = packet.length() <= known.mtu || packet.segments() > 1 || known.interface == 0;
+    if now.wrapping_sub(known.since) < TICKS && known.place == P::HOP && is_short {
+        return Ok(known);
+    }
+    if packet.way(header.family, new, route) {
+        // Another processor may read it meanwhile. What it reads is wrong at most if the way has just changed.
+        known.since = now;
+        known.place = P::HOP;
+        known.interface = route.interface;
+        known.mtu = route.mtu;
+        known.addresses = route.addresses;
+    }
+    Ok(route)
+}
+
+/// Has the kernel find the link address of the next hop first. Only of the way that was asked for last.
+#[inline(always)]
+pub fn redirect_to_neighbour(route: &Route) -> i64 {
+    let Ok(scratch) = scratch() else { return 0 };
+    // SAFETY: there is one route at a time.
+    let lookup = unsafe { &(*scratch).lookup };
+    // SAFETY: it is made of integers.
+    let mut next: bpf_redir_neigh = unsafe { zeroed() };
+    next.nh_family = u32::from(lookup.family);
+    // SAFETY: both are as long, and the kernel has written the address of the next hop there.
+    next.__bindgen_anon_1.ipv6_nh = unsafe { lookup.__bindgen_anon_4.ipv6_dst };
+    // SAFETY: the kernel knows the structure by its size.
+    unsafe { bpf_redirect_neigh(route.interface, &raw mut next, size_of::<bpf_redir_neigh>() as i32, 0) }
+}
+
+/// Gives the packet the neighbour's address, and one hop less to live.
+#[inline(always)]
+pub fn address<P: Packet>(route: &Route, packet: &P, family: Family) -> Result<(), PacketEvent> {
+    let start = octets(packet, 0, P::LINK + 12)?;
+    // SAFETY: all that is read and written is within what was found to be there. BPF has no alignment.
+    unsafe {
+        let header = start.add(P::LINK);
+        match family {
+            Family::V4 => {
+                let word = header.add(8).cast::<u16>();
+                let [hops, protocol] = (*word).to_ne_bytes();
+                let fewer = u16::from_ne_bytes([hops.wrapping_sub(1), protocol]);
+                let change = Difference::default().replace(*word as u32, fewer as u32);
+                let checksum = header.add(10).cast::<u16>();
+                *checksum = change.apply(*checksum);
+                *word = fewer;
+            }
+            Family::V6 => *header.add(7) = (*header.add(7)).wrapping_sub(1),
+        }
+        if P::LINK > 0 && route.mtu != 0 {
+            *start.cast::<[u32; 3]>() = route.addresses;
+        }
+    }
+    Ok(())
+}
+
+#[inline(always)]
+fn ticks() -> u32 {
+    // SAFETY: the helper has no arguments. The lower half is enough for differences.
+    unsafe { bpf_jiffies64() as u32 }
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use mesonet_ebpf_abi::{PacketEvent, Track, Tuple};
+use mesonet_ebpf_abi::{Hop, PacketEvent, Track, Tuple};
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -11,6 +11,7 @@ static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// What a packet needs in between.
 pub struct Scratch {
     pub lookup: bpf_fib_lookup,
+    pub route: Hop,
     pub track: Track,
     pub key: Tuple,
 }

@@ -187,6 +187,8 @@ pub struct PacketBalancer {
     found: BTreeSet<Frontend>,
     /// Whether virtual addresses of a former process may be left in the maps.
     has_leftovers: bool,
+    /// What other versions have left, whose programs go on until the first services are in effect.
+    older: Vec<PathBuf>,
 }
 
 impl PacketBalancer {
@@ -205,7 +207,8 @@ impl PacketBalancer {
         for write in &garbage {
             maps.write(write).map_err(PacketError::Map)?;
         }
-        let attached = programs::attach(&mut ebpf, &pins, settings)?;
+        let older = programs::older(&settings.bpffs);
+        let attached = programs::attach(&mut ebpf, &pins, &older, settings)?;
         let devices: Vec<u32> =
             attached.iter().filter(|each| each.mode == PacketMode::Xdp).map(|each| each.index).collect();
         maps.set_devices(&devices)?;
@@ -216,7 +219,19 @@ impl PacketBalancer {
         let has_leftovers = !found.is_empty();
         let masquerade = settings.masquerade;
         let owners = BTreeMap::new();
-        Ok(Self { ebpf, maps, ledger, drains, table, attached, masquerade, owners, found, has_leftovers })
+        Ok(Self {
+            ebpf,
+            maps,
+            ledger,
+            drains,
+            table,
+            attached,
+            masquerade,
+            owners,
+            found,
+            has_leftovers,
+            older,
+        })
     }
 
     /// Exports what is counted.
@@ -288,6 +303,9 @@ impl PacketBalancer {
                     }
                 }
             }
+        }
+        for older in self.older.drain(..) {
+            programs::remove_older(&older);
         }
         let draining = services.iter().map(|key| (key.clone(), self.draining_of(key, routes))).collect();
         self.drains.change(draining);

@@ -21,12 +21,16 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/pack
 /// How often the kernel is asked to take a program.
 const LOAD_ATTEMPTS: u32 = 10;
 
-/// Where everything of packet balancing is, below the directory of the layout.
-const DIRECTORY: &str = "packet";
+/// Where everything of packet balancing is, below the directory of the layout. The number is that of the form of its own
+/// maps.
+const DIRECTORY: &str = "packet-2";
+
+/// What the directories of all forms begin with.
+const DIRECTORIES: &str = "packet";
 
 /// Loads the programs. Maps that are there are taken over with what they hold.
 pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
-    let pins = bpffs.join("mesonet").join(LAYOUT).join(DIRECTORY);
+    let pins = directory(bpffs);
     fs::create_dir_all(&pins).map_err(|source| PacketError::Pins { path: pins.clone(), source })?;
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
@@ -36,6 +40,31 @@ pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
     // It answers questions, too.
     load_one(&mut ebpf, PacketHook::In)?;
     Ok((ebpf, pins))
+}
+
+fn directory(bpffs: &Path) -> PathBuf {
+    bpffs.join("mesonet").join(LAYOUT).join(DIRECTORY)
+}
+
+/// The directories of versions whose maps have another form.
+pub(super) fn older(bpffs: &Path) -> Vec<PathBuf> {
+    let inside = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
+    let of_packets = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        name.starts_with(DIRECTORIES) && path.is_dir() && *path != directory(bpffs)
+    };
+    inside(bpffs.join("mesonet")).flat_map(inside).filter(of_packets).collect()
+}
+
+/// Ends the programs of another version, and forgets what they know.
+pub(super) fn remove_older(pins: &Path) {
+    remove_others(pins, &[]);
+    match fs::remove_dir_all(pins) {
+        Ok(()) => tracing::info!(path = %pins.display(), "Replaced the programs of another version"),
+        Err(error) => {
+            tracing::warn!(%error, path = %pins.display(), "Cannot remove what another version has left");
+        }
+    }
 }
 
 /// Loads a program, if it is not yet. The kernel takes some tenths of a second to look at it.
@@ -65,6 +94,7 @@ pub(super) fn load_one(ebpf: &mut Ebpf, hook: PacketHook) -> Result<(), PacketEr
 pub(super) fn attach(
     ebpf: &mut Ebpf,
     pins: &Path,
+    older: &[PathBuf],
     settings: &PacketSettings,
 ) -> Result<Vec<Attached>, PacketError> {
     let mut attached = Vec::new();
@@ -75,10 +105,10 @@ pub(super) fn attach(
         if interface.link == Link::Loopback {
             return Err(PacketError::Loopback(name.clone()));
         }
-        let (mode, reason) = attach_early(ebpf, pins, name, &interface, settings.mode)?;
+        let (mode, reason) = attach_early(ebpf, (pins, older), name, &interface, settings.mode)?;
         let is_ethernet = interface.link == Link::Ethernet;
         let out = if is_ethernet { PacketHook::Out } else { PacketHook::TunnelOut };
-        let at = Attachment { pins, name, index: interface.index };
+        let at = Attachment { pins, older, name, index: interface.index };
         at.classifier(ebpf, out, TcAttachType::Egress)?;
         // It also meets what XDP leaves.
         let incoming = if is_ethernet { PacketHook::In } else { PacketHook::TunnelIn };
@@ -96,12 +126,12 @@ pub(super) fn attach(
 /// Attaches XDP where that is told or the best.
 fn attach_early(
     ebpf: &mut Ebpf,
-    pins: &Path,
+    (pins, older): (&Path, &[PathBuf]),
     name: &str,
     interface: &Interface,
     wanted: PacketMode,
 ) -> Result<(PacketMode, String), PacketError> {
-    let at = Attachment { pins, name, index: interface.index };
+    let at = Attachment { pins, older, name, index: interface.index };
     let is_ethernet = interface.link == Link::Ethernet;
     let reason = match wanted {
         PacketMode::Xdp | PacketMode::XdpGeneric => {
@@ -124,6 +154,8 @@ fn attach_early(
 /// A place for programs.
 struct Attachment<'a> {
     pins: &'a Path,
+    /// Where other versions have theirs.
+    older: &'a [PathBuf],
     name: &'a str,
     index: u32,
 }
@@ -165,6 +197,24 @@ impl Attachment<'_> {
         {
             return Ok(());
         }
+        // An interface has no room for two.
+        for older in self
+            .older
+            .iter()
+            .map(|older| older.join(self.pin(PacketHook::Xdp).file_name().unwrap_or_default()))
+        {
+            if let Some(old) = pinned(&older).and_then(|link| XdpLink::try_from(link).ok())
+                && let Ok(id) = program.attach_to_link(old)
+            {
+                let link = program.take_link(id).map_err(failed)?;
+                let removed = fs::remove_file(&older);
+                removed.map_err(|source| PacketError::Pins { path: older, source })?;
+                return pin(
+                    link.try_into().map_err(|_| PacketError::NoProgram(PacketHook::Xdp.program()))?,
+                    path,
+                );
+            }
+        }
         let mode = if mode == PacketMode::XdpGeneric { XdpMode::Skb } else { XdpMode::Driver };
         let id = program.attach_to_if_index(self.index, mode).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
@@ -201,12 +251,14 @@ fn remove_others(pins: &Path, kept: &[PathBuf]) {
 
 /// Takes the programs away from all interfaces; what they know goes, too.
 pub(super) fn remove_all(bpffs: &Path) -> io::Result<()> {
-    let pins = bpffs.join("mesonet").join(LAYOUT).join(DIRECTORY);
-    remove_others(&pins, &[]);
-    match fs::remove_dir_all(pins) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
+    for pins in older(bpffs).into_iter().chain([directory(bpffs)]) {
+        remove_others(&pins, &[]);
+        match fs::remove_dir_all(pins) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 pub(super) fn classifier(ebpf: &mut Ebpf, hook: PacketHook) -> Result<&mut SchedClassifier, PacketError> {

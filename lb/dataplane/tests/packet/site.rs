@@ -100,6 +100,15 @@ impl Site {
         Entry(fs::File::open(Path::new("/run/netns").join(self.name(side))).expect("the namespace"))
     }
 
+    /// Where the programs are pinned.
+    pub fn pins(&self) -> PathBuf {
+        let layouts = fs::read_dir(self.bpffs.join("mesonet")).expect("a directory");
+        let inside = layouts.flatten().flat_map(|layout| fs::read_dir(layout.path()).expect("a directory"));
+        let all: Vec<PathBuf> = inside.flatten().map(|entry| entry.path()).collect();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all[0].clone()
+    }
+
     pub fn settings(&self, interfaces: &[&str], mode: PacketMode) -> PacketSettings {
         PacketSettings {
             interfaces: interfaces.iter().map(|name| (*name).to_owned()).collect(),
@@ -182,9 +191,11 @@ pub fn address(text: &str) -> SocketAddr {
     text.parse().expect("an address with a port")
 }
 
-pub fn run(program: &str, arguments: &[&str]) {
+/// Runs a program and returns what it says.
+pub fn run(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().expect(program);
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn text(path: &Path) -> &str {

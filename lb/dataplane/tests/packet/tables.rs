@@ -2,7 +2,7 @@
 //!
 //! Those of interfaces without link headers cannot be run so: the kernel makes packets with headers of Ethernet.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesonet_ebpf_abi::PacketEvent;
 use mesonet_lb_dataplane::{PacketAnswer, PacketHook, PacketMode, PacketQuestion, PacketRun};
@@ -387,6 +387,48 @@ fn a_packet_that_is_forwarded_has_one_hop_less() {
 }
 
 const TC_ACT_REDIRECT: u32 = 7;
+
+#[test]
+#[ignore = "needs root"]
+fn a_way_that_is_remembered_takes_what_is_short_enough_and_is_soon_asked_for_again() {
+    let site = Site::new();
+    let neighbour = |octet: char| {
+        for place in ["10.2.0.9", "fd02::9"] {
+            site.ip(Side::Node, &format!("neigh replace {place} lladdr 02:00:00:00:00:0{octet} dev servers"));
+        }
+    };
+    neighbour('9');
+    let mut node = Balancer::start(&site.settings(&["clients", "servers"], PacketMode::Xdp));
+    node.put("tcp/four@marathon:80", "11.0.0.1:80", &[("10.2.0.9:8080", Ready)]);
+    node.put("tcp/six@marathon:80", "[fd11::1]:80", &[("[fd02::9]:8080", Ready)]);
+    let clients = node.balancer.attached()[0].index;
+    for hook in HOOKS {
+        for (client, vip) in [("10.1.0.2:40000", "11.0.0.1:80"), ("[fd01::2]:40000", "[fd11::1]:80")] {
+            neighbour('9');
+            let mut run = |payload: usize| {
+                let packet = Packet { payload: vec![0; payload], ..packet(TCP, client, vip).with_flags(ACK) };
+                node.balancer.run(hook, &packet.octets(), clients, 1).expect("it runs")
+            };
+            eventually("it is sent to the neighbour", || run(10).packet[..6] == [2, 0, 0, 0, 0, 9]);
+            for _ in 0..10 {
+                let sent = run(1000);
+                assert!(sent.verdict != hook.pass() && !hook.is_drop(sent.verdict), "{sent:?}");
+                assert_eq!(run(2000).verdict, hook.pass(), "the kernel cuts it, or says that it is too long");
+            }
+            neighbour('a');
+            eventually("another neighbour has the address", || run(10).packet[..6] == [2, 0, 0, 0, 0, 10]);
+        }
+    }
+}
+
+/// Waits for something that comes about in a moment.
+#[track_caller]
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+    }
+}
 
 #[test]
 #[ignore = "needs root"]
