@@ -13,7 +13,6 @@ mod filled_cluster;
 mod master;
 mod pinned_process;
 mod process;
-mod proxy;
 mod report;
 mod zone;
 
@@ -27,7 +26,7 @@ use clap::Parser;
 struct Arguments {
     /// Which benchmark.
     name: String,
-    /// How long to measure (applied; dns: each time, at most 4; proxy: at most 3).
+    /// How long to measure (applied; dns: each time, at most 4).
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
     /// Agents of the simulated cluster (master).
@@ -41,15 +40,11 @@ struct Arguments {
     order: Option<String>,
 }
 
-const BENCHMARKS: [(&str, &str); 6] = [
+const BENCHMARKS: [(&str, &str); 5] = [
     ("master", "the pure master: placements per second, snapshot, reload"),
     ("applied", "time from commit to applied for names and VIPs, 1,000 tasks on agents without processes"),
     ("dns", "CPU time per DNS query, beside Knot and NSD, 10,000 and 100,000 apps"),
     ("zone", "time from a delta of one task among 100,000 to the DNS table that has it"),
-    (
-        "proxy",
-        "CPU time per request, connection and byte of the userspace proxy, beside HAProxy and nginx stream",
-    ),
     ("bus", "time from commit to the last of 100 and 1,000 subscribers, beside etcd watchers"),
 ];
 
@@ -67,7 +62,6 @@ fn main() -> ExitCode {
         ("applied", None) => applied::run(arguments.tasks.unwrap_or(1_000), arguments.seconds),
         ("bus", None) => bus::run(),
         ("dns", None) => dns::run(arguments.seconds.min(dns::SECONDS_MAX)),
-        ("proxy", None) => proxy::run(arguments.seconds.min(proxy::SECONDS_MAX)),
         ("zone", None) => zone::run(arguments.tasks.unwrap_or(100_000)),
         (other, None) => {
             eprintln!("there is no benchmark '{other}'; `./x bench list` names what there is");

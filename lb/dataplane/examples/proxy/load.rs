@@ -3,10 +3,8 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
-use serde_json::Value;
-
-use super::balancers::Balancer;
+use crate::Measured;
+use crate::balancers::Balancer;
 
 /// The CPU of client and servers.
 pub const LOAD_CPU: &str = "1";
@@ -31,7 +29,7 @@ pub enum Load {
 
 /// What one measurement has shown.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Measured {
+pub struct Cost {
     /// CPU time for each unit: microseconds for a request or connection, seconds for a gigabyte.
     pub cpu_each: f64,
     /// Units per second.
@@ -81,7 +79,7 @@ impl Load {
 }
 
 /// Has clients use a balancer for a while.
-pub fn measure(balancer: &Balancer, load: Load, time: Duration) -> anyhow::Result<Measured> {
+pub fn measure(balancer: &Balancer, load: Load, time: Duration) -> Measured<Cost> {
     let (http, bulk) = (balancer.http().to_string(), balancer.bulk());
     match load {
         Load::KeepAlive => wrk(balancer, &[], &http, time),
@@ -94,12 +92,12 @@ pub fn measure(balancer: &Balancer, load: Load, time: Duration) -> anyhow::Resul
                 }
                 std::thread::sleep(PAUSE);
             }
-            bail!("iperf3 does not get through {balancer}")
+            Err(format!("iperf3 does not get through {}", balancer.name()).into())
         }
     }
 }
 
-fn wrk(balancer: &Balancer, extra: &[&str], address: &str, time: Duration) -> anyhow::Result<Measured> {
+fn wrk(balancer: &Balancer, extra: &[&str], address: &str, time: Duration) -> Measured<Cost> {
     let before = balancer.cpu_seconds()?;
     let output = Command::new("taskset")
         .args(["-c", LOAD_CPU, "wrk", "-t1", "-c64"])
@@ -107,13 +105,15 @@ fn wrk(balancer: &Balancer, extra: &[&str], address: &str, time: Duration) -> an
         .args(extra)
         .arg(format!("http://{address}/"))
         .output()
-        .context("cannot run wrk")?;
+        .map_err(|error| format!("cannot run wrk: {error}"))?;
     let used = balancer.cpu_seconds()? - before;
     let text = String::from_utf8_lossy(&output.stdout);
     let requests = text.lines().find_map(|line| line.trim().split_once(" requests in")?.0.parse().ok());
-    let requests: f64 = requests.with_context(|| format!("wrk does not say how many requests: {text}"))?;
-    ensure!(requests > 0.0, "{balancer} carries nothing: {text}");
-    Ok(Measured {
+    let requests: f64 = requests.unwrap_or(0.0);
+    if requests == 0.0 {
+        return Err(format!("{} carries nothing: {text}", balancer.name()).into());
+    }
+    Ok(Cost {
         cpu_each: used / requests * 1e6,
         rate: requests / time.as_secs_f64(),
         errors: wrk_errors(&text),
@@ -128,19 +128,25 @@ fn wrk_errors(text: &str) -> u64 {
 }
 
 /// `None` if iperf3 did not get to its server.
-fn iperf(balancer: &Balancer, target: &[&str], time: Duration) -> anyhow::Result<Option<Measured>> {
+fn iperf(balancer: &Balancer, target: &[&str], time: Duration) -> Measured<Option<Cost>> {
     let before = balancer.cpu_seconds()?;
     let output = Command::new("taskset")
         .args(["-c", LOAD_CPU, "iperf3", "-J", "-t"])
         .arg(time.as_secs().to_string())
         .args(target)
         .output()
-        .context("cannot run iperf3")?;
+        .map_err(|error| format!("cannot run iperf3: {error}"))?;
     let used = balancer.cpu_seconds()? - before;
-    let report: Value = serde_json::from_slice(&output.stdout).context("iperf3 gives no report")?;
-    let Some(bytes) = report["end"]["sum_received"]["bytes"].as_f64().filter(|bytes| *bytes > 0.0) else {
-        return Ok(None);
-    };
+    let Some(bytes) = received(&String::from_utf8_lossy(&output.stdout)) else { return Ok(None) };
     let gigabytes = bytes / 1e9;
-    Ok(Some(Measured { cpu_each: used / gigabytes, rate: gigabytes / time.as_secs_f64(), errors: 0 }))
+    Ok(Some(Cost { cpu_each: used / gigabytes, rate: gigabytes / time.as_secs_f64(), errors: 0 }))
+}
+
+/// The bytes of `"sum_received": { …, "bytes": 4711, … }` in iperf3's report, if any were received.
+fn received(report: &str) -> Option<f64> {
+    let (_, sum) = report.split_once("\"sum_received\"")?;
+    let (_, bytes) = sum.split_once("\"bytes\"")?;
+    let digits = bytes.trim_start_matches([':', ' ', '\t']);
+    let end = digits.find(|character: char| !character.is_ascii_digit())?;
+    digits[..end].parse().ok().filter(|bytes| *bytes > 0.0)
 }

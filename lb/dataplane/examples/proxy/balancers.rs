@@ -1,18 +1,20 @@
 //! The balancers under test, and the servers behind them.
 
-use std::fmt;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use anyhow::bail;
-use serde_json::{Value, json};
+use mesonet_lb_dataplane::LoadBalancer;
+use mesonet_model::{
+    AgentId, ClusterId, ClusterView, Delta, Endpoint, EndpointKey, EndpointState, FrameworkId, Service,
+    ServiceKey, TaskId, TaskKey,
+};
 
-use super::load::LOAD_CPU;
-use crate::fake_mesos;
-use crate::pinned_process::{PinnedProcess, free_port};
+use crate::Measured;
+use crate::load::LOAD_CPU;
+use crate::process::{PinnedProcess, free_port};
 
 /// The CPU of the balancers.
 pub const BALANCER_CPU: &str = "0";
@@ -20,16 +22,10 @@ pub const BALANCER_CPU: &str = "0";
 /// Where Debian puts the module; other builds of nginx have it compiled in.
 const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
-/// How long a program may take to begin to listen.
-const START_PATIENCE: Duration = Duration::from_secs(20);
-
-const PAUSE: Duration = Duration::from_millis(50);
-
 /// The address of the services: the last of the range of VIPs on loopback.
 const VIP: Ipv4Addr = Ipv4Addr::new(127, 11, 255, 254);
 
 /// An HTTP server and iperf3.
-#[derive(Debug)]
 pub struct Servers {
     dir: PathBuf,
     http: u16,
@@ -39,7 +35,7 @@ pub struct Servers {
 
 impl Servers {
     /// Both, with their files below a directory.
-    pub fn start(dir: &Path) -> anyhow::Result<Self> {
+    pub fn start(dir: &Path) -> Measured<Self> {
         let (http, bulk, folder) = (free_port()?, free_port()?, dir.display());
         let config = dir.join("server.conf");
         fs::write(
@@ -57,16 +53,14 @@ impl Servers {
         let mut iperf = Command::new("iperf3");
         iperf.args(["-s", "-B", "127.0.0.1", "-p"]).arg(bulk.to_string());
         let iperf = PinnedProcess::start("iperf3", LOAD_CPU, &iperf)?;
-        let servers = Self { dir: dir.to_owned(), http, bulk, _processes: [nginx, iperf] };
-        for (name, port) in [("nginx", http), ("iperf3", bulk)] {
-            wait_until_open(name, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        for (process, port) in [(&nginx, http), (&iperf, bulk)] {
+            process.wait_until_open((Ipv4Addr::LOCALHOST, port).into())?;
         }
-        Ok(servers)
+        Ok(Self { dir: dir.to_owned(), http, bulk, _processes: [nginx, iperf] })
     }
 }
 
 /// A balancer with two services, which lead to the servers.
-#[derive(Debug)]
 pub struct Balancer {
     process: PinnedProcess,
     http: SocketAddr,
@@ -75,7 +69,7 @@ pub struct Balancer {
 
 impl Balancer {
     /// HAProxy with one thread, which splices.
-    pub fn haproxy(servers: &Servers) -> anyhow::Result<Self> {
+    pub fn haproxy(servers: &Servers) -> Measured<Self> {
         let (http, bulk) = (free_port()?, free_port()?);
         let config = servers.dir.join("haproxy.cfg");
         let listen = |name: &str, port: u16, server: u16| {
@@ -91,7 +85,7 @@ impl Balancer {
     }
 
     /// nginx with one worker.
-    pub fn nginx(servers: &Servers) -> anyhow::Result<Self> {
+    pub fn nginx(servers: &Servers) -> Measured<Self> {
         let (http, bulk, folder) = (free_port()?, free_port()?, servers.dir.display());
         let config = servers.dir.join("stream.conf");
         let module = if Path::new(STREAM_MODULE).exists() {
@@ -115,17 +109,12 @@ impl Balancer {
         Self::start("nginx stream", Ipv4Addr::LOCALHOST, http, bulk, &command)
     }
 
-    /// The network daemon with the proxy, and a static Mesos cluster as its source.
-    pub fn mesonet(servers: &Servers) -> anyhow::Result<Self> {
+    /// The proxy, in a process of this program.
+    pub fn mesonet(servers: &Servers) -> Measured<Self> {
         let (http, bulk) = (free_port()?, free_port()?);
-        let vips = [(http, servers.http), (bulk, servers.bulk)];
-        let source = fake_mesos::serve(|master| mesos_state(master, &vips))?;
-        let mut command = Command::new(std::env::current_exe()?.with_file_name("mesonet"));
-        command.args(["net", "--datapath", "proxy", "--refresh", "1h", "--dns-http", "off"]);
-        command.args(["--http", "127.0.0.1:0", "--log", "warn"]);
-        command.arg("--dir").arg(servers.dir.join("node"));
-        command.arg("--dns").arg(format!("127.0.0.1:{}", free_port()?));
-        command.arg("--source").arg(format!("mesos-state://{source}"));
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("balance");
+        command.args([(http, servers.http), (bulk, servers.bulk)].map(|(vip, to)| format!("{vip}:{to}")));
         Self::start("mesonet", VIP, http, bulk, &command)
     }
 
@@ -135,14 +124,19 @@ impl Balancer {
         http: u16,
         bulk: u16,
         command: &Command,
-    ) -> anyhow::Result<Self> {
+    ) -> Measured<Self> {
         let process = PinnedProcess::start(name, BALANCER_CPU, command)?;
         Ok(Self { process, http: (address, http).into(), bulk: (address, bulk).into() })
     }
 
     /// Waits until both services are there.
-    pub fn wait_until_it_serves(&self) -> anyhow::Result<()> {
-        [self.http, self.bulk].into_iter().try_for_each(|address| wait_until_open(&self.to_string(), address))
+    pub fn wait_until_it_serves(&self) -> Measured<()> {
+        [self.http, self.bulk].into_iter().try_for_each(|address| self.process.wait_until_open(address))
+    }
+
+    /// What it is.
+    pub fn name(&self) -> &'static str {
+        self.process.name
     }
 
     /// Where the HTTP server is reached through it.
@@ -156,53 +150,30 @@ impl Balancer {
     }
 
     /// CPU time that it has used so far.
-    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
+    pub fn cpu_seconds(&self) -> Measured<f64> {
         self.process.cpu_seconds()
     }
 }
 
-impl fmt::Display for Balancer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.process.fmt(f)
+/// Balances services of one endpoint each, given as `PORT:PORT`, until the process is ended.
+pub fn balance(services: &[&str]) -> Measured<()> {
+    let mut view = ClusterView::empty(ClusterId::new("bench"));
+    for ports in services {
+        let (vip, port) = ports.split_once(':').ok_or("not two ports")?;
+        let key: ServiceKey = format!("tcp/app{vip}@marathon:{vip}").parse()?;
+        let service = Service { ipv4: Some(VIP), ..Service::new(key.clone()) };
+        view.services.insert(key.clone(), Arc::new(service));
+        let task = TaskKey::new(FrameworkId::new("f"), TaskId::new(*ports));
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse()?));
+        let endpoint = Endpoint::new(AgentId::new("agent"), EndpointState::Ready, 100);
+        view.endpoints.insert(EndpointKey { service: key, task, address }, Arc::new(endpoint));
     }
-}
-
-fn wait_until_open(name: &str, address: SocketAddr) -> anyhow::Result<()> {
-    let deadline = Instant::now() + START_PATIENCE;
-    while TcpStream::connect(address).is_err() {
-        if Instant::now() > deadline {
-            bail!("{name} does not listen at {address} after {START_PATIENCE:?}");
-        }
-        std::thread::sleep(PAUSE);
-    }
-    Ok(())
-}
-
-/// What `/master/state` says of a cluster in which each VIP port leads to a port of loopback.
-fn mesos_state(master: &str, vips: &[(u16, u16)]) -> Value {
-    let task = |(vip, port): &(u16, u16)| {
-        json!({
-            "id": format!("app{vip}.instance-1"), "name": format!("app{vip}"), "framework_id": "f",
-            "slave_id": "c-S1", "state": "TASK_RUNNING",
-            "discovery": {
-                "visibility": "FRAMEWORK", "name": format!("app{vip}"),
-                "ports": { "ports": [{
-                    "number": port, "protocol": "tcp",
-                    "labels": { "labels": [{ "key": "VIP_0", "value": format!("{VIP}:{vip}") }] },
-                }] },
-            },
-            "statuses": [{
-                "state": "TASK_RUNNING", "timestamp": 1.5,
-                "container_status": { "network_infos": [{ "ip_addresses": [{ "ip_address": "127.0.0.1" }] }] },
-            }],
-        })
-    };
-    json!({
-        "leader": format!("master@{master}"),
-        "slaves": [{ "id": "c-S1", "pid": "slave(1)@10.0.0.2:5051", "hostname": "10.0.0.2", "active": true }],
-        "frameworks": [{
-            "id": "f", "name": "marathon", "pid": "scheduler-1@10.0.0.3:25501", "hostname": "10.0.0.3",
-            "active": true, "tasks": vips.iter().map(task).collect::<Vec<Value>>(),
-        }],
+    let empty = ClusterView::empty(ClusterId::new("bench"));
+    view.revision = empty.revision.next();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut balancer = LoadBalancer::proxy(&prometheus::Registry::new());
+        let failures = balancer.apply(&view, &Delta::between(&empty, &view)).await;
+        if failures.is_empty() { std::future::pending().await } else { Err(format!("{failures:?}").into()) }
     })
 }
