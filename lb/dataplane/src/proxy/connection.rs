@@ -50,11 +50,18 @@ pub(super) struct Connection {
     /// It keeps the endpoint's task busy: until it is closed, or the endpoint has ended its side and all that it sent is
     /// written. A client may keep such a half-closed connection for long without a use.
     pub(super) keeps_busy: bool,
+    /// Which of its sockets tell when they have room again. Few ever have none, so each does only from then on.
+    pub(super) client_tells_room: bool,
+    pub(super) backend_tells_room: bool,
+    /// Who spoke first is known to the service.
+    pub(super) is_manner_noted: bool,
     /// It is in the list of connections that have more to do.
     pub(super) is_queued: bool,
     up: Direction,
     down: Direction,
     exchange: Exchange,
+    /// The client has sent something.
+    is_spoken_for: bool,
     /// The endpoint has sent something.
     is_spoken_to: bool,
     /// The endpoint has reset it before it sent anything.
@@ -91,10 +98,14 @@ impl Connection {
             expired: 0,
             tried: Vec::new(),
             keeps_busy: false,
+            client_tells_room: false,
+            backend_tells_room: false,
+            is_manner_noted: false,
             is_queued: false,
             up: Direction::new(Promptness::Unset),
             down: Direction::new(Promptness::Set),
             exchange: Exchange::new(),
+            is_spoken_for: false,
             is_spoken_to: false,
             is_spurned: false,
         }
@@ -122,6 +133,7 @@ impl Connection {
         let (bytes, up) =
             self.up.pump(client, backend, tools, draining, |bytes| exchange.client_speaks(bytes, draining));
         count(&self.metrics.bytes_up, bytes);
+        self.is_spoken_for |= bytes > 0 && !self.is_spoken_to;
         if up != Standing::Ended || down != Standing::Ended {
             self.down.pass_on_end(client);
             self.up.pass_on_end(backend);
@@ -156,6 +168,16 @@ impl Connection {
             self.is_open = true;
         }
         self.is_open
+    }
+
+    /// Whether the client was the first to speak; `None` before anybody has.
+    pub(super) fn client_spoke_first(&self) -> Option<bool> {
+        (self.is_spoken_for || self.is_spoken_to).then_some(self.is_spoken_for)
+    }
+
+    /// Whether the client, and the endpoint, take no more for now.
+    pub(super) fn is_blocked(&self) -> (bool, bool) {
+        (!self.down.writable, !self.up.writable)
     }
 
     /// Whether the client waits for an endpoint with something to say, be it only that it has ended its side.

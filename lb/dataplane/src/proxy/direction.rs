@@ -28,6 +28,8 @@ const ONE_PACKET_BYTES: usize = 536;
 pub(super) struct Tools {
     pub(super) scratch: Box<[u8]>,
     pub(super) pipes: PipePool,
+    /// Bytes of bulk transfers read since somebody looked.
+    pub(super) bulk_bytes: u64,
 }
 
 #[derive(Debug)]
@@ -230,6 +232,7 @@ impl Direction {
         if let Some(pipe) = self.pipe.as_ref().filter(|_| !seen) {
             let result = retry_on_intr(|| splice(source, None, &pipe.write, None, PIPE_BYTES, SPLICE));
             self.piped = self.source_result(result)?;
+            tools.bulk_bytes += self.piped as u64;
             if self.piped > 0 {
                 inspect(&[]);
             }
@@ -241,6 +244,9 @@ impl Direction {
             return Ok(());
         }
         self.bulk = count == tools.scratch.len();
+        if self.bulk {
+            tools.bulk_bytes += count as u64;
+        }
         if !self.bulk && !self.has_urgent_data {
             // A short read has emptied the source. Either its end had arrived before and is reached, or the event of
             // its next byte is yet to come.

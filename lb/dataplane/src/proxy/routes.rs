@@ -50,6 +50,8 @@ pub(super) struct Service {
     policy: ServicePolicy,
     /// The clients that stay with their endpoint, if the policy wants that.
     affinity: Option<Arc<Affinity>>,
+    /// In the last of its connections that carried anything, the client was the first to speak.
+    pub(super) do_clients_begin: bool,
     /// The table of its ready endpoints, made when it is first needed after a change.
     maglev: Option<Maglev>,
 }
@@ -100,6 +102,7 @@ impl Routes {
             endpoints: Vec::new(),
             policy: ServicePolicy::default(),
             affinity: None,
+            do_clients_begin: false,
             maglev: None,
         });
         self.services.insert(key.clone(), slot);

@@ -54,11 +54,15 @@ const ACCEPTS_PER_ROUND: usize = 16;
 /// descriptors; clients wait in the listeners' queues.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-const SOCKET_EVENTS: EventFlags = EventFlags::IN
-    .union(EventFlags::PRI)
-    .union(EventFlags::OUT)
-    .union(EventFlags::RDHUP)
-    .union(EventFlags::ET);
+/// While a worker has much to do, it waits so long for a client to speak, where clients do so first, before it looks for an
+/// endpoint.
+const SPEECH_PATIENCE: Duration = Duration::from_millis(2);
+
+const SOCKET_EVENTS: EventFlags =
+    EventFlags::IN.union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// Of a socket that connects or has had no room.
+const SOCKET_EVENTS_AND_ROOM: EventFlags = SOCKET_EVENTS.union(EventFlags::OUT);
 
 /// How a connection ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,8 +134,8 @@ impl Worker {
         }
     }
 
-    /// An endpoint is looked for with the first event of the client, which comes at once and tells whether it has said
-    /// something already.
+    /// An endpoint is looked for with the first event of the client, or without one in another round: there is less to do
+    /// for a client that has said something already.
     fn serve(&mut self, client: OwnedFd, service_key: SlotKey, address: SocketAddr) {
         let Some(service) = self.routes.service(service_key) else { return };
         let metrics = service.metrics.clone();
@@ -143,12 +147,41 @@ impl Worker {
             connection.introduction =
                 service.introduces_clients().then(|| introduction(Protocol::Tcp, peer, address));
         }
+        let is_waited_for =
+            service.do_clients_begin && connection.introduction.is_none() && self.pace.is_fast();
         metrics.connections.inc();
         metrics.active.inc();
+        self.accepted += 1;
         let key = self.connections.insert(connection);
         let connection = self.connections.get(key).expect("BUG: the connection was just put there");
         if epoll::add(&self.epoll, &connection.client, Token::Client(key).pack(), SOCKET_EVENTS).is_err() {
             self.close(key, Ending::Reset);
+            return;
+        }
+        let until = if is_waited_for { self.now + SPEECH_PATIENCE } else { self.now };
+        self.arrivals[usize::from(is_waited_for)].push_back((until, key));
+    }
+
+    /// Looks for endpoints for the clients that have said nothing, but not yet for those that came in this round.
+    pub(super) fn begin_arrivals(&mut self) {
+        for queue in 0..self.arrivals.len() {
+            while let Some((until, key)) = self.arrivals[queue].front().copied() {
+                let has_begun = self.connections.get(key).is_none_or(|connection| connection.is_begun);
+                if !has_begun && until >= self.now {
+                    break;
+                }
+                self.arrivals[queue].pop_front();
+                self.begin(key);
+            }
+        }
+    }
+
+    /// Looks for the first endpoint.
+    fn begin(&mut self, key: SlotKey) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !std::mem::replace(&mut connection.is_begun, true)
+        {
+            self.connect_next(key);
         }
     }
 
@@ -169,19 +202,26 @@ impl Worker {
                 return;
             };
             let is_spoken_for = connection.has_client_spoken() || connection.introduction.is_some();
-            let dialled = dial(address, is_spoken_for, self.local_tcp).and_then(|socket| {
-                epoll::add(&self.epoll, &socket, Token::Backend(key).pack(), SOCKET_EVENTS)?;
-                Ok(socket)
+            let dialled = dial(address, is_spoken_for, self.local_tcp).and_then(|(socket, is_taken)| {
+                let events = if is_taken { SOCKET_EVENTS } else { SOCKET_EVENTS_AND_ROOM };
+                epoll::add(&self.epoll, &socket, Token::Backend(key).pack(), events)?;
+                Ok((socket, is_taken))
             });
             match dialled {
-                Ok(socket) => {
+                Ok((socket, is_taken)) => {
                     connection.backend = Some((endpoint, socket));
                     connection.visit =
                         self.routes.visit(connection.service, connection.peer, endpoint, self.now);
                     connection.keeps_busy = true;
+                    connection.backend_tells_room = !is_taken;
                     connection.dials += 1;
                     self.routes.begin(endpoint);
-                    self.dials.insert((self.now + dial_timeout(connection.expired), key, connection.dials));
+                    if is_taken {
+                        self.taken(key);
+                    } else {
+                        let deadline = self.now + dial_timeout(connection.expired);
+                        self.dials.insert((deadline, key, connection.dials));
+                    }
                     return;
                 }
                 Err(error) => {
@@ -282,11 +322,11 @@ impl Worker {
             return;
         }
         connection.note_client_event(flags);
-        if !std::mem::replace(&mut connection.is_begun, true) {
-            self.connect_next(key);
-            return;
+        if connection.is_begun {
+            self.drive(key);
+        } else {
+            self.begin(key);
         }
-        self.drive(key);
     }
 
     pub(super) fn on_backend_event(&mut self, key: SlotKey, flags: EventFlags) {
@@ -299,15 +339,26 @@ impl Worker {
                 self.connect_failed(key);
                 return;
             }
-            if flags.contains(EventFlags::OUT) && !connection.open() {
-                self.connect_failed(key);
-                return;
+            connection.note_backend_event(flags);
+            if flags.contains(EventFlags::OUT) {
+                self.taken(key);
             }
-            if let Some((endpoint, _)) = connection.backend.as_ref().filter(|_| connection.is_open) {
-                self.routes.note_success(*endpoint);
-            }
+            return;
         }
         connection.note_backend_event(flags);
+        self.drive(key);
+    }
+
+    /// The endpoint has taken the connection.
+    fn taken(&mut self, key: SlotKey) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !connection.open() {
+            self.connect_failed(key);
+            return;
+        }
+        if let Some((endpoint, _)) = connection.backend.as_ref() {
+            self.routes.note_success(*endpoint);
+        }
         self.drive(key);
     }
 
@@ -319,6 +370,17 @@ impl Worker {
         if let Some(endpoint) = endpoint.filter(|_| connection.keeps_busy && connection.is_answered()) {
             connection.keeps_busy = false;
             self.routes.end(endpoint);
+        }
+        if !connection.is_manner_noted
+            && let Some(client_spoke_first) = connection.client_spoke_first()
+            && let Some(service) = self.routes.service_mut(connection.service)
+        {
+            connection.is_manner_noted = true;
+            service.do_clients_begin = client_spoke_first;
+        }
+        if matches!(outcome, Outcome::Wait) && ask_for_room(&self.epoll, key, connection).is_err() {
+            self.close(key, Ending::Reset);
+            return;
         }
         match outcome {
             Outcome::Wait => {}
@@ -366,6 +428,20 @@ impl Worker {
     }
 }
 
+/// Has the sockets that take no more tell when they do.
+fn ask_for_room(epoll: &OwnedFd, key: SlotKey, connection: &mut Connection) -> Result<(), Errno> {
+    let (client, backend) = connection.is_blocked();
+    if client && !std::mem::replace(&mut connection.client_tells_room, true) {
+        epoll::modify(epoll, &connection.client, Token::Client(key).pack(), SOCKET_EVENTS_AND_ROOM)?;
+    }
+    if let Some((_, socket)) = connection.backend.as_ref().filter(|_| backend)
+        && !std::mem::replace(&mut connection.backend_tells_room, true)
+    {
+        epoll::modify(epoll, socket, Token::Backend(key).pack(), SOCKET_EVENTS_AND_ROOM)?;
+    }
+    Ok(())
+}
+
 fn peer_of(client: &OwnedFd) -> Option<SocketAddr> {
     getpeername(client).ok().flatten().and_then(|peer| peer.try_into().ok())
 }
@@ -377,8 +453,9 @@ fn dial_timeout(expired: u32) -> Duration {
         .map_or(DIAL_TIMEOUT_MAX, |factor| DIAL_TIMEOUT_FIRST.saturating_mul(factor).min(DIAL_TIMEOUT_MAX))
 }
 
-/// Begins to connect. `is_spoken_for`: something will be sent as soon as the endpoint has accepted.
-fn dial(address: SocketAddr, is_spoken_for: bool, local_tcp: LocalTcp) -> io::Result<OwnedFd> {
+/// Begins to connect. `is_spoken_for`: something will be sent as soon as the endpoint has accepted. Returns the socket and
+/// whether that has happened.
+fn dial(address: SocketAddr, is_spoken_for: bool, local_tcp: LocalTcp) -> io::Result<(OwnedFd, bool)> {
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
@@ -388,12 +465,23 @@ fn dial(address: SocketAddr, is_spoken_for: bool, local_tcp: LocalTcp) -> io::Re
         sockopt::set_tcp_quickack(&socket, false)?;
     }
     local_tcp.prepare(&socket, &address)?;
-    if !address.ip().is_loopback() {
+    let is_local = address.ip().is_loopback();
+    if !is_local {
         // On this node the kernel tells when the other side is gone.
         sockopt::set_socket_keepalive(&socket, true)?;
     }
     match connect(&socket, &address) {
-        Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
+        Ok(()) => return Ok((socket, true)),
+        Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(error.into()),
+    }
+    if !is_local {
+        return Ok((socket, false));
+    }
+    // On loopback the answer has come before the call returns, which does not tell.
+    match connect(&socket, &address) {
+        Ok(()) | Err(Errno::ISCONN) => Ok((socket, true)),
+        Err(Errno::ALREADY) => Ok((socket, false)),
         Err(error) => Err(error.into()),
     }
 }

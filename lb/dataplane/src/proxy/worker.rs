@@ -26,7 +26,7 @@ use super::descriptor_budget::DescriptorBudget;
 use super::direction::{SCRATCH_BYTES, Tools};
 use super::listener::Listener;
 use super::local_tcp::LocalTcp;
-use super::pace::Pace;
+use super::pace::{Done, Pace};
 use super::pipe_pool::PipePool;
 use super::routes::Routes;
 use super::slots::{SlotKey, Slots};
@@ -87,7 +87,13 @@ pub(super) struct Worker {
     pub(super) dials: BTreeSet<(Instant, SlotKey, u64)>,
     /// Connections that no endpoint took, in the order in which endpoints are to be asked again.
     pub(super) pauses: VecDeque<(Instant, SlotKey)>,
+    /// Clients that were accepted, and from when on an endpoint is looked for even if they say nothing. In their order:
+    /// those that are not waited for, and those that are.
+    pub(super) arrivals: [VecDeque<(Instant, SlotKey)>; 2],
     pub(super) tools: Tools,
+    pub(super) pace: Pace,
+    /// How many clients were accepted since the round began.
+    pub(super) accepted: usize,
     /// Set while no client is accepted.
     pub(super) accepts_again_at: Option<Instant>,
     pub(super) has_warned_of_pause: bool,
@@ -108,6 +114,7 @@ impl Worker {
         let scratch = vec![0; SCRATCH_BYTES].into_boxed_slice();
         // The standard library's map seeds are the one source of entropy at hand; which endpoint is chosen is no secret.
         let seed = RandomState::new().build_hasher().finish();
+        let now = Instant::now();
         Ok(Self {
             number,
             wake,
@@ -122,22 +129,28 @@ impl Worker {
             unfinished: Vec::new(),
             dials: BTreeSet::new(),
             pauses: VecDeque::new(),
-            tools: Tools { scratch, pipes: PipePool::new(budget.pipes) },
+            arrivals: [VecDeque::new(), VecDeque::new()],
+            tools: Tools { scratch, pipes: PipePool::new(budget.pipes), bulk_bytes: 0 },
+            pace: Pace::new(now),
+            accepted: 0,
             accepts_again_at: None,
             has_warned_of_pause: false,
-            now: Instant::now(),
+            now,
         })
     }
 
     /// Works until the other end of the commands is gone.
     pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(EVENTS_PER_ROUND);
-        let mut pace = Pace::new(self.now);
         // By default the kernel makes every wait up to 50 us longer. Then that is how it is.
         let _slack_as_given = set_current_timer_slack(NonZeroU64::new(TIMER_SLACK_NS));
         loop {
             events.clear();
-            if let Some(moment) = pace.moment().filter(|_| self.unfinished.is_empty()) {
+            let done = Done {
+                arrivals: std::mem::take(&mut self.accepted),
+                bulk_bytes: std::mem::take(&mut self.tools.bulk_bytes),
+            };
+            if let Some(moment) = self.pace.moment(done).filter(|_| self.unfinished.is_empty()) {
                 thread::sleep(moment);
             }
             let timeout = self.timeout();
@@ -147,7 +160,7 @@ impl Worker {
                 Err(error) => panic!("BUG: the proxy waits wrongly for events: {error}"),
             }
             self.now = Instant::now();
-            pace.note_round(events.len(), self.now);
+            self.pace.note_round(events.len(), done, self.now);
             let mut woken = false;
             for event in &events {
                 woken |= self.dispatch(*event);
@@ -158,6 +171,7 @@ impl Worker {
                 }
                 self.drive(key);
             }
+            self.begin_arrivals();
             self.expire_dials();
             self.expire_sessions();
             self.resume_accepting();
@@ -188,8 +202,9 @@ impl Worker {
         if !self.unfinished.is_empty() {
             return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
         }
+        let arrivals = self.arrivals.iter().filter_map(|queue| queue.front()).map(|(until, _)| *until);
         let deadlines = [self.next_dial_deadline(), self.accepts_again_at, self.sessions.next_sweep()];
-        let first = deadlines.into_iter().flatten().min()?;
+        let first = deadlines.into_iter().flatten().chain(arrivals).min()?;
         let left = first.saturating_duration_since(Instant::now());
         Some(Timespec { tv_sec: i64::try_from(left.as_secs()).ok()?, tv_nsec: left.subsec_nanos().into() })
     }

@@ -1,10 +1,12 @@
 //! The proxy with real TCP sockets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use crate::fixture::{
     Node, ask, connect, dead_address, echoes, eventually, read_name, serve, serve_name, task, vip, vip6,
@@ -201,13 +203,13 @@ async fn a_client_that_waits_survives_a_change_of_all_endpoints() {
     let (a, b) = (serve_name("a"), serve_name("b"));
     node.put_endpoint(&service, "a", a, Ready);
     node.apply().await;
-    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let stop = std::sync::Arc::new(AtomicBool::new(false));
     let clients: Vec<_> = (0..2)
         .map(|_| {
             let stop = stop.clone();
             thread::spawn(move || {
                 let mut asked = 0;
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     ask(address).expect("an answer while endpoints change");
                     asked += 1;
                 }
@@ -225,7 +227,7 @@ async fn a_client_that_waits_survives_a_change_of_all_endpoints() {
         node.remove_endpoint(&service, old.0, old.1);
         node.apply().await;
     }
-    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
     let asked: u32 = clients.into_iter().map(|client| client.join().expect("no client failed")).sum();
     assert!(asked > 0);
 }
@@ -305,4 +307,58 @@ async fn much_data_arrives_unchanged_both_ways_at_once() {
     eventually("the connection is closed", || node.metric("mesonet_lb_active_connections", "") == 0.0);
     assert_eq!(node.metric("mesonet_lb_bytes_total", "in"), LENGTH as f64);
     assert_eq!(node.metric("mesonet_lb_bytes_total", "out"), LENGTH as f64);
+}
+
+#[tokio::test]
+async fn a_client_that_listens_first_is_served_beside_many_that_speak_first() {
+    const CROWD: usize = 4;
+    let server = serve(|mut stream| {
+        stream.set_read_timeout(Some(Duration::from_millis(50))).expect("valid");
+        let name = if read_name(&mut stream).is_ok() { b"s" } else { b"g" };
+        // A client of the crowd may be gone when the test ends.
+        let _gone = stream.write_all(name);
+    });
+    let (_node, _, address) = node_with(&[("a", server)]).await;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let speak = || {
+            let mut count = 0;
+            while !stop.load(Ordering::Relaxed) {
+                let mut stream = connect(address);
+                stream.write_all(b"!").expect("sent");
+                assert_eq!(read_name(&mut stream).expect("an answer"), 's');
+                count += 1;
+            }
+            count
+        };
+        let crowd: Vec<_> = (0..CROWD).map(|_| scope.spawn(speak)).collect();
+        for _ in 0..5 {
+            assert_eq!(read_name(&mut connect(address)).expect("a greeting"), 'g');
+        }
+        stop.store(true, Ordering::Relaxed);
+        let counts: Vec<usize> = crowd.into_iter().map(|each| each.join().expect("no panic")).collect();
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    });
+}
+
+#[tokio::test]
+async fn each_of_many_listeners_leads_to_its_own_endpoint() {
+    let servers = ["a", "b", "c"].map(|name| (name, serve_name(name)));
+    let mut node = Node::proxy();
+    let host = vip();
+    // Held until all are known, so that no two have one port.
+    let ports: Vec<TcpListener> =
+        (0..60).map(|_| TcpListener::bind((host.ip(), 0)).expect("a free port")).collect();
+    let addresses: Vec<SocketAddr> = ports.iter().map(|port| port.local_addr().expect("bound")).collect();
+    drop(ports);
+    for (number, address) in addresses.iter().enumerate() {
+        let (name, server) = servers[number % servers.len()];
+        let service = node.put_service("tcp", &format!("web{number}"), *address);
+        node.put_endpoint(&service, name, server, Ready);
+    }
+    assert_eq!(node.apply().await, BTreeMap::new());
+    for (number, address) in addresses.iter().enumerate() {
+        let (name, _) = servers[number % servers.len()];
+        assert_eq!(ask(*address).expect("an answer").to_string(), name, "{address}");
+    }
 }
