@@ -20,6 +20,7 @@ mod host_resolver;
 mod kernel;
 mod masters;
 mod network;
+mod overlay;
 mod policies;
 mod recovery;
 mod story;

@@ -51,10 +51,12 @@ impl Network {
 
     /// A program that will run on a host. Its process id is that of the program.
     pub fn command(&self, host: &str, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        // Only the network: control groups and files are those of the machine.
-        command.arg(format!("--net=/run/netns/{}", self.namespace(host))).arg("--").arg(program);
-        command
+        within(&self.namespace(host), program)
+    }
+
+    /// A program that will run in the middle, where it sees what hosts send to each other.
+    pub fn on_wire(&self, program: &str) -> Command {
+        within(&self.bridge(), program)
     }
 
     /// Pulls a host's cable.
@@ -85,6 +87,13 @@ impl Drop for Network {
             let _ = Command::new("ip").args(["netns", "del", &namespace]).output();
         }
     }
+}
+
+fn within(namespace: &str, program: &str) -> Command {
+    let mut command = Command::new("nsenter");
+    // Only the network: control groups and files are those of the machine.
+    command.arg(format!("--net=/run/netns/{namespace}")).arg("--").arg(program);
+    command
 }
 
 #[track_caller]

@@ -42,8 +42,14 @@ impl Nodes {
     /// Makes a cluster with a running master and these hosts, on which nothing runs yet.
     #[track_caller]
     pub fn start(hosts: &[&str]) -> Self {
+        Self::start_with(hosts, &[])
+    }
+
+    /// The same with further arguments of the master.
+    #[track_caller]
+    pub fn start_with(hosts: &[&str], arguments: &[&str]) -> Self {
         let mut nodes = Self::bare(&[MASTER], hosts);
-        nodes.start_master(MASTER);
+        nodes.start_master_with(MASTER, arguments);
         nodes
     }
 
@@ -113,8 +119,14 @@ impl Nodes {
     /// Starts a master.
     #[track_caller]
     pub fn start_master(&mut self, host: &'static str) {
+        self.start_master_with(host, &[]);
+    }
+
+    #[track_caller]
+    fn start_master_with(&mut self, host: &'static str, further: &[&str]) {
         let dir = self.host_dir(host);
-        let mut arguments = vec!["--dir", &dir, "--node-timeout", "4s", "--unreachable-after", "2s"];
+        let fixed = ["--dir", &dir, "--node-timeout", "4s", "--unreachable-after", "2s"];
+        let mut arguments = [&fixed, further].concat();
         let (endpoints, address) = (self.etcd_endpoints(), self.network.address(host));
         if self.masters.len() > 1 {
             // Others reach its API, and so it listens on more than loopback.
