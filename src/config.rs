@@ -285,6 +285,8 @@ settings! {
             "The encrypted network between containers: on or off", "off";
         overlay_port: fixed u16, "overlay-port", "MESONET_OVERLAY_PORT", "PORT",
             "UDP port of the overlay's tunnels", "51820";
+        overlay_key_age: fixed Grace, "overlay-key-age", "MESONET_OVERLAY_KEY_AGE", "TIME",
+            "Age at which the key of the node's tunnels is changed", "24h";
         http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
             "Address of the metrics", "127.0.0.1:8081";
         stale_after: fixed Grace, "stale-after", "MESONET_STALE_AFTER", "TIME",

@@ -59,6 +59,11 @@ pub enum Input {
         /// The plane.
         plane: Plane,
     },
+    /// A node's certificates were declared void.
+    NodeRevoked {
+        /// The node.
+        node: AgentId,
+    },
     /// An operator orders.
     Node {
         /// Chosen by the caller; a refusal is a [`Release::Refused`] with the same number.
@@ -227,6 +232,7 @@ impl ControlPlane {
                 }
                 Message::ToMaster(mesonet_master::Input::PlaneGone { node, plane })
             }
+            Input::NodeRevoked { node } => Message::ToMaster(mesonet_master::Input::NodeRevoked { node }),
             Input::Node { number, order } => Message::ToMaster(self.order(number, order)),
             Input::Command { number, command } => {
                 Message::ToMarathon(mesonet_marathon::Input::Command { number, command })

@@ -234,6 +234,7 @@ impl<S: Store + 'static> Driver<S> {
                 Input::Plane(report.report)
             }
             PlaneNews::Gone { node, plane } => Input::PlaneGone { node, plane },
+            PlaneNews::Revoked { node } => Input::NodeRevoked { node },
         }
     }
 

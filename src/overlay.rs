@@ -7,18 +7,21 @@
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::Subscriber;
-use mesonet_model::{AgentId, ClusterView, Subnet, TunnelEnd};
-use mesonet_overlay_plan::{NodeOverlay, PlannedPeer, Prefix, plan};
-use mesonet_overlay_wg::{PeerSettings, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats};
+use mesonet_model::{AgentId, ClusterView, Subnet, Timestamp, TunnelEnd};
+use mesonet_overlay_plan::{KeySituation, KeyStep, NodeKeys, NodeOverlay, PlannedPeer, Prefix, plan};
+use mesonet_overlay_wg::{
+    OwnKeys, PeerSettings, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats,
+};
 use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::metrics::TunnelCollector;
+use self::keys::KeyFile;
+use self::metrics::{KeyMetrics, TunnelCollector};
 
 mod kernel;
 mod keys;
@@ -32,12 +35,18 @@ const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
 /// How soon it is tried again after the kernel has refused something.
 const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
+/// How soon it is looked again whether a key is out of use.
+const KEY_INTERVAL: Duration = Duration::from_millis(500);
+
 /// A node's overlay.
 #[derive(Debug)]
 pub struct Overlay {
-    key: PrivateKey,
+    key_file: KeyFile,
+    keys: NodeKeys<PrivateKey>,
+    key_age_max: Duration,
     port: u16,
     tunnel: SharedTunnel,
+    metrics: KeyMetrics,
 }
 
 /// The tunnel, which is another one after somebody removed its device, and none while it cannot be opened.
@@ -45,52 +54,58 @@ pub struct Overlay {
 struct SharedTunnel(Arc<Mutex<Option<Tunnel>>>);
 
 impl Overlay {
-    /// Opens the tunnel, with the node's own key, which is made if it has none. It has no peers yet.
+    /// Opens the tunnel, with the node's own keys, of which the first is made if it has none. It has no peers yet.
     ///
     /// # Errors
-    /// When the key cannot be used, or the device or the port cannot be had.
-    pub fn open(dir: &Path, port: u16, registry: &Registry) -> anyhow::Result<Self> {
-        let key = keys::own_key(dir)?;
+    /// When the keys cannot be used, or the device or the port cannot be had.
+    pub fn open(dir: &Path, port: u16, key_age_max: Duration, registry: &Registry) -> anyhow::Result<Self> {
+        let key_file = KeyFile::of(dir);
+        let keys = key_file.read_or_make(now())?;
+        let metrics = KeyMetrics::new()?;
         let tunnel = SharedTunnel::default();
-        let port = tunnel.open(&TunnelSettings::new(kernel::DEVICE, port, key.clone()))?;
-        registry
-            .register(Box::new(TunnelCollector::new(tunnel.clone())?))
-            .context("cannot register metrics")?;
-        Ok(Self { key, port, tunnel })
+        let port = tunnel.open(&settings(port, &keys))?;
+        let collector = TunnelCollector::new(tunnel.clone(), metrics.clone())?;
+        registry.register(Box::new(collector)).context("cannot register metrics")?;
+        Ok(Self { key_file, keys, key_age_max, port, tunnel, metrics })
     }
 
     /// Follows the cluster for a node of this name, until the control plane is gone.
-    pub async fn follow(self, node: AgentId, mut subscriber: Subscriber) {
-        let end = TunnelEnd { key: self.key.public().to_string(), other_key: None, port: self.port };
+    pub async fn follow(mut self, node: AgentId, mut subscriber: Subscriber) {
         let mut view: Option<Arc<ClusterView>> = None;
         let mut last: Option<NodeOverlay> = None;
         let mut look_at = Instant::now() + RECONCILE_INTERVAL;
+        let mut keys_at = look_at;
         let mut changes = self.tunnel.changes();
         loop {
-            let is_due = tokio::select! {
+            tokio::select! {
                 update = subscriber.next() => {
                     let Some(update) = update else { return };
                     view = Some(update.view);
-                    false
                 }
-                () = tokio::time::sleep_until(look_at) => true,
-                () = changed(&mut changes) => false,
-            };
-            let is_new = match self.mend().await {
-                Ok(is_new) => is_new,
+                () = tokio::time::sleep_until(look_at.min(keys_at)) => {}
+                () = changed(&mut changes) => {}
+            }
+            match self.mend().await {
+                Ok(false) => {}
+                Ok(true) => {
+                    changes = self.tunnel.changes();
+                    last = None;
+                }
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "There is no tunnel");
                     look_at = Instant::now() + RETRY_INTERVAL;
+                    keys_at = look_at;
                     last = None;
                     continue;
                 }
-            };
-            if is_new {
-                changes = self.tunnel.changes();
             }
-            let Some(view) = &view else { continue };
+            let Some(view) = &view else {
+                look_at = look_at.max(Instant::now() + RETRY_INTERVAL);
+                keys_at = look_at;
+                continue;
+            };
             let desired = plan(view, &node);
-            if is_due || is_new || last.as_ref() != Some(&desired) {
+            if look_at <= Instant::now() || last.as_ref() != Some(&desired) {
                 self.tunnel.set_peers(peers_of(&desired));
                 let wanted = desired.clone();
                 let done = blocking(move || kernel::reconcile(&wanted)).await;
@@ -99,11 +114,71 @@ impl Overlay {
                 if let Err(error) = done {
                     tracing::warn!(error = format!("{error:#}"), "The overlay is not fully in effect");
                     look_at = Instant::now() + RETRY_INTERVAL;
+                    keys_at = look_at;
                     last = None;
                     continue;
                 }
             }
-            subscriber.report_tunnel(view.revision, end.clone()).await;
+            keys_at = self.change_keys(view.tunnels.get(&node).map(Arc::as_ref));
+            self.metrics.set(view.clone());
+            subscriber.report_tunnel(view.revision, self.end()).await;
+        }
+    }
+
+    /// Takes the next step of a change of keys, if one is due. When to look again. `known` is what the others know.
+    fn change_keys(&mut self, known: Option<&TunnelEnd>) -> Instant {
+        let known = known.filter(|known| known.says_the_same(&self.end()));
+        let situation = KeySituation {
+            now: now(),
+            age_max: self.key_age_max,
+            is_acknowledged: known.is_some_and(|known| known.is_acknowledged),
+            is_last_in_use: self.is_last_in_use(),
+        };
+        let at = Instant::now();
+        if let Some(step) = self.keys.step(&situation)
+            && let Err(error) = self.take_step(step, situation.now)
+        {
+            tracing::warn!(error = format!("{error:#}"), "The keys of the node's tunnels are not changed");
+            return at + RETRY_INTERVAL;
+        }
+        match self.keys.due(self.key_age_max) {
+            Some(due) => at + due.since(situation.now),
+            None if situation.is_acknowledged && situation.is_last_in_use => at + KEY_INTERVAL,
+            // What the others do is in the view.
+            None => at + RECONCILE_INTERVAL,
+        }
+    }
+
+    fn take_step(&mut self, step: KeyStep, now: Timestamp) -> anyhow::Result<()> {
+        let keys = self.keys.after(step, || keys::fresh(now))?;
+        self.key_file.write(&keys)?;
+        self.tunnel.set_keys(&own_keys(&keys));
+        self.keys = keys;
+        tracing::debug!(?step, key = %self.keys.primary().key.public(), "A step of a change of keys");
+        if step == KeyStep::Drop {
+            tracing::info!(key = %self.keys.primary().key.public(), "The key of the node's tunnels has changed");
+            self.metrics.changes.inc();
+        }
+        Ok(())
+    }
+
+    /// Whether a session with some peer is by the key that is to go.
+    fn is_last_in_use(&self) -> bool {
+        let NodeKeys::Last { last, .. } = &self.keys else { return false };
+        let last = last.key.public();
+        let is_in_use = |stats: TunnelStats| stats.peers.values().any(|peer| peer.own_key == Some(last));
+        self.tunnel.stats().is_some_and(is_in_use)
+    }
+
+    /// What the others are to know.
+    fn end(&self) -> TunnelEnd {
+        let primary = self.keys.primary();
+        TunnelEnd {
+            key: primary.key.public().to_string(),
+            other_key: self.keys.other().map(|other| other.key.public().to_string()),
+            port: self.port,
+            made: primary.made,
+            is_acknowledged: false,
         }
     }
 
@@ -112,10 +187,18 @@ impl Overlay {
         if self.tunnel.is_usable() {
             return Ok(false);
         }
-        let (tunnel, settings) =
-            (self.tunnel.clone(), TunnelSettings::new(kernel::DEVICE, self.port, self.key.clone()));
+        let (tunnel, settings) = (self.tunnel.clone(), settings(self.port, &self.keys));
         blocking(move || tunnel.open(&settings)).await.map(|_| true)
     }
+}
+
+fn settings(port: u16, keys: &NodeKeys<PrivateKey>) -> TunnelSettings {
+    let primary = keys.primary().key.clone();
+    TunnelSettings { keys: own_keys(keys), ..TunnelSettings::new(kernel::DEVICE, port, primary) }
+}
+
+fn own_keys(keys: &NodeKeys<PrivateKey>) -> OwnKeys {
+    OwnKeys { primary: keys.primary().key.clone(), other: keys.other().map(|other| other.key.clone()) }
 }
 
 impl SharedTunnel {
@@ -142,6 +225,12 @@ impl SharedTunnel {
 
     fn stats(&self) -> Option<TunnelStats> {
         self.get().as_ref().map(Tunnel::stats)
+    }
+
+    fn set_keys(&self, keys: &OwnKeys) {
+        if let Some(tunnel) = &*self.get() {
+            tunnel.set_keys(keys);
+        }
     }
 
     fn changes(&self) -> Option<watch::Receiver<u64>> {
@@ -173,7 +262,7 @@ async fn blocking<T: Send + 'static>(
 /// What the tunnel is told. A node whose key is none has no tunnel.
 fn peers_of(overlay: &NodeOverlay) -> Peers {
     let peer = |(name, planned): (&AgentId, &PlannedPeer)| {
-        let key = planned.end.key.parse::<PublicKey>();
+        let key = planned.key.parse::<PublicKey>();
         let Ok(key) = key.inspect_err(|error| tracing::warn!(%error, node = %name, "A node has no key"))
         else {
             return None;
@@ -181,7 +270,7 @@ fn peers_of(overlay: &NodeOverlay) -> Peers {
         let prefix = |subnet: &Subnet| Prefix::new(subnet.first(), subnet.prefix()).ok();
         let settings = PeerSettings {
             key,
-            other_key: planned.end.other_key.as_ref().and_then(|key| key.parse().ok()),
+            other_key: planned.other_key.as_ref().and_then(|key| key.parse().ok()),
             endpoint: Some(planned.endpoint),
             addresses: planned.addresses.iter().filter_map(prefix).collect(),
             keepalive: None,
@@ -189,4 +278,8 @@ fn peers_of(overlay: &NodeOverlay) -> Peers {
         Some((name.to_string(), settings))
     };
     overlay.peers.iter().filter_map(peer).collect()
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_millis(0).plus(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

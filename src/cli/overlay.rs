@@ -56,7 +56,7 @@ fn list(session: &Session) -> Result<(), CommandError> {
             let agent = agents.get(node);
             json!({
                 "node": node, "address": agent.map(|agent| agent.info.address), "port": end.port,
-                "key": end.key, "subnets": parts(agent), "applied": applied(node),
+                "key": end.key, "made": end.made, "subnets": parts(agent), "applied": applied(node),
             })
         });
         return session.output.value(&nodes.collect::<Vec<Value>>());
@@ -65,6 +65,7 @@ fn list(session: &Session) -> Result<(), CommandError> {
         Column::text("NODE", 40),
         Column::text("ENDPOINT", 50),
         Column::text("KEY", 44),
+        Column::text("MADE", 24),
         Column::text("ADDRESSES", 80),
         Column::text("APPLIED", 20),
     ]);
@@ -76,6 +77,7 @@ fn list(session: &Session) -> Result<(), CommandError> {
             node.to_string(),
             address.unwrap_or_else(|| "no agent".to_owned()),
             end.key.clone(),
+            end.made.to_string(),
             parts.join(" "),
             applied(node).map_or_else(|| "not connected".to_owned(), |revision| revision.to_string()),
         ]);

@@ -1,19 +1,31 @@
 //! What `/metrics` shows of the tunnel.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use mesonet_model::ClusterView;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{GaugeVec, IntGaugeVec, Opts};
+use prometheus::{GaugeVec, IntCounter, IntGaugeVec, Opts};
 
 use super::SharedTunnel;
 
 /// Peers that are shown one by one. Beyond these a sum would say as much, and there is one for packets that are dropped.
 const PEERS_MAX: usize = 256;
 
+/// What is known of keys.
+#[derive(Debug, Clone)]
+pub(super) struct KeyMetrics {
+    /// Keys of this node that are not used any more.
+    pub(super) changes: IntCounter,
+    view: Arc<Mutex<Option<Arc<ClusterView>>>>,
+}
+
 /// Reads the tunnel whenever somebody looks.
 pub(super) struct TunnelCollector {
     tunnel: SharedTunnel,
+    keys: KeyMetrics,
+    key_age: GaugeVec,
     octets: IntGaugeVec,
     packets: IntGaugeVec,
     handshake_age: GaugeVec,
@@ -21,12 +33,39 @@ pub(super) struct TunnelCollector {
     drops: IntGaugeVec,
 }
 
+impl KeyMetrics {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let changes = IntCounter::new(
+            "mesonet_overlay_key_changes_total",
+            "Changes of this node's key that every node has followed.",
+        )?;
+        Ok(Self { changes, view: Arc::default() })
+    }
+
+    /// Takes the keys of a newer view.
+    pub(super) fn set(&self, view: Arc<ClusterView>) {
+        *self.view() = Some(view);
+    }
+
+    fn view(&self) -> MutexGuard<'_, Option<Arc<ClusterView>>> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl TunnelCollector {
-    pub(super) fn new(tunnel: SharedTunnel) -> Result<Self, prometheus::Error> {
+    pub(super) fn new(tunnel: SharedTunnel, keys: KeyMetrics) -> Result<Self, prometheus::Error> {
         let gauge = |name, help, labels: &[&str]| IntGaugeVec::new(Opts::new(name, help), labels);
         let ways = ["peer", "direction"];
         Ok(Self {
             tunnel,
+            keys,
+            key_age: GaugeVec::new(
+                Opts::new(
+                    "mesonet_overlay_key_age_seconds",
+                    "Time since the key of a node's tunnels was made; one peer is the node itself.",
+                ),
+                &["peer"],
+            )?,
             octets: gauge(
                 "mesonet_overlay_octets",
                 "Octets of packets through the tunnel to a node.",
@@ -49,8 +88,9 @@ impl TunnelCollector {
         })
     }
 
-    fn parts(&self) -> [&dyn Collector; 5] {
-        [&self.octets, &self.packets, &self.handshake_age, &self.path_mtu, &self.drops]
+    fn parts(&self) -> [&dyn Collector; 7] {
+        let Self { octets, packets, handshake_age, path_mtu, drops, key_age, keys, .. } = self;
+        [octets, packets, handshake_age, path_mtu, drops, key_age, &keys.changes]
     }
 }
 
@@ -65,6 +105,13 @@ impl Collector for TunnelCollector {
         self.handshake_age.reset();
         self.path_mtu.reset();
         self.drops.reset();
+        self.key_age.reset();
+        let now = super::now();
+        let view = self.keys.view().clone();
+        for (name, end) in view.iter().flat_map(|view| &view.tunnels).take(PEERS_MAX) {
+            let age = now.since(end.made).as_secs_f64();
+            self.key_age.with_label_values(&[name.as_str()]).set(age);
+        }
         let Some(stats) = self.tunnel.stats() else { return Vec::new() };
         for (name, peer) in stats.peers.iter().take(PEERS_MAX) {
             for (direction, packets, octets) in [

@@ -230,7 +230,8 @@ impl Origin<'_> {
         match (self, options.overlay) {
             (_, Switch::Off) => Ok(None),
             (Origin::Bus { .. }, Switch::On) => {
-                Overlay::open(&options.dir, options.overlay_port, metrics).map(Some)
+                let Grace(key_age_max) = options.overlay_key_age;
+                Overlay::open(&options.dir, options.overlay_port, key_age_max, metrics).map(Some)
             }
             (Origin::Foreign(_), Switch::On) => {
                 bail!("the overlay needs a cluster of mesonet: use --overlay off")

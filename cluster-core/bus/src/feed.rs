@@ -34,6 +34,11 @@ pub enum PlaneNews {
         /// The plane.
         plane: Plane,
     },
+    /// A node's certificates were declared void, and it is cut off. Said by the bus, and maybe more than once.
+    Revoked {
+        /// The node.
+        node: AgentId,
+    },
 }
 
 /// Where the control plane puts each new view.

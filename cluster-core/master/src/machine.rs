@@ -19,6 +19,7 @@ use crate::outbox::Outbox;
 use crate::recover::Counters;
 use crate::services::Services;
 use crate::tasks::TaskEntry;
+use crate::tunnels::Tunnels;
 use crate::vips::Vips;
 
 /// The master's settings.
@@ -95,6 +96,11 @@ pub enum Input {
         /// The network.
         name: NetworkName,
     },
+    /// A node's certificates were declared void: nobody is to have a tunnel to it.
+    NodeRevoked {
+        /// The node.
+        node: AgentId,
+    },
     /// Something outside the view was committed and wants a revision of its own.
     Touch,
     /// Time has passed.
@@ -170,6 +176,7 @@ pub struct Master {
     pub(crate) services: Services,
     pub(crate) networks: Networks,
     pub(crate) drains: Drains,
+    pub(crate) tunnels: Tunnels,
     /// Tasks that drained when the master before this one ended.
     pub(crate) drains_to_resume: BTreeSet<TaskKey>,
     /// Whether there was a master before this one, and nothing has happened since.
@@ -200,6 +207,7 @@ impl Master {
             services: Services::new(Vips::new(&config)),
             networks: Networks::default(),
             drains: Drains::default(),
+            tunnels: Tunnels::default(),
             drains_to_resume: BTreeSet::new(),
             is_restarted: false,
             out: Outbox::default(),
@@ -217,7 +225,8 @@ impl Master {
             Input::Call { framework, call } => self.call(framework, call, now),
             Input::Agent(report) => self.agent_report(report, now),
             Input::Plane(report) => self.plane_report(report, now),
-            Input::PlaneGone { node, plane } => self.drains.plane_gone(node, plane, now),
+            Input::PlaneGone { node, plane } => self.plane_gone(node, plane, now),
+            Input::NodeRevoked { node } => self.forget_tunnel(&node),
             Input::DrainNode { agent } => self.set_draining(&agent, true),
             Input::UndrainNode { agent } => self.set_draining(&agent, false),
             Input::RemoveNode { agent } => self.remove_node(&agent, now),
@@ -245,7 +254,9 @@ impl Master {
         let drain = self.drains.deadline().map(|at| (at, "drain"));
         let liveness = self.liveness.deadline().map(|at| (at, "agents that do not answer"));
         let filter = self.allocator.deadline().map(|at| (at, "offer filter"));
-        drain.into_iter().chain(liveness).chain(filter).chain(self.services.deadline()).min()
+        let tunnel = self.tunnels.deadline().map(|at| (at, "an overlay that is not connected"));
+        let all = [drain, liveness, filter, self.services.deadline(), tunnel];
+        all.into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -262,6 +273,7 @@ impl Master {
         }
         self.services.expire(&mut self.view, &mut self.out, now);
         self.allocator.expire(now);
+        self.acknowledge_tunnels(now);
     }
 
     fn offer(&mut self) {

@@ -175,6 +175,7 @@ impl Master {
     pub(crate) fn resume_drains(&mut self, now: Timestamp) {
         if std::mem::take(&mut self.is_restarted) {
             self.drains.restarted(now);
+            self.tunnels.restarted(self.view.tunnels.iter(), self.view.revision, now);
         }
         for key in std::mem::take(&mut self.drains_to_resume) {
             let Some(task) = self.view.tasks.get(&key) else { continue };

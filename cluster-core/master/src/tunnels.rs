@@ -1,28 +1,131 @@
-//! Ends of tunnels, as the nodes' network daemons say them.
+//! Ends of tunnels, as the nodes' network daemons say them, and who knows of them.
+//!
+//! While a node changes its keys, it goes on only when every live node has what it has said last. A node is live in
+//! this sense while its overlay is connected, and for a time after that: it may well go on to send packets.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use mesonet_model::{AgentId, Plane, PlaneReport, Timestamp};
+use mesonet_model::{AgentId, Plane, PlaneReport, Revision, Timestamp, TunnelEnd};
 
 use crate::machine::Master;
+
+/// How long a node's overlay that is not connected is waited for. Tunnels need no master, so this is longer than what
+/// usually keeps nodes from their master; and a key that stays in force for some minutes more does no harm.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What is known of the nodes' overlays.
+#[derive(Debug, Default)]
+pub(crate) struct Tunnels {
+    overlays: BTreeMap<AgentId, Overlay>,
+    /// Nodes that change their keys, and the revision of what they have said last.
+    unacknowledged: BTreeMap<AgentId, Revision>,
+}
+
+#[derive(Debug)]
+struct Overlay {
+    applied: Revision,
+    /// Since when it is not connected.
+    lost_at: Option<Timestamp>,
+}
+
+impl Tunnels {
+    /// Takes over what the store has. Nobody is connected yet.
+    pub(crate) fn restarted<'ends>(
+        &mut self,
+        ends: impl Iterator<Item = (&'ends AgentId, &'ends Arc<TunnelEnd>)>,
+        revision: Revision,
+        now: Timestamp,
+    ) {
+        for (node, end) in ends {
+            self.overlays.insert(node.clone(), Overlay { applied: Revision::ZERO, lost_at: Some(now) });
+            if end.other_key.is_some() && !end.is_acknowledged {
+                self.unacknowledged.insert(node.clone(), revision);
+            }
+        }
+    }
+
+    /// A node's overlay is not connected any more.
+    pub(crate) fn overlay_gone(&mut self, node: &AgentId, now: Timestamp) {
+        if let Some(overlay) = self.overlays.get_mut(node) {
+            overlay.lost_at.get_or_insert(now);
+        }
+    }
+
+    /// When an overlay is not waited for any more, if somebody waits.
+    pub(crate) fn deadline(&self) -> Option<Timestamp> {
+        let lost = self.overlays.values().filter_map(|overlay| overlay.lost_at);
+        lost.map(|at| at.plus(PATIENCE)).min().filter(|_| !self.unacknowledged.is_empty())
+    }
+
+    /// The nodes of which everybody has what they have said last; each is given once.
+    fn take_acknowledged(&mut self, now: Timestamp) -> Vec<AgentId> {
+        self.overlays.retain(|_, overlay| overlay.lost_at.is_none_or(|at| now < at.plus(PATIENCE)));
+        if self.unacknowledged.is_empty() {
+            return Vec::new();
+        }
+        let applied = self.overlays.values().map(|overlay| overlay.applied).min();
+        let is_known = |revision: &Revision| applied.is_none_or(|applied| *revision <= applied);
+        let known: Vec<AgentId> =
+            self.unacknowledged.iter().filter(|(_, at)| is_known(at)).map(|(node, _)| node.clone()).collect();
+        self.unacknowledged.retain(|_, revision| !is_known(revision));
+        known
+    }
+}
 
 impl Master {
     /// A plane reports. That of the overlay says where its node's tunnels end.
     pub(crate) fn plane_report(&mut self, report: PlaneReport, now: Timestamp) {
-        let tunnel =
-            report.tunnel.as_ref().filter(|end| end.is_plausible() && report.plane == Plane::Overlay);
-        if let Some(end) = tunnel
-            && self.view.tunnels.get(&report.node).map(Arc::as_ref) != Some(end)
-        {
-            self.out.view_changed = true;
-            self.out.dirty.tunnels.insert(report.node.clone());
-            self.view.tunnels.insert(report.node.clone(), Arc::new(end.clone()));
+        if report.plane == Plane::Overlay {
+            self.overlay_report(&report);
         }
         self.drains.report(report, now);
     }
 
-    /// A node is gone for good: nobody sends to it, or takes anything from it, from this revision on.
+    /// The connection to a plane is lost.
+    pub(crate) fn plane_gone(&mut self, node: AgentId, plane: Plane, now: Timestamp) {
+        if plane == Plane::Overlay {
+            self.tunnels.overlay_gone(&node, now);
+        }
+        self.drains.plane_gone(node, plane, now);
+    }
+
+    fn overlay_report(&mut self, report: &PlaneReport) {
+        let node = &report.node;
+        let overlay = Overlay { applied: report.applied, lost_at: None };
+        self.tunnels.overlays.insert(node.clone(), overlay);
+        let Some(end) = report.tunnel.as_ref().filter(|end| end.is_plausible()) else { return };
+        if self.view.tunnels.get(node).is_some_and(|known| known.says_the_same(end)) {
+            return;
+        }
+        self.set_tunnel(node, TunnelEnd { is_acknowledged: false, ..end.clone() });
+        self.tunnels.unacknowledged.remove(node);
+        if end.other_key.is_some() {
+            self.tunnels.unacknowledged.insert(node.clone(), self.view.revision.next());
+        }
+    }
+
+    /// Lets nodes that change their keys go on.
+    pub(crate) fn acknowledge_tunnels(&mut self, now: Timestamp) {
+        for node in self.tunnels.take_acknowledged(now) {
+            if let Some(end) = self.view.tunnels.get(&node).cloned() {
+                self.set_tunnel(&node, TunnelEnd { is_acknowledged: true, ..end.as_ref().clone() });
+            }
+        }
+    }
+
+    fn set_tunnel(&mut self, node: &AgentId, end: TunnelEnd) {
+        self.out.view_changed = true;
+        self.out.dirty.tunnels.insert(node.clone());
+        self.view.tunnels.insert(node.clone(), Arc::new(end));
+    }
+
+    /// A node is gone for good, or not trusted any more: nobody sends to it, or takes anything from it, from this
+    /// revision on.
     pub(crate) fn forget_tunnel(&mut self, node: &AgentId) {
+        self.tunnels.overlays.remove(node);
+        self.tunnels.unacknowledged.remove(node);
         if self.view.tunnels.remove(node).is_some() {
             self.out.view_changed = true;
             self.out.dirty.tunnels.insert(node.clone());

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Timestamp;
+
 /// The longest key as text; a WireGuard key is 44 characters of base64.
 const KEY_LENGTH_MAX: usize = 64;
 
@@ -17,9 +19,20 @@ pub struct TunnelEnd {
     pub other_key: Option<String>,
     /// The UDP port where it listens.
     pub port: u16,
+    /// When `key` was made, by the node's clock.
+    #[serde(default)]
+    pub made: Timestamp,
+    /// Whether every live node has all of this. The master says it, and only while keys change.
+    #[serde(default)]
+    pub is_acknowledged: bool,
 }
 
 impl TunnelEnd {
+    /// Whether a node has said the same twice, whatever the master has added.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        Self { is_acknowledged: false, ..self.clone() } == Self { is_acknowledged: false, ..other.clone() }
+    }
+
     /// Whether it may be kept: nothing in it is longer than it has to be.
     pub fn is_plausible(&self) -> bool {
         let is_key = |key: &String| (1..=KEY_LENGTH_MAX).contains(&key.len());

@@ -1,6 +1,7 @@
 //! What the overlay decides, without touching anything.
 //!
 //! * [`plan`] says whom a node has tunnels to and which way packets go, from the view; [`difference`], what is to be done.
+//! * [`NodeKeys`] says when a node's key changes, and when the one before is dropped.
 //! * [`PathMtu`] finds the largest packet that reaches a peer, by probing (RFC 8899).
 //! * [`PrefixTable`] says whom an address belongs to: where a packet goes, and whether a peer may send from there.
 //! * [`queue_of`] maps the packets of a flow to one queue, in both directions.
@@ -8,11 +9,13 @@
 #![forbid(unsafe_code)]
 
 mod flow;
+mod keys;
 mod nodes;
 mod path_mtu;
 mod prefix_table;
 
 pub use flow::queue_of;
+pub use keys::{Dated, KeySituation, KeyStep, NodeKeys};
 pub use nodes::{Difference, NodeOverlay, PlannedPeer, PlannedRoute, RouteScope, difference, plan};
 pub use path_mtu::{PathMtu, Probe, ProbeSizes, Reach};
 pub use prefix_table::{Prefix, PrefixError, PrefixTable};

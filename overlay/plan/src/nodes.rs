@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use mesonet_model::{Agent, AgentId, AgentState, ClusterView, Subnet, TunnelEnd, gateway_of};
+use mesonet_model::{Agent, AgentId, AgentState, ClusterView, Subnet, gateway_of};
 
 /// What a node's overlay is to be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,8 +24,10 @@ pub struct NodeOverlay {
 /// A tunnel to another node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlannedPeer {
-    /// Its keys.
-    pub end: TunnelEnd,
+    /// Its key.
+    pub key: String,
+    /// Another key that is its own as well, while its keys change.
+    pub other_key: Option<String>,
     /// Where it is.
     pub endpoint: SocketAddr,
     /// The addresses behind it; it may send from no others.
@@ -85,7 +87,8 @@ pub fn plan(view: &ClusterView, own_name: &AgentId) -> NodeOverlay {
             overlay.routes.insert(route);
         }
         let peer = PlannedPeer {
-            end: end.as_ref().clone(),
+            key: end.key.clone(),
+            other_key: end.other_key.clone(),
             endpoint: SocketAddr::new(address, end.port),
             addresses: parts.into_iter().chain([itself]).collect(),
         };

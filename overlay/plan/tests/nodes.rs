@@ -45,7 +45,13 @@ fn cluster(nodes: &[(bool, bool)]) -> ClusterView {
             view.subnets.insert(agent.id.clone(), Arc::new(subnets));
         }
         if *has_tunnel {
-            let end = TunnelEnd { key: format!("key{node}"), other_key: None, port: 51_820 };
+            let end = TunnelEnd {
+                key: format!("key{node}"),
+                other_key: None,
+                port: 51_820,
+                made: Timestamp::default(),
+                is_acknowledged: false,
+            };
             view.tunnels.insert(name(node), Arc::new(end));
         }
         view.agents.insert(agent.id.clone(), Arc::new(agent));
@@ -70,7 +76,7 @@ fn two_nodes_reach_each_others_parts_and_each_other() {
         ]
     );
     let peer = &overlay.peers[&name(2)];
-    assert_eq!((peer.endpoint.to_string(), peer.end.key.as_str()), ("10.0.0.2:51820".to_owned(), "key2"));
+    assert_eq!((peer.endpoint.to_string(), peer.key.as_str()), ("10.0.0.2:51820".to_owned(), "key2"));
     let addresses: Vec<String> = peer.addresses.iter().map(Subnet::to_string).collect();
     assert_eq!(addresses, ["9.0.2.0/24", "fd01:b:0:0:2::/80", "10.0.0.2/32"]);
 }

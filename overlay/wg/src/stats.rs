@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crate::drops::Drop;
+use crate::key::PublicKey;
 use crate::peer::Traffic;
 use crate::peer_control::PeerControl;
 use crate::settings::Offloads;
@@ -40,6 +41,8 @@ pub struct PeerStats {
     pub sessions: u64,
     /// How long ago the last handshake was, if there is a session.
     pub handshake_age: Option<Duration>,
+    /// This node's key by which the session is, if there is one.
+    pub own_key: Option<PublicKey>,
     /// Octets of the longest packet that reaches it.
     pub path_mtu: u16,
     /// How long it has not answered, though there was something to answer.
@@ -62,6 +65,7 @@ impl PeerStats {
             received_octets,
             sessions: control.session_count,
             handshake_age: peer.session.load().as_ref().map(|session| age(session.established)),
+            own_key: peer.session.load().as_ref().map(|session| session.keys.own),
             path_mtu: peer.mtu.load(Ordering::Relaxed),
             silent: control.silent_since.map(age),
             drops: peer.drops.read(),

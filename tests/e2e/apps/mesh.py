@@ -100,14 +100,17 @@ def ask(way, deadline):
 
 
 def take_stream(connection, number):
-    """Takes what comes until its end, and answers with how much that was and how long nothing came at most."""
-    taken, longest, last = 0, 0.0, time.monotonic()
+    """Takes what comes until its end, and answers with how much that was and how long nothing came at most.
+
+    The times before and after the test says `next` are told apart.
+    """
+    taken, longest, last = 0, [0.0, 0.0], time.monotonic()
     with connection:
         while data := connection.recv(65536):
-            now = time.monotonic()
-            longest, last = max(longest, now - last), now
+            now, phase = time.monotonic(), int((directory / "next").exists())
+            longest[phase], last = max(longest[phase], now - last), now
             taken += len(data)
-        connection.sendall(json.dumps({"taken": taken, "stall": longest}).encode())
+        connection.sendall(json.dumps({"taken": taken, "stalls": longest}).encode())
 
 
 def take_streams():

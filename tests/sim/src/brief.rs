@@ -24,6 +24,7 @@ impl fmt::Debug for Brief<'_> {
                     write!(f, "[{} {} at {}, busy {busy:?}]", report.node, report.plane, report.applied)?;
                 }
                 Input::PlaneGone { node, plane } => write!(f, "[{node} {plane} is gone]")?,
+                Input::NodeRevoked { node } => write!(f, "[{node} is revoked]")?,
                 Input::Node { order, .. } => write!(f, "[{order:?}]")?,
                 Input::Command { number, .. } => write!(f, "[command {number}]")?,
             }

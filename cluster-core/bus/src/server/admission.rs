@@ -7,11 +7,12 @@ use mesonet_model::{AgentId, Timestamp};
 use quinn::Connection;
 use rustls::pki_types::CertificateDer;
 
+use super::duty::Duty;
 use super::{Hall, connection};
 use crate::pki::{CertifyError, Holder};
 use crate::reason::{Reason, Refusal};
 use crate::wire::{self, FromMaster, Hello, Join};
-use crate::{Role, clock};
+use crate::{PlaneNews, Role, clock};
 
 /// Who a connection's peer is, if it has a certificate. That it is genuine was checked by TLS.
 pub(super) fn peer(connection: &Connection) -> Result<Option<Holder>, Refusal> {
@@ -110,6 +111,23 @@ pub(super) async fn cut_revoked(hall: &Arc<Hall>) {
         if let Some(refusal) = refused.get(&link.connection.stable_id()) {
             connection::cut(hall, &link.connection, refusal.reason, &refusal.text);
         }
+    }
+}
+
+/// Tells the control plane which nodes are revoked, if this master leads.
+pub(super) async fn tell_revoked(hall: &Arc<Hall>) {
+    if !matches!(hall.duty, Duty::Leading { .. }) {
+        return;
+    }
+    let worker = hall.clone();
+    let reading = tokio::task::spawn_blocking(move || worker.house.authority.nodes());
+    let nodes = match reading.await.expect("BUG: nodes cannot be read") {
+        Ok(nodes) => nodes,
+        Err(error) => return tracing::error!(%error, "Cannot read which nodes are revoked"),
+    };
+    for node in nodes.into_iter().filter(|node| node.expires.is_none()) {
+        // Fails only when the control plane has ended.
+        let _ = hall.feed.reports.send(PlaneNews::Revoked { node: AgentId::new(node.name.as_str()) }).await;
     }
 }
 

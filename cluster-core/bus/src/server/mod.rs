@@ -53,6 +53,10 @@ pub const JOINING_MAX: usize = 16;
 /// the master repeats what counts.
 pub const COMMANDS_MAX: usize = 4096;
 
+/// How many times a leader's control plane is told which nodes are revoked: what they have said until they were cut off
+/// may come after the first time.
+const REVOCATION_TIMES: u32 = 3;
+
 /// How often it is looked whether certificates are revoked or have expired.
 const CERTIFICATES_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -484,6 +488,7 @@ async fn look_after_certificates(
 ) {
     let mut interval = tokio::time::interval(CERTIFICATES_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (mut told, mut times) = (None, 0);
     loop {
         interval.tick().await;
         let hall = hall.borrow().clone();
@@ -505,6 +510,13 @@ async fn look_after_certificates(
             }
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "Cannot read which nodes are revoked"),
+        }
+        let to_tell = Some((Arc::as_ptr(&hall) as usize, revocations.clone()));
+        times = if told == to_tell { times } else { REVOCATION_TIMES };
+        told = to_tell;
+        if times > 0 {
+            times -= 1;
+            admission::tell_revoked(&hall).await;
         }
         admission::cut_expired(&hall, now);
         connection::cut_unfed(&hall);

@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::site::{Site, connects, eventually, fails_with, name, patiently};
 use crate::client::dial::LinkError;
 use crate::{
-    Authority, AuthorityError, Client, Identity, JoinError, JoinToken, Reason, Role, TokenTerms, join,
+    Authority, AuthorityError, Client, Identity, JoinError, JoinToken, PlaneNews, Reason, Role, TokenTerms,
+    join,
 };
 
 fn refusal(result: Result<Identity, JoinError>) -> (Option<Reason>, String) {
@@ -90,12 +91,18 @@ async fn a_name_belongs_to_one_key_until_it_is_revoked() {
 
 #[tokio::test]
 async fn a_revoked_node_is_cut_off_and_stays_out() {
-    let site = Site::start();
+    let mut site = Site::start();
     site.joined("n1").await;
     let node = site.net("n1", None);
     connects(&node.client).await;
     site.authority.revoke(&name("n1")).expect("revoked");
     fails_with(&node.client, "revoked").await;
+    loop {
+        match site.planes.recv().await.expect("the control plane is told") {
+            PlaneNews::Revoked { node } => break assert_eq!(node.as_str(), "n1"),
+            PlaneNews::Report(_) | PlaneNews::Gone { .. } => {}
+        }
+    }
     let again = site.net("n1", None);
     fails_with(&again.client, "revoked").await;
     assert_eq!(again.client.stats().connections, 0);

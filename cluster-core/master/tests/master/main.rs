@@ -11,4 +11,5 @@ mod policies;
 mod random_script;
 mod recovery;
 mod reference;
+mod tunnels;
 mod vips;

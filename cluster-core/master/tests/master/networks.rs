@@ -1,11 +1,11 @@
 //! Virtual networks: which are made, and which part of each is an agent's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use mesonet_master::{Effect, Input};
 use mesonet_model::{
-    AgentId, Attachment, ClusterView, NetworkName, NetworkRefusal, Plane, PlaneReport, Subnet,
-    TaskNetworking, TaskState, TunnelEnd, VirtualNetwork,
+    AgentId, Attachment, ClusterView, NetworkName, NetworkRefusal, Subnet, TaskNetworking, TaskState,
+    VirtualNetwork,
 };
 
 use crate::cluster::{Cluster, agent_info};
@@ -190,35 +190,4 @@ fn a_full_part_is_not_offered_and_a_task_too_many_is_refused() {
     cluster.status(&agent, "a", TaskState::Running);
     cluster.report("a", TaskState::Finished);
     assert_eq!(remove(&mut cluster, "small"), None, "its last task has ended");
-}
-
-#[test]
-fn the_end_of_a_nodes_tunnels_is_known_until_the_node_is_gone() {
-    let mut cluster = Cluster::new();
-    let agent = cluster.register(None, agent_info(1, 4), Vec::new());
-    let end = TunnelEnd { key: "k".repeat(44), other_key: None, port: 51_820 };
-    let say = |cluster: &mut Cluster, plane, end: &TunnelEnd| {
-        let applied = cluster.view().revision;
-        cluster.handle(Input::Plane(PlaneReport {
-            node: agent.clone(),
-            plane,
-            applied,
-            busy: BTreeSet::new(),
-            failed: BTreeMap::new(),
-            outage: None,
-            tunnel: Some(end.clone()),
-        }));
-    };
-    say(&mut cluster, Plane::Lb, &end);
-    say(&mut cluster, Plane::Overlay, &TunnelEnd { key: "k".repeat(65), ..end.clone() });
-    assert!(cluster.view().tunnels.is_empty(), "only the overlay says it, and no nonsense");
-    say(&mut cluster, Plane::Overlay, &end);
-    let revision = cluster.view().revision;
-    say(&mut cluster, Plane::Overlay, &end);
-    assert_eq!(cluster.view().revision, revision, "nothing is new");
-    cluster.restart();
-    cluster.handle(Input::Tick);
-    assert_eq!(cluster.view().tunnels.get(&agent).map(|known| known.as_ref()), Some(&end));
-    cluster.handle(Input::RemoveNode { agent: agent.clone() });
-    assert!(cluster.view().tunnels.is_empty());
 }
