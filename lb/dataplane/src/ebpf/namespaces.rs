@@ -42,8 +42,7 @@ pub(super) fn visit<T: Send>(
             match enter(&path) {
                 Ok((cookie, socket)) if is_wanted(cookie) => visit.found.push(act(&socket)),
                 Ok(_) => {}
-                // It has ended meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) if is_none(&error) => {}
                 Err(error) => {
                     visit.closed += 1;
                     visit.reason = Some(error);
@@ -57,6 +56,12 @@ pub(super) fn visit<T: Send>(
         closed: 1,
         reason: None,
     })
+}
+
+/// Whether a namespace has ended meanwhile, or a name is not bound to one yet or any more. None of them has a socket.
+fn is_none(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput)
+        || error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// A path to each, the own one first.
