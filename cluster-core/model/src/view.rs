@@ -1,7 +1,7 @@
 //! The immutable picture of a cluster that every plane works from.
 
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
@@ -74,12 +74,16 @@ impl ClusterView {
     }
 }
 
+/// It sorts before every other.
+static FIRST_TASK: LazyLock<TaskKey> =
+    LazyLock::new(|| TaskKey::new(FrameworkId::new(""), crate::TaskId::new("")));
+
 impl EndpointKey {
     /// A key that sorts before every endpoint of the service and after those of the services before it.
     fn first_of(service: &ServiceKey) -> Self {
         Self {
             service: service.clone(),
-            task: TaskKey::new(FrameworkId::new(""), crate::TaskId::new("")),
+            task: FIRST_TASK.clone(),
             address: std::net::SocketAddr::from(([0, 0, 0, 0], 0)),
         }
     }

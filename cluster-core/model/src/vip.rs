@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -54,9 +55,9 @@ pub enum Vip {
     /// A name below `l4lb.thisdcos.directory`; the cluster chooses the address.
     Named {
         /// The label's sanitised name, one or more DNS labels.
-        name: String,
+        name: Arc<str>,
         /// The sanitised name of the framework whose task declares it.
-        framework: String,
+        framework: Arc<str>,
     },
     /// An address that the user chose. It has no name.
     Static(IpAddr),
@@ -129,8 +130,8 @@ impl VipLabel {
     pub fn service_key(self, protocol: Protocol, framework_name: &str) -> ServiceKey {
         match self {
             Self::Named { name, port } => {
-                let framework = name::domain_fragment(framework_name);
-                ServiceKey { protocol, vip: Vip::Named { name, framework }, port }
+                let framework = name::domain_fragment(framework_name).into();
+                ServiceKey { protocol, vip: Vip::Named { name: name.into(), framework }, port }
             }
             Self::Static { address, port } => ServiceKey { protocol, vip: Vip::Static(address), port },
         }
@@ -172,7 +173,7 @@ impl FromStr for ServiceKey {
         let port = port.parse().map_err(|_| error())?;
         let vip = match host.split_once('@') {
             Some((name, framework)) if !name.is_empty() => {
-                Vip::Named { name: name.to_owned(), framework: framework.to_owned() }
+                Vip::Named { name: name.into(), framework: framework.into() }
             }
             _ => Vip::Static(host.trim_matches(['[', ']']).parse().map_err(|_| error())?),
         };

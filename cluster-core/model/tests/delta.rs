@@ -131,7 +131,7 @@ fn task(key: &TaskKey, value: u8) -> Task {
 }
 
 fn service_key(n: u16) -> ServiceKey {
-    let vip = Vip::Named { name: format!("s{n}"), framework: "f".to_owned() };
+    let vip = Vip::Named { name: format!("s{n}").into(), framework: "f".into() };
     ServiceKey { protocol: Protocol::Tcp, vip, port: 80 }
 }
 

@@ -5,7 +5,7 @@ mod answers;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mesonet_lb_plan::{EndpointCount, EndpointId, NodePlanner, RouteTable, ServiceSpec, plan};
+use mesonet_lb_plan::{EndpointCount, EndpointId, NodePlanner, RouteTable, plan};
 use mesonet_model::{AgentId, ClusterView, Delta, Revision, ServiceKey, TaskKey, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -245,12 +245,11 @@ impl LoadBalancer {
             }
         }
         timer.observe_duration();
-        for key in std::mem::take(&mut self.unsettled_keys) {
-            if failures.contains_key(&key) {
-                self.unsettled_keys.insert(key);
-            } else {
-                self.unsettled.set(key, ServiceSpec::default());
-            }
+        let settled = std::mem::take(&mut self.unsettled_keys);
+        let unsettled = std::mem::take(&mut self.unsettled);
+        for key in settled.into_iter().filter(|key| failures.contains_key(key)) {
+            self.unsettled.set(key.clone(), unsettled.service(&key).cloned().unwrap_or_default());
+            self.unsettled_keys.insert(key);
         }
         self.log(&failures);
         self.metrics.set_services(self.executor.read().services().len(), failures.len());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesonet_lb_plan::{Op, RouteState, RouteTable};
+use mesonet_lb_plan::{EndpointSpec, Op, RouteState};
 use mesonet_model::ServiceKey;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
@@ -168,22 +168,18 @@ impl Metrics {
         self.closed_namespaces.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// An operation is about to be applied to a table.
-    pub(crate) fn count_op(&self, table: &RouteTable, op: &Op) {
+    /// An operation has been applied to a table; its endpoint was something there before, or nothing.
+    pub(crate) fn count_op(&self, op: &Op, old: Option<EndpointSpec>) {
         let endpoints = |state: RouteState| self.endpoints.with_label_values(&[state.as_str()]);
+        if let Some(old) = old {
+            endpoints(old.state).dec();
+        }
         match op {
-            Op::AddEndpoint { service, endpoint, spec } | Op::SetEndpoint { service, endpoint, spec } => {
-                if let Some(old) = table.endpoint(service, endpoint) {
-                    endpoints(old.state).dec();
-                }
-                endpoints(spec.state).inc();
-            }
-            Op::RemoveEndpoint { service, endpoint } => {
-                if let Some(old) = table.endpoint(service, endpoint) {
-                    endpoints(old.state).dec();
-                }
-            }
-            Op::SetPolicy { .. } | Op::OpenListener { .. } | Op::CloseListener { .. } => {}
+            Op::AddEndpoint { spec, .. } | Op::SetEndpoint { spec, .. } => endpoints(spec.state).inc(),
+            Op::RemoveEndpoint { .. }
+            | Op::SetPolicy { .. }
+            | Op::OpenListener { .. }
+            | Op::CloseListener { .. } => {}
         }
     }
 

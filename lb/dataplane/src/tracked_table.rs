@@ -27,9 +27,9 @@ impl TrackedTable {
     }
 
     pub(crate) fn apply(&mut self, op: &Op) {
+        let old = self.table.apply(op);
         if let Some(metrics) = &self.metrics {
-            metrics.count_op(&self.table, op);
+            metrics.count_op(op, old);
         }
-        self.table.apply(op);
     }
 }

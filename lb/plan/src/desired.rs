@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use mesonet_model::{ClusterView, Delta, EndpointState, ServiceKey};
+use mesonet_model::{ClusterView, Delta, ServiceKey};
 
-use crate::{EndpointId, EndpointSpec, RouteState, ServiceSpec, Weighed};
+use crate::{EndpointSpec, RouteState, ServiceSpec, Standing, Weighed};
 
 /// What a service should be, given the weights of its endpoints; empty if the view does not have it.
 ///
@@ -13,19 +13,24 @@ use crate::{EndpointId, EndpointSpec, RouteState, ServiceSpec, Weighed};
 /// address while the service restarts and nothing that waits in a listener's queue is lost; executors reset what
 /// they accept for it at once. An endpoint that is down is left out, which is what makes executors reset its
 /// connections.
-pub fn desired(view: &ClusterView, key: &ServiceKey, weighed: &Weighed) -> ServiceSpec {
+pub fn desired(view: &ClusterView, key: &ServiceKey, weighed: Weighed) -> ServiceSpec {
     let Some(service) = view.services.get(key) else { return ServiceSpec::default() };
     let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
     let listeners = addresses.map(|address| SocketAddr::new(address, key.port)).collect();
-    let endpoints = view.endpoints_of(key).filter_map(|(id, endpoint)| {
-        let state = match endpoint.state {
-            EndpointState::Ready => RouteState::Ready,
-            EndpointState::Draining => RouteState::Draining,
-            EndpointState::Down => return None,
+    let endpoints = weighed.endpoints.into_iter().filter_map(|(id, each)| {
+        let state = match each.standing {
+            Standing::Draining => RouteState::Draining,
+            Standing::Down => return None,
+            Standing::Serving
+            | Standing::SlowStart { .. }
+            | Standing::Panic
+            | Standing::NotReady
+            | Standing::NodeLost
+            | Standing::Ejected { .. }
+            | Standing::NoShare
+            | Standing::Farther => RouteState::Ready,
         };
-        let id = EndpointId { task: id.task.clone(), address: id.address };
-        let weight = weighed.endpoints.get(&id).map_or(0, |each| each.weight);
-        Some((id, EndpointSpec { state, weight }))
+        Some((id, EndpointSpec { state, weight: each.weight }))
     });
     ServiceSpec { listeners, endpoints: endpoints.collect(), policy: service.policy }
 }
@@ -41,7 +46,8 @@ mod tests {
     use std::sync::Arc;
 
     use mesonet_model::{
-        AgentId, ClusterId, Endpoint, EndpointKey, FrameworkId, Revision, Service, TaskId, TaskKey,
+        AgentId, ClusterId, Endpoint, EndpointKey, EndpointState, FrameworkId, Revision, Service, TaskId,
+        TaskKey,
     };
 
     use super::*;

@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 
 use mesonet_ebpf_abi::{
     Frontend, MAGLEV_CHUNK, MaglevChunk, MaglevKey, Member, MemberState, Place, REFUSALS,
-    SOCKET_MAGLEV_SLOTS, Service, Share, Slot, SlotKey,
+    SOCKET_MAGLEV_SLOTS, Service, Share, Slot, SlotKey, TCP,
 };
 
 use crate::{Algorithm, MaglevTable, ServicePolicy};
@@ -28,7 +28,7 @@ pub struct Candidate {
 /// any order; those for one in the order of the variants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum MapWrite {
-    /// A datagram flow may stay with an endpoint; its connections are counted under a number.
+    /// A client may stay with an endpoint, which is ready or drains; its connections are counted under a number.
     PutMember(Member, MemberState),
     /// A slot of a generation that no service has yet.
     PutSlot(SlotKey, Slot),
@@ -55,7 +55,7 @@ pub struct FoundMaps {
     pub slots: Vec<(SlotKey, Slot)>,
     /// Which positions there are.
     pub chunks: Vec<MaglevKey>,
-    /// Endpoints, ready or draining.
+    /// Endpoints that drain or that clients stay with.
     pub members: Vec<(Member, MemberState)>,
 }
 
@@ -74,6 +74,9 @@ struct Programmed {
     slots: Vec<Slot>,
     /// Endpoints, ready or draining.
     members: BTreeMap<Place, MemberState>,
+    /// Those that are in the map of members. Programs look there only for whoever may stay with an endpoint; elsewhere
+    /// a slot says all of an endpoint that is ready, and loading many services costs less.
+    mapped: BTreeSet<Place>,
 }
 
 // === impl KernelTable ===
@@ -86,16 +89,18 @@ impl KernelTable {
         let mut frontends = BTreeMap::new();
         for (frontend, service) in found.services {
             frontends.insert(service.id, frontend);
-            let programmed = Programmed { service, slots: Vec::new(), members: BTreeMap::new() };
-            table.services.insert(frontend, programmed);
+            table.services.insert(frontend, Programmed::new(service));
             table.next_service = table.next_service.max(service.id.wrapping_add(1));
         }
         let mut garbage = Vec::new();
         let slots: BTreeMap<SlotKey, Slot> = found.slots.into_iter().collect();
         for (key, slot) in slots {
+            table.next_counter = table.next_counter.max(slot.counter.wrapping_add(1));
             let of = frontends.get(&key.service).and_then(|frontend| table.services.get_mut(frontend));
             match of {
                 Some(of) if of.service.generation == key.generation && key.index < of.service.slots => {
+                    let state = MemberState { counter: slot.counter, flags: MemberState::READY };
+                    of.members.insert(slot.place, state);
                     of.slots.push(slot);
                 }
                 _ => garbage.push(MapWrite::RemoveSlot(key)),
@@ -112,7 +117,10 @@ impl KernelTable {
         for (member, state) in found.members {
             table.next_counter = table.next_counter.max(state.counter.wrapping_add(1));
             match frontends.get(&member.service).and_then(|frontend| table.services.get_mut(frontend)) {
-                Some(of) => drop(of.members.insert(member.place, state)),
+                Some(of) => {
+                    of.members.insert(member.place, state);
+                    of.mapped.insert(member.place);
+                }
                 None => garbage.push(MapWrite::RemoveMember(member)),
             }
         }
@@ -155,9 +163,10 @@ impl KernelTable {
         candidates: &BTreeSet<Candidate>,
         policy: ServicePolicy,
     ) -> Vec<MapWrite> {
-        let (service, old_slots, old_members) = match self.services.remove(&frontend) {
-            Some(Programmed { service, slots, members }) => (Some(service), slots, members),
-            None => (None, Vec::new(), BTreeMap::new()),
+        let old = self.services.remove(&frontend);
+        let (service, old_slots, old_members, old_mapped) = match old {
+            Some(Programmed { service, slots, members, mapped }) => (Some(service), slots, members, mapped),
+            None => (None, Vec::new(), BTreeMap::new(), BTreeSet::new()),
         };
         let id = service.map_or(self.next_service, |service| service.id);
         let members: BTreeMap<Place, MemberState> = candidates
@@ -166,9 +175,18 @@ impl KernelTable {
             .collect();
         let slots = slots(candidates, &members);
         let new = |generation| service_of(id, generation, slots.len(), policy);
-        let mut writes = Vec::new();
-        for (place, state) in members.iter().filter(|(place, state)| old_members.get(place) != Some(state)) {
-            writes.push(MapWrite::PutMember(Member { service: id, place: *place }, *state));
+        let mut writes = Vec::with_capacity(slots.len() + 1);
+        let may_stay = frontend.protocol != u32::from(TCP) || policy.affinity.is_some();
+        let mut mapped = BTreeSet::new();
+        for (place, state) in &members {
+            let is_mapped = old_mapped.contains(place);
+            if !may_stay && !is_mapped && state.flags & MemberState::READY != 0 {
+                continue;
+            }
+            mapped.insert(*place);
+            if !is_mapped || old_members.get(place) != Some(state) {
+                writes.push(MapWrite::PutMember(Member { service: id, place: *place }, *state));
+            }
         }
         let service = match service {
             Some(service) if service == new(service.generation) && slots == old_slots => service,
@@ -178,22 +196,22 @@ impl KernelTable {
                 service
             }
         };
-        for place in old_members.keys().filter(|place| !members.contains_key(place)) {
+        for place in old_mapped.difference(&mapped) {
             writes.push(MapWrite::RemoveMember(Member { service: id, place: *place }));
         }
-        self.services.insert(frontend, Programmed { service, slots, members });
+        self.services.insert(frontend, Programmed { service, slots, members, mapped });
         writes
     }
 
     /// Ends a virtual address. Returns the writes that do it, in their order.
     pub fn remove(&mut self, frontend: &Frontend) -> Vec<MapWrite> {
-        let Some(Programmed { service, members, .. }) = self.services.remove(frontend) else {
+        let Some(Programmed { service, mapped, .. }) = self.services.remove(frontend) else {
             return Vec::new();
         };
         let mut writes = vec![MapWrite::RemoveService(*frontend)];
         writes.extend(removals(service));
         writes.extend(
-            members.keys().map(|place| MapWrite::RemoveMember(Member { service: service.id, place: *place })),
+            mapped.into_iter().map(|place| MapWrite::RemoveMember(Member { service: service.id, place })),
         );
         writes
     }
@@ -230,6 +248,12 @@ impl KernelTable {
         let counter = self.next_counter;
         self.next_counter = counter.wrapping_add(1) & !REFUSALS;
         counter
+    }
+}
+
+impl Programmed {
+    fn new(service: Service) -> Self {
+        Self { service, slots: Vec::new(), members: BTreeMap::new(), mapped: BTreeSet::new() }
     }
 }
 
@@ -319,24 +343,22 @@ fn slots(candidates: &BTreeSet<Candidate>, members: &BTreeMap<Place, MemberState
 /// Vose's alias method in integers: every position has `total` drawings of `total * count`; those that want fewer give
 /// the rest to those that want more.
 pub fn shares(weights: &[u32]) -> Vec<Share> {
+    // Each keeps all of its drawings, unless it wants fewer.
+    let mut shares: Vec<Share> =
+        (0..weights.len()).map(|at| Share { own: u32::MAX, alias: at as u32 }).collect();
+    if weights.windows(2).all(|pair| pair[0] == pair[1]) {
+        return shares;
+    }
     let count = weights.len() as u128;
     let total: u128 = weights.iter().map(|weight| u128::from(*weight)).sum();
-    let wants: Vec<u128> = if total == 0 {
-        vec![1; weights.len()]
-    } else {
-        weights.iter().map(|weight| u128::from(*weight) * count).collect()
-    };
-    let full = if total == 0 { 1 } else { total };
-    let mut left = wants;
-    let (mut poor, mut rich): (Vec<usize>, Vec<usize>) = (0..left.len()).partition(|at| left[*at] < full);
-    let mut shares: Vec<Share> =
-        (0..left.len()).map(|at| Share { own: u32::MAX, alias: at as u32 }).collect();
+    let mut left: Vec<u128> = weights.iter().map(|weight| u128::from(*weight) * count).collect();
+    let (mut poor, mut rich): (Vec<usize>, Vec<usize>) = (0..left.len()).partition(|at| left[*at] < total);
     while let (Some(small), Some(large)) = (poor.pop(), rich.last().copied()) {
         // Below one, so that the quotient fits.
-        let own = (left[small] << 32) / full;
+        let own = (left[small] << 32) / total;
         shares[small] = Share { own: own as u32, alias: large as u32 };
-        left[large] -= full - left[small];
-        if left[large] < full {
+        left[large] -= total - left[small];
+        if left[large] < total {
             rich.pop();
             poor.push(large);
         }

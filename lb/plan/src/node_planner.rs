@@ -65,7 +65,7 @@ impl NodePlanner {
         } else {
             self.near.remove(key);
         }
-        desired(view, key, &weighed)
+        desired(view, key, weighed)
     }
 
     /// The weights of a service's endpoints and the reasons, without any effect; `None` if the view does not have it.

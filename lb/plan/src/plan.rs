@@ -109,11 +109,14 @@ struct Phases {
 
 impl Phases {
     fn plan_endpoints(&mut self, service: &ServiceKey, desired: &ServiceSpec, actual: &ServiceSpec) {
-        for (endpoint, spec) in &desired.endpoints {
-            let (service, endpoint, spec) = (service.clone(), endpoint.clone(), *spec);
-            match (actual.endpoints.get(&endpoint), spec.state) {
+        for (endpoint, &spec) in &desired.endpoints {
+            let old = actual.endpoints.get(endpoint);
+            if old == Some(&spec) {
+                continue;
+            }
+            let (service, endpoint) = (service.clone(), endpoint.clone());
+            match (old, spec.state) {
                 (None, _) => self.adds.push(Op::AddEndpoint { service, endpoint, spec }),
-                (Some(old), _) if *old == spec => {}
                 (Some(_), RouteState::Ready) => {
                     self.readied.push(Op::SetEndpoint { service, endpoint, spec });
                 }
@@ -145,17 +148,13 @@ impl Phases {
     }
 
     fn in_order(self) -> Vec<Op> {
-        [
-            self.adds,
-            self.readied,
-            self.drained,
-            self.policies,
-            self.closes,
-            self.opens,
-            self.removes,
-            self.forgotten,
-        ]
-        .concat()
+        let mut ops = self.adds;
+        for phase in
+            [self.readied, self.drained, self.policies, self.closes, self.opens, self.removes, self.forgotten]
+        {
+            ops.extend(phase);
+        }
+        ops
     }
 }
 

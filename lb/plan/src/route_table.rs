@@ -66,6 +66,19 @@ impl RouteState {
 }
 
 impl ServiceSpec {
+    fn apply(&mut self, op: &Op) -> Option<EndpointSpec> {
+        match op {
+            Op::AddEndpoint { endpoint, spec, .. } | Op::SetEndpoint { endpoint, spec, .. } => {
+                return self.endpoints.insert(endpoint.clone(), *spec);
+            }
+            Op::RemoveEndpoint { endpoint, .. } => return self.endpoints.remove(endpoint),
+            Op::SetPolicy { policy, .. } => self.policy = *policy,
+            Op::OpenListener { address, .. } => drop(self.listeners.insert(*address)),
+            Op::CloseListener { address, .. } => drop(self.listeners.remove(address)),
+        }
+        None
+    }
+
     /// Whether there is nothing to route from, nothing to route to and nothing to know.
     pub fn is_empty(&self) -> bool {
         self.listeners.is_empty() && self.endpoints.is_empty() && self.policy == ServicePolicy::default()
@@ -103,26 +116,21 @@ impl RouteTable {
         self.services.get(service)?.endpoints.get(id).copied()
     }
 
-    /// Makes the change that an operation describes. Repeating an operation changes nothing.
-    pub fn apply(&mut self, op: &Op) {
-        let spec = self.services.entry(op.service().clone()).or_default();
-        match op {
-            Op::AddEndpoint { endpoint, spec: new, .. } | Op::SetEndpoint { endpoint, spec: new, .. } => {
-                spec.endpoints.insert(endpoint.clone(), *new);
-            }
-            Op::RemoveEndpoint { endpoint, .. } => {
-                spec.endpoints.remove(endpoint);
-            }
-            Op::SetPolicy { policy, .. } => spec.policy = *policy,
-            Op::OpenListener { address, .. } => {
-                spec.listeners.insert(*address);
-            }
-            Op::CloseListener { address, .. } => {
-                spec.listeners.remove(address);
-            }
-        }
+    /// Makes the change that an operation describes. Repeating an operation changes nothing. Returns what the
+    /// operation's endpoint was before.
+    pub fn apply(&mut self, op: &Op) -> Option<EndpointSpec> {
+        let key = op.service();
+        // Most operations are for services that are there: the key is only cloned for others.
+        let Some(spec) = self.services.get_mut(key) else {
+            let mut spec = ServiceSpec::default();
+            spec.apply(op);
+            self.set(key.clone(), spec);
+            return None;
+        };
+        let old = spec.apply(op);
         if spec.is_empty() {
-            self.services.remove(op.service());
+            self.services.remove(key);
         }
+        old
     }
 }

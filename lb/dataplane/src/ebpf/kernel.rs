@@ -92,6 +92,10 @@ impl Kernel {
         candidates: BTreeSet<Candidate>,
         policy: ServicePolicy,
     ) -> (Vec<MapWrite>, BTreeSet<Place>) {
+        if self.table.service(&frontend).is_none() {
+            // Where nobody was, nobody can do their work meanwhile.
+            return (self.table.put(frontend, &candidates, policy), BTreeSet::new());
+        }
         let served: BTreeSet<Place> = self.table.ready(&frontend).collect();
         let before = self.starting.remove(&frontend).map(|starting| starting.places).unwrap_or_default();
         let (ready, draining): (BTreeSet<&Candidate>, BTreeSet<&Candidate>) =
@@ -99,7 +103,6 @@ impl Kernel {
         let ready: BTreeSet<Place> = ready.into_iter().map(|each| each.place).collect();
         let draining = draining.into_iter().map(|each| each.place);
         let stand_ins = draining.filter(|place| served.contains(place)).collect();
-        // Where nobody was, nobody can do their work meanwhile.
         let is_joined = frontend.protocol == u32::from(TCP) && !served.is_empty();
         let is_new = |place: &&Place| is_joined && !served.contains(place) && !before.contains(place);
         let new: BTreeSet<Place> = ready.iter().filter(is_new).copied().collect();

@@ -172,12 +172,24 @@ impl Ebpf {
         })
     }
 
-    /// Takes an operation into the table.
-    fn note(&mut self, op: &Op, change: &mut Change) {
-        let key = op.service();
-        if let Some(spec) = self.table.read().service(key) {
-            change.touched.extend(spec.listeners.iter().map(|address| frontend(key.protocol, *address)));
+    /// Takes operations into the table.
+    fn note(&mut self, ops: &[Op], change: &mut Change) {
+        let mut last = None;
+        for op in ops {
+            // Those for one service come side by side.
+            let key = op.service();
+            if last != Some(key)
+                && let Some(spec) = self.table.read().service(key)
+            {
+                change.touched.extend(spec.listeners.iter().map(|address| frontend(key.protocol, *address)));
+            }
+            last = Some(key);
+            self.note_one(op, change);
         }
+    }
+
+    fn note_one(&mut self, op: &Op, change: &mut Change) {
+        let key = op.service();
         match op {
             Op::RemoveEndpoint { endpoint, .. } => drop(change.gone.insert(endpoint.address)),
             Op::OpenListener { address, .. } => {
@@ -277,8 +289,16 @@ impl Ebpf {
 
     /// Finds what drains in the services that operations were for.
     fn find_draining(&mut self, ops: &[Op]) {
-        let services: BTreeSet<&ServiceKey> =
-            ops.iter().map(Op::service).filter(|key| key.protocol == Protocol::Tcp).collect();
+        let begins = |op: &Op| match op {
+            Op::AddEndpoint { spec, .. } | Op::SetEndpoint { spec, .. } => spec.state == RouteState::Draining,
+            _ => false,
+        };
+        let services: BTreeSet<&ServiceKey> = ops
+            .iter()
+            .filter(|op| op.service().protocol == Protocol::Tcp)
+            .filter(|op| begins(op) || self.draining.contains_key(op.service()))
+            .map(Op::service)
+            .collect();
         for key in services {
             let draining = self.table.read().service(key).map(|spec| self.draining_of(key, spec));
             match draining.filter(|draining| !draining.is_empty()) {
@@ -308,9 +328,7 @@ impl Dataplane for Ebpf {
 
     async fn apply(&mut self, ops: &[Op]) -> BTreeMap<ServiceKey, String> {
         let mut change = Change::default();
-        for op in ops {
-            self.note(op, &mut change);
-        }
+        self.note(ops, &mut change);
         if self.has_leftovers {
             let kernel = self.kernel.lock();
             change.touched.extend(kernel.table.frontends().filter(|each| !self.owners.contains_key(each)));

@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use mesonet_ebpf_abi::{TCP, choose_slot};
+use mesonet_ebpf_abi::choose_slot;
 use proptest::prelude::*;
 
 use super::*;
@@ -94,7 +94,7 @@ fn what_is_so_already_is_not_written() {
     let mut table = KernelTable::default();
     let wanted = candidates(&[(1, Some(1)), (2, None)]);
     let policy = ServicePolicy::default();
-    assert_eq!(table.put(frontend(1), &wanted, policy).len(), 4);
+    assert_eq!(table.put(frontend(1), &wanted, policy).len(), 3);
     assert_eq!(table.put(frontend(1), &wanted, policy), []);
     // An endpoint that begins to drain keeps its place among the members.
     let drained = table.put(frontend(1), &candidates(&[(1, None), (2, None)]), policy);
