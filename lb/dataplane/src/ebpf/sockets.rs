@@ -4,6 +4,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZero;
+use std::thread::{self, ScopedJoinHandle};
 
 use mesonet_model::Protocol;
 use rustix::fd::OwnedFd;
@@ -32,6 +34,9 @@ const FILTER_PEERS_MAX: usize = 64;
 
 /// Requests that are sent together: what the kernel queues of errors fits into a socket's default buffer.
 const REQUESTS: usize = 64;
+
+/// Connections that a thread of its own is worth for.
+const PART_MIN: usize = 1000;
 
 /// Octets of a message's header.
 const HEADER: usize = 16;
@@ -78,24 +83,55 @@ pub(super) fn connected(
     protocol: Protocol,
     peers: &BTreeSet<SocketAddr>,
 ) -> io::Result<Vec<Connection>> {
-    let protocol = number(protocol);
     let filter = if peers.len() <= FILTER_PEERS_MAX { filter(peers) } else { Vec::new() };
-    let mut found = Vec::new();
-    for family in [AF_INET, AF_INET6] {
-        let mut body = [0; REQUEST];
-        body[0] = family;
-        body[1] = protocol;
-        body[4..8].copy_from_slice(&CONNECTED.to_ne_bytes());
-        send(netlink, &message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, 0, &body, &filter), SendFlags::empty())?;
-        read_answers(netlink, |entry| {
-            found.extend(connection(protocol, entry).filter(|each| peers.contains(&each.peer)));
-        })?;
-    }
+    let of = |netlink: &OwnedFd, family| connected_of(netlink, (family, number(protocol)), peers, &filter);
+    // The kernel walks through its whole table for each family. A thread is in the namespace of the one that made it.
+    let (ipv4, ipv6) = thread::scope(|scope| {
+        let other = scope.spawn(|| of(&open()?, AF_INET6));
+        (of(netlink, AF_INET), joined(other))
+    });
+    let mut found = ipv4?;
+    found.extend(ipv6?);
     Ok(found)
 }
 
-/// Ends connections: TCP sees a reset, connected UDP an error. Those that have ended meanwhile are fine.
+fn connected_of(
+    netlink: &OwnedFd,
+    (family, protocol): (u8, u8),
+    peers: &BTreeSet<SocketAddr>,
+    filter: &[u8],
+) -> io::Result<Vec<Connection>> {
+    let mut found = Vec::new();
+    let mut body = [0; REQUEST];
+    body[0] = family;
+    body[1] = protocol;
+    body[4..8].copy_from_slice(&CONNECTED.to_ne_bytes());
+    send(netlink, &message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, 0, &body, filter), SendFlags::empty())?;
+    read_answers(netlink, |entry| {
+        found.extend(connection(protocol, entry).filter(|each| peers.contains(&each.peer)));
+    })?;
+    Ok(found)
+}
+
+/// Ends connections: TCP sees a reset, connected UDP an error. Those that have ended meanwhile are fine. Where there are
+/// many, all processors do it: most of the time goes into telling both sides.
 pub(super) fn destroy(netlink: &OwnedFd, connections: &[Connection]) -> io::Result<()> {
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let part = connections.len().div_ceil(processors).max(PART_MIN);
+    if connections.len() <= part {
+        return destroy_some(netlink, connections);
+    }
+    thread::scope(|scope| {
+        let parts = connections.chunks(part).map(|some| scope.spawn(move || destroy_some(&open()?, some)));
+        parts.collect::<Vec<_>>().into_iter().try_for_each(joined)
+    })
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, io::Result<T>>) -> io::Result<T> {
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("BUG: a thread has failed")))
+}
+
+fn destroy_some(netlink: &OwnedFd, connections: &[Connection]) -> io::Result<()> {
     for some in connections.chunks(REQUESTS) {
         let mut messages = Vec::with_capacity(some.len() * (HEADER + REQUEST));
         let numbers = 1..=some.len() as u32;
@@ -302,11 +338,11 @@ mod tests {
 
     #[test]
     #[ignore = "needs root"]
-    fn connections_that_are_ended_are_gone_and_more_than_one_request_holds() {
+    fn connections_that_are_ended_are_gone_and_more_than_one_thread_is_for() {
         let netlink = open().expect("a socket");
         let server = UdpSocket::bind("127.0.0.1:0").expect("bind");
         let peers = BTreeSet::from([server.local_addr().expect("address")]);
-        let count = REQUESTS * 2 + 1;
+        let count = PART_MIN + REQUESTS + 1;
         let clients: Vec<UdpSocket> = (0..count)
             .map(|_| {
                 let client = UdpSocket::bind("127.0.0.1:0").expect("bind");
