@@ -30,7 +30,7 @@ pub use words::Words;
 
 /// Version of everything in this crate. Maps and links are pinned below a directory of this name; a program that knows
 /// another version replaces them as a whole.
-pub const LAYOUT: &str = "v2";
+pub const LAYOUT: &str = "v3";
 
 /// The number of TCP in IP headers.
 pub const TCP: u8 = 6;
@@ -48,6 +48,10 @@ pub const SLOTS_MAX: u32 = 1_048_576;
 /// Connections and datagram flows whose virtual addresses are known. The kernel forgets those that were unused for the
 /// longest time; such a socket sees its endpoint's address instead of the virtual one.
 pub const FLOWS_MAX: u32 = 262_144;
+
+/// Marks of places that were given to sockets. A place without a mark is no endpoint that a socket knows by another
+/// address, so most sockets that servers accept need no search among the flows.
+pub const MARKS: usize = 131_072;
 
 /// Endpoints whose connections are counted, and services whose refusals are.
 pub const COUNTERS_MAX: u32 = 262_144;
@@ -260,6 +264,16 @@ pub fn netns_hash(netns: [u32; 2]) -> u32 {
 }
 
 const NETNS_SEED: u32 = 0x6e73_6373;
+
+/// Which of the [`MARKS`] is a place's.
+#[inline(always)]
+pub fn mark(place: &Place) -> usize {
+    let [a, b, c, d] = place.address;
+    // A power of two, so that the remainder is a mask.
+    hash_words(&[a ^ b ^ c ^ d, place.port], MARK_SEED) as usize % MARKS
+}
+
+const MARK_SEED: u32 = 0x6d61_726b;
 
 // === impl Service ===
 

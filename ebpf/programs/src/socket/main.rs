@@ -18,12 +18,12 @@ use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
 };
 use aya_ebpf::macros::{cgroup_sock_addr, map, sock_ops};
-use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuHashMap};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap};
 use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use mesonet_ebpf_abi::{
     AFFINITIES_MAX, Affinity, AffinityKey, COUNTERS_MAX, Count, FLOWS_MAX, FRONTENDS_MAX, Flow, Frontend,
-    Load, MAGLEV_CHUNK, MAGLEV_CHUNKS_MAX, MaglevChunk, MaglevKey, Member, MemberState, Origin, Place, SLOTS_MAX,
-    Service, Slot, SlotKey, TCP, choose_slot, hash_slot, netns_hash, refusals,
+    Load, MAGLEV_CHUNK, MAGLEV_CHUNKS_MAX, MARKS, MaglevChunk, MaglevKey, Member, MemberState, Origin, Place, SLOTS_MAX,
+    Service, Slot, SlotKey, TCP, choose_slot, hash_slot, mark, netns_hash, refusals,
 };
 
 use sock_addr::{Family, place, set_place};
@@ -68,6 +68,10 @@ static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entr
 /// From a socket and an endpoint to the virtual address that the client knows.
 #[map]
 static ORIGINS: LruHashMap<Flow, Origin> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
+
+/// One octet for each mark, which is set for good when an endpoint is first given to a socket.
+#[map]
+static PEERS: Array<[u8; MARKS]> = Array::with_max_entries(1, 0);
 
 /// From a socket and a virtual address to the endpoint of its datagrams.
 #[map]
@@ -318,14 +322,35 @@ fn is_mapped(family: Family, slot: &Slot) -> bool {
 #[inline(always)]
 fn remember(context: &SockAddrContext, slot: &Slot, origin: Origin) {
     let flow = Flow { socket: socket(context), place: slot.place };
+    if let Some(peer) = peer(&slot.place) {
+        // SAFETY: an octet of a value of the map, which is only ever set.
+        unsafe {
+            if peer.read_volatile() == 0 {
+                peer.write_volatile(1);
+            }
+        }
+    }
     // A full map forgets its oldest flow; if even that fails, the client sees the endpoint's address.
     let _ = ORIGINS.insert(&flow, &origin, 0);
+}
+
+/// The mark of a place.
+#[inline(always)]
+fn peer(place: &Place) -> Option<*mut u8> {
+    let marks = PEERS.get_ptr_mut(0)?;
+    // SAFETY: the remainder is within the value.
+    Some(unsafe { marks.cast::<u8>().add(mark(place)) })
 }
 
 /// Puts the virtual address back.
 #[inline(always)]
 fn restore(context: &SockAddrContext, family: Family) -> i32 {
-    let flow = Flow { socket: socket(context), place: place(context, family) };
+    let place = place(context, family);
+    // SAFETY: an octet of a value of the map.
+    if peer(&place).is_some_and(|peer| unsafe { peer.read_volatile() } == 0) {
+        return PASS;
+    }
+    let flow = Flow { socket: socket(context), place };
     // SAFETY: as in `connect`.
     if let Some(origin) = unsafe { ORIGINS.get(&flow) } {
         let place = origin.place;

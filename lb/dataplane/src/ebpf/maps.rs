@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
 use mesonet_ebpf_abi::{
-    Count, Flow, Frontend, Load, MaglevChunk, MaglevKey, Member, MemberState, Origin, Service, Slot, SlotKey,
-    Words,
+    Count, Flow, Frontend, Load, MARKS, MaglevChunk, MaglevKey, Member, MemberState, Origin, Service, Slot,
+    SlotKey, Words,
 };
 use mesonet_lb_plan::{FoundMaps, KernelTable, MapWrite};
 
@@ -30,6 +30,10 @@ pub(super) struct Counts {
     processors: usize,
 }
 
+/// The marks of endpoints that sockets know by other addresses.
+#[derive(Debug)]
+pub(super) struct Peers(MapData);
+
 /// What says where connections go.
 #[derive(Debug)]
 pub(super) struct Maps {
@@ -44,6 +48,8 @@ pub(super) struct Maps {
 pub(super) struct Memory {
     /// From a socket and an endpoint to the virtual address that the client knows.
     pub(super) origins: WordMap<Flow, Origin>,
+    /// Which places are such endpoints.
+    pub(super) peers: Peers,
     /// From a socket and a virtual address to the endpoint of its datagrams.
     pub(super) flows: WordMap<Flow, Slot>,
     /// Some were made by programs of an older layout, and are in no counter.
@@ -96,6 +102,21 @@ impl<K: Words, V: Words> WordMap<K, V> {
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.data.fd().as_fd()
+    }
+}
+
+// === impl Peers ===
+
+impl Peers {
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, EbpfError> {
+        const NAME: &str = "PEERS";
+        data(ebpf.take_map(NAME).ok_or(EbpfError::NoMap(NAME))?, NAME).map(Self)
+    }
+
+    /// Marks every place: sockets are known that the programs have not marked. To mark theirs alone could undo what a
+    /// program marks at the same time.
+    pub(super) fn mark_all(&self) -> io::Result<()> {
+        bpf_call::update_many(self.0.fd().as_fd(), &octets(&0_u32), &[1; MARKS], 1)
     }
 }
 
@@ -215,7 +236,7 @@ pub(super) type Loads = WordMap<u32, Load>;
 /// The descriptor of a map of any kind that is used here.
 pub(super) fn data(map: Map, name: &'static str) -> Result<MapData, EbpfError> {
     match map {
-        Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data) => Ok(data),
+        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data) => Ok(data),
         _ => Err(EbpfError::Shape(name)),
     }
 }

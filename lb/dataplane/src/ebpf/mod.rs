@@ -35,7 +35,7 @@ use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics};
 use kernel::SharedKernel;
 use ledger::{Account, Ledger};
-use maps::{Counts, Loads, Maps, Memory, WordMap};
+use maps::{Counts, Loads, Maps, Memory, Peers, WordMap};
 use programs::Attached;
 use usage::{Dead, Draining, Usage};
 
@@ -157,6 +157,7 @@ impl Ebpf {
             .map_err(EbpfError::Read)?;
         let memory = Memory {
             origins: WordMap::take(&mut ebpf, "ORIGINS")?,
+            peers: Peers::take(&mut ebpf)?,
             flows: WordMap::take(&mut ebpf, "FLOWS")?,
             has_uncounted: AtomicBool::new(false),
         };

@@ -50,6 +50,9 @@ impl Old {
         let uncounted = |origin: Origin| Origin { flags: Origin::UNCOUNTED, ..origin };
         let origins: Vec<(Flow, Origin)> =
             origins.into_iter().map(|(flow, origin)| (flow, uncounted(origin))).collect();
+        if !origins.is_empty() {
+            memory.peers.mark_all()?;
+        }
         memory.origins.put_many(&borrowed(&origins))?;
         let flows = self.flows.as_ref().map_or_else(|| Ok(Vec::new()), WordMap::all)?;
         let counted = |(flow, slot): (Flow, Slot)| {

@@ -27,8 +27,8 @@ const HOOKS: [&str; 9] = [
     "mesonet_sendmsg6",
 ];
 
-const MAPS: [&str; 9] =
-    ["SERVICES", "SLOTS", "MAGLEV", "MEMBERS", "AFFINITIES", "ORIGINS", "FLOWS", "COUNTS", "LOADS"];
+const MAPS: [&str; 10] =
+    ["SERVICES", "SLOTS", "MAGLEV", "MEMBERS", "AFFINITIES", "ORIGINS", "PEERS", "FLOWS", "COUNTS", "LOADS"];
 
 /// Links are always beside those of others; the kernel wants no flag that says so.
 const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
