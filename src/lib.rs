@@ -8,6 +8,7 @@
 
 mod cgroup_mount;
 mod clock;
+mod cni;
 mod compose;
 pub mod config;
 pub mod control_plane;
@@ -44,6 +45,7 @@ mod telemetry;
 mod zone_listing;
 
 pub use clock::WallClock;
+pub use cni::run_cni;
 pub use compose::{LocalCluster, run_dev};
 pub use measure::{Applied, measure_applied};
 pub use mesonet_agent::supervise;

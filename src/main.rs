@@ -11,8 +11,15 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     match supervised_dir() {
         Some(dir) => mesonet_agent::supervise(&dir),
+        None if is_cni_plugin() => mesonet::run_cni(),
         None => cli::run(),
     }
+}
+
+/// Whether the program has the name of the CNI plugin: runtimes start one without arguments.
+fn is_cni_plugin() -> bool {
+    let program = std::env::args_os().next().map(PathBuf::from);
+    program.is_some_and(|program| program.file_name() == Some(OsStr::new("mesonet-cni")))
 }
 
 /// The directory in `mesonet supervise DIR`, which the agent starts for every task. It is looked for before anything

@@ -23,3 +23,4 @@ pub use agent::run_agent;
 pub use authority::{InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, tokens};
 pub use master::run_master;
 pub use net::{clean_up_net, run_net};
+pub use view_cache::ViewCache;

@@ -119,6 +119,8 @@ enum Command {
     Node(node::NodeCommand),
     /// Wait until every node has applied a revision
     Converge(converge::ConvergeArguments),
+    /// Be a CNI plugin: give a container of another runtime an interface in a virtual network
+    Cni,
     /// Print a completion script for a shell
     Completions {
         /// The shell
@@ -155,6 +157,7 @@ pub fn run() -> ExitCode {
         Command::Master(MasterArguments { command: Some(MasterCommand::List), .. }) => master::list(&session),
         Command::Agent(arguments) => return ended(role::run_agent(arguments)),
         Command::Net(arguments) => return ended(role::run_net(*arguments)),
+        Command::Cni => return mesonet::run_cni(),
         Command::Init(arguments) => operate::init(&arguments, &session.output),
         Command::JoinToken(command) => operate::run_token(&command, &session),
         Command::Store(command) => store::run(command, &session.output),

@@ -4,13 +4,15 @@
 //! One JSON file, `{"format": 1, "view": …}`, replaced as a whole. Its modification time says when a master last
 //! confirmed that the view is the newest.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use mesonet_bus::KnownView;
-use mesonet_model::{ClusterId, ClusterView};
+use mesonet_model::{AgentId, ClusterId, ClusterView, NodeSubnets};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -74,6 +76,17 @@ struct Content {
     view: ClusterView,
 }
 
+#[derive(Deserialize)]
+struct ContentOfNetworks {
+    view: NetworksOfView,
+}
+
+#[derive(Deserialize)]
+struct NetworksOfView {
+    #[serde(default)]
+    subnets: BTreeMap<AgentId, NodeSubnets>,
+}
+
 #[derive(Serialize)]
 struct Written<'view> {
     format: u32,
@@ -92,22 +105,40 @@ impl ViewCache {
     /// When there is something else.
     pub fn read(&self, cluster: &ClusterId) -> Result<Option<KnownView>, ReadViewError> {
         let io = |source| ReadViewError::Io { path: self.file.clone(), source };
-        let content = |source| ReadViewError::Content { path: self.file.clone(), source };
         let text = match fs::read(&self.file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.map_err(io)?,
         };
-        let Header { format } = serde_json::from_slice(&text).map_err(content)?;
-        if format > FORMAT {
-            return Err(ReadViewError::Format { path: self.file.clone(), format });
-        }
-        let Content { view } = serde_json::from_slice(&text).map_err(content)?;
+        let Content { view } = self.parse(&text)?;
         if view.cluster != *cluster {
             let (found, expected) = (view.cluster, cluster.clone());
             return Err(ReadViewError::Cluster { path: self.file.clone(), found, expected });
         }
         let confirmed = fs::metadata(&self.file).and_then(|file| file.modified()).map_err(io)?;
         Ok(Some(KnownView { view, confirmed }))
+    }
+
+    /// The parts of virtual networks that an agent gives addresses from, by the last view; none if there is no view.
+    /// The rest of it is not looked at.
+    ///
+    /// # Errors
+    /// When there is something else.
+    pub fn subnets(&self, agent: &AgentId) -> Result<NodeSubnets, ReadViewError> {
+        let mut view = match fs::read(&self.file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NodeSubnets::default()),
+            Err(source) => return Err(ReadViewError::Io { path: self.file.clone(), source }),
+            Ok(text) => self.parse::<ContentOfNetworks>(&text)?.view,
+        };
+        Ok(view.subnets.remove(agent).unwrap_or_default())
+    }
+
+    fn parse<T: DeserializeOwned>(&self, text: &[u8]) -> Result<T, ReadViewError> {
+        let content = |source| ReadViewError::Content { path: self.file.clone(), source };
+        let Header { format } = serde_json::from_slice(text).map_err(content)?;
+        if format > FORMAT {
+            return Err(ReadViewError::Format { path: self.file.clone(), format });
+        }
+        serde_json::from_slice(text).map_err(content)
     }
 
     /// Replaces the view, which is confirmed by that. After an error, the one before is still there.

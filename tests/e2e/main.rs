@@ -12,6 +12,7 @@ mod clients;
 mod cluster;
 mod cluster_bad_input;
 mod cluster_under_load;
+mod cni;
 mod command_line;
 mod containers;
 mod drop_in;

@@ -45,6 +45,13 @@ impl Addresses {
         (index <= last).then_some(index)
     }
 
+    /// The next search in a part begins after an address.
+    pub(crate) fn go_on_after(&mut self, subnet: Subnet, address: IpAddr) {
+        if let Some(index) = subnet.index_of(address) {
+            self.next.insert(subnet, index + 1);
+        }
+    }
+
     /// A run of a task that is taken up has an address.
     pub(crate) fn restore(&mut self, address: IpAddr, container: Uuid) {
         self.taken.insert(address, container);

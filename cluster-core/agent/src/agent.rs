@@ -15,20 +15,19 @@ use mesonet_model::{
     AgentCommand, AgentId, AgentInfo, AgentReport, RunningTask, StatusReason, TaskKey, TaskSpec, TaskState,
     TaskStatus, UuidSource,
 };
-use mesonet_netlink::Netlink;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::addresses::Addresses;
 use crate::cgroup::{self, Hierarchies};
 use crate::checkpoint::{self, Durability};
-use crate::container_network::{ContainerNetwork, NoNetwork, Surroundings};
 use crate::ended::EndedTasks;
 use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
 use crate::protocol::{self, Event, Exit, Launch, Request};
 use crate::status_queue::StatusQueue;
 use crate::task::{AgentTask, Finding, Run};
+use crate::task_networks::PlannedNetwork;
 use crate::{Config, clock, collector, launcher, leftovers};
 
 /// News of supervisors on their way to the loop. Links wait when it is full; each has a few lines in its whole life.
@@ -163,8 +162,9 @@ impl Agent {
         }
         let container = self.uuids.next_uuid();
         let prepared = self.plan_network(&spec, container).map_err(launcher::LaunchError::from);
-        let prepare =
-            |network| launcher::prepare(&self.config, &self.layout, spec.clone(), container, network);
+        let prepare = |planned: PlannedNetwork| {
+            launcher::prepare(&self.config, &self.layout, spec.clone(), container, planned.network.clone())
+        };
         match prepared.and_then(prepare) {
             Ok(launch) => self.start(spec, launch),
             Err(error) => {
@@ -174,20 +174,6 @@ impl Agent {
                 self.adopt(spec, None, launch_failure(&error));
             }
         }
-    }
-
-    /// The interfaces of a task; `None` on the host's network.
-    fn plan_network(
-        &mut self,
-        spec: &TaskSpec,
-        container: Uuid,
-    ) -> Result<Option<ContainerNetwork>, NoNetwork> {
-        let Some(networking) = &spec.networking else { return Ok(None) };
-        if !self.lacking.is_empty() {
-            return Err(NoNetwork::Rights(self.lacking.clone()));
-        }
-        let surroundings = Surroundings { host: self.config.address, name_server: self.config.container_dns };
-        ContainerNetwork::plan(networking, container, &mut self.addresses, surroundings).map(Some)
     }
 
     fn start(&mut self, spec: TaskSpec, launch: Launch) {
@@ -239,23 +225,6 @@ impl Agent {
         }
         self.keep_statuses(key);
         self.send(status);
-    }
-
-    /// A task has ended: its addresses are free, and a bridge without others goes.
-    fn release_network(&mut self, key: &TaskKey) {
-        let Some(run) = self.tasks.get(key).and_then(|task| task.run.as_ref()) else { return };
-        let Some(network) = &run.launch.network else { return };
-        self.addresses.free(run.launch.container);
-        for interface in &network.interfaces {
-            if interface.addresses.iter().any(|each| self.addresses.uses(&each.subnet)) {
-                continue;
-            }
-            let removed = Netlink::open().and_then(|mut host| host.remove_link(&interface.bridge));
-            if let Err(error) = removed {
-                let error = checkpoint::in_full(&error);
-                tracing::warn!(bridge = interface.bridge, error, "Cannot remove a bridge");
-            }
-        }
     }
 
     // === Kill and acknowledge ===

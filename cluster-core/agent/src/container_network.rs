@@ -15,7 +15,7 @@ const NODE_BRIDGE: &str = "mesonet0";
 const NODE_BRIDGE_SUBNET: &str = "172.31.254.0/24";
 
 /// The longest packet that fits through the tunnel between nodes, over Ethernet and either family; that of DC/OS.
-const TUNNEL_MTU: u32 = 1420;
+pub(crate) const TUNNEL_MTU: u32 = 1420;
 
 /// The interfaces of a task.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use crate::cgroup::Hierarchies;
 use crate::checkpoint::{self, Durability, FileError};
-use crate::container_network::{ContainerNetwork, NoNetwork};
+use crate::container_network::ContainerNetwork;
 use crate::layout::{self, InvalidId, LATEST, LAUNCH_FILE, Layout};
 use crate::protocol::{self, Launch};
+use crate::task_networks::PlanNetworkError;
 use crate::{Config, environment};
 
 /// What a supervisor has to say when it cannot even begin, in the task's checkpoint.
@@ -43,7 +44,7 @@ pub(crate) enum LaunchError {
     #[error("this agent cannot run container images, and the task wants '{0}'")]
     Image(String),
     #[error(transparent)]
-    Network(#[from] NoNetwork),
+    Network(#[from] PlanNetworkError),
     #[error(transparent)]
     File(#[from] FileError),
     #[error("cannot start the supervisor '{program}'")]

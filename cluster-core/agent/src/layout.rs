@@ -8,17 +8,22 @@
 //!     control                                      the supervisor's socket
 //!     statuses.json                                the latest status and those not acknowledged
 //!     exit.json                                    how it ended
+//! cni/                                           interfaces of containers that others run
 //! slaves/<agent>/frameworks/<framework>/executors/<task>/runs/<container>/{stdout,stderr,…}      the sandbox
 //! slaves/<agent>/frameworks/<framework>/executors/<task>/runs/latest                             link to it
 //! ```
 //!
 //! The second half is that of Mesos, which clients that read sandboxes know.
 
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mesonet_model::{AgentId, TaskKey};
 use thiserror::Error;
 use uuid::Uuid;
+
+use crate::checkpoint::FileError;
 
 pub(crate) const LATEST: &str = "latest";
 pub(crate) const LAUNCH_FILE: &str = "launch.json";
@@ -86,6 +91,28 @@ impl Layout {
     /// The parent of the frameworks' checkpoints.
     pub(crate) fn checkpoints(&self) -> PathBuf {
         self.dir.join("meta/tasks")
+    }
+
+    /// The checkpoints of all tasks.
+    pub(crate) fn checkpoints_there(&self) -> Result<Vec<PathBuf>, FileError> {
+        let list = |path: &Path| match fs::read_dir(path) {
+            // Another process may remove it at this moment.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            entries => entries.and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect()),
+        };
+        let parent = self.checkpoints();
+        let frameworks: Vec<PathBuf> = list(&parent).map_err(FileError::at("list", &parent))?;
+        let mut found = Vec::new();
+        for framework in frameworks {
+            found.extend(list(&framework).map_err(FileError::at("list", &framework))?);
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Where the interfaces of containers that others run are written down.
+    pub(crate) fn attachments(&self) -> PathBuf {
+        self.dir.join("cni")
     }
 
     /// The directory of a task's checkpoint. The ids must have been checked.

@@ -11,6 +11,7 @@
 
 mod addresses;
 mod agent;
+mod attachments;
 mod cgroup;
 mod checkpoint;
 mod clock;
@@ -19,6 +20,7 @@ mod config;
 mod container_network;
 mod ended;
 mod environment;
+mod interfaces;
 mod launcher;
 mod layout;
 mod leftovers;
@@ -30,6 +32,7 @@ mod sandbox_file;
 mod status_queue;
 mod supervisor;
 mod task;
+mod task_networks;
 
 use std::io;
 use std::path::PathBuf;
@@ -39,6 +42,9 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+pub use attachments::{
+    AttachedAddress, Attachment, AttachmentError, AttachmentKey, AttachmentRequest, Attachments,
+};
 pub use config::{CgroupMode, Config, LogLimits};
 pub use sandbox_file::{READ_BYTES_MAX, ReadSandboxError, SandboxPiece, read_sandbox};
 pub use supervisor::supervise;

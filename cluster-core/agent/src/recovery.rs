@@ -1,9 +1,9 @@
 //! Takes up what an earlier agent has left in the work directory.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use mesonet_model::{TaskKey, TaskState, UuidSource};
@@ -39,7 +39,7 @@ pub(crate) fn recover(
     let id = checkpoint::read(&layout.agent_file())?;
     let mut uuids = UuidSource::from_seed(seed()?);
     let mut tasks = std::collections::BTreeMap::new();
-    for directory in checkpoints(&layout.checkpoints())? {
+    for directory in layout.checkpoints_there()? {
         match read_task(&directory, &mut uuids) {
             Ok(Some(task)) => {
                 tasks.insert(task.spec.key.clone(), task);
@@ -131,19 +131,6 @@ fn seed() -> Result<u64, StartError> {
     let read = File::open(path).and_then(|mut file| file.read_exact(&mut bytes));
     read.map_err(FileError::at("read", path))?;
     Ok(u64::from_ne_bytes(bytes))
-}
-
-/// The directories of all tasks.
-fn checkpoints(parent: &Path) -> Result<Vec<PathBuf>, FileError> {
-    let list = |path: &Path| -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(path)?.map(|entry| entry.map(|entry| entry.path())).collect()
-    };
-    let mut found = Vec::new();
-    for framework in list(parent).map_err(FileError::at("list", parent))? {
-        found.extend(list(&framework).map_err(FileError::at("list", &framework))?);
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// What is written down of a task; `None` if there is nothing to be done about it any more.

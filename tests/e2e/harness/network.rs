@@ -59,6 +59,11 @@ impl Network {
         within(&self.bridge(), program)
     }
 
+    /// The file of a host's namespace.
+    pub fn file(&self, host: &str) -> String {
+        format!("/run/netns/{}", self.namespace(host))
+    }
+
     /// Pulls a host's cable.
     #[track_caller]
     pub fn cut(&self, host: &str) {

@@ -2,9 +2,12 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::mpsc;
 use std::time::Duration;
 
+use mesonet_agent::{AttachmentKey, AttachmentRequest, Attachments};
 use mesonet_model::{
     AgentCommand, Attachment, PortForward, Protocol, StatusReason, TaskNetworking, TaskSpec, TaskState,
 };
@@ -27,6 +30,9 @@ pub const ALL: &[Case] = &[
     }),
     ("a_network_on_an_address_of_the_host_is_refused", Some("needs root"), || {
         in_namespace(a_network_on_an_address_of_the_host_is_refused)
+    }),
+    ("tasks_and_containers_of_others_never_have_the_same_address", Some("needs root"), || {
+        in_namespace(tasks_and_containers_of_others_never_have_the_same_address)
     }),
 ];
 
@@ -194,4 +200,54 @@ fn a_network_on_an_address_of_the_host_is_refused() {
     assert_eq!(end.message, expected);
     let bystander = node.run(&shell("other", "echo fine")).pop().expect("it ends");
     assert_eq!(bystander.state, TaskState::Finished, "others are not affected");
+}
+
+/// Gives a test the file of another network namespace, which is there until the test returns.
+fn with_namespace(test: impl FnOnce(PathBuf)) {
+    let (path, paths) = mpsc::channel();
+    let (end, ends) = mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            // SAFETY: what is unshared is the network namespace, not the table of descriptors.
+            unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
+                .expect("unshares");
+            let thread = rustix::thread::gettid().as_raw_nonzero();
+            path.send(PathBuf::from(format!("/proc/self/task/{thread}/ns/net"))).expect("waits");
+            // Ends when the test has dropped its end.
+            let _ = ends.recv();
+        });
+        let _end = end;
+        test(paths.recv().expect("a namespace"));
+    });
+}
+
+fn tasks_and_containers_of_others_never_have_the_same_address() {
+    let small: Option<(&str, &[&str])> = Some(("small", &["9.0.8.0/29"]));
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let first = in_networks("first", &["greet", "8080"], &[small]);
+    node.launch(&first);
+    assert_eq!(texts(&node.until(&first, TaskState::Running).addresses), ["9.0.8.2"]);
+    with_namespace(|namespace| {
+        let key = AttachmentKey { container: "other".to_owned(), interface: "eth0".to_owned() };
+        let request = AttachmentRequest {
+            key: key.clone(),
+            label: "net".to_owned(),
+            network: "small".parse().expect("name"),
+            parts: vec!["9.0.8.0/29".parse().expect("range")],
+            namespace: namespace.clone(),
+        };
+        let open = || Attachments::open(directory.path()).expect("opens");
+        let attachment = open().attach(&request).expect("attaches");
+        let addresses: Vec<IpAddr> = attachment.addresses().map(|each| each.address).collect();
+        assert_eq!(texts(&addresses), ["9.0.8.3"]);
+        let second = in_networks("second", &["greet", "8080"], &[small]);
+        node.launch(&second);
+        assert_eq!(texts(&node.until(&second, TaskState::Running).addresses), ["9.0.8.4"]);
+        for task in [&first, &second] {
+            node.kill(task);
+            node.until(task, TaskState::Killed);
+        }
+        open().check(&key, &namespace).expect("the end of tasks has left the bridge");
+    });
 }

@@ -1,0 +1,106 @@
+//! Makes the interfaces that are written down: a bridge on the node, and a pair of interfaces from it into a network
+//! namespace.
+
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use mesonet_model::Subnet;
+use mesonet_netlink::{Link, Netlink, NetlinkError};
+use thiserror::Error;
+
+use crate::container_network::{Interface, InterfaceAddress};
+
+/// An interface cannot be made.
+#[derive(Debug, Error)]
+pub(crate) enum InterfaceError {
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("the addresses {subnet} of the task's network overlap the host's own address {address}")]
+    Overlap { subnet: Subnet, address: IpAddr },
+    #[error("cannot write {}", path.display())]
+    Forwarding { path: PathBuf, source: io::Error },
+}
+
+/// The names of both ends of a pair.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Names<'names> {
+    /// On the node.
+    pub(crate) port: &'names str,
+    /// In the namespace.
+    pub(crate) inside: &'names str,
+}
+
+/// The bridge of an interface on the node, made if it is not there.
+pub(crate) fn bridge(host: &mut Netlink, interface: &Interface) -> Result<Link, InterfaceError> {
+    let name = &interface.bridge;
+    let known = host.link(name)?.map(|link| link.index);
+    for address in host.addresses()? {
+        let is_foreign = |own: &&InterfaceAddress| {
+            own.subnet.contains(address.address) && own.gateway() != Some(address.address)
+        };
+        let inside = interface.addresses.iter().find(is_foreign);
+        if let Some(own) = inside.filter(|_| known != Some(address.link)) {
+            return Err(InterfaceError::Overlap { subnet: own.subnet, address: address.address });
+        }
+    }
+    let bridge = host.make_bridge(name)?;
+    for own in &interface.addresses {
+        if let Some(gateway) = own.gateway() {
+            host.add_address(&bridge, gateway, own.subnet.prefix())?;
+        }
+    }
+    host.set_up(&bridge)?;
+    // Only what comes from the bridge is forwarded; the rest of the host stays as it is.
+    let path = PathBuf::from(format!("/proc/sys/net/ipv4/conf/{name}/forwarding"));
+    fs::write(&path, "1").map_err(|source| InterfaceError::Forwarding { path, source })?;
+    Ok(bridge)
+}
+
+/// Makes an interface in the namespace of this thread, `own`, which leads to a bridge on the node.
+pub(crate) fn connect(
+    host: &mut Netlink,
+    own: &mut Netlink,
+    interface: &Interface,
+    bridge: &Link,
+    names: Names<'_>,
+    is_first: bool,
+) -> Result<(), InterfaceError> {
+    let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
+    let port = host.make_veth(names.port, names.inside, thread)?;
+    if let Some(mtu) = interface.mtu {
+        host.set_mtu(&port, mtu)?;
+    }
+    host.join_bridge(&port, bridge)?;
+    host.set_up(&port)?;
+    attach(own, interface, names.inside, is_first)?;
+    Ok(())
+}
+
+/// The inner end of an interface. The first one of a namespace is the way to everything else.
+fn attach(own: &mut Netlink, interface: &Interface, name: &str, is_first: bool) -> Result<(), NetlinkError> {
+    let link = turn_on(own, name)?;
+    if let Some(mtu) = interface.mtu {
+        own.set_mtu(&link, mtu)?;
+    }
+    for address in &interface.addresses {
+        own.add_address(&link, address.address, address.subnet.prefix())?;
+        if let Some(gateway) = address.gateway().filter(|_| is_first) {
+            own.add_default_route(&link, gateway)?;
+        }
+    }
+    Ok(())
+}
+
+/// Turns on an interface that must be there.
+pub(crate) fn turn_on(own: &mut Netlink, name: &str) -> Result<Link, NetlinkError> {
+    let missing = || NetlinkError {
+        action: "find interface",
+        what: name.to_owned(),
+        source: io::ErrorKind::NotFound.into(),
+    };
+    let link = own.link(name)?.ok_or_else(missing)?;
+    own.set_up(&link)?;
+    Ok(link)
+}
