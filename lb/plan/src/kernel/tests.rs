@@ -155,6 +155,7 @@ proptest! {
         let mut table = KernelTable::default();
         let mut maps = Maps::default();
         let mut current: BTreeMap<Frontend, BTreeSet<Place>> = BTreeMap::new();
+        let mut last = BTreeMap::new();
         let mut all: Vec<MapWrite> = Vec::new();
         for (number, wanted, algorithm) in steps {
             let frontend = frontend(number);
@@ -177,15 +178,59 @@ proptest! {
                 Some(new) => drop(current.insert(frontend, new)),
                 None => drop(current.remove(&frontend)),
             }
+            match wanted {
+                Some(wanted) => drop(last.insert(frontend, (wanted, algorithm))),
+                None => drop(last.remove(&frontend)),
+            }
         }
+        check_takeover(&all, &table, &last)?;
         let used: usize = current.values().map(BTreeSet::len).sum();
         prop_assert_eq!(maps.slots.len(), used);
         check_recovery(&all[..end.index(all.len() + 1)])?;
     }
 }
 
+/// Starts from what complete changes have left: everything is known, and nothing is to be written.
+fn check_takeover(
+    writes: &[MapWrite],
+    table: &KernelTable,
+    last: &BTreeMap<Frontend, (BTreeSet<Candidate>, Algorithm)>,
+) -> Result<(), TestCaseError> {
+    let (_, mut taken, garbage) = take_over(writes);
+    prop_assert_eq!(garbage, []);
+    prop_assert_eq!(taken.frontends().collect::<Vec<_>>(), table.frontends().collect::<Vec<_>>());
+    for (frontend, (wanted, algorithm)) in last {
+        let counters = |table: &KernelTable| table.counters(frontend).collect::<Vec<_>>();
+        prop_assert_eq!(counters(&taken), counters(table));
+        let ready = |table: &KernelTable| table.ready(frontend).collect::<Vec<_>>();
+        prop_assert_eq!(ready(&taken), ready(table));
+        let policy = ServicePolicy { algorithm: *algorithm, ..ServicePolicy::default() };
+        prop_assert_eq!(taken.put(*frontend, wanted, policy), []);
+        // A new endpoint has a counter that no other has.
+        let more = wanted.iter().copied().chain(candidates(&[(200, Some(1))])).collect();
+        taken.put(*frontend, &more, policy);
+    }
+    let all: Vec<u32> =
+        last.keys().flat_map(|frontend| taken.counters(frontend)).map(|(_, counter)| counter).collect();
+    prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
+    Ok(())
+}
+
 /// Starts from what some writes have left, and makes everything empty.
 fn check_recovery(writes: &[MapWrite]) -> Result<(), TestCaseError> {
+    let (mut maps, mut table, garbage) = take_over(writes);
+    let before: Vec<_> = table.frontends().map(|frontend| (*frontend, maps.reachable(frontend))).collect();
+    garbage.into_iter().for_each(|write| maps.write(write));
+    for (frontend, reachable) in before {
+        prop_assert_eq!(maps.reachable(&frontend), reachable);
+        table.remove(&frontend).into_iter().for_each(|write| maps.write(write));
+    }
+    prop_assert_eq!(maps, Maps::default());
+    Ok(())
+}
+
+/// What some writes leave, the table that is read from it, and what is to be removed.
+fn take_over(writes: &[MapWrite]) -> (Maps, KernelTable, Vec<MapWrite>) {
     let mut slots = BTreeMap::new();
     let mut members = BTreeMap::new();
     let mut maps = Maps::default();
@@ -199,18 +244,11 @@ fn check_recovery(writes: &[MapWrite]) -> Result<(), TestCaseError> {
             _ => {}
         }
     }
-    let (mut table, garbage) = KernelTable::read(FoundMaps {
+    let (table, garbage) = KernelTable::read(FoundMaps {
         services: maps.services.iter().map(|(frontend, service)| (*frontend, *service)).collect(),
         slots: slots.into_iter().collect(),
         chunks: maps.chunks.keys().copied().collect(),
         members: members.into_iter().collect(),
     });
-    let before: Vec<_> = table.frontends().map(|frontend| (*frontend, maps.reachable(frontend))).collect();
-    garbage.into_iter().for_each(|write| maps.write(write));
-    for (frontend, reachable) in before {
-        prop_assert_eq!(maps.reachable(&frontend), reachable);
-        table.remove(&frontend).into_iter().for_each(|write| maps.write(write));
-    }
-    prop_assert_eq!(maps, Maps::default());
-    Ok(())
+    (maps, table, garbage)
 }

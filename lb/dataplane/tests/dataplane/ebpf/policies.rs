@@ -3,13 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use aya::maps::{HashMap, Map, MapData};
+use mesonet_ebpf_abi::{Affinity, AffinityKey, LAYOUT, Words as _};
+use mesonet_lb_plan::EndpointId;
 use mesonet_model::EndpointState::{Draining, Ready};
 use mesonet_model::{Algorithm, ServiceKey, ServicePolicy};
 
 use super::{Container, Site, vip};
-use crate::fixture::{Node, ask, connect, read_name, serve_name_at};
+use crate::fixture::{
+    Node, PATIENCE, ask, connect, dead_address, read_name, serve_name, serve_name_at, task,
+};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -111,4 +116,62 @@ fn a_client_stays_with_its_endpoint_for_a_time() {
     node.view.services.insert(key.clone(), Arc::new(mesonet_model::Service { policy, ..service }));
     site.run(node.apply());
     assert_eq!(counts((0..200).map(|_| ask(vip(1)).expect("an answer"))).len(), 3);
+}
+
+/// Makes every client come so much earlier than it did.
+fn make_older(site: &Site, by: u32) {
+    let map = MapData::from_pin(site.bpffs.join("mesonet").join(LAYOUT).join("AFFINITIES")).expect("the map");
+    let mut map: HashMap<_, [u8; AffinityKey::SIZE], [u8; Affinity::SIZE]> =
+        Map::LruHashMap(map).try_into().expect("the map's form");
+    let all: Vec<_> = map.iter().collect::<Result<_, _>>().expect("clients");
+    assert!(!all.is_empty());
+    for (client, mut octets) in all {
+        let affinity = Affinity::read(&octets);
+        Affinity { used: affinity.used.wrapping_sub(by), ..affinity }.write(&mut octets);
+        map.insert(client, octets, 0).expect("written");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_that_was_away_for_long_is_sent_anywhere() {
+    let site = Site::new("away");
+    let _container = site.container();
+    let mut node = site.node();
+    let policy = ServicePolicy { affinity: Some(Duration::from_secs(3600)), ..ServicePolicy::default() };
+    service(&mut node, policy);
+    site.run(node.apply());
+    let own = ask(vip(1)).expect("an answer");
+    for _ in 0..20 {
+        // Its time begins again with each connection.
+        make_older(&site, 2400);
+        assert_eq!(ask(vip(1)).expect("an answer"), own);
+    }
+    let moved = (0..100).any(|_| {
+        make_older(&site, 3602);
+        ask(vip(1)).expect("an answer") != own
+    });
+    assert!(moved, "it stays for ever");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_endpoint_that_refuses_loses_its_weight_in_the_kernel() {
+    let site = Site::new("outlier");
+    let mut node = site.node();
+    let service = node.put_service("tcp", "web", vip(1));
+    let (good, bad) = (serve_name("g"), dead_address());
+    node.put_endpoint(&service, "good", good, Ready);
+    node.put_endpoint(&service, "bad", bad, Ready);
+    site.run(node.apply());
+    let id = EndpointId { task: task("bad"), address: bad };
+    let weight = |node: &Node| node.balancer.table().endpoint(&service, &id).expect("it is there").weight;
+    let begun = Instant::now();
+    while weight(&node) > 0 {
+        assert!(begun.elapsed() < PATIENCE, "the endpoint keeps its weight");
+        // Half of them are refused.
+        drop(TcpStream::connect(vip(1)));
+        assert!(site.run(node.balancer.observe()).is_empty());
+    }
+    assert!((0..50).all(|_| ask(vip(1)).is_ok_and(|name| name == 'g')));
 }
