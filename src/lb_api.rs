@@ -16,12 +16,15 @@ use mesonet_bus::Feed;
 use mesonet_dns_server::ServedZone;
 use mesonet_dns_zone::{Data, Name, Question, QuestionType};
 use mesonet_lb_dataplane::{Connection, Inspector};
-use mesonet_model::{AgentId, ClusterView, Protocol};
+use mesonet_model::{AgentId, ClusterView, Protocol, Service};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 /// Addresses of one name that are looked at, at most.
 const ADDRESSES_MAX: usize = 64;
+
+/// Services that are named to who asks for one that is not there, at most.
+const OTHERS_MAX: usize = 5;
 
 /// The API.
 #[derive(Debug, Clone)]
@@ -181,7 +184,17 @@ async fn explain(
         Protocol::Tcp => "TCP service",
         Protocol::Udp => "UDP service",
     });
-    Err(NoAnswer::NotFound(format!("no {what} has the address {address}")))
+    Err(NoAnswer::NotFound(format!("no {what} has the address {address}{}", others(&view, address.ip()))))
+}
+
+/// What is at the same address, for who has mistaken the port.
+fn others(view: &ClusterView, address: IpAddr) -> String {
+    let is_there = |service: &&Arc<Service>| {
+        service.ipv4.map(IpAddr::V4) == Some(address) || service.ipv6.map(IpAddr::V6) == Some(address)
+    };
+    let there = view.services.values().filter(is_there).take(OTHERS_MAX);
+    let there: Vec<String> = there.map(|service| service.key.to_string()).collect();
+    if there.is_empty() { String::new() } else { format!("; there are {}", there.join(", ")) }
 }
 
 /// `ADDRESS` or `ADDRESS:PORT`.

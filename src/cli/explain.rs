@@ -43,6 +43,7 @@ struct Explanation {
     choice: Choice,
     packet: Option<Packet>,
     datapath: Datapath,
+    carrier: Carrier,
     path: Vec<String>,
 }
 
@@ -89,6 +90,13 @@ struct Datapath {
     why: String,
 }
 
+/// Which part of the data path it is for this connection.
+#[derive(Debug, Deserialize)]
+struct Carrier {
+    name: String,
+    why: String,
+}
+
 /// Asks the balancer, and prints what the connection meets on its way.
 pub fn run(arguments: &ExplainArguments, session: &Session) -> Result<(), CommandError> {
     let to = match &arguments.to[..] {
@@ -128,6 +136,7 @@ impl Explanation {
             ));
         }
         lines.push(format!("datapath:  {} ({})", self.datapath.name, self.datapath.why));
+        lines.push(format!("carrier:   {} ({})", self.carrier.name, self.carrier.why));
         lines.extend(self.path.iter().map(|step| format!("path:      {step}")));
         format!("{}\n\n{}", lines.join("\n"), self.table().render())
     }
@@ -135,7 +144,10 @@ impl Explanation {
     fn chosen(&self) -> String {
         match (&self.choice.address, &self.choice.task) {
             (Some(address), Some(task)) => format!("{address}, task {task}."),
-            _ => "Not certain.".to_owned(),
+            _ => match self.candidates.iter().filter(|each| each.chance_percent > 0.0).count() {
+                0 => "nobody.".to_owned(),
+                count => format!("one of {count}."),
+            },
         }
     }
 
@@ -183,6 +195,7 @@ mod tests {
             "choice": { "task": "web.1", "address": "127.0.0.1:31000", "node": "n1", "why": "The only one." },
             "packet": { "verdict": "goes", "from": "10.1.2.3:4567", "to": "127.0.0.1:31000" },
             "datapath": { "name": "proxy", "why": "as asked" },
+            "carrier": { "name": "proxy", "why": "for all" },
             "path": ["first", "then"],
         }))
         .expect("an explanation");
@@ -195,6 +208,7 @@ mod tests {
              choice:    127.0.0.1:31000, task web.1. The only one.\n\
              packet:    from outside, by a trial run of the loaded program, it goes to 127.0.0.1:31000\n\
              datapath:  proxy (as asked)\n\
+             carrier:   proxy (for all)\n\
              path:      first\n\
              path:      then"
         );

@@ -38,6 +38,7 @@ struct Datapath {
     name: String,
     why: String,
     packets: Vec<String>,
+    beside: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,9 +91,10 @@ fn shown(session: &Session) -> Result<String, CommandError> {
 
 impl Routes {
     fn headline(&self) -> String {
-        let Datapath { name, why, packets } = &self.datapath;
-        let packets: Vec<String> = packets.iter().map(|each| format!("; packets: {each}")).collect();
-        format!("datapath: {name} ({why}){}", packets.concat())
+        let Datapath { name, why, packets, beside } = &self.datapath;
+        let packets = packets.iter().map(|each| format!("\npackets:  {each}"));
+        let beside = beside.iter().map(|each| format!("\nbeside:   {each}"));
+        format!("datapath: {name} ({why}){}\n", packets.chain(beside).collect::<String>())
     }
 
     /// One row per endpoint; a service without endpoints has one, too.
@@ -146,7 +148,9 @@ mod tests {
     #[test]
     fn a_row_says_what_an_endpoint_gets_and_why() {
         let routes: Routes = serde_json::from_value(json!({
-            "node": "n1", "revision": 7, "datapath": { "name": "proxy", "why": "as asked", "packets": [] },
+            "node": "n1", "revision": 7, "datapath": {
+                "name": "ebpf", "why": "as asked", "packets": ["tc at eth0: it is virtual"], "beside": "the proxy",
+            },
             "services": [
                 { "service": "tcp/web@marathon:80", "port": 80, "addresses": ["127.11.0.9"], "failure": null,
                   "endpoints": [{ "address": "127.0.0.1:31000", "node": "n1", "state": "ready", "weight": 5,
@@ -156,7 +160,10 @@ mod tests {
             ],
         }))
         .expect("routes");
-        assert_eq!(routes.headline(), "datapath: proxy (as asked)");
+        assert_eq!(
+            routes.headline(),
+            "datapath: ebpf (as asked)\npackets:  tc at eth0: it is virtual\nbeside:   the proxy\n"
+        );
         assert_eq!(
             routes.table().render().split_whitespace().collect::<Vec<_>>().join(" "),
             "SERVICE ADDRESS ENDPOINT NODE STATE WEIGHT ACTIVE REASON \

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use mesonet_lb_dataplane::{Connection, Explained, PacketAnswer};
+use mesonet_lb_dataplane::{Carrier, Connection, Explained, PacketAnswer};
 use mesonet_model::{AgentId, ClusterView};
 use serde_json::{Value, json};
 
@@ -16,7 +16,7 @@ pub(super) fn answer(
     dns: Option<&(String, Vec<IpAddr>)>,
     explained: &Explained,
 ) -> Value {
-    let Explained { service, routes, choice, datapath, confirmed } = explained;
+    let Explained { service, routes, choice, carrier, carrier_why, datapath, confirmed } = explained;
     let mut listed = listing::service(view, service, routes);
     let mut candidates = listed["endpoints"].take();
     for candidate in candidates.as_array_mut().into_iter().flatten() {
@@ -47,6 +47,7 @@ pub(super) fn answer(
         },
         "packet": confirmed.map(packet),
         "datapath": listing::datapath(datapath),
+        "carrier": { "name": carrier.as_str(), "why": carrier_why },
         "path": path(connection, explained, to_node.as_deref()),
     })
 }
@@ -74,21 +75,28 @@ fn path(connection: Connection, explained: &Explained, to_node: Option<&str>) ->
     let where_to = match &explained.choice.endpoint {
         Some(id) => format!("{} on node {}", id.address, to_node.unwrap_or("unknown")),
         None if explained.choice.chances.is_empty() => "nobody".to_owned(),
-        None => "one of the endpoints above".to_owned(),
+        None => "one of the endpoints that have a chance".to_owned(),
     };
-    match explained.datapath.name {
-        "ebpf" => vec![
+    match explained.carrier {
+        Carrier::Hooks => vec![
             format!("{who} connects to {to}; a hook of its cgroup replaces that address"),
             format!(
                 "the client's own connection leads to {where_to}, and the server sees the client's address"
             ),
         ],
-        "proxy" => vec![
+        Carrier::Packets => vec![
+            format!("{who} sends packets for {to} through this node, where a program replaces that address"),
+            format!(
+                "they go on to {where_to}; the server sees the client's address, or this node's if it is elsewhere \
+                 and packets are masqueraded"
+            ),
+        ],
+        Carrier::Proxy => vec![
             format!("{who} connects to {to}, where the proxy of this node accepts"),
             format!(
                 "the proxy connects to {where_to} and copies both ways; the server sees this node's address"
             ),
         ],
-        _ => vec![format!("{who} connects to {to}; nothing carries it on this node")],
+        Carrier::Nothing => vec![format!("{who} connects to {to}; nothing carries it on this node")],
     }
 }

@@ -1,10 +1,11 @@
 //! Lists of services as JSON.
 
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesonet_lb_dataplane::{Datapath, Routes, ServiceRoutes};
-use mesonet_lb_plan::{Reach, Standing, WeighedEndpoint};
-use mesonet_model::{AgentId, ClusterView, EndpointState, Service, ServiceKey, Vip};
+use mesonet_lb_plan::{NodePlanner, Reach, Standing, WeighedEndpoint};
+use mesonet_model::{AgentId, ClusterView, EndpointState, Service, ServiceKey, Timestamp, Vip};
 use serde_json::{Value, json};
 
 /// The domain of named VIPs.
@@ -52,7 +53,8 @@ pub(super) fn services(node: &AgentId, view: &ClusterView, routes: Option<&Route
         match routes {
             Some(routes) => service(view, &known.key, routes),
             None => {
-                json!({ "service": known.key, "name": name(&known.key), "endpoints": plain(view, &known.key) })
+                let endpoints = unobserved(node, view, &known.key);
+                json!({ "service": known.key, "name": name(&known.key), "endpoints": endpoints })
             }
         }
     };
@@ -78,7 +80,8 @@ pub(super) fn service(view: &ClusterView, key: &ServiceKey, routes: &ServiceRout
                 "zone": agent.and_then(|agent| agent.zone()),
                 "state": state(each),
                 "weight": each.weight,
-                "reason": reason(&each.standing),
+                "healthy": each.standing.is_healthy(),
+                "reason": each.standing.to_string(),
                 "connections": count.connections,
                 "active": count.active,
                 "failures": count.failures,
@@ -110,23 +113,37 @@ pub(super) fn service(view: &ClusterView, key: &ServiceKey, routes: &ServiceRout
 
 /// What carries connections.
 pub(super) fn datapath(datapath: &Datapath) -> Value {
-    json!({ "name": datapath.name, "why": datapath.why, "packets": datapath.packets })
+    json!({
+        "name": datapath.name,
+        "why": datapath.why,
+        "packets": datapath.packets,
+        "beside": datapath.beside,
+    })
 }
 
-/// Endpoints as the view has them.
-fn plain(view: &ClusterView, key: &ServiceKey) -> Vec<Value> {
-    view.endpoints_of(key)
+/// Endpoints as a node weighs them that has seen no connection.
+fn unobserved(node: &AgentId, view: &ClusterView, key: &ServiceKey) -> Vec<Value> {
+    let weighed = NodePlanner::new(node.clone()).weigh(view, key, now());
+    let endpoints = weighed.into_iter().flat_map(|weighed| weighed.endpoints);
+    endpoints
         .map(|(id, each)| {
             json!({
                 "task": id.task.task,
                 "framework": id.task.framework,
                 "address": id.address,
                 "agent": each.agent,
-                "state": each.state,
-                "weight": each.weight * each.share,
+                "state": state(&each),
+                "weight": each.weight,
+                "healthy": each.standing.is_healthy(),
+                "reason": each.standing.to_string(),
             })
         })
         .collect()
+}
+
+fn now() -> Timestamp {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn state(endpoint: &WeighedEndpoint) -> EndpointState {
@@ -150,21 +167,5 @@ fn reach(reach: Reach) -> &'static str {
         Reach::Node => "node",
         Reach::Zone => "zone",
         Reach::Cluster => "cluster",
-    }
-}
-
-/// Why an endpoint has its weight.
-pub(super) fn reason(standing: &Standing) -> String {
-    match standing {
-        Standing::Serving => "serving".to_owned(),
-        Standing::SlowStart { percent } => format!("slow start, at {percent} %"),
-        Standing::Panic => "checks fail, but too few others are well (panic threshold)".to_owned(),
-        Standing::NotReady => "checks fail or have no result yet".to_owned(),
-        Standing::NodeLost => "its node does not answer the master".to_owned(),
-        Standing::Ejected { until } => format!("connections from this node failed; tried again at {until}"),
-        Standing::NoShare => "its app has weight 0".to_owned(),
-        Standing::Farther => "nearer endpoints have room".to_owned(),
-        Standing::Draining => "draining: keeps its connections, gets no new ones".to_owned(),
-        Standing::Down => "down".to_owned(),
     }
 }

@@ -177,9 +177,10 @@ impl LoadBalancer {
     pub async fn observe(&mut self) -> BTreeMap<ServiceKey, String> {
         self.observed_at = Instant::now();
         let Some(view) = self.view.clone() else { return BTreeMap::new() };
-        let failed = self.executor.take_failed();
-        let executor = &self.executor;
-        let count = |key: &ServiceKey, id: &_| executor.count(key, id);
+        let mut failed = self.executor.take_failed();
+        failed.extend(self.beside.iter_mut().flat_map(|beside| beside.take_failed()));
+        let (executor, beside) = (&self.executor, self.beside.as_deref());
+        let count = |key: &ServiceKey, id: &_| counted(executor, beside, key, id);
         let keys = self.planner.observe(&view, failed, count, now());
         if keys.is_empty() && self.unsettled_keys.is_empty() {
             return BTreeMap::new();
@@ -268,6 +269,17 @@ impl LoadBalancer {
             info!(%service, "A service that failed is in effect");
         }
     }
+}
+
+/// What connections to an endpoint have come to, whatever carried them.
+fn counted(
+    executor: &Executor,
+    beside: Option<&ProxyBeside>,
+    service: &ServiceKey,
+    endpoint: &EndpointId,
+) -> EndpointCount {
+    let beside = beside.map(|beside| beside.count(service, endpoint)).unwrap_or_default();
+    executor.count(service, endpoint) + beside
 }
 
 fn now() -> Timestamp {

@@ -54,6 +54,21 @@ pub struct Datapath {
     pub why: String,
     /// Where packets from outside are balanced, too, and why there.
     pub packets: Vec<String>,
+    /// What serves whoever that does not see, and why.
+    pub beside: Option<String>,
+}
+
+/// What carries one connection. Several may stand side by side, each for its own clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// Hooks of a cgroup, in the kernel.
+    Hooks,
+    /// The programs for packets from outside.
+    Packets,
+    /// The proxy.
+    Proxy,
+    /// Nothing.
+    Nothing,
 }
 
 /// What a balancer does for one service.
@@ -81,6 +96,10 @@ pub struct Explained {
     /// The endpoint, or the chances of several.
     pub choice: Choice,
     /// What carries it.
+    pub carrier: Carrier,
+    /// Why that.
+    pub carrier_why: String,
+    /// What carries connections on the node.
     pub datapath: Datapath,
     /// What the loaded program for packets from outside says, if there is one.
     pub confirmed: Option<PacketAnswer>,
@@ -105,6 +124,18 @@ impl Inspector {
         let (answer, explained) = oneshot::channel();
         self.0.send(Question::Explain(connection, answer)).await.ok()?;
         explained.await.ok()?
+    }
+}
+
+impl Carrier {
+    /// For programs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Hooks => "hooks",
+            Self::Packets => "packets",
+            Self::Proxy => "proxy",
+            Self::Nothing => "nothing",
+        }
     }
 }
 

@@ -25,7 +25,9 @@ mod tracked_table;
 pub use balancer::LoadBalancer;
 pub use dataplane::Dataplane;
 pub use ebpf::{Ebpf, EbpfError, EbpfSettings, cleanup};
-pub use inspect::{Connection, Datapath, Explained, Inspector, Question, Routes, ServiceRoutes, inspection};
+pub use inspect::{
+    Carrier, Connection, Datapath, Explained, Inspector, Question, Routes, ServiceRoutes, inspection,
+};
 pub use memory::Memory;
 pub use metrics::Metrics;
 pub use packet::{

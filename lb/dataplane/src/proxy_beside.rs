@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use mesonet_lb_plan::{RouteTable, plan};
+use mesonet_lb_plan::{EndpointCount, EndpointId, RouteTable, plan};
 use mesonet_model::{ServiceKey, TaskKey};
 use tokio::sync::watch;
 use tracing::debug;
@@ -31,6 +31,21 @@ impl ProxyBeside {
         for (service, reason) in self.0.apply(&ops).await {
             debug!(%service, reason, "Only the hooks serve a service");
         }
+    }
+
+    /// What it has in effect.
+    pub(crate) fn read(&self) -> &RouteTable {
+        self.0.read()
+    }
+
+    /// What its connections to an endpoint have come to.
+    pub(crate) fn count(&self, service: &ServiceKey, endpoint: &EndpointId) -> EndpointCount {
+        self.0.count(service, endpoint)
+    }
+
+    /// The endpoints that its connections failed to reach since the last call.
+    pub(crate) fn take_failed(&mut self) -> BTreeSet<(ServiceKey, EndpointId)> {
+        self.0.take_failed()
     }
 
     /// The tasks that drain and still have connections of the proxy.

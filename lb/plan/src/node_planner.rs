@@ -37,6 +37,12 @@ impl NodePlanner {
         }
     }
 
+    /// Whether an agent is that of the node.
+    pub fn is_here(&self, view: &ClusterView, agent: &AgentId) -> bool {
+        let Vantage { node } = &self.vantage;
+        agent == node || view.agents.get(agent).is_some_and(|agent| agent.node_name() == node.as_str())
+    }
+
     /// The services that a delta may have changed.
     pub fn touched(&self, view: &ClusterView, delta: &Delta) -> BTreeSet<ServiceKey> {
         let mut keys = touched(delta);

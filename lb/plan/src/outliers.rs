@@ -10,6 +10,7 @@
 //! A machine that is given counts and time. It says who is ejected; how many may be is the service's policy.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Add;
 use std::time::Duration;
 
 use mesonet_model::{ServiceKey, Timestamp};
@@ -25,6 +26,19 @@ pub struct EndpointCount {
     pub active: u64,
     /// Attempts that it refused or did not answer in time, and connections that it reset before it said anything.
     pub failures: u64,
+}
+
+/// Of two data planes together.
+impl Add for EndpointCount {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            connections: self.connections + other.connections,
+            active: self.active + other.active,
+            failures: self.failures + other.failures,
+        }
+    }
 }
 
 /// The endpoints that failed, by service.

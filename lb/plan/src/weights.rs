@@ -13,6 +13,7 @@
 //! If all this leaves nothing, the steps are taken back from the last to the first: health never empties a service.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use mesonet_model::{
@@ -110,6 +111,36 @@ pub enum Standing {
     Draining,
     /// It is dead.
     Down,
+}
+
+impl Standing {
+    /// Whether nothing speaks against the endpoint itself.
+    pub fn is_healthy(self) -> bool {
+        match self {
+            Self::Serving | Self::SlowStart { .. } | Self::NoShare | Self::Farther | Self::Draining => true,
+            Self::Panic | Self::NotReady | Self::NodeLost | Self::Ejected { .. } | Self::Down => false,
+        }
+    }
+}
+
+/// The reason, for people.
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Serving => "serving",
+            Self::SlowStart { percent } => return write!(f, "slow start, at {percent} %"),
+            Self::Panic => "checks fail, but too few others are well (panic threshold)",
+            Self::NotReady => "checks fail or have no result yet",
+            Self::NodeLost => "its node does not answer the master",
+            Self::Ejected { until } => {
+                return write!(f, "connections from this node failed; tried again at {until}");
+            }
+            Self::NoShare => "its app has weight 0",
+            Self::Farther => "nearer endpoints have room",
+            Self::Draining => "draining: keeps its connections, gets no new ones",
+            Self::Down => "down",
+        })
+    }
 }
 
 /// Steps of a slow start.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use mesonet_lb_plan::{EndpointId, Observed, Vantage, WeighedEndpoint, weigh};
 use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, TaskId, TaskKey, Vip};
 use serde_json::{Value, json};
 
-use crate::api::{Api, allow, allow_get};
+use crate::api::{Api, allow, allow_get, now};
 use crate::call::Call;
 use crate::context::{NodeOrder, SandboxError, State};
 use crate::failure::Failure;
@@ -96,18 +97,25 @@ fn service(state: &State, service: &Service) -> Value {
     for address in [service.ipv4.map(|each| each.to_string()), service.ipv6.map(|each| each.to_string())] {
         addresses.extend(address.filter(|address| !addresses.contains(address)));
     }
+    // As the view of the whole cluster has it: what nodes see of connections and places is theirs.
+    let nowhere = Vantage { node: AgentId::new("") };
+    let weighed = weigh(&state.cluster, service, &nowhere, &Observed::default(), now());
     let endpoints: Vec<Value> = state
         .cluster
         .endpoints_of(key)
-        .map(|(endpoint, each)| {
-            json!({
+        .filter_map(|(endpoint, each)| {
+            let id = EndpointId { task: endpoint.task.clone(), address: endpoint.address };
+            let WeighedEndpoint { weight, standing, .. } = weighed.endpoints.get(&id)?;
+            Some(json!({
                 "task": endpoint.task.task,
                 "framework": endpoint.task.framework,
                 "agent": each.agent,
                 "address": endpoint.address,
                 "state": each.state,
-                "weight": each.weight,
-            })
+                "weight": weight,
+                "healthy": standing.is_healthy(),
+                "reason": standing.to_string(),
+            }))
         })
         .collect();
     let failures: Vec<Value> = state

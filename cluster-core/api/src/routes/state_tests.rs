@@ -315,7 +315,7 @@ async fn services_planes_and_view_are_shown() {
                 "protocol": "tcp", "port": 80, "addresses": ["127.11.0.1"],
                 "endpoints": [{
                     "task": "web.1", "framework": "c-0000", "agent": "c-S0", "address": "127.0.0.1:31000",
-                    "state": "ready", "weight": 1,
+                    "state": "ready", "weight": 100, "healthy": true, "reason": "serving",
                 }],
                 "failures": [],
             },

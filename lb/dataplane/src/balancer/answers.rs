@@ -1,14 +1,14 @@
 //! What a balancer answers when it is asked about itself.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use mesonet_lb_plan::{KnownBy, explain};
+use mesonet_lb_plan::{Choice, EndpointCount, EndpointId, KnownBy, ServicePolicy, ServiceSpec, explain};
 use mesonet_model::{ClusterView, Protocol, ServiceKey};
 
 use tracing::warn;
 
-use super::{Executor, LoadBalancer, error_text, now};
-use crate::inspect::{Connection, Datapath, Explained, Question, Routes, ServiceRoutes};
+use super::{Executor, LoadBalancer, counted, error_text, now};
+use crate::inspect::{Carrier, Connection, Datapath, Explained, Question, Routes, ServiceRoutes};
 use crate::{PacketAnswer, PacketQuestion};
 
 impl LoadBalancer {
@@ -26,7 +26,15 @@ impl LoadBalancer {
         let text = |each: &crate::packet::Attached| {
             format!("{} at {}: {}", each.mode.as_str(), each.name, each.reason)
         };
-        Datapath { name: self.executor.as_str(), why: self.why.clone(), packets: packets.map(text).collect() }
+        let beside = self.beside.as_ref().map(|_| {
+            "the proxy: the hooks see only processes of the cgroup, and no packets are balanced".to_owned()
+        });
+        Datapath {
+            name: self.executor.as_str(),
+            why: self.why.clone(),
+            packets: packets.map(text).collect(),
+            beside,
+        }
     }
 
     fn routes(&self) -> Routes {
@@ -40,7 +48,8 @@ impl LoadBalancer {
     fn service_routes(&self, view: &ClusterView, key: &ServiceKey) -> Option<ServiceRoutes> {
         let service = view.services.get(key)?;
         let weighed = self.planner.weigh(view, key, now())?;
-        let counts = weighed.endpoints.keys().map(|id| (id.clone(), self.executor.count(key, id))).collect();
+        let count = |id| counted(&self.executor, self.beside.as_deref(), key, id);
+        let counts = weighed.endpoints.keys().map(|id| (id.clone(), count(id))).collect();
         let in_effect = self.executor.read().service(key);
         let listeners = in_effect.map(|spec| spec.listeners.iter().copied().collect()).unwrap_or_default();
         let failure = self.failures.get(key).cloned();
@@ -49,17 +58,78 @@ impl LoadBalancer {
 
     /// Where a connection would go, by the table that is in effect.
     fn explain(&mut self, connection: Connection) -> Option<Explained> {
+        let service = service_at(self.view.as_ref()?, connection.protocol, connection.to)?;
+        let confirmed = self.try_out(connection);
         let view = self.view.as_ref()?;
-        let service = service_at(view, connection.protocol, connection.to)?;
         let routes = self.service_routes(view, &service)?;
         let spec = self.executor.read().service(&service).cloned().unwrap_or_default();
-        let by = match &self.executor {
-            Executor::Ebpf(_) => KnownBy::Namespace,
-            Executor::Memory(_) | Executor::Proxy(_) => KnownBy::Address(connection.client.ip()),
+        let (carrier, carrier_why) = self.carrier(view, &service, connection);
+        let client = connection.client.ip();
+        let count = |id: &EndpointId| match (&self.beside, carrier) {
+            (Some(beside), Carrier::Proxy) => beside.count(&service, id),
+            _ => self.executor.count(&service, id),
         };
-        let choice = explain(&spec, by, |id| self.executor.count(&service, id));
-        let confirmed = self.try_out(connection);
-        Some(Explained { service, routes, choice, datapath: self.datapath(), confirmed })
+        let choice = match carrier {
+            Carrier::Hooks => explain(&spec, KnownBy::Namespace, count),
+            Carrier::Packets => tried_out(&spec, confirmed).unwrap_or_else(|| by_hash(&spec, client)),
+            Carrier::Proxy | Carrier::Nothing => explain(&spec, KnownBy::Address(client), count),
+        };
+        let datapath = self.datapath();
+        Some(Explained { service, routes, choice, carrier, carrier_why, datapath, confirmed })
+    }
+
+    /// What carries a connection, and why that.
+    fn carrier(&self, view: &ClusterView, service: &ServiceKey, connection: Connection) -> (Carrier, String) {
+        let Connection { client, to, .. } = connection;
+        let client = client.ip();
+        let is_here = self.is_here(view, client);
+        if let Some(packets) = self.packets.as_ref().filter(|_| !is_here) {
+            let interfaces: Vec<&str> = packets.attached().iter().map(|each| each.name.as_str()).collect();
+            let why =
+                format!("{client} is not on this node; packets are balanced at {}", interfaces.join(", "));
+            return (Carrier::Packets, why);
+        }
+        match (&self.executor, &self.beside) {
+            (Executor::Proxy(_), _) if to.ip().is_loopback() && !is_here => {
+                let why = format!("only for clients on this node, as {} is a loopback address", to.ip());
+                (Carrier::Proxy, why)
+            }
+            (Executor::Proxy(_), _) => (Carrier::Proxy, "it serves whoever reaches the address".to_owned()),
+            (Executor::Memory(_), _) => (Carrier::Nothing, "the table is only kept".to_owned()),
+            (Executor::Ebpf(_), _) if is_here => {
+                let why = format!("{client} is on this node; a process must be in the cgroup of the hooks");
+                (Carrier::Hooks, why)
+            }
+            (Executor::Ebpf(_), Some(beside)) => {
+                let listens = |spec: &ServiceSpec| spec.listeners.contains(&to);
+                if beside.read().service(service).is_some_and(listens) {
+                    (Carrier::Proxy, format!("{client} is not on this node, so the hooks do not see it"))
+                } else {
+                    let why = format!(
+                        "{client} is not on this node, so the hooks do not see it; {} is no address of this node, so \
+                         the proxy does not listen there",
+                        to.ip()
+                    );
+                    (Carrier::Nothing, why)
+                }
+            }
+            (Executor::Ebpf(_), None) => {
+                let why = format!(
+                    "{client} is not on this node, so the hooks do not see it, and packets are not balanced"
+                );
+                (Carrier::Nothing, why)
+            }
+        }
+    }
+
+    /// Whether an address is the node's own, or that of one of its tasks.
+    fn is_here(&self, view: &ClusterView, address: IpAddr) -> bool {
+        let is_task = || {
+            let tasks = view.tasks.values().filter(|task| task.addresses.contains(&address));
+            tasks.into_iter().any(|task| self.planner.is_here(view, &task.agent))
+        };
+        // The kernel binds nothing to an address of another node.
+        address.is_loopback() || UdpSocket::bind((address, 0)).is_ok() || is_task()
     }
 
     /// Has the program for packets from outside say what it would do, if there is one.
@@ -74,6 +144,27 @@ impl LoadBalancer {
             }
         }
     }
+}
+
+/// What the loaded program did with a first packet, if it sent it to an endpoint.
+fn tried_out(spec: &ServiceSpec, answer: Option<PacketAnswer>) -> Option<Choice> {
+    let Some(PacketAnswer::Goes { to, .. }) = answer else { return None };
+    let endpoint = spec.endpoints.keys().find(|id| id.address == to)?.clone();
+    let why = "A trial run of the loaded program sends it there: by an open flow, or by a hash of the addresses \
+               and ports.";
+    Some(Choice { chances: vec![(endpoint.clone(), 100.0)], endpoint: Some(endpoint), why: why.to_owned() })
+}
+
+/// Where a client's packets may be sent, whatever the algorithm: its table has positions by weight.
+fn by_hash(spec: &ServiceSpec, client: IpAddr) -> Choice {
+    let policy = ServicePolicy::default();
+    let by_weight = ServiceSpec { policy, ..spec.clone() };
+    let choice = explain(&by_weight, KnownBy::Address(client), |_| EndpointCount::default());
+    if choice.chances.len() < 2 {
+        return choice;
+    }
+    let why = "A hash of the client's address, and of both ports unless clients stay together, decides.";
+    Choice { why: why.to_owned(), ..choice }
 }
 
 /// The service that has a virtual address.

@@ -2,8 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use mesonet_lb_dataplane::{Carrier, Connection, Question};
 use mesonet_model::EndpointState::{Draining, Ready};
+use mesonet_model::{Algorithm, Protocol, Service, ServicePolicy};
+use tokio::sync::oneshot;
 
 use super::{Site, vip};
 use crate::fixture::{Node, ask, connect, eventually, read_name, serve, serve_name, task};
@@ -47,6 +51,49 @@ fn the_proxy_serves_those_whom_the_hooks_do_not_see() {
     site.enter(&site.home);
     assert!(!is_seen(local), "everybody else comes by the proxy");
     site.enter(&site.cgroup);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_carries_a_client_is_told_with_what_that_counts() {
+    let site = Site::new("mixedtold");
+    let mut node = site.run(async { Node::ebpf(&site.settings()).with_proxy_beside() });
+    let local: SocketAddr = "127.11.0.9:80".parse().expect("address");
+    let web = node.put_service("tcp", "web", local);
+    let policy = ServicePolicy { algorithm: Algorithm::LeastConnections, ..ServicePolicy::default() };
+    let service = Service { policy, ..Service::clone(&node.view.services[&web]) };
+    node.view.services.insert(web.clone(), Arc::new(service));
+    let endpoints = [("a", serve_name("a")), ("b", serve_name("b"))];
+    for (name, address) in endpoints {
+        node.put_endpoint(&web, name, address, Ready);
+    }
+    let away = node.put_service("tcp", "away", vip(1));
+    node.put_endpoint(&away, "a", endpoints[0].1, Ready);
+    assert_eq!(site.run(node.apply()), [].into());
+    site.enter(&site.home);
+    let mut held = connect(local);
+    let taken = read_name(&mut held).expect("an answer").to_string();
+    site.enter(&site.cgroup);
+
+    let mut told = |client: &str, to: SocketAddr| {
+        let (answer, explained) = oneshot::channel();
+        let client = client.parse().expect("address");
+        node.balancer.answer(Question::Explain(Connection { protocol: Protocol::Tcp, client, to }, answer));
+        explained.blocking_recv().expect("an answer").expect("the address is that of a service")
+    };
+    let here = told("127.0.0.1:0", local);
+    assert_eq!((here.carrier, here.choice.endpoint), (Carrier::Hooks, None));
+    assert!(here.datapath.beside.is_some());
+    let elsewhere = told("192.0.2.9:4567", local);
+    let free = endpoints.iter().find(|(name, _)| *name != taken).map(|(_, address)| *address);
+    assert_eq!(elsewhere.carrier, Carrier::Proxy);
+    assert_eq!(
+        elsewhere.choice.endpoint.map(|id| id.address),
+        free,
+        "the proxy has a connection to the other"
+    );
+    assert_eq!(elsewhere.routes.counts.values().map(|count| count.active).sum::<u64>(), 1);
+    assert_eq!(told("192.0.2.9:4567", vip(1)).carrier, Carrier::Nothing);
 }
 
 #[test]
