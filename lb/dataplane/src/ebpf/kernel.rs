@@ -37,6 +37,8 @@ pub(super) struct Kernel {
     maps: Maps,
     pub(super) table: KernelTable,
     starting: BTreeMap<Frontend, Starting>,
+    /// The table is ahead of the maps: writes that make them equal are yet to be made.
+    is_ahead: bool,
 }
 
 /// A virtual address with endpoints that do not listen yet.
@@ -59,7 +61,8 @@ pub(super) struct SharedKernel {
 impl SharedKernel {
     /// What the maps hold, without what belongs to nothing.
     pub(super) fn new(maps: Maps) -> io::Result<Self> {
-        let mut kernel = Kernel { maps, table: KernelTable::default(), starting: BTreeMap::new() };
+        let mut kernel =
+            Kernel { maps, table: KernelTable::default(), starting: BTreeMap::new(), is_ahead: false };
         kernel.read_again()?;
         let kernel = Arc::new(Mutex::new(kernel));
         Ok(Self { kernel, asked: Arc::new(Semaphore::new(ASKED_MAX)) })
@@ -92,6 +95,7 @@ impl Kernel {
         candidates: BTreeSet<Candidate>,
         policy: ServicePolicy,
     ) -> (Vec<MapWrite>, BTreeSet<Place>) {
+        self.is_ahead = true;
         if self.table.service(&frontend).is_none() {
             // Where nobody was, nobody can do their work meanwhile.
             return (self.table.put(frontend, &candidates, policy), BTreeSet::new());
@@ -136,10 +140,12 @@ impl Kernel {
         if !self.starting.get(&frontend).is_some_and(is_starting) {
             return false;
         }
-        if has_started {
+        // Writes that are made later than others must not be older.
+        let is_admitted = has_started && !self.is_ahead;
+        if is_admitted {
             self.admit(frontend, place);
         }
-        !has_started
+        !is_admitted
     }
 
     fn admit(&mut self, frontend: Frontend, place: &Place) {
@@ -156,6 +162,7 @@ impl Kernel {
 
     /// Makes writes. If that fails, the maps are asked what they hold.
     pub(super) fn write(&mut self, writes: &[MapWrite]) -> io::Result<()> {
+        self.is_ahead = false;
         let written = self.maps.write(writes);
         if written.is_err()
             && let Err(error) = self.read_again()
