@@ -234,7 +234,7 @@ impl Master {
             Input::CreateNetwork { number, network } => self.create_network(number, network),
             Input::RemoveNetwork { number, name } => self.remove_network(number, &name),
             Input::Touch => self.out.view_changed = true,
-            Input::Tick => {}
+            Input::Tick => self.drains.pass_time(now),
         }
         self.pass_time(now);
         self.offer();
@@ -268,7 +268,7 @@ impl Master {
             self.agent_is_gone(&agent, now);
         }
         self.show_removal_held();
-        for task in self.drains.take_due(now) {
+        for task in self.drains.take_due() {
             self.send_kill(&task);
         }
         self.services.expire(&mut self.view, &mut self.out, now);

@@ -146,6 +146,11 @@ impl Cluster {
         }
     }
 
+    /// Time passes in which the master does nothing.
+    pub fn stall(&mut self, time: Duration) {
+        self.now = self.now.plus(time);
+    }
+
     /// Lets time pass, with a tick whenever the master asks for one.
     pub fn pass(&mut self, time: Duration) {
         let end = self.now.plus(time);

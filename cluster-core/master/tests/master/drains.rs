@@ -124,3 +124,20 @@ fn a_plane_that_joins_is_waited_for_and_one_that_leaves_is_not() {
     cluster.pass(Duration::from_secs(5));
     assert_eq!(cluster.kills(), ["a"]);
 }
+
+#[test]
+fn a_master_that_is_late_hears_what_has_arrived_before_it_gives_a_plane_up() {
+    let (mut cluster, agent) = cluster_with_task();
+    cluster.plane(&agent, Plane::Lb, Revision::ZERO, &[]);
+    cluster.kill("a");
+    let withdrawn = cluster.view().revision;
+    cluster.plane(&agent, Plane::Lb, withdrawn, &["a"]);
+    cluster.plane_gone(&agent, Plane::Lb);
+    cluster.stall(Duration::from_secs(6));
+    cluster.plane(&agent, Plane::Dns, withdrawn, &[]);
+    cluster.plane(&agent, Plane::Lb, withdrawn, &["a"]);
+    cluster.pass(Duration::ZERO);
+    assert_eq!(cluster.kills(), Vec::<String>::new());
+    cluster.plane(&agent, Plane::Lb, withdrawn, &[]);
+    assert_eq!(cluster.kills(), ["a"]);
+}
