@@ -1,16 +1,17 @@
 //! A packet at an interface's hook (tc).
 
 use aya_ebpf::EbpfContext as _;
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
-use aya_ebpf::helpers::generated::{bpf_l4_csum_replace, bpf_redirect, bpf_skb_pull_data};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, TC_ACT_SHOT};
+use aya_ebpf::helpers::generated::{
+    bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_head, bpf_skb_pull_data,
+};
 use aya_ebpf::programs::TcContext;
 use mesonet_ebpf_abi::{Hop, LOOPBACK_INTERFACE, PacketEvent, Tuple};
 
-use crate::Action;
 use crate::context::context_word;
-use crate::packet::{ChecksumChange, Family, Packet};
-
+use crate::packet::{ChecksumChange, Family, Packet, write};
 use crate::route::{Question, Route, redirect_to_neighbour};
+use crate::{Action, ETHERNET};
 
 /// Says that addresses of IPv6 have changed, whose header has no checksum that makes up for it (Linux 6.16).
 const BPF_F_IPV6: u64 = 1 << 7;
@@ -101,7 +102,10 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
     }
 
     #[inline(always)]
-    fn send(&self, way: &Route) -> Action {
+    fn send(&self, family: Family, way: &Route) -> Action {
+        if LINK == 0 && self.push_link(family, way).is_err() {
+            return Action(TC_ACT_SHOT as u32);
+        }
         let verdict = if way.mtu != 0 {
             // SAFETY: the helper takes any number.
             unsafe { bpf_redirect(way.interface, 0) }
@@ -109,5 +113,20 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
             redirect_to_neighbour(way)
         };
         Action(verdict as u32)
+    }
+}
+
+impl<const LINK: usize> Buffer<LINK> {
+    /// Gives a packet link headers, which helpers expect whatever kind of interface it comes from and goes to.
+    #[inline(always)]
+    fn push_link(&self, family: Family, way: &Route) -> Result<(), PacketEvent> {
+        // SAFETY: the helper checks its arguments.
+        if unsafe { bpf_skb_change_head(self.0.skb.skb, ETHERNET as u32, 0) } != 0 {
+            return Err(PacketEvent::Malformed);
+        }
+        if way.mtu != 0 {
+            write(self, 0, way.addresses)?;
+        }
+        write(self, ETHERNET - 2, family.kind())
     }
 }

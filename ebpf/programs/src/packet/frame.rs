@@ -90,7 +90,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn send(&self, way: &Route) -> Action {
+    fn send(&self, _: Family, way: &Route) -> Action {
         Action(DEVICES.redirect(way.interface, 0).unwrap_or(xdp_action::XDP_DROP))
     }
 }

@@ -13,9 +13,9 @@ pub enum Direction {
     Out,
 }
 
-const IPV4: u16 = 0x0800_u16.to_be();
-/// The type of packets of IPv6 in link headers.
-pub const IPV6: u16 = 0x86dd_u16.to_be();
+/// The types of packets in link headers.
+const IPV4: u16 = Family::V4.kind();
+pub const IPV6: u16 = Family::V6.kind();
 
 /// Octets that are looked at: headers of link, IP and TCP, or of link, IP, ICMP, IP and the ports within.
 const LOOKED_AT: usize = 14 + 40 + 8 + 40 + 8;

@@ -13,6 +13,15 @@ pub enum Family {
 }
 
 impl Family {
+    /// The type of its packets in link headers.
+    #[inline(always)]
+    pub const fn kind(self) -> u16 {
+        match self {
+            Self::V4 => 0x0800_u16.to_be(),
+            Self::V6 => 0x86dd_u16.to_be(),
+        }
+    }
+
     /// Octets of an IP header without options.
     #[inline(always)]
     pub const fn header(self) -> usize {
@@ -73,7 +82,7 @@ pub trait Packet {
     fn way(&self, family: Family, tuple: &Tuple, route: &mut Route) -> bool;
 
     /// Sends it.
-    fn send(&self, way: &Route) -> Action;
+    fn send(&self, family: Family, way: &Route) -> Action;
 }
 
 /// Where so many octets of the packet are.

@@ -47,7 +47,7 @@ pub fn send<P: Packet>(packet: &P, family: Family, way: &Route) -> Result<Action
         return Ok(Action::PASS);
     }
     route::address(way, packet, family)?;
-    Ok(packet.send(way))
+    Ok(packet.send(family, way))
 }
 
 /// What changes in the addresses.

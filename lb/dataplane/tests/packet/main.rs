@@ -1,8 +1,9 @@
 //! Packet balancing: the loaded programs as functions, and traffic between network namespaces.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod packets;
 mod site;
 mod tables;
 mod traffic;
+mod tunnel;

@@ -82,6 +82,43 @@ impl Packet {
     }
 }
 
+/// A packet of TCP or UDP without link headers, taken apart.
+pub struct Arrived {
+    pub from: SocketAddr,
+    pub to: SocketAddr,
+    transport: Vec<u8>,
+}
+
+impl Arrived {
+    /// Fails if a checksum is wrong.
+    pub fn parse(octets: &[u8]) -> Self {
+        let (header, protocol): (usize, u8) =
+            if octets[0] >> 4 == 4 { (20, octets[9]) } else { (40, octets[6]) };
+        let (from, to): (IpAddr, IpAddr) = if header == 20 {
+            assert_eq!(checksum(&octets[..20]), 0, "the checksum of {octets:?}");
+            let address = |at: usize| <[u8; 4]>::try_from(&octets[at..at + 4]).expect("four octets").into();
+            (address(12), address(16))
+        } else {
+            let address = |at: usize| <[u8; 16]>::try_from(&octets[at..at + 16]).expect("16 octets").into();
+            (address(8), address(24))
+        };
+        let transport = octets[header..].to_vec();
+        assert_eq!(checksum(&pseudo(from, to, protocol, &transport)), 0, "the checksum of {octets:?}");
+        let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+        Self { from: SocketAddr::new(from, port(0)), to: SocketAddr::new(to, port(2)), transport }
+    }
+
+    /// What a datagram carries.
+    pub fn payload(&self) -> &[u8] {
+        &self.transport[8..]
+    }
+
+    /// The flags of a segment.
+    pub fn flags(&self) -> u8 {
+        self.transport[13]
+    }
+}
+
 /// An error of ICMP about a packet, of which it has so many octets.
 pub fn error(kind: u8, from: &str, to: &str, about: &Packet, octets: usize) -> Vec<u8> {
     let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));

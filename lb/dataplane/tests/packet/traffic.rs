@@ -37,7 +37,7 @@ fn on<T: Send + 'static>(site: &Site, side: Side, what: impl FnOnce() -> T + Sen
 }
 
 /// A server that tells each client a name and the client's address, and then echoes.
-fn serve(site: &Site, at: &'static str, name: char) {
+pub fn serve(site: &Site, at: &'static str, name: char) {
     let listener = on(site, Side::Server, move || TcpListener::bind(at).expect("bind"));
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
@@ -57,7 +57,7 @@ fn serve(site: &Site, at: &'static str, name: char) {
 }
 
 /// The same for datagrams.
-fn serve_datagrams(site: &Site, at: &'static str, name: char) {
+pub fn serve_datagrams(site: &Site, at: &'static str, name: char) {
     let socket = on(site, Side::Server, move || UdpSocket::bind(at).expect("bind"));
     thread::spawn(move || {
         let mut buffer = [0; 4096];
