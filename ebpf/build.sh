@@ -11,7 +11,7 @@ RUSTC_BOOTSTRAP=1 RUSTC=/usr/bin/rustc CARGO_TARGET_DIR="$target" \
     /usr/bin/cargo build --quiet --locked --release --target bpfel-unknown-none
 llvm=/usr/lib/llvm-22/bin
 names=$(mktemp)
-for program in socket packet; do
+for program in socket packet meter; do
     built=$target/bpfel-unknown-none/release/$program
     # Names of functions hold a hash of the directory that they were built in.
     "$llvm/llvm-nm" --format=just-symbols "$built" | grep '^_R' | sed 's/.*/& &/; s/ \(.*\)Cs[0-9A-Za-z]*_/ \1C/' >"$names" || true

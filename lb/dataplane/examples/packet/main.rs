@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod cost;
+mod rate;
 
 #[path = "../../tests/packet/packets.rs"]
 #[expect(dead_code, reason = "the tests make more kinds of packets")]
@@ -15,6 +16,7 @@ mod site;
 
 fn main() {
     cost::run();
+    rate::run();
 }
 
 /// Prints one bar and whether it is reached.
