@@ -240,8 +240,9 @@ impl LoadBalancer {
         if let Some(beside) = &mut self.beside {
             beside.settle(&self.unsettled_keys, self.executor.read()).await;
         }
+        // What the executor cannot do, such as listen at an address that is none of the node's, is no matter for packets.
         if let Some(packets) = &mut self.packets {
-            for (key, reason) in packets.settle(&self.unsettled_keys, self.executor.read()) {
+            for (key, reason) in packets.settle(&self.unsettled_keys, &self.unsettled) {
                 failures.entry(key).or_insert(reason);
             }
         }

@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use mesonet_ebpf_abi::{
     Hop, LOOPBACK_INTERFACE, MASQUERADE_PORT_FIRST, MASQUERADE_PORTS, PACKET_FLOWS_MAX, PacketEndpoint,
-    PacketEvent, Place, Track, Tuple, flow_hash, hash_slot,
+    PacketEvent, Place, Track, Tuple, UDP, flow_hash, hash_slot,
 };
 
 use crate::Action;
@@ -12,6 +12,7 @@ use crate::endpoints;
 use crate::headers::{Direction, Segment};
 use crate::packet::Packet;
 use crate::rewrite;
+use crate::route::ticks;
 use crate::scratch::scratch;
 
 /// What addresses and ports the packets of a flow get, one entry per direction.
@@ -26,6 +27,14 @@ const PORT_ATTEMPTS: u32 = 16;
 
 /// A step from port to port that meets every one of them, since their number is no multiple of it.
 const PORT_STEP: u32 = 1_009;
+
+/// How many of those that are taken are looked at.
+const RELEASE_ATTEMPTS: u32 = 4;
+
+/// How long flows must have been silent before others may have their port, in ticks of the kernel's clock: 5 to 50
+/// seconds, and some quarters of an hour at least.
+const SILENCE_OF_DATAGRAMS: u32 = 5_000;
+const SILENCE_OF_CONNECTIONS: u32 = 1_000_000;
 
 /// What becomes of a packet of a flow.
 struct Decision {
@@ -139,7 +148,7 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
         stamp: endpoint.stamp,
         seen: 0,
         direction: Track::TO_CLIENT,
-        hop: Hop::default(),
+        hop: Hop { since: ticks(), ..Hop::default() },
     };
     let is_question = packet.interface() == LOOPBACK_INTERFACE;
     let tuple = if endpoint.flags & PacketEndpoint::MASQUERADE != 0 {
@@ -160,7 +169,8 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
     Ok(Some(Decision { track, endpoint: Some(number), is_reply: false }))
 }
 
-/// Finds a port of the node that stands for the client, and notes the way back.
+/// Finds a port of the node that stands for the client, and notes the way back. Those that were never used come first,
+/// so that an endpoint has forgotten a connection before another one looks like it.
 #[inline(always)]
 fn masquerade(
     tuple: &Tuple,
@@ -170,24 +180,60 @@ fn masquerade(
 ) -> Result<Tuple, PacketEvent> {
     let hash = flow_hash(&tuple.source(), &tuple.destination(), tuple.protocol);
     let mut port = hash_slot(hash, MASQUERADE_PORTS);
+    // SAFETY: nothing else uses this part.
+    let key = unsafe { &mut (*scratch()?).key };
     for _ in 0..PORT_ATTEMPTS {
-        let source = Place {
-            address: endpoint.source,
-            port: u16::to_be((MASQUERADE_PORT_FIRST + port) as u16) as u32,
-        };
-        let new = Tuple::between(&source, &endpoint.place, tuple.protocol);
-        // SAFETY: nothing else uses this part.
-        let key = unsafe { &mut (*scratch()?).key };
+        let new = stand_in(tuple, endpoint, port);
         *key = new.flip();
         if is_question || FLOWS.insert(&*key, reply, ONLY_NEW).is_ok() {
             return Ok(new);
         }
-        port += PORT_STEP;
-        if port >= MASQUERADE_PORTS {
-            port -= MASQUERADE_PORTS;
+        port = next(port);
+    }
+    // A client that tries again looks elsewhere.
+    port = hash_slot(hash ^ ticks().wrapping_mul(PORT_STEP << 16 | 1), MASQUERADE_PORTS);
+    for _ in 0..RELEASE_ATTEMPTS {
+        let new = stand_in(tuple, endpoint, port);
+        *key = new.flip();
+        if is_released(key) {
+            *key = new.flip();
+            // Who else takes it at this moment is the only one that gets it.
+            let _ = FLOWS.remove(&*key);
+            FLOWS.insert(&*key, reply, ONLY_NEW).map_err(|_| PacketEvent::NoPort)?;
+            return Ok(new);
         }
+        port = next(port);
     }
     Err(PacketEvent::NoPort)
+}
+
+#[inline(always)]
+fn next(port: u32) -> u32 {
+    let next = port + PORT_STEP;
+    if next >= MASQUERADE_PORTS { next - MASQUERADE_PORTS } else { next }
+}
+
+/// The packets of a client that a port of the node stands for.
+#[inline(always)]
+fn stand_in(tuple: &Tuple, endpoint: &PacketEndpoint, port: u32) -> Tuple {
+    let port = u16::to_be((MASQUERADE_PORT_FIRST + port) as u16) as u32;
+    Tuple::between(&Place { address: endpoint.source, port }, &endpoint.place, tuple.protocol)
+}
+
+/// Whether the flow that replies with such a key belong to needs it no more: it is over, forgotten, or silent for long.
+/// Overwrites the key.
+#[inline(always)]
+fn is_released(key: &mut Tuple) -> bool {
+    let Some(reply) = find(key) else { return true };
+    let ports = key.ports;
+    *key = reply.tuple.flip();
+    let Some(track) = find(key) else { return true };
+    let is_its = track.tuple.ports.rotate_left(16) == ports;
+    let current = endpoints::endpoint(track.endpoint).is_some_and(|each| each.stamp == track.stamp);
+    let silence = if key.protocol == UDP as u32 { SILENCE_OF_DATAGRAMS } else { SILENCE_OF_CONNECTIONS };
+    let now = ticks();
+    let is_silent = |track: &Track| now.wrapping_sub(track.hop.since) > silence;
+    !is_its || !current || track.seen & Track::OVER != 0 || (is_silent(track) && is_silent(reply))
 }
 
 #[inline(always)]

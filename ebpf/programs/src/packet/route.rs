@@ -157,8 +157,9 @@ pub fn address<P: Packet>(route: &Route, packet: &P, family: Family) -> Result<(
     Ok(())
 }
 
+/// The kernel's clock, which turns 100 to 1,000 times a second.
 #[inline(always)]
-fn ticks() -> u32 {
+pub fn ticks() -> u32 {
     // SAFETY: the helper has no arguments. The lower half is enough for differences.
     unsafe { bpf_jiffies64() as u32 }
 }

@@ -2,6 +2,7 @@
 //!
 //! Those of interfaces without link headers cannot be run so: the kernel makes packets with headers of Ethernet.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use mesonet_ebpf_abi::PacketEvent;
@@ -419,6 +420,47 @@ fn a_way_that_is_remembered_takes_what_is_short_enough_and_is_soon_asked_for_aga
             eventually("another neighbour has the address", || run(10).packet[..6] == [2, 0, 0, 0, 0, 10]);
         }
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_port_that_stands_for_a_client_is_used_again_when_its_connection_is_over() {
+    let site = Site::new();
+    let mut settings = site.settings(&["clients", "servers"], PacketMode::Tc);
+    settings.masquerade = true;
+    let mut node = Balancer::start(&settings);
+    let (vip, endpoint) = ("11.0.0.1:80", "10.2.0.9:8080");
+    node.put("tcp/four@marathon:80", vip, &[(endpoint, Ready)]);
+    let clients = node.balancer.attached()[0].index;
+    let mut run =
+        |hook, packet: Packet| node.balancer.run(hook, &packet.octets(), clients, 1).expect("it runs");
+    let mut begin = |number: u16| {
+        let client = format!("10.1.{}.2:{}", number / 1000 + 1, 20_000 + number % 1000);
+        let run = run(PacketHook::In, packet(TCP, &client, vip));
+        let port = u16::from_be_bytes([run.packet[LINK + 20], run.packet[LINK + 21]]);
+        (!PacketHook::In.is_drop(run.verdict)).then_some((client, port))
+    };
+    // More than there are ports, and all of them open.
+    let open: Vec<(String, u16)> = (0..5_000).filter_map(&mut begin).collect();
+    let ports: BTreeSet<u16> = open.iter().map(|(_, port)| *port).collect();
+    assert_eq!(ports.len(), open.len(), "no port stands for two clients");
+    assert!((4_000..=4_536).contains(&open.len()), "{}", open.len());
+    let (client, port) = &open[7];
+    run(PacketHook::In, packet(TCP, client, vip).with_flags(RST));
+    let mut begin = |number: u16| {
+        let client = format!("10.1.{}.2:{}", number / 1000 + 1, 20_000 + number % 1000);
+        let run = run(PacketHook::In, packet(TCP, &client, vip));
+        let port = u16::from_be_bytes([run.packet[LINK + 20], run.packet[LINK + 21]]);
+        (!PacketHook::In.is_drop(run.verdict)).then_some((client, port))
+    };
+    // Some of so many clients look at the port that is free.
+    let taken: Vec<(String, u16)> = (6_000..11_000).filter_map(&mut begin).collect();
+    assert!(taken.iter().any(|(_, each)| each == port));
+    // Replies reach who has it.
+    let (client, _) = taken.iter().rev().find(|(_, each)| each == port).expect("it is taken");
+    let answer = packet(TCP, endpoint, &format!("10.2.0.1:{port}")).with_flags(ACK);
+    let answered = run(PacketHook::Out, answer);
+    assert_eq!(answered.packet, packet(TCP, vip, client).with_flags(ACK).octets());
 }
 
 /// Waits for something that comes about in a moment.
