@@ -51,14 +51,17 @@ pub fn run() {
     let mut times: Vec<Vec<f64>> = vec![Vec::new(); WAYS.len()];
     for _ in 0..ROUNDS {
         for (lane, times) in lanes.iter_mut().zip(&mut times) {
-            times.push(lane.measure());
+            times.extend(lane.measure());
         }
     }
-    println!("datagrams of 64 octets through the node, one processor, {ROUNDS} times {PACKETS} in turns");
+    println!(
+        "datagrams of 64 octets through the node, one processor, up to {ROUNDS} times {PACKETS} in turns"
+    );
     for times in &mut times {
         times.sort_by(f64::total_cmp);
     }
-    let middle = |way: Way| times[way as usize][ROUNDS / 2];
+    assert!(times.iter().all(|times| times.len() > ROUNDS / 4), "the machine is too busy to measure");
+    let middle = |way: Way| times[way as usize][times[way as usize].len() / 2];
     for way in WAYS {
         let (best, middle) = (times[way as usize][0], middle(way));
         let name = match way {
@@ -80,7 +83,6 @@ pub fn run() {
 
 /// One way with namespaces of its own.
 struct Lane {
-    way: Way,
     meter: Ebpf,
     _node: Option<Balancer>,
     site: Site,
@@ -129,11 +131,11 @@ impl Lane {
         let octets: [u8; LENGTH] = octets.try_into().expect("as long as is said");
         set(&mut meter, "TARGET", target);
         set(&mut meter, "FRAME", octets);
-        Self { way, meter, _node: node, site }
+        Self { meter, _node: node, site }
     }
 
-    /// Nanoseconds for a packet.
-    fn measure(&mut self) -> f64 {
+    /// Nanoseconds for a packet; nothing if the processor had something else to do, so that queues overflowed.
+    fn measure(&mut self) -> Option<f64> {
         self.site.entry(Side::Client).enter();
         let before = self.received();
         let mut options = TestRunOptions::new();
@@ -144,9 +146,9 @@ impl Lane {
         // The kernel's own time leaves out what it takes to prepare, and what others get in between.
         let run = program(&mut self.meter, "mesonet_source").test_run(options).expect("the kernel sends");
         let received = self.received() - before;
-        // Queues between interfaces overflow where the processor has something else to do for a moment.
-        assert!(received * 2 > u64::from(PACKETS), "{:?}: {received} of {PACKETS} have arrived", self.way);
-        run.duration.as_secs_f64() * 1e9 * f64::from(PACKETS) / received as f64
+        // Of what a queue has lost, and of what another thread has received, the time is not known.
+        (received >= u64::from(PACKETS) * 9 / 10 && received <= u64::from(PACKETS))
+            .then(|| run.duration.as_secs_f64() * 1e9 * f64::from(PACKETS) / received as f64)
     }
 
     /// Packets that have arrived.
