@@ -4,6 +4,7 @@ mod answers;
 mod app;
 mod app_table;
 mod app_update;
+mod bench;
 mod client;
 mod converge;
 mod deployment;
@@ -119,6 +120,9 @@ enum Command {
     Node(node::NodeCommand),
     /// Wait until every node has applied a revision
     Converge(converge::ConvergeArguments),
+    /// Measure on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchCommand),
     /// Be a CNI plugin: give a container of another runtime an interface in a virtual network
     Cni,
     /// Print a completion script for a shell
@@ -157,6 +161,7 @@ pub fn run() -> ExitCode {
         Command::Master(MasterArguments { command: Some(MasterCommand::List), .. }) => master::list(&session),
         Command::Agent(arguments) => return ended(role::run_agent(arguments)),
         Command::Net(arguments) => return ended(role::run_net(*arguments)),
+        Command::Bench(command) => return ended(bench::run(&command)),
         Command::Cni => return mesonet::run_cni(),
         Command::Init(arguments) => operate::init(&arguments, &session.output),
         Command::JoinToken(command) => operate::run_token(&command, &session),

@@ -113,13 +113,14 @@ impl TwoEnds {
         Ok(gigabits((number("packets")? - number("lost_packets")?) * f64::from(DATAGRAM)))
     }
 
-    /// Average time of a ping.
+    /// The time of a ping: the median, because a few wait for whatever else the machine does.
     pub fn ping_ms(&self) -> anyhow::Result<f64> {
         let (count, interval) = PINGS;
-        let text = self.run(&["ping", "-q", "-c", &count.to_string(), "-i", interval, INSIDE[1]])?;
-        let times = text.lines().find(|line| line.contains("min/avg/max")).context("ping tells no times")?;
-        let average = times.split(" = ").nth(1).and_then(|times| times.split('/').nth(1));
-        average.and_then(|average| average.parse().ok()).context("ping tells no average")
+        let text = self.run(&["ping", "-c", &count.to_string(), "-i", interval, INSIDE[1]])?;
+        let time = |line: &str| line.split_once("time=")?.1.split(' ').next()?.parse::<f64>().ok();
+        let mut times: Vec<f64> = text.lines().filter_map(time).collect();
+        times.sort_by(f64::total_cmp);
+        times.get(times.len() / 2).copied().context("ping tells no times")
     }
 
     fn iperf(&self, address: &str, arguments: &[&str]) -> anyhow::Result<Value> {
@@ -169,7 +170,7 @@ fn received(result: &Value) -> anyhow::Result<f64> {
 }
 
 /// Seconds of processor time that processes have used.
-pub fn clients_cpu(processes: &[u32]) -> anyhow::Result<f64> {
+pub fn processor_time(processes: &[u32]) -> anyhow::Result<f64> {
     let mut ticks = 0.0;
     for process in processes {
         let text = std::fs::read_to_string(format!("/proc/{process}/stat"))?;

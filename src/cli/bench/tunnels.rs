@@ -1,13 +1,14 @@
 //! The tunnels that are measured.
 
 use std::io::{BufRead as _, Write as _};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, bail};
 use mesonet_overlay_wg::{PeerSettings, PrivateKey, Tunnel, TunnelSettings};
 
-use crate::two_ends::{INSIDE, OUTSIDE, TwoEnds, run};
+use super::two_ends::{INSIDE, OUTSIDE, TwoEnds, run};
 
 const PORT: &str = "51820";
 
@@ -63,13 +64,19 @@ impl Contender {
             let peer = keys[other].public().to_string();
             let endpoint = format!("{}:{PORT}", OUTSIDE[other]);
             let addresses = format!("{}/32", INSIDE[other]);
-            let key = encoded(&keys[end])?;
+            let key = encoded(&keys[end]);
             let arguments: Vec<&str> = match self {
-                Self::Mesonet => vec!["--end", DEVICES[end], PORT, &key, &peer, &endpoint, &addresses],
+                Self::Mesonet => {
+                    vec!["bench", "overlay-end", DEVICES[end], PORT, &peer, &endpoint, &addresses]
+                }
                 Self::WireguardGo => vec!["-f", DEVICES[end]],
                 Self::Boringtun | Self::Gotatun => vec!["-f", "--disable-drop-privileges", DEVICES[end]],
             };
-            running.ends.push(ends.spawn(end, program, &arguments)?);
+            let mut child = ends.spawn(end, program, &arguments)?;
+            if let Some(input) = child.stdin.as_mut().filter(|_| self == Self::Mesonet) {
+                writeln!(input, "{key}")?;
+            }
+            running.ends.push(child);
             ends.set_up(end, DEVICES[end])?;
             if self != Self::Mesonet {
                 let settings = ["peer", &peer, "allowed-ips", &addresses, "endpoint", &endpoint];
@@ -101,21 +108,31 @@ impl Drop for Running {
     }
 }
 
+/// What one end of our own tunnel is told, besides its private key, which is the first line of its input.
+#[derive(Debug, clap::Args)]
+pub struct EndArguments {
+    device: String,
+    port: u16,
+    peer: String,
+    endpoint: SocketAddr,
+    addresses: String,
+}
+
 /// One end of our own tunnel, until its input ends.
-pub fn run_end(arguments: &[String]) -> anyhow::Result<()> {
-    let [device, port, key, peer_key, endpoint, addresses] = arguments else {
-        bail!("--end DEVICE PORT KEY PEER_KEY ENDPOINT ADDRESSES");
-    };
-    let tunnel = Tunnel::open(&TunnelSettings::new(device, port.parse()?, key.parse()?))?;
+pub fn run_end(arguments: &EndArguments) -> anyhow::Result<()> {
+    let EndArguments { device, port, peer, endpoint, addresses } = arguments;
+    let mut lines = std::io::stdin().lock().lines();
+    let key = lines.next().context("the private key is missing")??;
+    let tunnel = Tunnel::open(&TunnelSettings::new(device, *port, key.parse()?))?;
     let peer = PeerSettings {
-        key: peer_key.parse()?,
+        key: peer.parse()?,
         other_key: None,
-        endpoint: Some(endpoint.parse()?),
+        endpoint: Some(*endpoint),
         addresses: vec![addresses.parse()?],
         keepalive: None,
     };
     tunnel.set_peers([("peer".to_owned(), peer)].into());
-    for line in std::io::stdin().lock().lines() {
+    for line in lines {
         line?;
     }
     tunnel.remove()?;
@@ -126,9 +143,9 @@ fn new_key() -> anyhow::Result<PrivateKey> {
     PrivateKey::generate().map_err(|_| anyhow::anyhow!("the system has no randomness"))
 }
 
-fn encoded(key: &PrivateKey) -> anyhow::Result<String> {
+fn encoded(key: &PrivateKey) -> String {
     use base64::Engine as _;
-    Ok(base64::engine::general_purpose::STANDARD.encode(key.expose()))
+    base64::engine::general_purpose::STANDARD.encode(key.expose())
 }
 
 /// Tells another program its key and its peer, as soon as it listens.

@@ -1,19 +1,12 @@
-//! `./x bench overlay`: one tunnel between two network namespaces, beside other implementations of WireGuard.
+//! The tunnel between two network namespaces, beside other implementations of WireGuard.
 //!
 //! Both ends share this machine's cores. Each tunnel is measured in the same way and in the same run: compare rows of
-//! one run only. A bar is a line `BAR <name> <value> <op> <limit> ok|MISS`.
-
-#![forbid(unsafe_code)]
-
-mod tunnels;
-mod two_ends;
-
-use std::process::ExitCode;
+//! one run only. A bar is a line `BAR <name> <value> <limit> ok|MISS`.
 
 use anyhow::Context as _;
 
-use crate::tunnels::Contender;
-use crate::two_ends::{TwoEnds, clients_cpu};
+use super::tunnels::Contender;
+use super::two_ends::{self, TwoEnds, processor_time};
 
 /// How often one TCP stream is measured; the median counts.
 const RUNS: usize = 3;
@@ -28,23 +21,8 @@ struct Row {
     ping_ms: f64,
 }
 
-fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let done = match arguments.as_slice() {
-        [word, arguments @ ..] if word == "--end" => tunnels::run_end(arguments),
-        names => measure(names),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("could not measure: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
 /// Measures mesonet's tunnel and those of the named ones that are installed, or all of these.
-fn measure(names: &[String]) -> anyhow::Result<()> {
+pub fn measure(names: &[String], bars: bool) -> anyhow::Result<()> {
     let ends = TwoEnds::new().context("namespaces need root, and the programs ip and iperf3")?;
     println!("{:14} {:>9.2} Gb/s, one TCP stream without a tunnel", "veth", ends.gigabits_outside()?);
     drop(ends);
@@ -66,7 +44,9 @@ fn measure(names: &[String]) -> anyhow::Result<()> {
             Err(error) => println!("{:14} could not be measured: {error:#}", contender.name()),
         }
     }
-    judge(&rows);
+    if bars {
+        judge(&rows);
+    }
     Ok(())
 }
 
@@ -76,9 +56,9 @@ fn measure_one(contender: Contender, program: &std::path::Path) -> anyhow::Resul
     ends.wait_for_peer()?;
     let mut runs = Vec::new();
     for _ in 0..RUNS {
-        let before = clients_cpu(&tunnel.processes())?;
+        let before = processor_time(&tunnel.processes())?;
         let octets = ends.stream_octets(1)?;
-        let used = clients_cpu(&tunnel.processes())? - before;
+        let used = processor_time(&tunnel.processes())? - before;
         runs.push((octets, used));
     }
     runs.sort_by(|one, other| one.0.total_cmp(&other.0));
