@@ -3,8 +3,10 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::marker::PhantomData;
+use std::num::NonZero;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::atomic::AtomicBool;
+use std::thread::{self, ScopedJoinHandle};
 
 use aya::Ebpf;
 use aya::maps::{Map, MapData};
@@ -15,6 +17,9 @@ use mesonet_ebpf_abi::{
 use mesonet_lb_plan::{FoundMaps, KernelTable, MapWrite};
 
 use super::{EbpfError, bpf_call};
+
+/// Entries that a thread of its own is worth for.
+const PART_MIN: usize = 8192;
 
 /// A map of words to words.
 #[derive(Debug)]
@@ -72,7 +77,28 @@ impl<K: Words, V: Words> WordMap<K, V> {
         Ok(Self { data, types: PhantomData })
     }
 
-    pub(super) fn put_many(&self, entries: &[(&K, &V)]) -> io::Result<()> {
+    /// Where there are many, all processors do it: most of the time goes into the kernel's memory.
+    pub(super) fn put_many(&self, entries: &[(&K, &V)]) -> io::Result<()>
+    where
+        K: Sync,
+        V: Sync,
+    {
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let part = entries.len().div_ceil(processors).max(PART_MIN);
+        if entries.len() <= part {
+            return self.put_some(entries);
+        }
+        thread::scope(|scope| {
+            let parts = entries.chunks(part).map(|some| scope.spawn(move || self.put_some(some)));
+            let joined = |part: ScopedJoinHandle<'_, io::Result<()>>| {
+                part.join().unwrap_or_else(|_| Err(io::Error::other("BUG: a thread has failed")))
+            };
+            parts.collect::<Vec<_>>().into_iter().try_for_each(joined)
+        })
+    }
+
+    /// In their order.
+    fn put_some(&self, entries: &[(&K, &V)]) -> io::Result<()> {
         let mut keys = vec![0; K::SIZE * entries.len()];
         let mut values = vec![0; V::SIZE * entries.len()];
         for (at, (key, value)) in entries.iter().enumerate() {

@@ -237,6 +237,9 @@ impl Ebpf {
         if let Some(owner) = owner {
             self.open_accounts(&frontend, owner);
         }
+        if before.is_empty() {
+            return;
+        }
         for (counter, _) in counters(&self.kernel.lock().table, &frontend) {
             before.remove(&counter);
         }
