@@ -5,16 +5,17 @@
 //! departed node left is removed, also after a restart. The device stays when the daemon ends, and with it the routes;
 //! `--cleanup` takes them away.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::Subscriber;
-use mesonet_model::{AgentId, ClusterView, Subnet, Timestamp, TunnelEnd};
+use mesonet_model::{AgentId, ClusterView, Subnet, Timestamp, TunnelEnd, TunnelReport};
 use mesonet_overlay_plan::{KeySituation, KeyStep, NodeKeys, NodeOverlay, PlannedPeer, Prefix, plan};
 use mesonet_overlay_wg::{
-    OwnKeys, PeerSettings, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats,
+    OwnKeys, PeerSettings, PeerStats, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats,
 };
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -37,6 +38,10 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How soon it is looked again whether a key is out of use.
 const KEY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A peer that has not answered for so long does not answer: by the protocol it has 10 s for that, and then it is asked
+/// for another handshake.
+const SILENCE: Duration = Duration::from_secs(15);
 
 /// A node's overlay.
 #[derive(Debug)]
@@ -121,7 +126,8 @@ impl Overlay {
             }
             keys_at = self.change_keys(view.tunnels.get(&node).map(Arc::as_ref));
             self.metrics.set(view.clone());
-            subscriber.report_tunnel(view.revision, self.end()).await;
+            let report = TunnelReport { end: self.end(), silent: self.tunnel.silent() };
+            subscriber.report_tunnel(view.revision, report).await;
         }
     }
 
@@ -225,6 +231,13 @@ impl SharedTunnel {
 
     fn stats(&self) -> Option<TunnelStats> {
         self.get().as_ref().map(Tunnel::stats)
+    }
+
+    /// The peers that do not answer.
+    fn silent(&self) -> BTreeSet<AgentId> {
+        let peers = self.stats().into_iter().flat_map(|stats| stats.peers);
+        let is_silent = |peer: &PeerStats| peer.silent.is_some_and(|time| time >= SILENCE);
+        peers.filter(|(_, peer)| is_silent(peer)).map(|(name, _)| AgentId::new(name)).collect()
     }
 
     fn set_keys(&self, keys: &OwnKeys) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use mesonet_model::{
-    AgentId, ClusterView, Delta, Plane, PlaneReport, Revision, ServiceKey, TaskKey, TunnelEnd,
+    AgentId, ClusterView, Delta, Plane, PlaneReport, Revision, ServiceKey, TaskKey, TunnelReport,
 };
 
 use crate::{Feed, PlaneNews, Report};
@@ -63,8 +63,8 @@ impl Subscriber {
         self.say(applied, (busy, failed), None).await;
     }
 
-    /// Reports what is in effect of the overlay, and the node's end of tunnels.
-    pub async fn report_tunnel(&mut self, applied: Revision, tunnel: TunnelEnd) {
+    /// Reports what is in effect of the overlay, and what there is to say of tunnels.
+    pub async fn report_tunnel(&mut self, applied: Revision, tunnel: TunnelReport) {
         self.say(applied, (BTreeSet::new(), BTreeMap::new()), Some(tunnel)).await;
     }
 
@@ -72,7 +72,7 @@ impl Subscriber {
         &mut self,
         applied: Revision,
         (busy, failed): (BTreeSet<TaskKey>, BTreeMap<ServiceKey, String>),
-        tunnel: Option<TunnelEnd>,
+        tunnel: Option<TunnelReport>,
     ) {
         let commits = self.feed.commits.between(self.applied, applied);
         self.applied = self.applied.max(applied);

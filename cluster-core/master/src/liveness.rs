@@ -157,6 +157,18 @@ impl Liveness {
         }
     }
 
+    /// A suspect agent is not waited for any longer.
+    pub(crate) fn hurry(&mut self, agent: &AgentId, now: Timestamp) {
+        let watch = self.agents.get(agent).copied();
+        // One whose time is over may be held by the brake.
+        let is_waiting = watch.is_some_and(|watch| {
+            watch.state == AgentState::Suspect && watch.timer.is_some_and(|at| at > now)
+        });
+        if is_waiting && !self.unstarted.contains(agent) {
+            self.set(agent, AgentState::Suspect, Some(now));
+        }
+    }
+
     /// The agent is not part of the cluster any more.
     pub(crate) fn forget(&mut self, agent: &AgentId) {
         if let Some(watch) = self.agents.remove(agent) {

@@ -261,6 +261,7 @@ impl Master {
 
     /// Does what is due.
     fn pass_time(&mut self, now: Timestamp) {
+        self.take_hints(now);
         for (agent, state) in self.liveness.pass_time(now) {
             self.agent_is_lost(&agent, state, now);
         }

@@ -3,11 +3,11 @@
 //! While a node changes its keys, it goes on only when every live node has what it has said last. A node is live in
 //! this sense while its overlay is connected, and for a time after that: it may well go on to send packets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesonet_model::{AgentId, Plane, PlaneReport, Revision, Timestamp, TunnelEnd};
+use mesonet_model::{Agent, AgentId, AgentState, Plane, PlaneReport, Revision, Timestamp, TunnelEnd};
 
 use crate::machine::Master;
 
@@ -28,6 +28,8 @@ struct Overlay {
     applied: Revision,
     /// Since when it is not connected.
     lost_at: Option<Timestamp>,
+    /// Nodes that do not answer it.
+    silent: BTreeSet<AgentId>,
 }
 
 impl Tunnels {
@@ -39,7 +41,9 @@ impl Tunnels {
         now: Timestamp,
     ) {
         for (node, end) in ends {
-            self.overlays.insert(node.clone(), Overlay { applied: Revision::ZERO, lost_at: Some(now) });
+            let silent = BTreeSet::new();
+            self.overlays
+                .insert(node.clone(), Overlay { applied: Revision::ZERO, lost_at: Some(now), silent });
             if end.other_key.is_some() && !end.is_acknowledged {
                 self.unacknowledged.insert(node.clone(), revision);
             }
@@ -51,6 +55,12 @@ impl Tunnels {
         if let Some(overlay) = self.overlays.get_mut(node) {
             overlay.lost_at.get_or_insert(now);
         }
+    }
+
+    /// The nodes that do not answer through tunnels, as those say that are connected.
+    fn silent(&self) -> BTreeSet<AgentId> {
+        let connected = self.overlays.values().filter(|overlay| overlay.lost_at.is_none());
+        connected.flat_map(|overlay| overlay.silent.iter().cloned()).collect()
     }
 
     /// When an overlay is not waited for any more, if somebody waits.
@@ -93,9 +103,11 @@ impl Master {
 
     fn overlay_report(&mut self, report: &PlaneReport) {
         let node = &report.node;
-        let overlay = Overlay { applied: report.applied, lost_at: None };
+        let silent = report.tunnel.iter().flat_map(|tunnel| tunnel.silent.iter().cloned()).collect();
+        let overlay = Overlay { applied: report.applied, lost_at: None, silent };
         self.tunnels.overlays.insert(node.clone(), overlay);
-        let Some(end) = report.tunnel.as_ref().filter(|end| end.is_plausible()) else { return };
+        let end = report.tunnel.as_ref().map(|tunnel| &tunnel.end).filter(|end| end.is_plausible());
+        let Some(end) = end else { return };
         if self.view.tunnels.get(node).is_some_and(|known| known.says_the_same(end)) {
             return;
         }
@@ -103,6 +115,22 @@ impl Master {
         self.tunnels.unacknowledged.remove(node);
         if end.other_key.is_some() {
             self.tunnels.unacknowledged.insert(node.clone(), self.view.revision.next());
+        }
+    }
+
+    /// An agent whose connection is lost and whose node does not answer other nodes either is not waited for any longer.
+    /// What other nodes say is nothing but a hint: while its connection is there, it does no harm to an agent.
+    pub(crate) fn take_hints(&mut self, now: Timestamp) {
+        let silent = self.tunnels.silent();
+        if silent.is_empty() {
+            return;
+        }
+        let is_hinted = |agent: &Agent| {
+            agent.state == AgentState::Suspect && silent.contains(&AgentId::new(agent.node_name()))
+        };
+        let agents = self.view.agents.values().filter(|agent| is_hinted(agent)).map(|agent| agent.id.clone());
+        for agent in agents.collect::<Vec<_>>() {
+            self.liveness.hurry(&agent, now);
         }
     }
 

@@ -70,7 +70,7 @@ pub use task_network::{NetworkPort, TaskNetwork};
 pub use task_status::{StatusReason, StatusSource, TaskStatus};
 pub use text_key::TextKeyError;
 pub use time::{Timestamp, TimestampError};
-pub use tunnel::TunnelEnd;
+pub use tunnel::{TunnelEnd, TunnelReport};
 pub use uuid_source::UuidSource;
 pub use view::ClusterView;
 pub use vip::{Protocol, ServiceKey, Vip, VipLabel, VipLabelError};

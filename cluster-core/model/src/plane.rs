@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, Revision, ServiceKey, TaskKey, Timestamp, TunnelEnd};
+use crate::{AgentId, Revision, ServiceKey, TaskKey, Timestamp, TunnelReport};
 
 /// A part of a node's network daemon that follows the view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,9 +52,9 @@ pub struct PlaneReport {
     /// The last time that the node served a view that no master confirmed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outage: Option<Outage>,
-    /// The node's end of tunnels, from the plane of the overlay.
+    /// What the plane of the overlay says of tunnels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tunnel: Option<TunnelEnd>,
+    pub tunnel: Option<TunnelReport>,
 }
 
 /// A time without any master, by the node's clock. What the node served at its end was as old as this is long.

@@ -1,8 +1,10 @@
 //! Tunnels between nodes: what each node lets the others know of its end.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
-use crate::Timestamp;
+use crate::{AgentId, Timestamp};
 
 /// The longest key as text; a WireGuard key is 44 characters of base64.
 const KEY_LENGTH_MAX: usize = 64;
@@ -25,6 +27,16 @@ pub struct TunnelEnd {
     /// Whether every live node has all of this. The master says it, and only while keys change.
     #[serde(default)]
     pub is_acknowledged: bool,
+}
+
+/// What a node's overlay reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TunnelReport {
+    /// The node's end of tunnels.
+    pub end: TunnelEnd,
+    /// Nodes that do not answer through their tunnels, though there was something to answer.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub silent: BTreeSet<AgentId>,
 }
 
 impl TunnelEnd {

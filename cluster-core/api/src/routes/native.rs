@@ -152,6 +152,7 @@ fn planes(api: &Api) -> Result<Response, Failure> {
                 "lag": revision.0.saturating_sub(report.applied.0),
                 "behindSince": state.plane_history.behind_since(report.applied),
                 "outage": report.outage,
+                "silent": report.tunnel.as_ref().map(|tunnel| &tunnel.silent),
             })
         })
         .collect();

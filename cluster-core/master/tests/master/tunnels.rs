@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use mesonet_master::Input;
-use mesonet_model::{AgentId, Plane, PlaneReport, Revision, Timestamp, TunnelEnd};
+use mesonet_model::{
+    AgentId, AgentReport, AgentState, Plane, PlaneReport, Revision, Timestamp, TunnelEnd, TunnelReport,
+};
 
 use crate::cluster::{Cluster, agent_info};
 
@@ -15,6 +17,11 @@ fn tunnel_end() -> TunnelEnd {
 
 /// An overlay reports that it has applied a revision, and what its end of tunnels is.
 fn say_end(cluster: &mut Cluster, node: &AgentId, applied: Revision, end: &TunnelEnd) {
+    say(cluster, node, applied, end, &[]);
+}
+
+/// The same, with nodes that do not answer.
+fn say(cluster: &mut Cluster, node: &AgentId, applied: Revision, end: &TunnelEnd, silent: &[&str]) {
     cluster.handle(Input::Plane(PlaneReport {
         node: node.clone(),
         plane: Plane::Overlay,
@@ -22,7 +29,10 @@ fn say_end(cluster: &mut Cluster, node: &AgentId, applied: Revision, end: &Tunne
         busy: BTreeSet::new(),
         failed: BTreeMap::new(),
         outage: None,
-        tunnel: Some(end.clone()),
+        tunnel: Some(TunnelReport {
+            end: end.clone(),
+            silent: silent.iter().map(|it| AgentId::new(*it)).collect(),
+        }),
     }));
 }
 
@@ -98,6 +108,29 @@ fn nobody_has_a_tunnel_to_a_revoked_node_from_the_next_revision_on() {
     say_end(&mut cluster, &a, revision, &end);
     say_end(&mut cluster, &b, revision, &tunnel_end());
     assert!(is_acknowledged(&cluster, &a), "it is not waited for");
+}
+
+#[test]
+fn an_agent_that_nobody_hears_is_given_up_at_once_and_a_hint_alone_does_nothing() {
+    let mut cluster = Cluster::new();
+    let [a, b, _c] = [1, 2, 3].map(|n| cluster.register(None, agent_info(n, 4), Vec::new()));
+    let node_of = |cluster: &Cluster, agent: &AgentId| cluster.view().agents[agent].node_name().to_owned();
+    let state = |cluster: &Cluster| cluster.view().agents[&a].state;
+    let (hinted, witness) = (node_of(&cluster, &a), AgentId::new(node_of(&cluster, &b)));
+    let revision = cluster.view().revision;
+    say(&mut cluster, &witness, revision, &tunnel_end(), &[&hinted]);
+    cluster.pass(Duration::from_secs(60));
+    assert_eq!(state(&cluster), AgentState::Active, "its connection is there");
+    cluster.handle(Input::Agent(AgentReport::Disconnected { agent: a.clone() }));
+    assert_eq!(state(&cluster), AgentState::Unreachable);
+
+    let again = cluster.register(Some(&a), agent_info(1, 4), Vec::new());
+    assert_eq!(again, a);
+    say_end(&mut cluster, &witness, revision, &tunnel_end());
+    cluster.handle(Input::Agent(AgentReport::Disconnected { agent: a.clone() }));
+    assert_eq!(state(&cluster), AgentState::Suspect, "others hear it");
+    say(&mut cluster, &witness, revision, &tunnel_end(), &[&hinted]);
+    assert_eq!(state(&cluster), AgentState::Unreachable);
 }
 
 #[test]
