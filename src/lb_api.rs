@@ -20,6 +20,8 @@ use mesonet_model::{AgentId, ClusterView, Protocol, Service};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::overlay::OverlayInspector;
+
 /// Addresses of one name that are looked at, at most.
 const ADDRESSES_MAX: usize = 64;
 
@@ -37,6 +39,8 @@ pub struct LbApi {
     pub feed: Feed,
     /// The names of services.
     pub zone: ServedZone,
+    /// Tunnels to other nodes, if there are any.
+    pub overlay: Option<OverlayInspector>,
 }
 
 /// Why there is no answer.
@@ -176,7 +180,10 @@ async fn explain(
     for protocol in wanted.map_or(vec![Protocol::Tcp, Protocol::Udp], |protocol| vec![protocol]) {
         let connection = Connection { protocol, client, to: address };
         if let Some(explained) = balancer.explain(connection).await {
-            let answer = explanation::answer(&api.node, &view, connection, dns.as_ref(), &explained);
+            let mut answer = explanation::answer(&api.node, &view, connection, dns.as_ref(), &explained);
+            if let Some(overlay) = &api.overlay {
+                explanation::add_tunnels(&mut answer, |to| overlay.way(&view, &api.node, to));
+            }
             return Ok(axum::Json(answer));
         }
     }

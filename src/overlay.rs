@@ -24,10 +24,12 @@ use tokio::time::Instant;
 use self::keys::KeyFile;
 use self::metrics::{KeyMetrics, TunnelCollector};
 
+mod inspect;
 mod kernel;
 mod keys;
 mod metrics;
 
+pub use self::inspect::{OverlayInspector, TunnelWay};
 pub use self::kernel::clean_up;
 
 /// How often the kernel is asked whether everything is as it should be.
@@ -72,6 +74,11 @@ impl Overlay {
         let collector = TunnelCollector::new(tunnel.clone(), metrics.clone())?;
         registry.register(Box::new(collector)).context("cannot register metrics")?;
         Ok(Self { key_file, keys, key_age_max, port, tunnel, metrics })
+    }
+
+    /// What may be asked of it while it follows.
+    pub fn inspector(&self) -> OverlayInspector {
+        OverlayInspector(self.tunnel.clone())
     }
 
     /// Follows the cluster for a node of this name, until the control plane is gone.

@@ -68,6 +68,13 @@ struct Candidate {
     weight: u32,
     chance_percent: f64,
     reason: String,
+    tunnel: Option<Tunnel>,
+}
+
+/// The way to another node's task with an address of its own.
+#[derive(Debug, Deserialize)]
+struct Tunnel {
+    mtu: u16,
 }
 
 #[derive(Debug, Deserialize)]
@@ -113,6 +120,16 @@ pub fn run(arguments: &ExplainArguments, session: &Session) -> Result<(), Comman
     }
     let explanation: Explanation = session.client.get(&path)?;
     session.output.bytes(explanation.text().as_bytes())
+}
+
+impl Candidate {
+    fn node_and_tunnel(&self) -> String {
+        let node = self.node.clone().unwrap_or_default();
+        match &self.tunnel {
+            Some(tunnel) => format!("{node} (tunnel, MTU {})", tunnel.mtu),
+            None => node,
+        }
+    }
 }
 
 impl Explanation {
@@ -163,7 +180,7 @@ impl Explanation {
         for each in &self.candidates {
             table.row([
                 each.address.to_string(),
-                each.node.clone().unwrap_or_default(),
+                each.node_and_tunnel(),
                 each.task.clone(),
                 each.weight.to_string(),
                 format!("{:.1} %", each.chance_percent),

@@ -1,12 +1,13 @@
 //! The answer to "where would this connection go?" as JSON.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use mesonet_lb_dataplane::{Carrier, Connection, Explained, PacketAnswer};
 use mesonet_model::{AgentId, ClusterView};
 use serde_json::{Value, json};
 
 use super::listing;
+use crate::overlay::TunnelWay;
 
 /// What a client's connection meets on its way, in order.
 pub(super) fn answer(
@@ -50,6 +51,22 @@ pub(super) fn answer(
         "carrier": { "name": carrier.as_str(), "why": carrier_why },
         "path": path(connection, explained, to_node.as_deref()),
     })
+}
+
+/// Adds the tunnels that lead to candidates on other nodes.
+pub(super) fn add_tunnels(answer: &mut Value, way: impl Fn(IpAddr) -> Option<TunnelWay>) {
+    let find = |address: &Value| way(address.as_str()?.parse::<SocketAddr>().ok()?.ip());
+    for candidate in answer["candidates"].as_array_mut().into_iter().flatten() {
+        let found = find(&candidate["address"]);
+        candidate["tunnel"] = json!(found);
+    }
+    let Some(TunnelWay { node, endpoint, mtu }) = find(&answer["choice"]["address"]) else { return };
+    let step = format!(
+        "packets to there go through the tunnel to node {node}, {endpoint}, and are of at most {mtu} octets"
+    );
+    if let Some(path) = answer["path"].as_array_mut() {
+        path.push(json!(step));
+    }
 }
 
 /// What the program for packets from outside does with the first packet.

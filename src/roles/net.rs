@@ -139,10 +139,11 @@ impl NetProcess {
         let zone = dns_server.served();
         tasks.spawn(planes::follow_with_dns(dns_server, feed.subscribe(name.clone(), Plane::Dns), is_stale));
         let balancer = planes::start_lb(balancer, &feed, &name, &mut tasks);
+        let inspector = overlay.as_ref().map(Overlay::inspector);
         if let Some(overlay) = overlay {
             tasks.spawn(overlay.follow(name.clone(), feed.subscribe(name.clone(), Plane::Overlay)));
         }
-        let lb_api = LbApi { node: name, balancer, feed: feed.clone(), zone };
+        let lb_api = LbApi { node: name, balancer, feed: feed.clone(), zone, overlay: inspector };
         let supply = Supply { known, views, reports };
         let about = origin.about();
         let (bus, confirmation) = supply.start(origin, plan, &metrics, &mut tasks)?;

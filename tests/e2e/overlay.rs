@@ -119,6 +119,28 @@ impl Mesh {
         assert!(failures.is_empty(), "{failures:#?}");
     }
 
+    /// Asks each host about a VIP: of three endpoints, each with two addresses, two are behind tunnels.
+    fn explain(&self) {
+        for host in HOSTS {
+            let to = format!("{STREAMING}.marathon.l4lb.thisdcos.directory:80");
+            let url = format!("http://127.0.0.1:8081/v1/explain?client=10.77.0.9&to={to}");
+            eventually("the tunnels are explained", || {
+                let answer = self.nodes.curl(host, &url)?;
+                let answer: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
+                let candidates = answer["candidates"].as_array().cloned().unwrap_or_default();
+                let is_tunnel = |each: &Value| match each["tunnel"]["mtu"].as_u64() {
+                    Some(mtu) => each["tunnel"]["node"] == each["node"] && mtu > 1000,
+                    None => false,
+                };
+                let (far, near): (Vec<&Value>, Vec<&Value>) =
+                    candidates.iter().partition(|each| is_tunnel(each));
+                let is_near = |each: &&Value| each["node"] == host;
+                let expected = far.len() == 4 && near.len() == 2 && near.iter().all(is_near);
+                if expected { Ok(()) } else { Err(answer.to_string()) }
+            });
+        }
+    }
+
     /// Begins streams from every task of an app to every other, by both families.
     fn stream(&self) {
         self.touch("go");
@@ -234,6 +256,7 @@ fn read_wire(nodes: &Nodes, dir: &std::path::Path) -> Child {
 fn every_task_reaches_every_other_only_through_tunnels_whatever_becomes_of_daemons_and_keys() {
     let mut mesh = Mesh::start();
     mesh.ask();
+    mesh.explain();
     let keys = mesh.keys();
     mesh.stream();
     for host in HOSTS {

@@ -1,5 +1,7 @@
 //! A path that carries less than the ends think, and says nothing about it.
 
+use std::time::Instant;
+
 use mesonet_overlay_wg::TunnelSettings;
 
 use crate::far_end::{DEVICE, Echo, PORT, exchange, inside, key, open, peer, ping};
@@ -33,8 +35,10 @@ fn a_narrow_path_without_icmp_carries_large_transfers() {
 
     // The first transfer begins before anything is known of the path.
     let echo = Echo::start(&row, 3, inside(2));
+    let start = Instant::now();
     let mut connection = echo.connect(&row, 0);
     exchange(&mut connection, 2_000_000);
+    eprintln!("2 MB went and came back {:.3} s after the start", start.elapsed().as_secs_f64());
     for tunnel in &tunnels {
         wait_until("the path is measured", || {
             exchange(&mut connection, 1_000);
