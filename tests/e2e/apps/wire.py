@@ -12,7 +12,8 @@ import sys
 
 ALL_PROTOCOLS = 3
 IPV4, ARP, IPV6 = 0x0800, 0x0806, 0x86DD
-HOP_BY_HOP, ICMP, UDP, ICMPV6 = 0, 1, 17, 58
+HOP_BY_HOP, ICMP, IGMP, UDP, ICMPV6 = 0, 1, 2, 17, 58
+LOCAL_GROUPS = b"\xe0\x00\x00"
 UNREACHABLE = 3
 FORCED_BUFFER = 33
 TEXT = b"mesonet-in-the-clear"
@@ -32,6 +33,9 @@ def kind_of(frame):
         # Neighbours and multicast groups: of link-local addresses, or of none yet.
         is_local = packet[8:10] == b"\xfe\x80" or packet[8:24] == bytes(16)
         return "neighbours" if is_local else "other: " + packet[:48].hex()
+    if ethertype == IPV4 and packet[9] == IGMP and packet[16:19] == LOCAL_GROUPS:
+        # Bridges tell each other that they look at multicast groups.
+        return "neighbours"
     if ethertype == IPV4 and packet[9] == ICMP:
         message = packet[(packet[0] & 15) * 4 :]
         ports = struct.unpack("!HH", message[28:32])
