@@ -431,36 +431,33 @@ fn a_port_that_stands_for_a_client_is_used_again_when_its_connection_is_over() {
     let mut node = Balancer::start(&settings);
     let (vip, endpoint) = ("11.0.0.1:80", "10.2.0.9:8080");
     node.put("tcp/four@marathon:80", vip, &[(endpoint, Ready)]);
-    let clients = node.balancer.attached()[0].index;
-    let mut run =
-        |hook, packet: Packet| node.balancer.run(hook, &packet.octets(), clients, 1).expect("it runs");
-    let mut begin = |number: u16| {
-        let client = format!("10.1.{}.2:{}", number / 1000 + 1, 20_000 + number % 1000);
-        let run = run(PacketHook::In, packet(TCP, &client, vip));
-        let port = u16::from_be_bytes([run.packet[LINK + 20], run.packet[LINK + 21]]);
-        (!PacketHook::In.is_drop(run.verdict)).then_some((client, port))
-    };
     // More than there are ports, and all of them open.
-    let open: Vec<(String, u16)> = (0..5_000).filter_map(&mut begin).collect();
+    let open: Vec<(String, u16)> = (0..5_000).filter_map(|number| begin(&mut node, number, vip)).collect();
     let ports: BTreeSet<u16> = open.iter().map(|(_, port)| *port).collect();
     assert_eq!(ports.len(), open.len(), "no port stands for two clients");
     assert!((4_000..=4_536).contains(&open.len()), "{}", open.len());
     let (client, port) = &open[7];
-    run(PacketHook::In, packet(TCP, client, vip).with_flags(RST));
-    let mut begin = |number: u16| {
-        let client = format!("10.1.{}.2:{}", number / 1000 + 1, 20_000 + number % 1000);
-        let run = run(PacketHook::In, packet(TCP, &client, vip));
-        let port = u16::from_be_bytes([run.packet[LINK + 20], run.packet[LINK + 21]]);
-        (!PacketHook::In.is_drop(run.verdict)).then_some((client, port))
-    };
-    // Some of so many clients look at the port that is free.
-    let taken: Vec<(String, u16)> = (6_000..11_000).filter_map(&mut begin).collect();
-    assert!(taken.iter().any(|(_, each)| each == port));
+    run(&mut node, PacketHook::In, packet(TCP, client, vip).with_flags(RST));
+    // Each client looks at four ports of thousands, so that one of very many finds the port that is free.
+    let mut others = (6_000..200_000).filter_map(|number| begin(&mut node, number, vip));
+    let (client, _) = others.find(|(_, each)| each == port).expect("a client finds the port that is free");
     // Replies reach who has it.
-    let (client, _) = taken.iter().rev().find(|(_, each)| each == port).expect("it is taken");
     let answer = packet(TCP, endpoint, &format!("10.2.0.1:{port}")).with_flags(ACK);
-    let answered = run(PacketHook::Out, answer);
-    assert_eq!(answered.packet, packet(TCP, vip, client).with_flags(ACK).octets());
+    let answered = run(&mut node, PacketHook::Out, answer);
+    assert_eq!(answered.packet, packet(TCP, vip, &client).with_flags(ACK).octets());
+}
+
+fn run(node: &mut Balancer, hook: PacketHook, packet: Packet) -> PacketRun {
+    let clients = node.balancer.attached()[0].index;
+    node.balancer.run(hook, &packet.octets(), clients, 1).expect("it runs")
+}
+
+/// A new connection of a client of that number, and the port that stands for it, unless there is none.
+fn begin(node: &mut Balancer, number: u32, vip: &str) -> Option<(String, u16)> {
+    let client = format!("10.1.{}.2:{}", number / 1000 + 1, 20_000 + number % 1000);
+    let run = run(node, PacketHook::In, packet(TCP, &client, vip));
+    let port = u16::from_be_bytes([run.packet[LINK + 20], run.packet[LINK + 21]]);
+    (!PacketHook::In.is_drop(run.verdict)).then_some((client, port))
 }
 
 /// Waits for something that comes about in a moment.
