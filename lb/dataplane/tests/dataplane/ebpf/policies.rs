@@ -58,9 +58,10 @@ fn the_least_loaded_of_two_is_chosen() {
     assert!(spread.len() == 4 && spread.values().all(|count| (42..=58).contains(count)), "{spread:?}");
     // One gets rid of all of its connections, and gets nearly every second one until it has as many as the others.
     let streams: Vec<_> = streams.into_iter().filter(|(name, _)| *name != 'a').collect();
-    let more = open(40);
+    // Of so many that chance cannot make less than a fourth of a half.
+    let more = open(100);
     let share = more.iter().filter(|(name, _)| *name == 'a').count();
-    assert!(share > 10, "{share} of 40, and a fourth is 10");
+    assert!(share > 25, "{share} of 100, and a fourth is 25");
     drop((streams, more, addresses));
 }
 
