@@ -88,6 +88,7 @@ impl Overlay {
         let mut look_at = Instant::now() + RECONCILE_INTERVAL;
         let mut keys_at = look_at;
         let mut changes = self.tunnel.changes();
+        let mut is_new = true;
         loop {
             tokio::select! {
                 update = subscriber.next() => {
@@ -102,6 +103,7 @@ impl Overlay {
                 Ok(true) => {
                     changes = self.tunnel.changes();
                     last = None;
+                    is_new = true;
                 }
                 Err(error) => {
                     tracing::warn!(error = format!("{error:#}"), "There is no tunnel");
@@ -118,7 +120,7 @@ impl Overlay {
             };
             let desired = plan(view, &node);
             if look_at <= Instant::now() || last.as_ref() != Some(&desired) {
-                self.tunnel.set_peers(peers_of(&desired));
+                self.tunnel.set_peers(peers_of(&desired), std::mem::take(&mut is_new));
                 let wanted = desired.clone();
                 let done = blocking(move || kernel::reconcile(&wanted)).await;
                 look_at = Instant::now() + RECONCILE_INTERVAL;
@@ -230,9 +232,13 @@ impl SharedTunnel {
         self.stats().is_some_and(|stats| !stats.is_device_gone)
     }
 
-    fn set_peers(&self, peers: Peers) {
+    /// Tells it the peers. One that is new may have forgotten sessions with them.
+    fn set_peers(&self, peers: Peers, is_new: bool) {
         if let Some(tunnel) = &*self.get() {
             tunnel.set_peers(peers);
+            if is_new {
+                tunnel.greet();
+            }
         }
     }
 

@@ -177,7 +177,7 @@ impl Entry {
             tracing::debug!(peer = peer.name, %from, "A peer sends from another address");
             peer.endpoint.store(Some(Arc::new(from)));
         }
-        if session.confirm() {
+        if session.hear() && !session.is_initiator {
             tables.events.push(Event::Confirmed { session: session.clone() });
         }
     }

@@ -27,6 +27,11 @@ const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(20);
 /// adds over IPv6.
 const PACKET_FLOOR: u16 = 1280 - 40 - 8 - DATA_OVERHEAD as u16;
 
+/// By how much less than the usual time the first answer to a handshake is waited for. Each time is twice the one
+/// before, up to the usual one. A message that was lost costs little then, and a peer that is gone is asked four times
+/// more than usual in all.
+const FIRST_RETRY_DIVISOR: u32 = 20;
+
 /// How often messages of unknown sessions begin a handshake.
 const STRAY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -65,6 +70,8 @@ struct Attempt {
     keys: KeyPair,
     began: Instant,
     sent: Instant,
+    /// Messages that were sent without an answer.
+    tries: u32,
 }
 
 /// What came of looking at the time.
@@ -172,13 +179,13 @@ impl PeerControl {
             self.give_up();
             return None;
         };
-        let began = self.attempt.as_ref().map_or(now, |attempt| attempt.began);
+        let (began, tries) = self.attempt.as_ref().map_or((now, 0), |attempt| (attempt.began, attempt.tries));
         let keys = KeyPair { own: own_public, peer: self.settings.key };
         let (initiated, mut message) = Initiated::new(own, &keys.peer, index, stamp)
             .inspect_err(|error| tracing::warn!(%error, "A handshake cannot begin"))
             .ok()?;
         self.prover.sign(&mut message, now);
-        self.attempt = Some(Attempt { initiated, keys, began, sent: now });
+        self.attempt = Some(Attempt { initiated, keys, began, sent: now, tries: tries + 1 });
         self.peer.is_handshake_wanted.store(true, Ordering::Release);
         Some(Output::message(&message, *to))
     }
@@ -194,6 +201,17 @@ impl PeerControl {
     /// Whether a handshake goes on, so that another need not begin.
     pub(crate) fn is_trying(&self) -> bool {
         self.attempt.is_some()
+    }
+
+    /// Whether a handshake by these keys goes on. Another one right after it would not be answered.
+    pub(crate) fn is_trying_with(&self, keys: KeyPair) -> bool {
+        self.attempt.as_ref().is_some_and(|attempt| attempt.keys == keys)
+    }
+
+    /// The session that this end began and the peer may not know to be there, because what says so was lost.
+    pub(crate) fn unheard_session(&self) -> Option<Arc<Session>> {
+        let session = self.peer.session.load_full()?;
+        (session.is_initiator && !session.is_heard()).then_some(session)
     }
 
     /// Takes the answer to a handshake.
@@ -293,7 +311,7 @@ impl PeerControl {
             if age(attempt.began) >= limits.handshake_give_up {
                 tracing::debug!(peer = self.peer.name, "A peer does not answer handshakes");
                 self.give_up();
-            } else if age(attempt.sent) >= limits.handshake_retry {
+            } else if age(attempt.sent) >= attempt.patience(limits.handshake_retry) {
                 due.wants_handshake = true;
             }
         }
@@ -329,7 +347,7 @@ impl PeerControl {
         let probe =
             self.path.poll_timeout().filter(|_| is_active).map(|at| at.saturating_duration_since(now));
         let wait = if self.attempt.is_some() || self.sessions().next().is_some() || due.wants_handshake {
-            Some(TICK.min(limits.handshake_retry / 4))
+            Some(TICK.min(limits.handshake_retry / FIRST_RETRY_DIVISOR))
         } else {
             None
         };
@@ -383,5 +401,13 @@ impl PeerControl {
     /// Whether something changed that the owner of the tunnel wants to know, since this was asked last.
     pub(crate) fn take_change(&mut self) -> bool {
         std::mem::take(&mut self.has_changed)
+    }
+}
+
+impl Attempt {
+    /// How long the answer to the last message is waited for.
+    fn patience(&self, longest: Duration) -> Duration {
+        let first = longest / FIRST_RETRY_DIVISOR;
+        first.saturating_mul(1 << self.tries.saturating_sub(1).min(16)).min(longest)
     }
 }

@@ -216,13 +216,90 @@ fn nobody_uses_an_old_session() {
 #[test]
 fn an_end_that_forgot_its_sessions_begins_another() {
     let mut pair = connected();
-    let settings = pair.ends[0].settings();
-    pair.ends[1].control.set_peers(Peers::new(), pair.now);
-    pair.ends[1].control.set_peers([("other".to_owned(), settings)].into(), pair.now);
-    pair.now += Duration::from_secs(1);
+    restart(&mut pair, 1);
     pair.send(0, &there("lost"));
     pair.send(0, &there("found"));
     assert_eq!(pair.ends[1].delivered, [there("found")]);
+}
+
+/// Makes an end forget its sessions, as a restart does.
+fn restart(pair: &mut Pair, end: usize) {
+    let settings = pair.ends[1 - end].settings();
+    pair.ends[end].control.set_peers(Peers::new(), pair.now);
+    pair.ends[end].control.set_peers([("other".to_owned(), settings)].into(), pair.now);
+    pair.now += Duration::from_secs(1);
+}
+
+/// Carries what one end has sent to the other one, whose answers stay on the wire.
+fn carry(pair: &mut Pair, from: usize) {
+    pair.ends[from].settle(pair.now);
+    let address = pair.ends[from].address;
+    for datagram in std::mem::take(&mut pair.ends[from].wire) {
+        pair.ends[1 - from].receive(&datagram, datagram.len(), address, pair.now);
+    }
+    pair.ends[1 - from].settle(pair.now);
+}
+
+#[test]
+fn a_restarted_end_that_greets_loses_nothing_of_what_is_sent_to_it_then() {
+    let mut pair = connected();
+    restart(&mut pair, 1);
+    pair.ends[1].control.greet(pair.now);
+    pair.exchange();
+    pair.send(0, &there("not lost"));
+    assert_eq!(pair.ends[1].delivered, [there("not lost")]);
+    pair.ends[1].control.greet(pair.now);
+    assert_eq!(pair.exchange(), [], "who has a session is not greeted");
+}
+
+#[test]
+fn a_session_whose_first_message_was_lost_is_used_once_the_peer_sends() {
+    let mut pair = connected();
+    restart(&mut pair, 1);
+    pair.ends[1].control.greet(pair.now);
+    carry(&mut pair, 1);
+    carry(&mut pair, 0);
+    assert!(!pair.ends[1].wire.is_empty());
+    pair.ends[1].wire.clear();
+    pair.send(0, &there("lost"));
+    pair.send(0, &there("found"));
+    assert_eq!(pair.ends[1].delivered, [there("found")]);
+}
+
+#[test]
+fn a_lost_handshake_is_begun_again_at_once_and_then_ever_more_seldom() {
+    let mut pair = Pair::new(Limits::default());
+    pair.ends[0].send(&there("patient"), pair.now);
+    let mut tries = Vec::new();
+    for tenths in 0..300 {
+        pair.ends[0].settle(pair.now);
+        if !std::mem::take(&mut pair.ends[0].wire).is_empty() {
+            tries.push(tenths);
+        }
+        pair.now += Duration::from_millis(100);
+    }
+    assert_eq!(tries, [0, 3, 8, 18, 38, 78, 128, 178, 228, 278]);
+    pair.pass(Limits::default().handshake_retry);
+    assert_eq!(pair.ends[1].delivered, [there("patient")]);
+}
+
+#[test]
+fn what_is_told_again_does_not_disturb_a_handshake() {
+    let mut pair = connected();
+    let (old, new) = (pair.ends[0].key.clone(), PrivateKey::from([9; 32]));
+    let mut known = pair.ends[0].settings();
+    known.other_key = Some(new.public());
+    pair.ends[1].control.set_peers([("other".to_owned(), known)].into(), pair.now);
+    pair.exchange();
+    pair.now += Duration::from_secs(1);
+    pair.ends[0].control.set_keys(&OwnKeys { primary: new.clone(), other: Some(old) }, pair.now);
+    let peers = Peers::from([("other".to_owned(), pair.ends[1].settings())]);
+    for _ in 0..5 {
+        pair.ends[0].control.set_peers(peers.clone(), pair.now);
+    }
+    pair.exchange();
+    let used = pair.ends[0].tables.peers.load()["other"].session.load_full().expect("a session");
+    assert_eq!(used.keys.own, new.public());
 }
 
 #[test]

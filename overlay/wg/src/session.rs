@@ -29,8 +29,8 @@ pub(crate) struct Session {
     pub(crate) is_initiator: bool,
     sealing: Cipher,
     opening: Cipher,
-    /// Whether the other end is known to have the keys.
-    is_confirmed: AtomicBool,
+    /// Whether something by it has arrived, so that the other end has the keys, and uses them.
+    is_heard: AtomicBool,
     next_counter: AtomicU64,
     replay: Mutex<ReplayWindow>,
 }
@@ -60,7 +60,7 @@ impl Session {
             is_initiator,
             sealing: Cipher::new(&agreed.sending),
             opening: Cipher::new(&agreed.receiving),
-            is_confirmed: AtomicBool::new(is_initiator),
+            is_heard: AtomicBool::new(false),
             next_counter: AtomicU64::new(0),
             replay: Mutex::default(),
         }
@@ -79,10 +79,16 @@ impl Session {
         self.next_counter.load(Ordering::Relaxed)
     }
 
-    /// Notes that the other end has the keys. Whether that is news.
+    /// Notes that the other end uses it. Whether that is news.
     #[inline]
-    pub(crate) fn confirm(&self) -> bool {
-        !self.is_confirmed.load(Ordering::Relaxed) && !self.is_confirmed.swap(true, Ordering::AcqRel)
+    pub(crate) fn hear(&self) -> bool {
+        !self.is_heard() && !self.is_heard.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether the other end is known to use it.
+    #[inline]
+    pub(crate) fn is_heard(&self) -> bool {
+        self.is_heard.load(Ordering::Relaxed)
     }
 
     /// Whether another session should take its place.

@@ -118,6 +118,13 @@ impl Tunnel {
         wake(&self.shared.tables.events.signal);
     }
 
+    /// Begins handshakes with the peers, unless they are very many. For a node that may have forgotten sessions that the
+    /// peers still use: what they send by those is lost.
+    pub fn greet(&self) {
+        self.control().greet(Instant::now());
+        wake(&self.shared.tables.events.signal);
+    }
+
     /// Changes this node's keys. Sessions by a key that is still among them go on until they are renewed.
     pub fn set_keys(&self, keys: &OwnKeys) {
         self.control().set_keys(keys, Instant::now());
