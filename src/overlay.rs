@@ -13,7 +13,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::Subscriber;
 use mesonet_model::{AgentId, ClusterView, Subnet, Timestamp, TunnelEnd, TunnelReport};
-use mesonet_overlay_plan::{KeySituation, KeyStep, NodeKeys, NodeOverlay, PlannedPeer, Prefix, plan};
+use mesonet_overlay_plan::{
+    KeySituation, KeyStep, NodeKeys, NodeOverlay, PlannedPeer, Prefix, age_max_of, plan,
+};
 use mesonet_overlay_wg::{
     OwnKeys, PeerSettings, PeerStats, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats,
 };
@@ -83,6 +85,7 @@ impl Overlay {
 
     /// Follows the cluster for a node of this name, until the control plane is gone.
     pub async fn follow(mut self, node: AgentId, mut subscriber: Subscriber) {
+        self.key_age_max = age_max_of(&node, self.key_age_max);
         let mut view: Option<Arc<ClusterView>> = None;
         let mut last: Option<NodeOverlay> = None;
         let mut look_at = Instant::now() + RECONCILE_INTERVAL;

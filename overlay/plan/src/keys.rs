@@ -14,7 +14,25 @@
 
 use std::time::Duration;
 
-use mesonet_model::Timestamp;
+use mesonet_model::{AgentId, Timestamp};
+
+/// Into how many parts the age of keys is divided, within the last of which each node has a moment of its own.
+const AGE_PARTS: u32 = 8;
+
+/// How finely that part is divided.
+const MOMENTS: u32 = 1 << 16;
+
+/// The age at which this node changes its key, which is at most the one that is asked for. Nodes that began together
+/// would change their keys together all the time, and every pair of them would agree anew at once.
+pub fn age_max_of(node: &AgentId, age_max: Duration) -> Duration {
+    // FNV-1a: the same on every machine and in every version.
+    let hash = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
+        (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The product's high bits depend on every octet, its low ones do not.
+    let moment = u32::try_from(hash >> 48).unwrap_or(0);
+    age_max - age_max / AGE_PARTS / MOMENTS * moment
+}
 
 /// A key, and when it was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

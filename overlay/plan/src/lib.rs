@@ -15,7 +15,7 @@ mod path_mtu;
 mod prefix_table;
 
 pub use flow::queue_of;
-pub use keys::{Dated, KeySituation, KeyStep, NodeKeys};
+pub use keys::{Dated, KeySituation, KeyStep, NodeKeys, age_max_of};
 pub use nodes::{Difference, NodeOverlay, PlannedPeer, PlannedRoute, RouteScope, difference, plan};
 pub use path_mtu::{PathMtu, Probe, ProbeSizes, Reach};
 pub use prefix_table::{Prefix, PrefixError, PrefixTable};

@@ -1,11 +1,11 @@
 //! Nodes that change their keys all the time, on virtual time, and hear of each other late or never.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use mesonet_model::Timestamp;
-use mesonet_overlay_plan::{Dated, KeySituation, KeyStep, NodeKeys};
+use mesonet_model::{AgentId, Timestamp};
+use mesonet_overlay_plan::{Dated, KeySituation, KeyStep, NodeKeys, age_max_of};
 use proptest::prelude::*;
 
 const AGE_MAX: Duration = Duration::from_secs(60);
@@ -162,6 +162,23 @@ fn a_key_in_use_is_not_dropped() {
     assert_eq!(act(&mut cluster, true), Some(KeyStep::Switch));
     assert_eq!(act(&mut cluster, true), None);
     assert_eq!(act(&mut cluster, false), Some(KeyStep::Drop));
+}
+
+#[test]
+fn nodes_change_their_keys_at_moments_of_their_own() {
+    let ages = (0..800).map(|number| age_max_of(&AgentId::new(format!("node-{number}")), AGE_MAX));
+    let ages: Vec<Duration> = ages.collect();
+    let mut counts = [0; 8];
+    for age in &ages {
+        assert!(*age <= AGE_MAX && *age > AGE_MAX - AGE_MAX / 8, "{age:?}");
+        let place = (AGE_MAX - *age).as_micros() * 8 / (AGE_MAX / 8).as_micros();
+        counts[place as usize] += 1;
+    }
+    assert!(counts.iter().all(|count| (50..=200).contains(count)), "{counts:?}");
+    let distinct: BTreeSet<&Duration> = ages.iter().collect();
+    assert!(distinct.len() > 780, "{}", distinct.len());
+    assert_eq!(age_max_of(&AgentId::new("node-7"), AGE_MAX), ages[7], "it is the same each time");
+    age_max_of(&AgentId::new("node-7"), Duration::MAX);
 }
 
 proptest! {
