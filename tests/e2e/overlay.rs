@@ -21,8 +21,11 @@ const NET: [&str; 6] = ["--overlay", "on", "--overlay-port", "51820", "--dns-add
 /// After its restart, a daemon changes its key as often as it can.
 const CHANGING: [&str; 2] = ["--overlay-key-age", "500ms"];
 
-/// Changes of keys under the streams.
-const KEY_CHANGES: f64 = 20.0;
+/// Changes of keys on each node under the streams.
+const KEY_CHANGES: u32 = 7;
+
+/// Names another number of them; with that, tasks run iperf3 as well.
+const KEY_CHANGES_VARIABLE: &str = "MESONET_E2E_KEY_CHANGES";
 
 /// The longest time without data that a stream may see on a machine that does much else. What is seen is printed.
 const STALL_MAX: f64 = 30.0;
@@ -32,6 +35,8 @@ struct Mesh {
     nodes: Nodes,
     dir: PathBuf,
     wire: Child,
+    key_changes: u32,
+    has_iperf3: bool,
 }
 
 impl Mesh {
@@ -59,7 +64,9 @@ impl Mesh {
         nodes
             .mesonet(&["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"])
             .success();
-        let mesh = Self { nodes, dir, wire };
+        let asked = std::env::var(KEY_CHANGES_VARIABLE).ok();
+        let (has_iperf3, asked) = (asked.is_some(), asked.map(|text| text.parse().expect("a number")));
+        let mesh = Self { nodes, dir, wire, key_changes: asked.unwrap_or(KEY_CHANGES), has_iperf3 };
         for app in APPS {
             mesh.nodes.deploy(&mesh.app(app));
         }
@@ -110,9 +117,10 @@ impl Mesh {
             ways.push(json!({ "family": family, "host": vip, "port": 80, "count": 1 }));
         }
         let streams: Vec<String> = self.addresses(STREAMING).into_values().flatten().collect();
-        let text = json!({ "ask": ways, "own": own, "streams": { STREAMING: streams } }).to_string();
+        let streams = json!({ STREAMING: streams });
+        let text = json!({ "ask": ways, "own": own, "streams": streams, "iperf3": self.has_iperf3 });
         let part = self.dir.join("ways.part");
-        std::fs::write(&part, text).expect("written");
+        std::fs::write(&part, text.to_string()).expect("written");
         std::fs::rename(&part, self.dir.join("ways.json")).expect("renamed");
         let answers = self.said("asked", 12);
         let failures: Vec<&Value> = answers.iter().filter_map(Value::as_array).flatten().collect();
@@ -152,7 +160,8 @@ impl Mesh {
         self.touch("stop");
         let said = self.said("streams", 12);
         let streams: Vec<&Value> = said.iter().filter_map(Value::as_array).flatten().collect();
-        assert_eq!(streams.len(), 12, "three tasks to two others by two families");
+        let iperf3 = if self.has_iperf3 { HOSTS.len() } else { 0 };
+        assert_eq!(streams.len(), 12 + iperf3, "three tasks to two others by two families");
         let finished = |stream: &&Value| {
             assert!(stream["taken"].is_u64() && stream["sent"] == stream["taken"], "broken: {stream}");
             [0, 1].map(|phase| stream["stalls"][phase].as_f64().expect("a time"))
@@ -197,13 +206,20 @@ impl Mesh {
         }
     }
 
-    /// Waits until the nodes have changed their keys so many times.
+    /// Waits until each node has changed its key so many times. How many changes that were on all of them.
     fn change_keys(&self) -> f64 {
-        eventually("keys change", || {
-            let changes = HOSTS.map(|host| self.nodes.metric(host, "mesonet_overlay_key_changes_total"));
-            let sum = changes.into_iter().sum::<Result<f64, String>>()?;
-            if sum < KEY_CHANGES { Err(format!("{sum} changes")) } else { Ok(sum) }
-        })
+        let changes = || -> Result<Vec<f64>, String> {
+            let name = "mesonet_overlay_key_changes_total";
+            HOSTS.iter().map(|host| self.nodes.metric(host, name)).collect()
+        };
+        for count in 1..=self.key_changes {
+            eventually("keys change", || {
+                let changes = changes()?;
+                let is_done = changes.iter().all(|each| *each >= f64::from(count));
+                if is_done { Ok(()) } else { Err(format!("{changes:?} changes")) }
+            });
+        }
+        eventually("changes are counted", || Ok(changes()?.iter().sum()))
     }
 
     fn keys(&self) -> BTreeMap<String, String> {

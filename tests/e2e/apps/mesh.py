@@ -7,7 +7,9 @@ directory, in `ways.json`, and what it found out goes there.
 import json
 import os
 import pathlib
+import re
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -18,6 +20,8 @@ FAMILIES = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
 PATIENCE = 60.0
 PIECE = b"mesonet-in-the-clear " * 50
 INTERVAL = 0.02
+IPERF3_RATE = "50M"
+IPERF3_INTERVAL = 0.1
 
 directory, app = pathlib.Path(sys.argv[1]), sys.argv[2]
 task = os.environ["MESOS_TASK_ID"]
@@ -99,15 +103,17 @@ def ask(way, deadline):
             time.sleep(0.1)
 
 
-def take_stream(connection, number):
-    """Takes what comes until its end, and answers with how much that was and how long nothing came at most.
+def phase_now():
+    """The times before and after the test says `next` are told apart."""
+    return int((directory / "next").exists())
 
-    The times before and after the test says `next` are told apart.
-    """
+
+def take_stream(connection, number):
+    """Takes what comes until its end, and answers with how much that was and how long nothing came at most."""
     taken, longest, last = 0, [0.0, 0.0], time.monotonic()
     with connection:
         while data := connection.recv(65536):
-            now, phase = time.monotonic(), int((directory / "next").exists())
+            now, phase = time.monotonic(), phase_now()
             longest[phase], last = max(longest[phase], now - last), now
             taken += len(data)
         connection.sendall(json.dumps({"taken": taken, "stalls": longest}).encode())
@@ -136,17 +142,50 @@ def send_stream(host, results):
         result["error"] = str(error)
 
 
+def take_iperf3(host, results):
+    """Has iperf3 take what the one at a host sends, until the test wants it to end. What it says of each interval tells
+    how long nothing came."""
+    result = {"to": f"{host} by iperf3"}
+    results.append(result)
+    rate = ["-R", "-b", IPERF3_RATE, "-t", "86400"]
+    form = ["-i", str(IPERF3_INTERVAL), "-f", "k", "--forceflush"]
+    command = ["iperf3", "-c", host, *rate, *form]
+    client = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    taken, longest, nothing = 0, [0.0, 0.0], 0.0
+    for line in client.stdout:
+        if (directory / "stop").exists():
+            client.kill()
+            result.update({"taken": taken, "sent": taken, "stalls": longest})
+            return
+        if interval := re.search(r"sec +([0-9.]+) .Bytes +([0-9.]+) Kbits/sec", line):
+            octets = round(float(interval[2]) * 125 * IPERF3_INTERVAL)
+            nothing = 0.0 if octets else nothing + IPERF3_INTERVAL
+            longest[phase_now()] = max(longest[phase_now()], nothing)
+            taken += octets
+        else:
+            result["said"] = line
+    result["error"] = "iperf3 has ended"
+
+
 for server in (echo_tcp, echo_udp, take_streams):
     threading.Thread(target=server, daemon=True).start()
 wait_for("ways.json")
 ways = json.loads((directory / "ways.json").read_text())
 deadline = time.monotonic() + PATIENCE
+if ways["iperf3"]:
+    subprocess.Popen(["iperf3", "-s"], stdout=subprocess.DEVNULL)
 tell("asked", [failure for way in ways["ask"] if (failure := ask(way, deadline))])
 wait_for("go")
 results = []
 if app in ways["streams"]:
     hosts = [host for host in ways["streams"][app] if host not in ways["own"][task]]
     senders = [threading.Thread(target=send_stream, args=(host, results)) for host in hosts]
+    if ways["iperf3"]:
+        # From the next one of the ring, by its first address.
+        ring = ways["streams"][app]
+        place = ring.index(ways["own"][task][0])
+        next_one = ring[(place + len(ways["own"][task])) % len(ring)]
+        senders.append(threading.Thread(target=take_iperf3, args=(next_one, results)))
     for sender in senders:
         sender.start()
     tell("streaming", hosts)
