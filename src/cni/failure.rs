@@ -52,7 +52,7 @@ impl Failure {
         let code = match error {
             AttachmentError::Exists(_) => Code::Exists,
             AttachmentError::Unknown(_) | AttachmentError::Namespace { .. } => Code::Container,
-            AttachmentError::NoPart(_) => Code::Later,
+            AttachmentError::NoPart(_) | AttachmentError::Busy(_) => Code::Later,
             AttachmentError::Exhausted(_) => Code::Exhausted,
             AttachmentError::Altered(_) => Code::Altered,
             AttachmentError::Interface(_) | AttachmentError::Netlink(_) | AttachmentError::File(_) => {

@@ -10,12 +10,13 @@
 //! No daemon is asked: containers come and go while the agent restarts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use mesonet_model::{AgentId, NetworkName, Subnet};
 use mesonet_netlink::{Netlink, NetlinkError};
@@ -36,6 +37,13 @@ pub(crate) const OWNER: Uuid = Uuid::nil();
 
 const LOCK_FILE: &str = "lock";
 const LAST_FILE: &str = "last.json";
+
+/// How long the lock is waited for. Whoever has it needs some milliseconds, for a few calls of the kernel; who gets none
+/// can try again, and a runtime that waits for its plugin for ever cannot.
+const LOCK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often it is tried.
+const LOCK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Which interface of which container.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -119,6 +127,9 @@ pub enum AttachmentError {
     /// Something is not as it was made.
     #[error("{0}")]
     Altered(String),
+    /// Somebody else gives or takes addresses, and does not come to an end.
+    #[error("the lock {} is held by another process", .0.display())]
+    Busy(PathBuf),
 }
 
 impl From<FileError> for AttachmentError {
@@ -146,21 +157,34 @@ pub struct Attachments {
 }
 
 impl Attachments {
-    /// Opens those in an agent's directory, which must be there. Waits until nobody else has them.
+    /// Opens those in an agent's directory, which must be there. Waits until nobody else has them, but not for ever.
     ///
     /// # Errors
-    /// When the directory cannot be used.
+    /// When the directory cannot be used, or somebody else does not come to an end.
     pub fn open(agent: &Path) -> Result<Self, AttachmentError> {
-        Ok(Self::hold(&Layout::new(agent))?)
+        Self::hold(&Layout::new(agent))
     }
 
-    pub(crate) fn hold(layout: &Layout) -> Result<Self, FileError> {
+    pub(crate) fn hold(layout: &Layout) -> Result<Self, AttachmentError> {
+        Self::hold_within(layout, LOCK_PATIENCE)
+    }
+
+    fn hold_within(layout: &Layout, patience: Duration) -> Result<Self, AttachmentError> {
         let directory = layout.attachments();
         checkpoint::create_directory(&directory, 0o700)?;
         let path = directory.join(LOCK_FILE);
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let lock = lock.map_err(FileError::at("open", &path))?;
-        lock.lock().map_err(FileError::at("lock", &path))?;
+        let deadline = Instant::now() + patience;
+        while let Err(refusal) = lock.try_lock() {
+            match refusal {
+                TryLockError::Error(error) => return Err(FileError::at("lock", &path)(error).into()),
+                TryLockError::WouldBlock if Instant::now() >= deadline => {
+                    return Err(AttachmentError::Busy(path));
+                }
+                TryLockError::WouldBlock => std::thread::sleep(LOCK_INTERVAL),
+            }
+        }
         Ok(Self { layout: layout.clone(), directory, _lock: lock })
     }
 
@@ -398,4 +422,20 @@ fn port_name(key: &AttachmentKey) -> String {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
     format!("mc{:013x}", hash >> 12)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_one_has_them_and_another_does_not_wait_for_ever() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let layout = Layout::new(directory.path());
+        let held = Attachments::hold_within(&layout, Duration::ZERO).expect("nobody has them");
+        let refused = Attachments::hold_within(&layout, LOCK_INTERVAL).expect_err("somebody has them");
+        assert!(matches!(refused, AttachmentError::Busy(_)), "{refused}");
+        drop(held);
+        Attachments::hold_within(&layout, Duration::ZERO).expect("nobody has them any more");
+    }
 }
