@@ -7,6 +7,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use mesonet_model::Resources;
 use rustix::fs::Access;
@@ -26,6 +27,10 @@ const WEIGHT_PER_CPU: f64 = 100.0;
 
 /// Weight of one cpu in version 1, where at least 2 is needed.
 const SHARES_PER_CPU: f64 = 1024.0;
+
+/// How old a group without processes is before it is nobody's. Another agent on the same machine may have made it for a
+/// task that it is about to start, which takes it less than a second.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60 * 60);
 
 /// Where tasks' groups are made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,6 +80,20 @@ impl Hierarchies {
         })
     }
 
+    /// Removes groups that agents and supervisors have left that were killed. The kernel keeps those that have processes.
+    pub(crate) fn sweep(&self, now: SystemTime) {
+        let mut swept = 0;
+        for parent in &self.parents {
+            let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+            for entry in entries.filter(|entry| is_abandoned(entry, now)) {
+                swept += u32::from(fs::remove_dir(entry.path()).is_ok());
+            }
+        }
+        if swept > 0 {
+            tracing::info!(swept, "Control groups that nobody used were removed");
+        }
+    }
+
     /// Makes a task's groups and sets their limits.
     pub(crate) fn create(&self, container: Uuid, resources: &Resources) -> Result<Vec<PathBuf>, FileError> {
         let mut groups = Vec::with_capacity(self.parents.len());
@@ -89,6 +108,13 @@ impl Hierarchies {
         }
         Ok(groups)
     }
+}
+
+/// Whether a directory is named as a task's group, and so old that nobody is about to use it.
+fn is_abandoned(entry: &fs::DirEntry, now: SystemTime) -> bool {
+    let is_group = entry.file_name().to_str().is_some_and(|name| Uuid::try_parse(name).is_ok());
+    let made = || entry.metadata().ok()?.modified().ok();
+    is_group && made().is_some_and(|made| now.duration_since(made).is_ok_and(|age| age >= ABANDONED_AFTER))
 }
 
 /// Sets what the group has files for.
@@ -208,6 +234,24 @@ mod tests {
         let expected =
             ["/sys/fs/cgroup/unified/unit.service", "/sys/fs/cgroup/cpu/", "/sys/fs/cgroup/memory/one/two"];
         assert_eq!(groups_in(mounts, groups), expected.map(PathBuf::from));
+    }
+
+    #[test]
+    fn groups_that_nobody_uses_are_swept_and_others_are_not() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let names = ["4749fba6-9017-431f-a077-4aaa73be67f2", "6e523b72-742a-44ef-bbcd-70ed7e7cf23b", "other"];
+        for name in names {
+            fs::create_dir(parent.path().join(name)).expect("made");
+        }
+        // As little as the kernel removes a group with processes is a directory removed that is not empty.
+        fs::create_dir(parent.path().join(names[1]).join("busy")).expect("made");
+        let hierarchies = Hierarchies { parents: vec![parent.path().to_owned()] };
+        let left =
+            || -> Vec<&str> { names.into_iter().filter(|name| parent.path().join(name).exists()).collect() };
+        hierarchies.sweep(SystemTime::now() + ABANDONED_AFTER / 2);
+        assert_eq!(left(), names);
+        hierarchies.sweep(SystemTime::now() + ABANDONED_AFTER);
+        assert_eq!(left(), names[1..]);
     }
 
     #[test]

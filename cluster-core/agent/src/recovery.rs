@@ -52,6 +52,7 @@ pub(crate) fn recover(
         }
     }
     let hierarchies = Hierarchies::detect(&config.cgroups);
+    hierarchies.sweep(std::time::SystemTime::now());
     let ended = EndedTasks::default();
     let outbox = std::collections::VecDeque::new();
     let lacking = rights::lacking();
