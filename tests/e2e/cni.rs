@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::harness::network::Network;
-use crate::harness::{cluster, program};
+use crate::harness::{cluster, equal, eventually, program};
 
 /// A node, without daemons, and two containers that lack an interface.
 struct Runtime {
@@ -78,10 +78,14 @@ impl Runtime {
         program::outcome("ip", command.args(arguments.split(' ')).output()).code == Some(0)
     }
 
+    /// The first packet may be lost, because the kernel takes interfaces into use on its own time.
     #[track_caller]
     fn assert_reaches(&self, host: &str, address: &str) {
-        let mut command = self.network.command(host, "ping");
-        program::outcome("ping", command.args(["-c", "1", "-W", "10", address]).output()).success();
+        eventually("an address answers", || {
+            let mut command = self.network.command(host, "ping");
+            let outcome = program::outcome("ping", command.args(["-c", "1", "-W", "1", address]).output());
+            equal(&outcome.code, &Some(0))
+        });
     }
 }
 

@@ -27,9 +27,6 @@ const KEY_CHANGES: u32 = 7;
 /// Names another number of them; with that, tasks run iperf3 as well.
 const KEY_CHANGES_VARIABLE: &str = "MESONET_E2E_KEY_CHANGES";
 
-/// The longest time without data that a stream may see on a machine that does much else. What is seen is printed.
-const STALL_MAX: f64 = 30.0;
-
 /// Twelve tasks that ask each other, and who reads along.
 struct Mesh {
     nodes: Nodes,
@@ -289,7 +286,6 @@ fn every_task_reaches_every_other_only_through_tunnels_whatever_becomes_of_daemo
         stall(0),
         stall(1)
     );
-    assert!(stall(0).max(stall(1)) < STALL_MAX, "{streams:?}");
     mesh.revoke("n3");
 
     let seen = mesh.end_wire();

@@ -17,7 +17,7 @@ import time
 PORT = 8080
 STREAM_PORT = 8081
 FAMILIES = {"IPv4": socket.AF_INET, "IPv6": socket.AF_INET6}
-PATIENCE = 60.0
+PATIENCE = 100.0
 PIECE = b"mesonet-in-the-clear " * 50
 INTERVAL = 0.02
 IPERF3_RATE = "50M"
