@@ -207,3 +207,90 @@ fn a_rolling_restart_under_load_loses_no_connection() {
     process::signal(daemon.id(), Signal::TERM);
     daemon.wait().expect("the process ends");
 }
+
+/// Apps whose tasks have addresses of their own, with two instances each.
+const CONTAINED: [&str; 2] = ["a", "b"];
+
+/// Starts apps whose tasks ask each other. They say in a directory what they have found out.
+fn deploy_contained(hooks: &Hooks, network: &Network, dir: &Path) {
+    let script = format!("{}/tests/e2e/apps/mesh.py", env!("CARGO_MANIFEST_DIR"));
+    for app in CONTAINED {
+        let port = |protocol: &str| {
+            let vip = format!("/{app}:80");
+            json!({ "containerPort": 8080, "protocol": protocol, "labels": { "VIP_0": vip } })
+        };
+        let app = json!({
+            "id": format!("/{app}"), "args": ["python3", script, dir, app],
+            "instances": 2, "cpus": 0.1, "mem": 32, "networks": [{ "mode": "container", "name": "both" }],
+            "container": { "type": "MESOS", "portMappings": [port("tcp"), port("udp")] },
+        });
+        hooks.post(network, "/v2/apps", &app.to_string());
+    }
+}
+
+/// The ways to the tasks' own addresses and to their VIPs, once there are all of them.
+fn ways_to_contained(hooks: &Hooks, network: &Network) -> Vec<(String, u16)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    eventually("all endpoints have addresses", || {
+        let mut ways = Vec::new();
+        for app in CONTAINED {
+            let tasks = hooks.api(network, &format!("/v2/apps/{app}/tasks")).ok_or("no answer")?;
+            let tasks = tasks["tasks"].as_array().cloned().unwrap_or_default();
+            let running = tasks.iter().filter(|task| task["state"] == "TASK_RUNNING");
+            let addresses =
+                running.flat_map(|task| task["ipAddresses"].as_array().cloned().unwrap_or_default());
+            let addresses: Vec<_> = addresses.map(|each| (text(&each["ipAddress"]), 8080)).collect();
+            equal(&addresses.len(), &4)?;
+            let services = hooks.api(network, "/v1/services").ok_or("no answer")?;
+            let service = cluster::find_service(&services, &format!("{app}@")).ok_or("no service")?;
+            let vips = service["addresses"].as_array().cloned().unwrap_or_default();
+            equal(&vips.len(), &2)?;
+            ways.extend(addresses);
+            ways.extend(vips.iter().map(|vip| (text(vip), 80)));
+        }
+        Ok(ways)
+    })
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tasks_with_addresses_of_their_own_reach_vips_by_hooks_and_stand_behind_them() {
+    let network = Network::new(&["host"]);
+    let hooks = Hooks::new("containers");
+    let mut daemon = hooks.start(&network);
+    hooks.wait_until_up(&network);
+    let mesonet = cluster::mesonet();
+    let create = ["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"];
+    let mut command = hooks.command(&network, text(Path::new(mesonet.get_program())));
+    program::outcome("mesonet", command.args(create).output()).success();
+    let dir = hooks.dir.path().join("contained");
+    fs::create_dir(&dir).expect("a directory");
+    deploy_contained(&hooks, &network, &dir);
+    let ways = ways_to_contained(&hooks, &network);
+    let ask = ways.iter().map(|(host, port)| {
+        let family = if host.contains(':') { "IPv6" } else { "IPv4" };
+        json!({ "family": family, "host": host, "port": port, "count": 1 })
+    });
+    let ask = json!({
+        "ask": ask.collect::<Vec<_>>(), "own": {}, "streams": {}, "iperf3": false,
+    });
+    fs::write(dir.join("ways.part"), ask.to_string()).expect("written");
+    fs::rename(dir.join("ways.part"), dir.join("ways.json")).expect("renamed");
+    let failures = eventually("four tasks say what they have asked", || {
+        let entries = fs::read_dir(&dir).expect("list").flatten().map(|entry| entry.path());
+        let said = entries
+            .filter(|path| path.extension().is_some_and(|it| it == "json") && text(path).contains("/asked-"));
+        let said: Vec<String> = said.map(|path| fs::read_to_string(path).expect("an answer")).collect();
+        equal(&said.len(), &4).map(|()| said)
+    });
+    assert_eq!(failures, ["[]"; 4]);
+
+    // The answer is what was sent: not of HTTP, but by a task.
+    let (vip, port) = ways.iter().find(|(_, port)| *port == 80).expect("a VIP");
+    let mut curl = hooks.command(&network, "curl");
+    curl.args(["-s", "--http0.9", "--max-time", "10", &format!("http://{vip}:{port}/")]);
+    let output = curl.output().expect("curl");
+    assert!(String::from_utf8_lossy(&output.stdout).starts_with("GET / HTTP"), "{output:?}");
+    process::signal(daemon.id(), Signal::TERM);
+    daemon.wait().expect("the process ends");
+}
