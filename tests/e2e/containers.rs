@@ -7,6 +7,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::network::Network;
+use crate::harness::nodes::UNREACHABLE_AFTER;
 use crate::harness::{Nodes, cluster, equal, eventually, process, program};
 
 /// A local cluster on a host of a network. Its tasks end with it.
@@ -130,6 +131,34 @@ const HOSTS: [&str; 3] = ["n1", "n2", "n3"];
 /// A network daemon of this kind is what tasks of several nodes need.
 const OVERLAY: [&str; 4] = ["--overlay", "on", "--dns-address", "198.51.100.1"];
 
+/// Starts agent and network daemon on every host, and makes a network.
+fn start_nodes(nodes: &mut Nodes) {
+    let token = nodes.token(3);
+    for host in HOSTS {
+        nodes.start_agent(host, Some(&token));
+    }
+    eventually("every agent is registered", || {
+        let view = nodes.get("/v1/view");
+        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &3)
+    });
+    for host in HOSTS {
+        nodes.start_net_with(host, &OVERLAY);
+    }
+    nodes
+        .mesonet(&["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"])
+        .success();
+}
+
+/// An app with a task on each host, in the network.
+fn on_each(id: &str, cmd: &str) -> Value {
+    json!({
+        "id": id, "cmd": cmd, "instances": 3, "cpus": 0.1, "mem": 32,
+        "constraints": [["hostname", "UNIQUE"]],
+        "networks": [{ "mode": "container", "name": "both" }],
+        "container": { "type": "MESOS", "portMappings": [] },
+    })
+}
+
 /// Every address of an app's three tasks, of each family, once they run.
 fn addresses(nodes: &Nodes, app: &str) -> Vec<String> {
     eventually("three tasks run", || {
@@ -149,29 +178,8 @@ fn addresses(nodes: &Nodes, app: &str) -> Vec<String> {
 #[ignore = "needs root"]
 fn tasks_of_all_nodes_reach_each_other_through_tunnels() {
     let mut nodes = Nodes::start(&HOSTS);
-    let token = nodes.token(3);
-    for host in HOSTS {
-        nodes.start_agent(host, Some(&token));
-    }
-    eventually("every agent is registered", || {
-        let view = nodes.get("/v1/view");
-        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &3)
-    });
-    for host in HOSTS {
-        nodes.start_net_with(host, &OVERLAY);
-    }
-    nodes
-        .mesonet(&["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"])
-        .success();
-    let app = |id: &str, cmd: &str| {
-        json!({
-            "id": id, "cmd": cmd, "instances": 3, "cpus": 0.1, "mem": 32,
-            "constraints": [["hostname", "UNIQUE"]],
-            "networks": [{ "mode": "container", "name": "both" }],
-            "container": { "type": "MESOS", "portMappings": [] },
-        })
-    };
-    nodes.deploy(&app("/web", "exec python3 -m http.server --bind :: 8080"));
+    start_nodes(&mut nodes);
+    nodes.deploy(&on_each("/web", "exec python3 -m http.server --bind :: 8080"));
     let servers = addresses(&nodes, "/web");
     let names = "web.marathon.containerip.dcos.thisdcos.directory";
     let ask = format!(
@@ -180,7 +188,7 @@ fn tasks_of_all_nodes_reach_each_other_through_tunnels() {
          done; touch done; exec python3 -m http.server --bind :: 9090",
         servers.join(" ")
     );
-    nodes.deploy(&app("/client", &ask));
+    nodes.deploy(&on_each("/client", &ask));
     // A client only serves when it has reached every server, and each host reaches every client.
     for client in addresses(&nodes, "/client") {
         for host in HOSTS {
@@ -200,4 +208,33 @@ fn tasks_of_all_nodes_reach_each_other_through_tunnels() {
             });
         }
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_node_that_no_tunnel_reaches_is_given_up_before_its_time() {
+    // Long after the test would have given up.
+    let mut nodes = Nodes::start_with(&HOSTS, &[UNREACHABLE_AFTER, "1h"]);
+    start_nodes(&mut nodes);
+    nodes.deploy(&on_each("/web", "exec python3 -m http.server --bind :: 8080"));
+    let far = eventually("its task runs", || {
+        let tasks = nodes.get("/v2/apps/web/tasks")["tasks"].clone();
+        let tasks = tasks.as_array().cloned().unwrap_or_default();
+        let host = nodes.network().address("n3");
+        let far = tasks.iter().find(|task| task["host"] == host).ok_or("no task")?;
+        far["ipAddresses"][0]["ipAddress"].as_str().map(str::to_owned).ok_or("no address".to_owned())
+    });
+    let url = format!("http://{far}:8080/");
+    eventually("its task is reached", || nodes.curl("n1", &url));
+    let state = || {
+        let agents = nodes.get("/v1/view")["agents"].as_object().cloned().unwrap_or_default();
+        let agent = agents.values().find(|agent| agent["info"]["hostname"] == nodes.network().address("n3"));
+        agent.map(|agent| agent["state"].clone()).ok_or_else(|| format!("{agents:?}"))
+    };
+    assert_eq!(state(), Ok(json!("active")));
+    nodes.network().cut("n3");
+    eventually("it is given up", || {
+        let reached = nodes.curl("n1", &url);
+        equal(&state()?, &json!("unreachable")).map_err(|error| format!("{error}, {reached:?}"))
+    });
 }

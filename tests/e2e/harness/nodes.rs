@@ -25,6 +25,9 @@ pub const MASTERS: [&str; 3] = ["m1", "m2", "m3"];
 const ETCD_CLIENT_PORT: u16 = 2379;
 const ETCD_PEER_PORT: u16 = 2380;
 
+/// An argument of masters that is short here unless a test says otherwise.
+pub const UNREACHABLE_AFTER: &str = "--unreachable-after";
+
 /// Lines of each log that a failed test shows.
 const LOG_TAIL: usize = 30;
 
@@ -125,8 +128,10 @@ impl Nodes {
     #[track_caller]
     fn start_master_with(&mut self, host: &'static str, further: &[&str]) {
         let dir = self.host_dir(host);
-        let fixed = ["--dir", &dir, "--node-timeout", "4s", "--unreachable-after", "2s"];
-        let mut arguments = [&fixed, further].concat();
+        let mut arguments = [&["--dir", &dir, "--node-timeout", "4s"], further].concat();
+        if !further.contains(&UNREACHABLE_AFTER) {
+            arguments.extend([UNREACHABLE_AFTER, "2s"]);
+        }
         let (endpoints, address) = (self.etcd_endpoints(), self.network.address(host));
         if self.masters.len() > 1 {
             // Others reach its API, and so it listens on more than loopback.
