@@ -25,12 +25,14 @@ const MOMENTS: u32 = 1 << 16;
 /// The age at which this node changes its key, which is at most the one that is asked for. Nodes that began together
 /// would change their keys together all the time, and every pair of them would agree anew at once.
 pub fn age_max_of(node: &AgentId, age_max: Duration) -> Duration {
-    // FNV-1a: the same on every machine and in every version.
+    // FNV-1a, the same on every machine and in every version, and a mixer: names that differ in their last octet alone
+    // have hashes whose high octets are alike.
     let hash = node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, octet| {
         (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3)
     });
-    // The product's high bits depend on every octet, its low ones do not.
-    let moment = u32::try_from(hash >> 48).unwrap_or(0);
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    let moment = u32::try_from(mixed >> 48).unwrap_or(0);
     age_max - age_max / AGE_PARTS / MOMENTS * moment
 }
 
