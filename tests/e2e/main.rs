@@ -22,6 +22,7 @@ mod kernel;
 mod masters;
 mod network;
 mod overlay;
+mod packets;
 mod policies;
 mod recovery;
 mod story;

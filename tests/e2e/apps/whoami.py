@@ -5,6 +5,7 @@ It takes a connection for each request unless KEEP_ALIVE is set. `/slow` takes t
 
 import http.server
 import os
+import socket
 import time
 
 
@@ -30,6 +31,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 class Server(http.server.ThreadingHTTPServer):
+    address_family = socket.AF_INET6 if ":" in os.environ["HOST"] else socket.AF_INET
     request_queue_size = 128
 
 

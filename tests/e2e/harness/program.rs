@@ -13,13 +13,14 @@ pub struct Outcome {
 }
 
 /// Debian packages of the programs that tests run, for who lacks them.
-const PACKAGES: [(&str, &str); 10] = [
+const PACKAGES: [(&str, &str); 11] = [
     ("busybox", "busybox-static"),
     ("curl", "curl"),
     ("dig", "bind9-dnsutils"),
     ("faketime", "faketime"),
     ("host", "bind9-host"),
     ("ip", "iproute2"),
+    ("iperf3", "iperf3"),
     ("kdig", "knot-dnsutils"),
     ("musl-gcc", "musl-tools"),
     ("python3", "python3"),
