@@ -81,7 +81,7 @@ impl Ledger {
 
 impl Collector for Ledger {
     fn desc(&self) -> Vec<&Desc> {
-        // The registry need not know them: no name is used by others.
+        // The registry need not know them: their names, which begin with `mesonet_lb_packet_`, are used by nobody else.
         Vec::new()
     }
 
@@ -149,7 +149,7 @@ impl Instruments {
                 &["service"],
             ),
             packets: counters(
-                "mesonet_lb_packets_total",
+                "mesonet_lb_packet_translations_total",
                 "Packets translated, by service and direction (in: from clients)",
                 &["service", "direction"],
             ),

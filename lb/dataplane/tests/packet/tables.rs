@@ -510,7 +510,7 @@ fn what_is_counted_is_what_was_run() {
         family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum()
     };
     let packets = (expected.packets_in + expected.packets_out) as f64;
-    assert_eq!(exported("mesonet_lb_packets_total"), packets);
+    assert_eq!(exported("mesonet_lb_packet_translations_total"), packets);
     assert_eq!(exported("mesonet_lb_packet_flows_total"), expected.flows as f64);
     assert_eq!(exported("mesonet_lb_packet_flows_total"), expected.flows as f64, "not twice");
 }
