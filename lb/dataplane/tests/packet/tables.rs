@@ -463,7 +463,7 @@ fn begin(node: &mut Balancer, number: u32, vip: &str) -> Option<(String, u16)> {
 /// Waits for something that comes about in a moment.
 #[track_caller]
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
     }

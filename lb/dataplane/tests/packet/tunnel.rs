@@ -15,7 +15,7 @@ use crate::site::{Balancer, Side, Site, address};
 use crate::traffic::{serve, serve_datagrams};
 
 /// Nothing here takes long; a test that waits for this has failed.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The end of the tunnel that is not the node's: 10.4.0.2 and fd04::2.
 struct Tunnel(File);
