@@ -103,10 +103,17 @@ fn path(connection: Connection, explained: &Explained, to_node: Option<&str>) ->
         ],
         Carrier::Packets => vec![
             format!("{who} sends packets for {to} through this node, where a program replaces that address"),
-            format!(
-                "they go on to {where_to}; the server sees the client's address, or this node's if it is elsewhere \
-                 and packets are masqueraded"
-            ),
+            if explained.routes.policy.direct_return {
+                format!(
+                    "they go on to {where_to}, in a tunnel if that is another node; the server sees the client's \
+                     address and answers it directly"
+                )
+            } else {
+                format!(
+                    "they go on to {where_to}; the server sees the client's address, or this node's if it is \
+                     elsewhere and packets are masqueraded"
+                )
+            },
         ],
         Carrier::Proxy => vec![
             format!("{who} connects to {to}, where the proxy of this node accepts"),

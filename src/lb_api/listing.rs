@@ -99,6 +99,7 @@ pub(super) fn service(view: &ClusterView, key: &ServiceKey, routes: &ServiceRout
             "algorithm": routes.policy.algorithm.as_str(),
             "affinitySeconds": routes.policy.affinity.map(|time| time.as_secs()),
             "proxyProtocol": routes.policy.proxy_protocol,
+            "directReturn": routes.policy.direct_return,
             "locality": weighing.locality.as_str(),
             "spillConnections": weighing.spill_connections,
             "ejectedMaxPercent": weighing.ejected_max_percent,

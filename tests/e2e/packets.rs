@@ -1,12 +1,13 @@
 //! VIPs for clients elsewhere: a node between them and the servers balances packets.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use mesonet_model::{
-    AgentId, ClusterId, ClusterView, Endpoint, EndpointKey, EndpointState, FrameworkId, Revision, Service,
-    ServiceKey, TaskId, TaskKey,
+    Agent, AgentId, AgentInfo, AgentState, ClusterId, ClusterView, Endpoint, EndpointKey, EndpointState,
+    FrameworkId, Resources, Revision, Service, ServiceKey, ServicePolicy, TaskId, TaskKey, Timestamp,
 };
 use serde_json::Value;
 
@@ -78,8 +79,14 @@ impl Site {
 
     /// Has the daemon hear of another view: whoever serves the web, and services that stay as they are.
     fn show(&self, revision: u64, web: &[([&str; 2], EndpointState)]) {
+        self.show_with(ServicePolicy::default(), revision, web);
+    }
+
+    /// The same with a policy of all services.
+    fn show_with(&self, policy: ServicePolicy, revision: u64, web: &[([&str; 2], EndpointState)]) {
         let mut view = ClusterView::empty(ClusterId::new("c"));
         view.revision = Revision(revision);
+        view.agents.extend([agent("node", 2), agent("servers", 3)]);
         let ready = |at: [&'static str; 2]| vec![(at, EndpointState::Ready)];
         let others = [
             ("tcp/bulk@marathon:5201", 2, ready(["10.77.0.3:8003", "[fd77::3]:8003"])),
@@ -90,13 +97,17 @@ impl Site {
         for (key, vip, endpoints) in [("tcp/web@marathon:80", 1, web.to_vec())].into_iter().chain(others) {
             let key: ServiceKey = key.parse().expect("a key");
             let ipv6 = [0xfd11, 0, 0, 0, 0, 0, 0, vip.into()].into();
-            let service =
-                Service { ipv4: Some([11, 0, 0, vip].into()), ipv6: Some(ipv6), ..Service::new(key.clone()) };
+            let service = Service {
+                ipv4: Some([11, 0, 0, vip].into()),
+                ipv6: Some(ipv6),
+                policy,
+                ..Service::new(key.clone())
+            };
             view.services.insert(key.clone(), Arc::new(service));
             for (at, state) in endpoints.iter().flat_map(|(at, state)| at.map(|at| (at, *state))) {
                 let address = at.parse().expect("an address");
                 let task = TaskKey::new(FrameworkId::new("f"), TaskId::new(at));
-                let endpoint = Endpoint::new(AgentId::new("s"), state, 1);
+                let endpoint = Endpoint::new(AgentId::new("servers"), state, 1);
                 view.endpoints
                     .insert(EndpointKey { service: key.clone(), task, address }, Arc::new(endpoint));
             }
@@ -105,6 +116,24 @@ impl Site {
         let new = self.dir.path().join("new.json");
         std::fs::write(&new, text).expect("written");
         std::fs::rename(new, self.view()).expect("renamed");
+    }
+
+    /// What a daemon in a host's namespace has counted of packets for the web.
+    fn counted(&self, host: &str, direction: &str) -> Result<u64, String> {
+        let mut command = self.network.command(host, "curl");
+        let output =
+            command.args(["-sS", "--max-time", "10", "--noproxy", "*", &format!("{API}/metrics")]).output();
+        let metrics = program::outcome("curl", output).stdout;
+        let name = format!(
+            "mesonet_lb_packet_translations_total{{direction=\"{direction}\",service=\"tcp/web@marathon:80\"}} "
+        );
+        let series =
+            metrics.lines().filter_map(|line| line.rsplit_once(' ').filter(|_| !line.starts_with('#')));
+        let mut seen = BTreeSet::new();
+        let repeated: Vec<_> = series.filter(|(series, _)| !seen.insert(*series)).collect();
+        assert!(repeated.is_empty(), "each is there once: {repeated:?}");
+        let number = metrics.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok());
+        number.ok_or_else(|| format!("no {name} in {metrics}"))
     }
 
     /// The program on the node.
@@ -218,6 +247,27 @@ impl Drop for Site {
     }
 }
 
+/// A node whose addresses end in a number.
+fn agent(name: &str, number: u16) -> (AgentId, Arc<Agent>) {
+    let info = AgentInfo {
+        hostname: name.to_owned(),
+        address: [10, 77, 0, number as u8].into(),
+        port: 5051,
+        resources: Resources::default(),
+        attributes: Vec::new(),
+        container_networks: false,
+    };
+    let agent = Agent {
+        id: AgentId::new(name),
+        info,
+        other_addresses: vec![[0xfd77, 0, 0, 0, 0, 0, 0, number].into()],
+        state: AgentState::Active,
+        draining: false,
+        registered_at: Timestamp::from_millis(0),
+    };
+    (agent.id.clone(), Arc::new(agent))
+}
+
 fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
@@ -285,4 +335,51 @@ fn clients_elsewhere_reach_vips_through_a_node() {
     .success();
     let left = std::fs::read_dir(bpffs.join("mesonet")).map_or(0, |left| left.count());
     assert_eq!(left, 0, "everything is removed");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn servers_answer_clients_directly_where_their_service_asks_for_it() {
+    let site = Site::new();
+    let policy = ServicePolicy { direct_return: true, ..ServicePolicy::default() };
+    site.show_with(policy, 1, &[(A, EndpointState::Ready), (B, EndpointState::Ready)]);
+    let (source, bpffs) = (format!("file:{}", site.view().display()), site.bpffs());
+    // Hosts of the test share the file system.
+    let own = ["node", "servers"].map(|host| bpffs.join(host));
+    let [node, servers] = &own;
+    let arguments = |pins: &PathBuf| {
+        let pins = text(pins).to_owned();
+        let settings = ["--dns", "127.0.0.1:0", "--dns-http", "127.0.0.1:0", "--http", "127.0.0.1:9273"];
+        let packets = ["--source", &source, "--datapath", "proxy", "--packet-interface", "eth0", "--bpffs"];
+        [&settings[..], &packets].concat().into_iter().map(str::to_owned).chain([pins]).collect::<Vec<_>>()
+    };
+    let start = |host: &str, pins: &PathBuf| {
+        let arguments = arguments(pins);
+        NetDaemon::start_by(site.mesonet_on(host), &arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let _balancing = start("node", node);
+    let _serving = start("servers", servers);
+    for vip in WEB {
+        site.wait_for(vip, &["a", "b"]);
+    }
+    let loads = WEB.map(|vip| Load::start_steady(&site.network, "client", vip, Connections::Kept));
+    for vip in ["11.0.0.2", "fd11::2"] {
+        site.sends_bulk(vip);
+    }
+    loads.into_iter().for_each(Load::finish_without_failure);
+    for (host, direction, is_counted) in
+        [("node", "in", true), ("node", "out", false), ("servers", "in", true), ("servers", "out", true)]
+    {
+        let counted = site.counted(host, direction).expect("it is counted");
+        assert_eq!(counted > 0, is_counted, "{host} {direction}: {counted}");
+    }
+    let mut command = site.mesonet();
+    let output = command.args(["explain", "--api", API, "10.77.0.1:20001", "11.0.0.1:80"]).output();
+    let told = program::outcome("mesonet explain", output).success();
+    assert!(told.contains("answers it directly"), "{told}");
+    for pins in &own {
+        let mut command = site.mesonet();
+        program::outcome("mesonet net", command.args(["net", "--cleanup", "--bpffs", text(pins)]).output())
+            .success();
+    }
 }

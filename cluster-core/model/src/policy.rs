@@ -15,6 +15,8 @@ pub struct ServicePolicy {
     pub affinity: Option<Duration>,
     /// Endpoints are told the client's address by the PROXY protocol, version 2.
     pub proxy_protocol: bool,
+    /// Endpoints on other nodes than the one that balances packets get them in a tunnel, and answer clients directly.
+    pub direct_return: bool,
 }
 
 /// How an endpoint is chosen for a new connection. Where apps behind one service disagree, the last of these wins.

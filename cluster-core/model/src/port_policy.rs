@@ -30,6 +30,7 @@ pub struct ServiceWish {
     ejected_max_percent: Option<u8>,
     panic_percent: Option<u8>,
     proxy_protocol: Option<bool>,
+    direct_return: Option<bool>,
 }
 
 /// Why a label has no effect.
@@ -68,11 +69,23 @@ const WEIGHT: &str = "MESONET_LB_WEIGHT";
 const EJECTED: &str = "MESONET_LB_EJECTED_MAX_PERCENT";
 const PANIC: &str = "MESONET_LB_PANIC_PERCENT";
 const PROXY_PROTOCOL: &str = "MESONET_LB_PROXY_PROTOCOL";
+const DIRECT_RETURN: &str = "MESONET_LB_DIRECT_RETURN";
 const DRAIN: &str = "MESONET_LB_DRAIN_SECONDS";
 
 /// Every label, in the order of the documentation.
-const LABELS: [&str; 10] =
-    [ALGORITHM, AFFINITY, LOCALITY, SPILL, SLOW_START, WEIGHT, EJECTED, PANIC, PROXY_PROTOCOL, DRAIN];
+const LABELS: [&str; 11] = [
+    ALGORITHM,
+    AFFINITY,
+    LOCALITY,
+    SPILL,
+    SLOW_START,
+    WEIGHT,
+    EJECTED,
+    PANIC,
+    PROXY_PROTOCOL,
+    DIRECT_RETURN,
+    DRAIN,
+];
 
 /// The most that a drain may take: it holds the task's resources, and a deployment waits for it.
 const DRAIN_SECONDS_MAX: u64 = 3600;
@@ -124,6 +137,7 @@ impl PortPolicy {
             ALGORITHM => wish.algorithm = Some(word(ALGORITHM, value, &Algorithm::ALL, Algorithm::as_str)?),
             LOCALITY => wish.locality = Some(word(LOCALITY, value, &Locality::ALL, Locality::as_str)?),
             PROXY_PROTOCOL => wish.proxy_protocol = Some(flag(PROXY_PROTOCOL, value)?),
+            DIRECT_RETURN => wish.direct_return = Some(flag(DIRECT_RETURN, value)?),
             AFFINITY => {
                 let seconds =
                     number(AFFINITY, value, AFFINITY_SECONDS_MAX, "seconds from 0 (none) to 86400")?;
@@ -158,7 +172,8 @@ impl PortPolicy {
 
 impl ServiceWish {
     /// What two apps behind one service ask together. The order does not matter: of each setting that both mention, the
-    /// greater value wins, but the smaller one of how much may be ejected and of how many connections stay near.
+    /// greater value wins, but the smaller one of how much may be ejected and of how many connections stay near, and
+    /// direct return needs both.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -169,6 +184,7 @@ impl ServiceWish {
             ejected_max_percent: least(self.ejected_max_percent, other.ejected_max_percent),
             panic_percent: self.panic_percent.max(other.panic_percent),
             proxy_protocol: self.proxy_protocol.max(other.proxy_protocol),
+            direct_return: Some(self.direct_return == Some(true) && other.direct_return == Some(true)),
         }
     }
 
@@ -178,6 +194,7 @@ impl ServiceWish {
             algorithm: self.algorithm.unwrap_or_default(),
             affinity: self.affinity.filter(|time| !time.is_zero()),
             proxy_protocol: self.proxy_protocol.unwrap_or_default(),
+            direct_return: self.direct_return.unwrap_or_default(),
         }
     }
 
@@ -266,6 +283,7 @@ mod tests {
             ("MESONET_LB_EJECTED_MAX_PERCENT", "10"),
             ("MESONET_LB_PANIC_PERCENT", "0"),
             ("MESONET_LB_PROXY_PROTOCOL", "true"),
+            ("MESONET_LB_DIRECT_RETURN", "true"),
             ("MESONET_LB_DRAIN_SECONDS", "0"),
             ("VIP_0", "/web:80"),
         ]);
@@ -279,6 +297,7 @@ mod tests {
                 algorithm: Algorithm::Maglev,
                 affinity: Some(Duration::from_secs(600)),
                 proxy_protocol: true,
+                direct_return: true,
             }
         );
         assert_eq!(
@@ -353,8 +372,11 @@ mod tests {
 
     #[test]
     fn apps_that_disagree_agree_in_any_order() {
-        let first =
-            wish(&[("MESONET_LB_ALGORITHM", "least-connections"), ("MESONET_LB_EJECTED_MAX_PERCENT", "10")]);
+        let first = wish(&[
+            ("MESONET_LB_ALGORITHM", "least-connections"),
+            ("MESONET_LB_EJECTED_MAX_PERCENT", "10"),
+            ("MESONET_LB_DIRECT_RETURN", "true"),
+        ]);
         let second = wish(&[
             ("MESONET_LB_ALGORITHM", "maglev"),
             ("MESONET_LB_EJECTED_MAX_PERCENT", "90"),
@@ -369,6 +391,7 @@ mod tests {
                 algorithm: Algorithm::Maglev,
                 affinity: Some(Duration::from_secs(5)),
                 proxy_protocol: true,
+                direct_return: false,
             }
         );
         assert_eq!(both.weighing().ejected_max_percent, 10);

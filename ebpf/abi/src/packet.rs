@@ -19,6 +19,24 @@ pub const PACKET_FLOWS_MAX: u32 = 262_144;
 /// Interfaces that packets can be handed to without the rest of the kernel.
 pub const DEVICES_MAX: u32 = 256;
 
+/// Addresses of nodes that packets in tunnels are taken from.
+pub const NODES_MAX: u32 = 32_768;
+
+/// Programs that others go on with: one of each kind for interfaces like Ethernet, and one for those without link headers.
+pub const PROGRAMS_MAX: u32 = 6;
+
+/// The first of two programs, in the array of those that others go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum NextProgram {
+    /// For packets that come in.
+    In = 0,
+    /// For those that are to leave through a tunnel.
+    Encapsulate = 2,
+    /// For those that may have come through one.
+    Decapsulate = 4,
+}
+
 /// The interface that every network namespace has and that no program is attached to: packets that seem to come from it
 /// are questions, and leave nothing behind.
 pub const LOOPBACK_INTERFACE: u32 = 1;
@@ -54,10 +72,10 @@ pub struct Track {
     pub endpoint: u32,
     /// The endpoint's stamp. Another one in the map of endpoints means that the endpoint is gone.
     pub stamp: u32,
-    /// What has been seen of a connection's end, as `Track::CLIENT_ENDED` and others say. Only that of the direction
-    /// from the client counts.
+    /// What has been seen of a flow, mostly of its end, as `Track::CLIENT_ENDED` and others say. Only that of the
+    /// direction from the client counts.
     pub seen: u32,
-    /// The direction: [`Track::FROM_CLIENT`] or [`Track::TO_CLIENT`].
+    /// The direction: [`Track::FROM_CLIENT`], [`Track::TO_CLIENT`] or [`Track::DIRECT`].
     pub direction: u32,
     /// The way that they went last.
     pub hop: Hop,
@@ -163,12 +181,24 @@ pub enum PacketEvent {
     NoPort,
     /// The flow cannot be noted.
     NoFlow,
+    /// It does not fit into the tunnel to the endpoint.
+    TooLong,
+    /// It cannot be sent through the tunnel to the endpoint.
+    NoWay,
 }
 
 impl PacketEvent {
     /// Every event, in the order of the counters.
-    pub const ALL: [Self; 6] =
-        [Self::Malformed, Self::Fragment, Self::Options, Self::NoEndpoint, Self::NoPort, Self::NoFlow];
+    pub const ALL: [Self; 8] = [
+        Self::Malformed,
+        Self::Fragment,
+        Self::Options,
+        Self::NoEndpoint,
+        Self::NoPort,
+        Self::NoFlow,
+        Self::TooLong,
+        Self::NoWay,
+    ];
 
     /// The name that users know.
     pub const fn as_str(self) -> &'static str {
@@ -179,6 +209,8 @@ impl PacketEvent {
             Self::NoEndpoint => "no_endpoint",
             Self::NoPort => "no_port",
             Self::NoFlow => "no_flow",
+            Self::TooLong => "too_long",
+            Self::NoWay => "no_way",
         }
     }
 }
@@ -226,12 +258,17 @@ impl Track {
     pub const FROM_CLIENT: u32 = 0;
     /// From the endpoint to the client.
     pub const TO_CLIENT: u32 = 1;
+    /// From the client, through a tunnel to the endpoint, which answers the client by itself: there is no entry of the
+    /// other direction.
+    pub const DIRECT: u32 = 2;
     /// The client has ended its half of the connection.
     pub const CLIENT_ENDED: u32 = 1;
     /// The endpoint has ended its half.
     pub const ENDPOINT_ENDED: u32 = 2;
     /// Both have, or one has reset it.
     pub const OVER: u32 = 4;
+    /// Another node has chosen the endpoint and sends packets in a tunnel.
+    pub const TUNNELLED: u32 = 8;
 }
 
 impl Hop {
@@ -253,6 +290,8 @@ impl PacketEndpoint {
     pub const READY: u32 = 2;
     /// Its replies would not come back through this node by themselves: the node's address stands for the client's.
     pub const MASQUERADE: u32 = 4;
+    /// It is on another node, which takes packets in a tunnel and answers clients itself.
+    pub const DIRECT: u32 = 8;
 }
 
 #[inline(always)]

@@ -160,16 +160,34 @@ impl LoadBalancer {
     /// is planned again. Returns the services that could not be put into effect, and why; they are tried again at
     /// each call, and by [`LoadBalancer::observe`]. If the call is cancelled, the next one completes it.
     pub async fn apply(&mut self, view: &ClusterView, delta: &Delta) -> BTreeMap<ServiceKey, String> {
-        let keys: BTreeSet<ServiceKey> = if self.applied == Some(delta.from) {
+        let is_next = self.applied == Some(delta.from);
+        let mut keys: BTreeSet<ServiceKey> = if is_next {
             self.planner.touched(view, delta)
         } else {
             let known = self.executor.read().services().map(|(key, _)| key.clone());
             known.chain(view.services.keys().cloned()).collect()
         };
+        if !is_next || !delta.agents.0.is_empty() {
+            keys.extend(self.follow_nodes(view));
+        }
         self.plan_again(view, keys);
         self.applied = Some(view.revision);
         self.view = Some(view.clone());
         self.settle().await
+    }
+
+    /// Has packets in tunnels taken from the view's nodes, and sent to them. Returns the services that this is a matter for.
+    fn follow_nodes(&mut self, view: &ClusterView) -> Vec<ServiceKey> {
+        let Some(packets) = &mut self.packets else { return Vec::new() };
+        let nodes = view
+            .agents
+            .values()
+            .flat_map(|agent| agent.other_addresses.iter().copied().chain([agent.info.address]));
+        if !packets.set_nodes(nodes.filter(|address| !address.is_unspecified()).collect()) {
+            return Vec::new();
+        }
+        let direct = view.services.values().filter(|service| service.policy.direct_return);
+        direct.map(|service| service.key.clone()).collect()
     }
 
     /// Looks at what connections have come to, and puts into effect what follows from it and from the time, and what failed before. Call it when

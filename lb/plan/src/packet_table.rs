@@ -36,6 +36,8 @@ pub struct PacketCandidate {
     pub source: Option<[u32; 4]>,
     /// Whether its replies pass this node by themselves.
     pub replies_pass: bool,
+    /// Whether it is on another node, which takes packets in a tunnel, and answers clients directly.
+    pub is_direct: bool,
 }
 
 /// What a virtual address should lead to.
@@ -344,7 +346,9 @@ fn flags(candidate: &PacketCandidate) -> u32 {
     if candidate.weight.is_some() {
         flags |= PacketEndpoint::READY;
     }
-    if !candidate.replies_pass && candidate.source.is_some() {
+    if candidate.is_direct && candidate.source.is_some() {
+        flags |= PacketEndpoint::DIRECT;
+    } else if !candidate.replies_pass && candidate.source.is_some() {
         flags |= PacketEndpoint::MASQUERADE;
     }
     flags

@@ -117,6 +117,12 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
 }
 
 impl<const LINK: usize> Buffer<LINK> {
+    /// Octets of the payload of each packet that a bundle consists of.
+    #[inline(always)]
+    pub fn segment(&self) -> u32 {
+        word!(self, gso_size) as u32
+    }
+
     /// Gives a packet link headers, which helpers expect whatever kind of interface it comes from and goes to.
     #[inline(always)]
     fn push_link(&self, family: Family, way: &Route) -> Result<(), PacketEvent> {

@@ -4,7 +4,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
 use mesonet_ebpf_abi::{
     FRONTENDS_MAX, Frontend, PACKET_ENDPOINTS_MAX, PacketCount, PacketEndpoint, PacketEvent, PacketMember,
-    PacketService, ROW_SLOTS, ROWS_MAX, Row, Tuple, flow_hash, hash_slot, source_hash,
+    PacketService, Place, ROW_SLOTS, ROWS_MAX, Row, Tuple, flow_hash, hash_slot, source_hash,
 };
 
 /// Memory is only taken for what is there: most nodes have few services.
@@ -26,7 +26,6 @@ static TABLE: Array<Row> = Array::with_max_entries(ROWS_MAX, 0);
 static ENDPOINTS: Array<PacketEndpoint> = Array::with_max_entries(PACKET_ENDPOINTS_MAX, 0);
 
 /// The endpoints of services, by their numbers.
-#[used]
 #[map]
 static MEMBERS: HashMap<PacketMember, u32> = HashMap::with_max_entries(PACKET_ENDPOINTS_MAX, NO_PREALLOC);
 
@@ -61,6 +60,21 @@ pub fn choose(tuple: &Tuple) -> Result<Option<(u32, &'static PacketEndpoint)>, P
     }
     // The client tries again.
     Err(PacketEvent::NoFlow)
+}
+
+/// The endpoint of this node that a packet for a virtual address is for, if it is told by a tunnel.
+#[inline(always)]
+pub fn here(tuple: &Tuple, place: Place) -> Option<(u32, &'static PacketEndpoint)> {
+    const ELSEWHERE: u32 = PacketEndpoint::DIRECT | PacketEndpoint::MASQUERADE;
+    let frontend = Frontend { place: tuple.destination(), protocol: tuple.protocol };
+    // SAFETY: the value is copied at once, as below.
+    let service = unsafe { SERVICES.get(&frontend) }.copied()?;
+    let member = PacketMember { service: service.id, place };
+    // SAFETY: as above.
+    let number = unsafe { MEMBERS.get(&member) }.copied()?;
+    let endpoint = endpoint(number)?;
+    let is_here = endpoint.flags & PacketEndpoint::PRESENT != 0 && endpoint.flags & ELSEWHERE == 0;
+    (is_here && endpoint.service == service.id && endpoint.place == place).then_some((number, endpoint))
 }
 
 /// The endpoint with a number.

@@ -96,10 +96,11 @@ pub fn find(tuple: &Tuple) -> Option<&'static mut Track> {
 }
 
 /// Whether a packet belongs to the connection that the entry was made for. A client may use its port again; while an
-/// endpoint drains it takes no new connections.
+/// endpoint drains it takes no new connections, but those that another node has sent to it.
 #[inline(always)]
 fn goes_on(segment: &Segment, track: &Track, endpoint: &PacketEndpoint) -> bool {
-    let is_anew = track.seen & Track::OVER != 0 || endpoint.flags & PacketEndpoint::READY == 0;
+    let takes_none = endpoint.flags & PacketEndpoint::READY == 0 && track.seen & Track::TUNNELLED == 0;
+    let is_anew = track.seen & Track::OVER != 0 || takes_none;
     !(segment.begins() && is_anew)
 }
 
@@ -140,33 +141,79 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
         // There is nothing to reset, and nobody to tell.
         return Err(PacketEvent::NoFlow);
     }
+    let track = reply(&segment.tuple, number, endpoint)?;
+    let is_question = packet.interface() == LOOPBACK_INTERFACE;
+    let mut direction = Track::FROM_CLIENT;
+    let tuple = if endpoint.flags & PacketEndpoint::MASQUERADE != 0 {
+        masquerade(&segment.tuple, endpoint, track, is_question)?
+    } else {
+        let tuple = Tuple::between(&segment.tuple.source(), &endpoint.place, segment.tuple.protocol);
+        if !is_question {
+            if endpoint.flags & PacketEndpoint::DIRECT != 0 {
+                direction = Track::DIRECT;
+            } else {
+                insert(&tuple.flip(), track)?;
+            }
+        }
+        tuple
+    };
+    track.tuple = tuple;
+    track.direction = direction;
+    if !is_question {
+        insert(&segment.tuple, track)?;
+        endpoints::count(number, |count| count.flows += 1);
+    }
+    Ok(Some(Decision { track, endpoint: Some(number), is_reply: false }))
+}
+
+/// Notes a flow to an endpoint of this node, whose packets have come through a tunnel, unless it is known.
+#[inline(always)]
+pub fn begin_here(segment: &Segment, number: u32, endpoint: &PacketEndpoint) -> Result<(), PacketEvent> {
+    if let Some(track) = find(&segment.tuple)
+        && track.endpoint == number
+        && track.stamp == endpoint.stamp
+        && track.direction == Track::FROM_CLIENT
+        && !(segment.begins() && track.seen & Track::OVER != 0)
+    {
+        return Ok(());
+    }
+    if segment.resets() {
+        return Err(PacketEvent::NoFlow);
+    }
+    let track = reply(&segment.tuple, number, endpoint)?;
+    let tuple = Tuple::between(&segment.tuple.source(), &endpoint.place, segment.tuple.protocol);
+    insert(&tuple.flip(), track)?;
+    track.tuple = tuple;
+    track.direction = Track::FROM_CLIENT;
+    track.seen = Track::TUNNELLED;
+    insert(&segment.tuple, track)?;
+    endpoints::count(number, |count| count.flows += 1);
+    Ok(())
+}
+
+/// What becomes of the answers to packets of a new flow.
+#[inline(always)]
+fn reply(
+    tuple: &Tuple,
+    number: u32,
+    endpoint: &PacketEndpoint,
+) -> Result<&'static mut Track, PacketEvent> {
     // SAFETY: nothing else uses this part.
     let track = unsafe { &mut (*scratch()?).track };
     *track = Track {
-        tuple: segment.tuple.flip(),
+        tuple: tuple.flip(),
         endpoint: number,
         stamp: endpoint.stamp,
         seen: 0,
         direction: Track::TO_CLIENT,
         hop: Hop { since: ticks(), ..Hop::default() },
     };
-    let is_question = packet.interface() == LOOPBACK_INTERFACE;
-    let tuple = if endpoint.flags & PacketEndpoint::MASQUERADE != 0 {
-        masquerade(&segment.tuple, endpoint, track, is_question)?
-    } else {
-        let tuple = Tuple::between(&segment.tuple.source(), &endpoint.place, segment.tuple.protocol);
-        if !is_question {
-            FLOWS.insert(tuple.flip(), &*track, 0).map_err(|_| PacketEvent::NoFlow)?;
-        }
-        tuple
-    };
-    track.tuple = tuple;
-    track.direction = Track::FROM_CLIENT;
-    if !is_question {
-        FLOWS.insert(segment.tuple, &*track, 0).map_err(|_| PacketEvent::NoFlow)?;
-        endpoints::count(number, |count| count.flows += 1);
-    }
-    Ok(Some(Decision { track, endpoint: Some(number), is_reply: false }))
+    Ok(track)
+}
+
+#[inline(always)]
+fn insert(key: &Tuple, track: &Track) -> Result<(), PacketEvent> {
+    FLOWS.insert(key, track, 0).map_err(|_| PacketEvent::NoFlow)
 }
 
 /// Finds a port of the node that stands for the client, and notes the way back. Those that were never used come first,

@@ -24,6 +24,9 @@ const LOOKED_AT: usize = 14 + 40 + 8 + 40 + 8;
 pub const ICMP: u8 = 1;
 pub const ICMPV6: u8 = 58;
 
+/// That of tunnels (GRE).
+pub const TUNNEL: u8 = 47;
+
 /// Headers of IPv6 that stand before those of a protocol: options, routing, security, mobility and others.
 const EXTENSIONS: [u8; 8] = [0, 43, 50, 51, 60, 135, 139, 140];
 const FRAGMENT: u8 = 44;
@@ -157,6 +160,7 @@ fn transport<P: Packet>(
             (ports, flags.to_ne_bytes()[1])
         }
         UDP => (read::<P, [u32; 2]>(packet, start)?[0], 0),
+        TUNNEL if header.direction == Direction::In => return Ok(Action::DECAPSULATE),
         _ => return Ok(Action::PASS),
     };
     let tuple = Tuple { from, to, ports, protocol: protocol as u32 };

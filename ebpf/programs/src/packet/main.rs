@@ -21,12 +21,13 @@ mod refusal;
 mod rewrite;
 mod route;
 mod scratch;
+mod tunnel;
 
 use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action};
 use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::PerCpuArray;
 use aya_ebpf::programs::{TcContext, XdpContext};
-use mesonet_ebpf_abi::PacketEvent;
+use mesonet_ebpf_abi::{NextProgram, PacketEvent};
 
 use buffer::Buffer;
 use frame::Frame;
@@ -44,6 +45,10 @@ pub struct Action(u32);
 impl Action {
     /// The rest of the kernel goes on with it, translated or not.
     pub const PASS: Self = Self(u32::MAX);
+    /// It goes through a tunnel to the endpoint's node.
+    pub const ENCAPSULATE: Self = Self(u32::MAX - 1);
+    /// It may have come through such a tunnel.
+    pub const DECAPSULATE: Self = Self(u32::MAX - 2);
 }
 
 /// Octets before the IP header on an interface like Ethernet.
@@ -53,7 +58,8 @@ const ETHERNET: usize = 14;
 #[xdp]
 pub fn mesonet_xdp(context: XdpContext) -> u32 {
     match headers::balance(&Frame(context), Direction::In) {
-        Ok(Action::PASS) => xdp_action::XDP_PASS,
+        // Tunnels are tc's.
+        Ok(Action::PASS | Action::ENCAPSULATE | Action::DECAPSULATE) => xdp_action::XDP_PASS,
         Ok(Action(verdict)) => verdict,
         // tc meets it next, which can answer.
         Err(PacketEvent::NoEndpoint) if refusal::has_room() => xdp_action::XDP_PASS,
@@ -88,11 +94,43 @@ pub fn mesonet_tunnel_out(context: TcContext) -> i32 {
     finish(&Buffer::<0>(context), Direction::Out)
 }
 
+/// Goes on with packets that are to leave through a tunnel, of an interface like Ethernet.
+#[classifier]
+pub fn mesonet_encapsulate(context: TcContext) -> i32 {
+    tunnel::encapsulate(&Buffer::<ETHERNET>(context))
+}
+
+/// The same of an interface without link headers.
+#[classifier]
+pub fn mesonet_tunnel_encapsulate(context: TcContext) -> i32 {
+    tunnel::encapsulate(&Buffer::<0>(context))
+}
+
+/// Goes on with packets that have come through a tunnel, of an interface like Ethernet.
+#[classifier]
+pub fn mesonet_decapsulate(context: TcContext) -> i32 {
+    tunnel::decapsulate(&Buffer::<ETHERNET>(context))
+}
+
+/// The same of an interface without link headers.
+#[classifier]
+pub fn mesonet_tunnel_decapsulate(context: TcContext) -> i32 {
+    tunnel::decapsulate(&Buffer::<0>(context))
+}
+
 #[inline(always)]
 fn finish<const LINK: usize>(packet: &Buffer<LINK>, direction: Direction) -> i32 {
     match headers::balance(packet, direction) {
         // Other programs of the interface have their turn.
         Ok(Action::PASS) => TC_ACT_UNSPEC,
+        Ok(Action::ENCAPSULATE) => {
+            tunnel::go_on(packet, NextProgram::Encapsulate);
+            TC_ACT_SHOT as i32
+        }
+        Ok(Action::DECAPSULATE) => {
+            tunnel::go_on(packet, NextProgram::Decapsulate);
+            TC_ACT_UNSPEC
+        }
         Ok(Action(verdict)) => verdict as i32,
         Err(PacketEvent::NoEndpoint) => {
             count(PacketEvent::NoEndpoint);
@@ -111,7 +149,11 @@ fn finish<const LINK: usize>(packet: &Buffer<LINK>, direction: Direction) -> i32
 fn is_passed(event: PacketEvent) -> bool {
     match event {
         PacketEvent::Malformed | PacketEvent::Fragment | PacketEvent::Options => true,
-        PacketEvent::NoEndpoint | PacketEvent::NoPort | PacketEvent::NoFlow => false,
+        PacketEvent::NoEndpoint
+        | PacketEvent::NoPort
+        | PacketEvent::NoFlow
+        | PacketEvent::TooLong
+        | PacketEvent::NoWay => false,
     }
 }
 

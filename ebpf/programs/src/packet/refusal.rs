@@ -1,5 +1,5 @@
 //! Answers to clients of services that no endpoint takes flows of: a reset of TCP, or "port unreachable" of ICMP. They
-//! are what the kernel says where nobody listens, so that clients need not wait.
+//! are what the kernel says where nobody listens, so that clients need not wait. And to those whose packets are too long.
 
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::generated::{
@@ -43,12 +43,24 @@ pub fn has_room() -> bool {
 /// Answers the client, by the interface that it has come through. Returns the verdict; nothing if there is no answer.
 #[inline(always)]
 pub fn answer<const LINK: usize>(buffer: &Buffer<LINK>) -> Option<i32> {
+    tell(buffer, 0)
+}
+
+/// Tells the client how long its packets may be.
+#[inline(always)]
+pub fn tell_length<const LINK: usize>(buffer: &Buffer<LINK>, length: u16) -> Option<i32> {
+    tell(buffer, length)
+}
+
+/// Tells that packets may be so long, or that nobody takes them if they may not.
+#[inline(always)]
+fn tell<const LINK: usize>(buffer: &Buffer<LINK>, length: u16) -> Option<i32> {
     if buffer.interface() == LOOPBACK_INTERFACE {
         return None;
     }
     let window = window().filter(|window| window.answers < LIMIT)?;
     window.answers += 1;
-    refuse(buffer).ok()?;
+    refuse(buffer, length).ok()?;
     // SAFETY: the helper takes any number.
     Some(unsafe { bpf_redirect(buffer.interface(), 0) } as i32)
 }
@@ -68,7 +80,7 @@ fn window() -> Option<&'static mut Window> {
 }
 
 #[inline(always)]
-fn refuse<const LINK: usize>(buffer: &Buffer<LINK>) -> Result<(), PacketEvent> {
+fn refuse<const LINK: usize>(buffer: &Buffer<LINK>, most: u16) -> Result<(), PacketEvent> {
     let is_v6 = if LINK > 0 {
         read::<_, u16>(buffer, LINK - 2)? == IPV6
     } else {
@@ -78,19 +90,24 @@ fn refuse<const LINK: usize>(buffer: &Buffer<LINK>) -> Result<(), PacketEvent> {
         // To more than this node.
         return Err(PacketEvent::NoEndpoint);
     }
-    if is_v6 { refuse_of(buffer, Family::V6) } else { refuse_of(buffer, Family::V4) }
+    if is_v6 { refuse_of(buffer, Family::V6, most) } else { refuse_of(buffer, Family::V4, most) }
 }
 
 #[inline(always)]
-fn refuse_of<const LINK: usize>(buffer: &Buffer<LINK>, family: Family) -> Result<(), PacketEvent> {
+fn refuse_of<const LINK: usize>(
+    buffer: &Buffer<LINK>,
+    family: Family,
+    most: u16,
+) -> Result<(), PacketEvent> {
     let ends = Ends::read(buffer, family)?;
     let protocol: u8 = match family {
         Family::V4 => read(buffer, LINK + 9)?,
         Family::V6 => read(buffer, LINK + 6)?,
     };
     match protocol {
+        TCP | UDP if most != 0 => complain(buffer, family, &ends, protocol, too_long(family, most))?,
         TCP => reset(buffer, family, &ends)?,
-        UDP => unreachable(buffer, family, &ends)?,
+        UDP => complain(buffer, family, &ends, UDP, unreachable(family))?,
         _ => return Err(PacketEvent::NoEndpoint),
     }
     if LINK > 0 {
@@ -214,33 +231,60 @@ fn reset<const LINK: usize>(buffer: &Buffer<LINK>, family: Family, ends: &Ends) 
     ends.write(buffer, family, TCP, SEGMENT as u16)
 }
 
-/// Makes a datagram the error that answers it, with the datagram's headers in it.
+/// That nobody takes a datagram: how an error of ICMP begins.
 #[inline(always)]
-fn unreachable<const LINK: usize>(
+fn unreachable(family: Family) -> [u32; 2] {
+    match family {
+        Family::V4 => [u32::from_ne_bytes([3, 3, 0, 0]), 0],
+        Family::V6 => [u32::from_ne_bytes([1, 4, 0, 0]), 0],
+    }
+}
+
+/// That a packet is longer than so many octets.
+#[inline(always)]
+fn too_long(family: Family, most: u16) -> [u32; 2] {
+    let [high, low] = most.to_be_bytes();
+    let length = u32::from_ne_bytes([0, 0, high, low]);
+    match family {
+        Family::V4 => [u32::from_ne_bytes([3, 4, 0, 0]), length],
+        Family::V6 => [u32::from_ne_bytes([2, 0, 0, 0]), length],
+    }
+}
+
+/// Makes a packet the error that answers it, with the packet's headers in it.
+#[inline(always)]
+fn complain<const LINK: usize>(
     buffer: &Buffer<LINK>,
     family: Family,
     ends: &Ends,
+    protocol: u8,
+    message: [u32; 2],
 ) -> Result<(), PacketEvent> {
-    let datagram = LINK + family.header();
-    trim(buffer, datagram + SHORT)?;
-    let [ports, rest]: [u32; 2] = read(buffer, datagram)?;
-    let its_checksum: u16 = read(buffer, datagram + 6)?;
-    let embedded = if is_summed_later(buffer, datagram + 6)? {
-        // Then the datagram's words and what its checksum covers besides them come to nothing.
+    let start = LINK + family.header();
+    let (kept, checksum_at) = if protocol == TCP { (SEGMENT, start + 16) } else { (SHORT, start + 6) };
+    trim(buffer, start + kept)?;
+    let its_octets = if protocol == TCP {
+        sum(&read::<_, [u32; SEGMENT / 4]>(buffer, start)?)
+    } else {
+        sum(&read::<_, [u32; SHORT / 4]>(buffer, start)?)
+    };
+    let its_checksum: u16 = read(buffer, checksum_at)?;
+    let embedded = if is_summed_later(buffer, checksum_at)? {
+        // Then the packet's words and what its checksum covers besides them come to nothing.
         Difference::default().add(!(its_checksum as u32))
     } else {
-        Difference::default().add(ports).add(rest)
+        its_octets
     };
-    write(buffer, datagram + 6, its_checksum)?;
+    write(buffer, checksum_at, its_checksum)?;
     let header = match family {
         Family::V4 => sum(&read::<_, [u32; 5]>(buffer, LINK)?),
         Family::V6 => sum(&read::<_, [u32; 10]>(buffer, LINK)?),
     };
-    let (protocol, message) = match family {
-        Family::V4 => (ICMP, [u32::from_ne_bytes([3, 3, 0, 0]), 0]),
-        Family::V6 => (ICMPV6, [u32::from_ne_bytes([1, 4, 0, 0]), 0]),
+    let icmp = match family {
+        Family::V4 => ICMP,
+        Family::V6 => ICMPV6,
     };
-    let length = (SHORT + family.header() + SHORT) as u16;
+    let length = (SHORT + family.header() + kept) as u16;
     let room = family.header() + SHORT;
     // SAFETY: the helper checks its arguments.
     if unsafe { bpf_skb_adjust_room(buffer.0.skb.skb, room as i32, BPF_ADJ_ROOM_MAC, 0) } != 0 {
@@ -251,9 +295,9 @@ fn unreachable<const LINK: usize>(
         Family::V4 => all,
         Family::V6 => all.add(ends.pseudo(ICMPV6, length).bits()),
     };
-    write(buffer, datagram, message)?;
-    write(buffer, datagram + 2, all.apply(!0))?;
-    ends.write(buffer, family, protocol, length)
+    write(buffer, start, message)?;
+    write(buffer, start + 2, all.apply(!0))?;
+    ends.write(buffer, family, icmp, length)
 }
 
 /// Cuts off what follows.

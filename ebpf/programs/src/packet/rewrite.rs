@@ -3,9 +3,11 @@
 use mesonet_ebpf_abi::{Difference, LOOPBACK_INTERFACE, PacketEvent, TCP, Track, Tuple};
 
 use crate::Action;
+use crate::endpoints;
 use crate::headers::Segment;
 use crate::packet::{ChecksumChange, Family, Packet, octets, write};
 use crate::route::{self, Route};
+use crate::scratch::{TunnelEnds, scratch};
 
 /// What becomes of a packet that got other addresses; nothing if it was left as it is.
 type Applied = Result<Option<Action>, PacketEvent>;
@@ -16,6 +18,10 @@ pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track) -> App
     let (old, family) = (&segment.tuple, segment.header.family);
     let new = &track.tuple;
     let way = route::find(packet, &segment.header, new, &mut track.hop)?;
+    // A question is where it goes, not how.
+    if track.direction == Track::DIRECT && packet.interface() != LOOPBACK_INTERFACE {
+        return prepare_tunnel::<P>(segment, track.endpoint, new, way);
+    }
     if is_left(packet, old, new, way) {
         return Ok(None);
     }
@@ -31,6 +37,24 @@ pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track) -> App
     write(packet, start, new.ports)?;
     write_addresses(packet, P::LINK, family, old, new)?;
     send(packet, family, way).map(Some)
+}
+
+/// Leaves a packet as it is, and says where the tunnel leads that it goes through. One that has no hop left is the kernel's,
+/// and whoever comes first leaves it to the program that does the rest.
+#[inline(always)]
+fn prepare_tunnel<P: Packet>(segment: &Segment, endpoint: u32, new: &Tuple, way: &Route) -> Applied {
+    if P::IS_EARLY || segment.header.hops <= 1 {
+        return Ok(None);
+    }
+    let source = endpoints::endpoint(endpoint).ok_or(PacketEvent::NoFlow)?.source;
+    let scratch = scratch()?;
+    let way = *way;
+    // SAFETY: nothing else uses these parts.
+    unsafe {
+        (*scratch).route = way;
+        (*scratch).ends = TunnelEnds { source, endpoint: new.destination() };
+    }
+    Ok(Some(Action::ENCAPSULATE))
 }
 
 /// Whether another program should do what cannot be done here: the rest of the kernel takes no packets from outside

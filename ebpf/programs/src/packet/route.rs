@@ -21,7 +21,7 @@ const AF_INET6: u8 = 10;
 const TICKS: u32 = 25;
 
 /// Where a packet goes from here: to the rest of the kernel, if there is no interface; to a neighbour whose link address
-/// is not known, if there is no length.
+/// is not known, if there is no length. With a length and no interface, it is too long for the way.
 pub type Route = Hop;
 
 /// What the kernel's table of routes says.
@@ -80,6 +80,10 @@ impl Question {
             return false;
         }
         route.interface = 0;
+        if result == BPF_FIB_LKUP_RET_FRAG_NEEDED as i64 {
+            // SAFETY: as above.
+            route.mtu = unsafe { lookup.__bindgen_anon_1.mtu_result } as u32;
+        }
         // Another packet of the flow may be short enough.
         result > 0 && result != BPF_FIB_LKUP_RET_FRAG_NEEDED as i64
     }

@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::bpf_fib_lookup;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use mesonet_ebpf_abi::{Hop, PacketEvent, Track, Tuple};
+use mesonet_ebpf_abi::{Hop, PacketEvent, Place, Track, Tuple};
 
 #[map]
 static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
@@ -14,6 +14,15 @@ pub struct Scratch {
     pub route: Hop,
     pub track: Track,
     pub key: Tuple,
+    pub ends: TunnelEnds,
+}
+
+/// Where a tunnel leads.
+pub struct TunnelEnds {
+    /// This node.
+    pub source: [u32; 4],
+    /// The endpoint on another one.
+    pub endpoint: Place,
 }
 
 /// The memory of this processor. A caller must not use a part that one of its callers uses.

@@ -1,6 +1,6 @@
 //! The maps of the programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
@@ -17,8 +17,21 @@ use super::PacketError;
 use super::word_map::{WordMap, octets};
 use crate::ebpf::bpf_call;
 
-pub(super) const NAMES: [&str; 8] =
-    ["SERVICES", "MEMBERS", "ENDPOINTS", "TABLE", "FLOWS", "COUNTS", "EVENTS", "DEVICES"];
+/// What outlives this process. Programs of two processes go on with each other while one takes over, so that they share
+/// what they have in between, too.
+pub(super) const NAMES: [&str; 11] = [
+    "SERVICES",
+    "MEMBERS",
+    "ENDPOINTS",
+    "TABLE",
+    "FLOWS",
+    "COUNTS",
+    "EVENTS",
+    "DEVICES",
+    "NODES",
+    "PROGRAMS",
+    "SCRATCH",
+];
 
 /// What the user side writes.
 pub(super) struct Maps {
@@ -27,7 +40,11 @@ pub(super) struct Maps {
     endpoints: Array<MapData, [u8; PacketEndpoint::SIZE]>,
     table: Array<MapData, [u8; Row::SIZE]>,
     devices: DevMapHash<MapData>,
+    nodes: WordMap<NODE, { u32::SIZE }>,
 }
+
+/// Octets of a node's address.
+const NODE: usize = <[u32; 4]>::SIZE;
 
 /// The flows that the programs have noted.
 pub(super) struct FlowTable(MapData);
@@ -64,7 +81,23 @@ impl Maps {
             endpoints: take(ebpf, "ENDPOINTS")?.try_into().map_err(PacketError::Map)?,
             table: take(ebpf, "TABLE")?.try_into().map_err(PacketError::Map)?,
             devices: take(ebpf, "DEVICES")?.try_into().map_err(PacketError::Map)?,
+            nodes: WordMap::new(take(ebpf, "NODES")?).map_err(PacketError::Map)?,
         })
+    }
+
+    /// The nodes from which packets in tunnels are taken.
+    pub(super) fn nodes(&self) -> Result<BTreeSet<[u32; 4]>, MapError> {
+        Ok(self.nodes.all::<_, u32>()?.into_iter().map(|(node, _)| node).collect())
+    }
+
+    /// Takes such packets from another node, too.
+    pub(super) fn add_node(&mut self, node: &[u32; 4]) -> Result<(), MapError> {
+        self.nodes.put(node, &0_u32)
+    }
+
+    /// Takes no more such packets from a node.
+    pub(super) fn remove_node(&mut self, node: &[u32; 4]) -> Result<(), MapError> {
+        self.nodes.remove(node)
     }
 
     /// What they hold, and what to remove from them.

@@ -181,6 +181,8 @@ pub struct PacketBalancer {
     table: PacketTable,
     attached: Vec<Attached>,
     masquerade: bool,
+    /// The addresses of the cluster's nodes.
+    nodes: BTreeSet<IpAddr>,
     /// Which service each virtual address leads to.
     owners: BTreeMap<Frontend, ServiceKey>,
     /// Virtual addresses of a former process that are not accounted for yet.
@@ -218,6 +220,7 @@ impl PacketBalancer {
         let found: BTreeSet<Frontend> = table.frontends().copied().collect();
         let has_leftovers = !found.is_empty();
         let masquerade = settings.masquerade;
+        let nodes = maps.nodes().map_err(PacketError::Map)?.into_iter().map(ip).collect();
         let owners = BTreeMap::new();
         Ok(Self {
             ebpf,
@@ -227,6 +230,7 @@ impl PacketBalancer {
             table,
             attached,
             masquerade,
+            nodes,
             owners,
             found,
             has_leftovers,
@@ -261,13 +265,33 @@ impl PacketBalancer {
         self.drains.busy()
     }
 
+    /// Takes packets in tunnels from these nodes, and sends them to endpoints there if their services want it. Returns
+    /// whether that is a change, so that services are to be settled again.
+    pub fn set_nodes(&mut self, nodes: BTreeSet<IpAddr>) -> bool {
+        if nodes == self.nodes {
+            return false;
+        }
+        for node in nodes.difference(&self.nodes) {
+            if let Err(error) = self.maps.add_node(&address(*node)) {
+                tracing::warn!(%error, %node, "Cannot take packets in tunnels from a node");
+            }
+        }
+        for node in self.nodes.difference(&nodes) {
+            if let Err(error) = self.maps.remove_node(&address(*node)) {
+                tracing::warn!(%error, %node, "Cannot refuse packets in tunnels from a node that is gone");
+            }
+        }
+        self.nodes = nodes;
+        true
+    }
+
     /// Makes services what a table says. Returns those that could not be put into effect, and why.
     pub fn settle(
         &mut self,
         services: &BTreeSet<ServiceKey>,
         routes: &RouteTable,
     ) -> BTreeMap<ServiceKey, String> {
-        let mut sources = Sources { known: BTreeMap::new(), masquerade: self.masquerade };
+        let mut sources = Sources { known: BTreeMap::new(), masquerade: self.masquerade, nodes: &self.nodes };
         let mut failures = BTreeMap::new();
         let nothing = ServiceSpec::default();
         let mut specs = BTreeMap::new();
@@ -417,12 +441,14 @@ fn first_stamp() -> u32 {
 
 /// The node's own addresses on the way to others, asked for once.
 #[derive(Debug)]
-struct Sources {
+struct Sources<'a> {
     known: BTreeMap<IpAddr, Option<IpAddr>>,
     masquerade: bool,
+    /// Addresses of the cluster's nodes, which take packets in tunnels.
+    nodes: &'a BTreeSet<IpAddr>,
 }
 
-impl Sources {
+impl Sources<'_> {
     fn towards(&mut self, endpoint: SocketAddr) -> Option<IpAddr> {
         *self.known.entry(endpoint.ip()).or_insert_with(|| source_towards(endpoint).ok())
     }
@@ -439,17 +465,28 @@ fn source_towards(to: SocketAddr) -> io::Result<IpAddr> {
     socket.local_addr().map(|address| address.ip())
 }
 
-fn packet_spec(spec: &ServiceSpec, sources: &mut Sources) -> PacketSpec {
-    let mut candidate = |address: SocketAddr, weight: Option<u32>| {
-        let source = sources.towards(address);
+/// An address as it is in the maps.
+fn address(ip: IpAddr) -> [u32; 4] {
+    Place::from(SocketAddr::new(ip, 0)).address
+}
+
+fn ip(address: [u32; 4]) -> IpAddr {
+    SocketAddr::from(Place { address, port: 0 }).ip()
+}
+
+fn packet_spec(spec: &ServiceSpec, sources: &mut Sources<'_>) -> PacketSpec {
+    let ServicePolicy { algorithm, affinity, direct_return, .. } = spec.policy;
+    let mut candidate = |at: SocketAddr, weight: Option<u32>| {
+        let source = sources.towards(at);
+        let is_here = source == Some(at.ip());
         PacketCandidate {
-            place: Place::from(address),
+            place: Place::from(at),
             weight,
-            source: source.map(|source| Place::from(SocketAddr::new(source, 0)).address),
-            replies_pass: !sources.masquerade || source == Some(address.ip()),
+            source: source.map(address),
+            replies_pass: !sources.masquerade || is_here,
+            is_direct: direct_return && !is_here && sources.nodes.contains(&at.ip()),
         }
     };
-    let ServicePolicy { algorithm, affinity, .. } = spec.policy;
     let candidates = spec
         .endpoints
         .iter()

@@ -4,12 +4,13 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use aya::maps::ProgramArray;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, XdpMode};
+use aya::programs::{LinkOrder, ProgramError, ProgramFd, SchedClassifier, TcAttachType, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
-use mesonet_ebpf_abi::LAYOUT;
+use mesonet_ebpf_abi::{LAYOUT, NextProgram};
 
 use super::interfaces::{self, Interface, Link};
 use super::{Attached, PacketError, PacketHook, PacketMode, PacketSettings, maps};
@@ -23,10 +24,17 @@ const LOAD_ATTEMPTS: u32 = 10;
 
 /// Where everything of packet balancing is, below the directory of the layout. The number is that of the form of its own
 /// maps.
-const DIRECTORY: &str = "packet-2";
+const DIRECTORY: &str = "packet-3";
 
 /// What the directories of all forms begin with.
 const DIRECTORIES: &str = "packet";
+
+/// Programs that others go on with: for interfaces like Ethernet, and for those without link headers.
+const NEXT: [(NextProgram, [&str; 2]); 3] = [
+    (NextProgram::In, ["mesonet_in", "mesonet_tunnel_in"]),
+    (NextProgram::Encapsulate, ["mesonet_encapsulate", "mesonet_tunnel_encapsulate"]),
+    (NextProgram::Decapsulate, ["mesonet_decapsulate", "mesonet_tunnel_decapsulate"]),
+];
 
 /// Loads the programs. Maps that are there are taken over with what they hold.
 pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
@@ -37,9 +45,25 @@ pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
         loader.map_pin_path(name, pins.join(name));
     }
     let mut ebpf = loader.load(OBJECT).map_err(PacketError::Load)?;
-    // It answers questions, too.
-    load_one(&mut ebpf, PacketHook::In)?;
+    // They answer questions, too.
+    load_next(&mut ebpf, true)?;
     Ok((ebpf, pins))
+}
+
+/// Loads the programs of tc for packets that come in through interfaces of a kind, and has them go on with each other.
+fn load_next(ebpf: &mut Ebpf, is_ethernet: bool) -> Result<(), PacketError> {
+    let of_kind = usize::from(!is_ethernet);
+    let mut loaded: Vec<(u32, ProgramFd)> = Vec::new();
+    for (next, names) in NEXT {
+        let name = names[of_kind];
+        load_classifier(ebpf, name)?;
+        let failed = |source| PacketError::Program { hook: name, source };
+        let program = classifier(ebpf, name)?.fd().and_then(|fd| Ok(fd.try_clone()?)).map_err(failed)?;
+        loaded.push((next as u32 + u32::from(!is_ethernet), program));
+    }
+    let map = ebpf.map_mut("PROGRAMS").ok_or(PacketError::NoMap("PROGRAMS"))?;
+    let mut programs = ProgramArray::try_from(map).map_err(PacketError::Map)?;
+    loaded.iter().try_for_each(|(at, program)| programs.set(*at, program, 0)).map_err(PacketError::Map)
 }
 
 fn directory(bpffs: &Path) -> PathBuf {
@@ -68,23 +92,33 @@ pub(super) fn remove_older(pins: &Path) {
 }
 
 /// Loads a program, if it is not yet. The kernel takes some tenths of a second to look at it.
-///
-/// The kernel stops to look at a program when a signal comes, and wants to be asked again.
 pub(super) fn load_one(ebpf: &mut Ebpf, hook: PacketHook) -> Result<(), PacketError> {
+    match hook {
+        PacketHook::Xdp => {
+            let program = xdp(ebpf)?;
+            insist(hook.program(), || program.load())
+        }
+        PacketHook::In | PacketHook::Out | PacketHook::TunnelIn | PacketHook::TunnelOut => {
+            load_classifier(ebpf, hook.program())
+        }
+    }
+}
+
+fn load_classifier(ebpf: &mut Ebpf, name: &'static str) -> Result<(), PacketError> {
+    let program = classifier(ebpf, name)?;
+    insist(name, || program.load())
+}
+
+/// The kernel stops to look at a program when a signal comes, and wants to be asked again.
+fn insist(name: &'static str, mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), PacketError> {
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let loaded = match hook {
-            PacketHook::Xdp => xdp(ebpf)?.load(),
-            PacketHook::In | PacketHook::Out | PacketHook::TunnelIn | PacketHook::TunnelOut => {
-                classifier(ebpf, hook)?.load()
-            }
-        };
-        match loaded {
+        match load() {
             Err(ProgramError::AlreadyLoaded) => return Ok(()),
             Err(ProgramError::LoadError { io_error, .. })
                 if io_error.kind() == io::ErrorKind::WouldBlock && attempts < LOAD_ATTEMPTS => {}
-            other => return other.map_err(|source| PacketError::Program { hook: hook.program(), source }),
+            other => return other.map_err(|source| PacketError::Program { hook: name, source }),
         }
     }
 }
@@ -110,6 +144,7 @@ pub(super) fn attach(
         let out = if is_ethernet { PacketHook::Out } else { PacketHook::TunnelOut };
         let at = Attachment { pins, older, name, index: interface.index };
         at.classifier(ebpf, out, TcAttachType::Egress)?;
+        load_next(ebpf, is_ethernet)?;
         // It also meets what XDP leaves.
         let incoming = if is_ethernet { PacketHook::In } else { PacketHook::TunnelIn };
         at.classifier(ebpf, incoming, TcAttachType::Ingress)?;
@@ -171,7 +206,7 @@ impl Attachment<'_> {
         let failed =
             |source| PacketError::Attach { hook: hook.program(), name: self.name.to_owned(), source };
         load_one(ebpf, hook)?;
-        let program = classifier(ebpf, hook)?;
+        let program = classifier(ebpf, hook.program())?;
         if let Some(old) = pinned(&path).and_then(|link| SchedClassifierLink::try_from(link).ok())
             && program.attach_to_link(old).is_ok()
         {
@@ -261,9 +296,12 @@ pub(super) fn remove_all(bpffs: &Path) -> io::Result<()> {
     Ok(())
 }
 
-pub(super) fn classifier(ebpf: &mut Ebpf, hook: PacketHook) -> Result<&mut SchedClassifier, PacketError> {
-    let program = ebpf.program_mut(hook.program()).ok_or(PacketError::NoProgram(hook.program()))?;
-    program.try_into().map_err(|source: ProgramError| PacketError::Program { hook: hook.program(), source })
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, PacketError> {
+    let program = ebpf.program_mut(name).ok_or(PacketError::NoProgram(name))?;
+    program.try_into().map_err(|source: ProgramError| PacketError::Program { hook: name, source })
 }
 
 pub(super) fn xdp(ebpf: &mut Ebpf) -> Result<&mut Xdp, PacketError> {

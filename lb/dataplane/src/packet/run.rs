@@ -110,7 +110,7 @@ impl PacketBalancer {
             }
             _ => {
                 options.ctx_in = is_elsewhere.then_some(&buffer);
-                programs::classifier(&mut self.ebpf, hook)?.test_run(options).map_err(failed)?
+                programs::classifier(&mut self.ebpf, hook.program())?.test_run(options).map_err(failed)?
             }
         };
         after.truncate(result.data_size_out as usize);

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod direct;
 mod packets;
 mod site;
 mod tables;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
+pub const TUNNEL: u8 = 47;
 pub const FIN: u8 = 1;
 pub const SYN: u8 = 2;
 pub const RST: u8 = 4;
@@ -133,6 +134,28 @@ pub fn unreachable(about: &Packet) -> Vec<u8> {
         ([1, 4, 0, 0, 0, 0, 0, 0], 40 + 8)
     };
     turned(message(0, head, about.to.ip(), about.from.ip(), about, octets))
+}
+
+/// The answer that a packet is longer than so many octets, the way back.
+pub fn too_long(about: &Packet, most: u16) -> Vec<u8> {
+    let [high, low] = most.to_be_bytes();
+    let (kind, code, header) = if about.from.is_ipv4() { (3, 4, 20) } else { (2, 0, 40) };
+    let octets = header + if about.protocol == TCP { 20 } else { 8 };
+    let head = [kind, code, 0, 0, 0, 0, high, low];
+    turned(message(0, head, about.to.ip(), about.from.ip(), about, octets))
+}
+
+/// A packet in a tunnel from a node to an endpoint on another one.
+pub fn tunnelled(node: &str, endpoint: &str, inner: &Packet) -> Vec<u8> {
+    let endpoint: SocketAddr = endpoint.parse().expect("an address with a port");
+    let mut content = vec![0x20, 0];
+    content.extend(if endpoint.is_ipv4() { [0x08, 0x00] } else { [0x86, 0xdd] });
+    content.extend([0, 0]);
+    content.extend(endpoint.port().to_be_bytes());
+    content.extend(inner.without_link());
+    let mut frame = inner.octets()[..LINK].to_vec();
+    frame.extend(network(0, node.parse().expect("an address"), endpoint.ip(), TUNNEL, 64, &content));
+    frame
 }
 
 /// The answer that nobody has a connection that a segment may be of, the way back (RFC 9293 §3.10.7.1).

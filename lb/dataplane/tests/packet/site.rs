@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mesonet_ebpf_abi::PacketCount;
 use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
-use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
+use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, RouteTable, ServicePolicy, ServiceSpec};
 use mesonet_model::{FrameworkId, ServiceKey, TaskId, TaskKey};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -88,7 +88,7 @@ impl Site {
         run("ip", &all);
     }
 
-    fn set(&self, side: Side, name: &str, value: &str) {
+    pub fn set(&self, side: Side, name: &str, value: &str) {
         run(
             "ip",
             &["netns", "exec", &self.name(side), "sh", "-c", &format!("echo {value} >/proc/sys/{name}")],
@@ -156,13 +156,28 @@ impl Balancer {
 
     /// Makes a service lead to endpoints.
     pub fn put(&mut self, key: &str, vip: &str, endpoints: &[(&str, RouteState)]) {
-        let mut spec = ServiceSpec::default();
+        self.put_with(ServicePolicy::default(), key, vip, endpoints);
+    }
+
+    /// Makes a service lead to endpoints that answer clients directly where they are on other nodes.
+    pub fn put_direct(&mut self, key: &str, vip: &str, endpoints: &[(&str, RouteState)]) {
+        let policy = ServicePolicy { direct_return: true, ..ServicePolicy::default() };
+        self.put_with(policy, key, vip, endpoints);
+    }
+
+    fn put_with(&mut self, policy: ServicePolicy, key: &str, vip: &str, endpoints: &[(&str, RouteState)]) {
+        let mut spec = ServiceSpec { policy, ..ServiceSpec::default() };
         spec.listeners.insert(address(vip));
         for (at, state) in endpoints {
             let id = EndpointId { task: task(at), address: address(at) };
             spec.endpoints.insert(id, EndpointSpec { state: *state, weight: 1 });
         }
         self.set(key, spec);
+    }
+
+    /// The cluster has nodes at these addresses.
+    pub fn set_nodes(&mut self, nodes: &[&str]) -> bool {
+        self.balancer.set_nodes(nodes.iter().map(|node| node.parse().expect("an address")).collect())
     }
 
     /// What is counted of the endpoints of a virtual address.

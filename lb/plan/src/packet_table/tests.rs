@@ -89,6 +89,7 @@ fn spec(candidates: &[(u8, Option<u32>)]) -> PacketSpec {
         weight,
         source: Some([0, 0, 0, 1]),
         replies_pass: number % 2 == 0,
+        is_direct: false,
     };
     PacketSpec { candidates: by_number.into_iter().map(candidate).collect(), ..PacketSpec::default() }
 }
@@ -121,6 +122,17 @@ fn another_policy_takes_effect() {
         _ => None,
     });
     assert_eq!(service.map(|service| service.flags), Some(PacketService::BY_SOURCE));
+    // Endpoints elsewhere that answer clients themselves, whether or not their replies would pass.
+    let is_direct = |each: PacketCandidate| PacketCandidate { is_direct: true, ..each };
+    let direct =
+        PacketSpec { candidates: by_source.candidates.into_iter().map(is_direct).collect(), ..by_source };
+    let writes = table.put(frontend(1), &direct).expect("room");
+    const ELSEWHERE: u32 = PacketEndpoint::DIRECT | PacketEndpoint::MASQUERADE;
+    let is_put = |write: &PacketWrite| match write {
+        PacketWrite::PutEndpoint(_, endpoint) => endpoint.flags & ELSEWHERE == PacketEndpoint::DIRECT,
+        _ => false,
+    };
+    assert_eq!((writes.len(), writes.iter().all(is_put)), (2, true), "{writes:?}");
 }
 
 #[test]
@@ -175,6 +187,7 @@ fn addresses_that_cannot_be_reached_from_outside_are_left_out() {
             weight: Some(1),
             source: None,
             replies_pass: true,
+            is_direct: false,
         });
     }
     table.put(frontend(1), &wanted).expect("room");
