@@ -44,6 +44,7 @@ use self::affinity::Affinities;
 use self::descriptor_budget::DescriptorBudget;
 use self::listener::{Listener, ListenerSocket};
 use self::local_tcp::LocalTcp;
+use self::udp::SessionIdle;
 use self::worker::{Command, Worker, WorkerSettings};
 use crate::busy::Busy;
 use crate::ledger::Ledger;
@@ -84,16 +85,22 @@ impl Proxy {
     /// When the process cannot start threads or open descriptors.
     pub fn start(metrics: &Metrics) -> Self {
         let count = thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
-        Self::start_workers(metrics, count, DescriptorBudget::of_process().per_worker(count))
+        let budget = DescriptorBudget::of_process().per_worker(count);
+        Self::start_workers(metrics, count, budget, SessionIdle::STANDARD)
     }
 
-    fn start_workers(metrics: &Metrics, count: usize, budget: DescriptorBudget) -> Self {
+    fn start_workers(
+        metrics: &Metrics,
+        count: usize,
+        budget: DescriptorBudget,
+        session_idle: SessionIdle,
+    ) -> Self {
         let busy = Busy::new();
         let local_tcp = LocalTcp::of_system();
         let affinities = Affinities::default();
         let start = |number| {
             let (metrics, busy, affinities) = (metrics.clone(), busy.clone(), affinities.clone());
-            let settings = WorkerSettings { metrics, busy, budget, local_tcp, affinities };
+            let settings = WorkerSettings { metrics, busy, budget, session_idle, local_tcp, affinities };
             WorkerHandle::start(number, settings).expect("the proxy's workers can start")
         };
         let workers = (0..count).map(start).collect();

@@ -1,9 +1,9 @@
-//! The bounds of a worker, with bounds that a test can reach.
+//! Bounds and times of a worker, with values that a test can reach.
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState};
 use mesonet_model::{FrameworkId, TaskId};
@@ -12,41 +12,91 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A proxy with one worker, two connections and two sessions, and a service that leads to an address.
-async fn small_proxy(service: &str, endpoint: SocketAddr) -> (Proxy, prometheus::Registry, SocketAddr) {
-    let registry = prometheus::Registry::new();
-    let budget = DescriptorBudget { connections: 2, sessions: 2, pipes: 0 };
-    let mut proxy = Proxy::start_workers(&Metrics::new(&registry), 1, budget);
-    // No outgoing connection has an address of this network, so none takes the port meanwhile.
-    let vip = Ipv4Addr::new(127, 11, 255, 1);
-    let address = TcpListener::bind((vip, 0)).and_then(|socket| socket.local_addr()).expect("free");
-    let service: ServiceKey = service.parse().expect("key");
-    let task = TaskKey::new(FrameworkId::new("f"), TaskId::new("t"));
-    let endpoint = EndpointId { task, address: endpoint };
-    let spec = EndpointSpec { state: RouteState::Ready, weight: 1 };
-    let ops =
-        [Op::AddEndpoint { service: service.clone(), endpoint, spec }, Op::OpenListener { service, address }];
-    assert!(proxy.apply(&ops).await.is_empty());
-    (proxy, registry, address)
+/// Longer than any test takes.
+const NEVER: Duration = Duration::from_secs(3600);
+
+/// Sessions are over whenever they are looked at.
+const AT_ONCE: Duration = Duration::ZERO;
+
+/// A proxy with one worker, two connections and two sessions, and one service.
+struct SmallProxy {
+    proxy: Proxy,
+    registry: prometheus::Registry,
+    service: ServiceKey,
+    address: SocketAddr,
 }
 
-fn total(registry: &prometheus::Registry, name: &str) -> f64 {
-    let families = registry.gather();
-    let metrics =
-        families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
-    metrics.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
+impl SmallProxy {
+    async fn start(service: &str, session_idle: SessionIdle) -> Self {
+        let registry = prometheus::Registry::new();
+        let budget = DescriptorBudget { connections: 2, sessions: 2, pipes: 0 };
+        let mut proxy = Proxy::start_workers(&Metrics::new(&registry), 1, budget, session_idle);
+        // No outgoing connection has an address of this network, so none takes the port meanwhile.
+        let vip = Ipv4Addr::new(127, 11, 255, 1);
+        let address = TcpListener::bind((vip, 0)).and_then(|socket| socket.local_addr()).expect("free");
+        let service: ServiceKey = service.parse().expect("key");
+        let open = Op::OpenListener { service: service.clone(), address };
+        assert!(proxy.apply(&[open]).await.is_empty());
+        Self { proxy, registry, service, address }
+    }
+
+    async fn put_endpoint(&mut self, name: &str, address: SocketAddr, state: RouteState) {
+        let endpoint = EndpointId { task: task(name), address };
+        let spec = EndpointSpec { state, weight: 1 };
+        let op = Op::SetEndpoint { service: self.service.clone(), endpoint, spec };
+        assert!(self.proxy.apply(&[op]).await.is_empty());
+    }
+
+    fn total(&self, name: &str) -> f64 {
+        let families = self.registry.gather();
+        let metrics =
+            families.iter().filter(|family| family.name() == name).flat_map(|family| family.get_metric());
+        metrics.map(|metric| metric.get_counter().get_value() + metric.get_gauge().get_value()).sum()
+    }
+
+    /// Waits until every session has ended.
+    fn wait_until_silent(&self) {
+        let begun = Instant::now();
+        while self.total("mesonet_lb_active_connections") > 0.0 {
+            assert!(begun.elapsed() < PATIENCE, "sessions stay");
+            thread::yield_now();
+        }
+    }
+
+    fn udp_client(&self) -> UdpSocket {
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
+        client.connect(self.address).expect("connected");
+        client
+    }
+}
+
+fn task(name: &str) -> TaskKey {
+    TaskKey::new(FrameworkId::new("f"), TaskId::new(name))
+}
+
+fn udp_server() -> (UdpSocket, SocketAddr) {
+    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
+    server.set_read_timeout(Some(PATIENCE)).expect("valid");
+    let address = server.local_addr().expect("bound");
+    (server, address)
+}
+
+/// Sends a datagram that has to reach a server.
+fn send(client: &UdpSocket, server: &UdpSocket) {
+    client.send(b"?").expect("sent");
+    server.recv(&mut [0; 8]).expect("forwarded");
 }
 
 #[tokio::test]
 async fn clients_beyond_the_bound_wait_until_a_connection_ends() {
     let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
-    let (_proxy, registry, address) =
-        small_proxy("tcp/web@marathon:80", server.local_addr().expect("bound")).await;
+    let mut small = SmallProxy::start("tcp/web@marathon:80", SessionIdle::STANDARD).await;
+    small.put_endpoint("t", server.local_addr().expect("bound"), RouteState::Ready).await;
     let clients: Vec<TcpStream> =
-        (0..3).map(|_| TcpStream::connect(address).expect("the queue has room")).collect();
+        (0..3).map(|_| TcpStream::connect(small.address).expect("the queue has room")).collect();
     let served: Vec<TcpStream> = (0..2).map(|_| server.accept().expect("two are served").0).collect();
-    assert_eq!(total(&registry, "mesonet_lb_active_connections"), 2.0);
-    assert_eq!(total(&registry, "mesonet_lb_connections_total"), 2.0);
+    assert_eq!(small.total("mesonet_lb_active_connections"), 2.0);
+    assert_eq!(small.total("mesonet_lb_connections_total"), 2.0);
 
     let [first, second, mut last] = <[TcpStream; 3]>::try_from(clients).expect("three");
     drop((first, second, served));
@@ -60,27 +110,60 @@ async fn clients_beyond_the_bound_wait_until_a_connection_ends() {
 
 #[tokio::test]
 async fn the_oldest_session_makes_room_for_a_new_one() {
-    let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
-    server.set_read_timeout(Some(PATIENCE)).expect("valid");
-    let (_proxy, registry, address) =
-        small_proxy("udp/echo@marathon:80", server.local_addr().expect("bound")).await;
-    let clients: Vec<UdpSocket> = (0..3)
-        .map(|_| {
-            let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
-            client.connect(address).expect("connected");
-            client
-        })
-        .collect();
-    // The proxy's address for each datagram that arrives; a session keeps its own.
-    let send = |client: &UdpSocket| {
-        client.send(b"?").expect("sent");
-        server.recv_from(&mut [0; 8]).expect("forwarded").1
-    };
-    let first: Vec<SocketAddr> = clients.iter().map(send).collect();
-    assert_eq!(first.iter().collect::<BTreeSet<_>>().len(), 3);
-    assert_eq!(total(&registry, "mesonet_lb_active_connections"), 2.0);
-    assert_eq!(send(&clients[2]), first[2]);
-    assert_eq!(send(&clients[1]), first[1]);
-    assert_ne!(send(&clients[0]), first[0], "the oldest session was dropped");
-    assert_eq!(total(&registry, "mesonet_lb_connections_total"), 4.0);
+    let (server, endpoint) = udp_server();
+    let idle = SessionIdle { usually: NEVER, draining: NEVER };
+    let mut small = SmallProxy::start("udp/echo@marathon:80", idle).await;
+    small.put_endpoint("t", endpoint, RouteState::Ready).await;
+    let clients: Vec<UdpSocket> = (0..3).map(|_| small.udp_client()).collect();
+    clients.iter().for_each(|client| send(client, &server));
+    assert_eq!(small.total("mesonet_lb_active_connections"), 2.0);
+    send(&clients[2], &server);
+    send(&clients[1], &server);
+    assert_eq!(small.total("mesonet_lb_connections_total"), 3.0, "the newer sessions go on");
+    send(&clients[0], &server);
+    assert_eq!(small.total("mesonet_lb_connections_total"), 4.0, "the oldest session was dropped");
+}
+
+#[tokio::test]
+async fn a_client_that_was_silent_for_long_begins_another_session() {
+    let (server, endpoint) = udp_server();
+    let idle = SessionIdle { usually: AT_ONCE, draining: NEVER };
+    let mut small = SmallProxy::start("udp/echo@marathon:80", idle).await;
+    small.put_endpoint("t", endpoint, RouteState::Ready).await;
+    let client = small.udp_client();
+    for sessions in 1..=2 {
+        send(&client, &server);
+        assert_eq!(small.total("mesonet_lb_connections_total"), f64::from(sessions));
+        small.wait_until_silent();
+    }
+}
+
+#[tokio::test]
+async fn a_session_keeps_the_task_of_its_draining_endpoint_busy() {
+    let ((a, at_a), (b, at_b)) = (udp_server(), udp_server());
+    let idle = SessionIdle { usually: NEVER, draining: NEVER };
+    let mut small = SmallProxy::start("udp/echo@marathon:80", idle).await;
+    small.put_endpoint("a", at_a, RouteState::Ready).await;
+    let (old, new) = (small.udp_client(), small.udp_client());
+    send(&old, &a);
+    small.put_endpoint("a", at_a, RouteState::Draining).await;
+    small.put_endpoint("b", at_b, RouteState::Ready).await;
+    send(&new, &b);
+    send(&old, &a);
+    assert_eq!(*small.proxy.busy().borrow(), BTreeSet::from([task("a")]));
+}
+
+#[tokio::test]
+async fn a_client_that_was_silent_leaves_a_draining_endpoint() {
+    let ((a, at_a), (b, at_b)) = (udp_server(), udp_server());
+    let idle = SessionIdle { usually: NEVER, draining: AT_ONCE };
+    let mut small = SmallProxy::start("udp/echo@marathon:80", idle).await;
+    small.put_endpoint("a", at_a, RouteState::Ready).await;
+    let client = small.udp_client();
+    send(&client, &a);
+    small.put_endpoint("a", at_a, RouteState::Draining).await;
+    small.put_endpoint("b", at_b, RouteState::Ready).await;
+    let mut busy = small.proxy.busy();
+    busy.wait_for(BTreeSet::is_empty).await.expect("the proxy lives");
+    send(&client, &b);
 }

@@ -19,12 +19,20 @@ use super::token::Token;
 use super::worker::Worker;
 use crate::metrics::ServiceMetrics;
 
-/// A session without a datagram for this long is over; the same as what Linux's connection tracking gives a flow that
-/// has seen an answer, and longer than any resolver or logger waits.
-const SESSION_IDLE: Duration = Duration::from_secs(60);
+/// A session without a datagram for so long is over.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SessionIdle {
+    pub(super) usually: Duration,
+    /// While its endpoint drains, and a kill waits for it.
+    pub(super) draining: Duration,
+}
 
-/// The same while its endpoint drains: an answer comes within this time or not at all, and a kill waits for it.
-const DRAINING_SESSION_IDLE: Duration = Duration::from_secs(1);
+impl SessionIdle {
+    /// Usually the same as what Linux's connection tracking gives a flow that has seen an answer, and longer than any
+    /// resolver or logger waits. While a kill waits, an answer comes within a second or not at all.
+    pub(super) const STANDARD: Self =
+        Self { usually: Duration::from_secs(60), draining: Duration::from_secs(1) };
+}
 
 /// How often sessions are looked through; how much later than the idle time one may end.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(250);
@@ -199,7 +207,7 @@ impl Worker {
         }
         self.end_sessions(|worker, session| {
             let draining = worker.routes.is_draining(session.endpoint);
-            let idle = if draining { DRAINING_SESSION_IDLE } else { SESSION_IDLE };
+            let idle = if draining { worker.session_idle.draining } else { worker.session_idle.usually };
             worker.now.saturating_duration_since(session.used_at) >= idle
         });
         let UdpSessions { sessions, order, next_sweep, .. } = &mut self.sessions;

@@ -31,7 +31,7 @@ use super::pipe_pool::PipePool;
 use super::routes::Routes;
 use super::slots::{SlotKey, Slots};
 use super::token::Token;
-use super::udp::UdpSessions;
+use super::udp::{SessionIdle, UdpSessions};
 use crate::Metrics;
 use crate::busy::Busy;
 
@@ -63,6 +63,7 @@ pub(super) struct WorkerSettings {
     pub(super) metrics: Metrics,
     pub(super) busy: Busy,
     pub(super) budget: DescriptorBudget,
+    pub(super) session_idle: SessionIdle,
     pub(super) local_tcp: LocalTcp,
     pub(super) affinities: Affinities,
 }
@@ -76,6 +77,7 @@ pub(super) struct Worker {
     commands: Receiver<Command>,
     pub(super) epoll: OwnedFd,
     pub(super) budget: DescriptorBudget,
+    pub(super) session_idle: SessionIdle,
     pub(super) local_tcp: LocalTcp,
     pub(super) routes: Routes,
     pub(super) listeners: Slots<Watched>,
@@ -121,6 +123,7 @@ impl Worker {
             commands,
             epoll,
             budget,
+            session_idle: settings.session_idle,
             local_tcp: settings.local_tcp,
             routes: Routes::new(settings.metrics, settings.busy, settings.affinities, seed),
             listeners: Slots::new(),

@@ -177,9 +177,13 @@ pub fn serve_name_at(host: &str, name: &'static str) -> SocketAddr {
 }
 
 pub fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the service listens");
-    stream.set_read_timeout(Some(PATIENCE)).expect("valid");
-    stream
+    try_connect(address).expect("the service listens")
+}
+
+fn try_connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
 }
 
 /// Reads one name of one letter.
@@ -189,9 +193,9 @@ pub fn read_name(stream: &mut TcpStream) -> io::Result<char> {
     Ok(char::from(byte[0]))
 }
 
-/// What a new connection says, to its end.
+/// What a new connection says, to its end. One that is reset may end before it is known to be there.
 pub fn ask(address: SocketAddr) -> io::Result<char> {
-    let mut stream = connect(address);
+    let mut stream = try_connect(address)?;
     let name = read_name(&mut stream)?;
     stream.shutdown(Shutdown::Write)?;
     stream.read_to_end(&mut Vec::new())?;
