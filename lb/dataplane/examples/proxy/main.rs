@@ -22,7 +22,7 @@ use load::{Cost, LOAD_CPU, Load};
 type Measured<T> = Result<T, Box<dyn std::error::Error>>;
 
 /// How often each balancer is measured with each load.
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 11;
 
 /// How long each time, unless told: longer measurements tell no more.
 const SECONDS: u64 = 1;

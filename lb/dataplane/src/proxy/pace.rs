@@ -6,22 +6,20 @@
 
 use std::time::{Duration, Instant};
 
-/// The moment. A request waits for it at most twice, on its way in and out.
-const MOMENT: Duration = Duration::from_micros(50);
+/// The moment. A request waits for it at most twice, on its way in and out. In a virtual machine, to sleep and wake up
+/// may cost as much as two requests, so the moment is about as long as it can be before somebody feels it.
+const MOMENT: Duration = Duration::from_micros(100);
 
 /// Events that are expected within the moment, or there is no wait.
-const EVENTS_EXPECTED: u64 = 4;
+const EVENTS_EXPECTED: u64 = 8;
 
 /// After a round with as many events there is no wait: the worker has enough to do without.
-const EVENTS_ENOUGH: usize = 16;
+const EVENTS_ENOUGH: usize = 32;
 
 /// A new connection is as much work as so many events besides its own.
 const ARRIVAL_EVENTS: usize = 4;
 
-/// The moment while bulk data comes, which is short beside what a round of it takes.
-const BULK_MOMENT: Duration = Duration::from_micros(100);
-
-/// Bytes of bulk data that are expected within that moment, or there is no wait for them.
+/// Bytes of bulk data that are expected within the moment, or there is no wait for them.
 const BULK_EXPECTED: u64 = 32 * 1024;
 
 /// After a round that moved as many there is no wait.
@@ -71,22 +69,19 @@ impl Pace {
 
     /// Whether several events are expected within a moment.
     pub(super) fn is_fast(&self) -> bool {
-        self.is_expected(self.events, EVENTS_EXPECTED, MOMENT)
+        self.is_expected(self.events, EVENTS_EXPECTED)
     }
 
     /// How long to wait before the next look for events, if at all.
     pub(super) fn moment(&self, done: Done) -> Option<Duration> {
-        let is_bulk = (1..BULK_ENOUGH).contains(&done.bulk_bytes)
-            && self.is_expected(self.bulk_bytes, BULK_EXPECTED, BULK_MOMENT);
-        if is_bulk {
-            return Some(BULK_MOMENT);
-        }
-        (self.is_fast() && self.last_events < EVENTS_ENOUGH).then_some(MOMENT)
+        let is_bulk =
+            (1..BULK_ENOUGH).contains(&done.bulk_bytes) && self.is_expected(self.bulk_bytes, BULK_EXPECTED);
+        (is_bulk || self.is_fast() && self.last_events < EVENTS_ENOUGH).then_some(MOMENT)
     }
 
-    /// Whether at least so much of what is summed up comes in a time.
-    fn is_expected(&self, sum: u64, least: u64, time: Duration) -> bool {
-        sum > 0 && sum.saturating_mul(time.as_nanos() as u64) >= least.saturating_mul(self.elapsed_ns)
+    /// Whether at least so much of what is summed up comes within the moment.
+    fn is_expected(&self, sum: u64, least: u64) -> bool {
+        sum > 0 && sum.saturating_mul(MOMENT.as_nanos() as u64) >= least.saturating_mul(self.elapsed_ns)
     }
 }
 
@@ -147,7 +142,7 @@ mod tests {
         ] {
             let (done, apart) = (Done { arrivals: 0, bulk_bytes }, Duration::from_micros(apart_us));
             assert_eq!(
-                moment_after(1, done, apart) == Some(BULK_MOMENT),
+                moment_after(1, done, apart) == Some(MOMENT),
                 waits,
                 "{bulk_bytes} bytes in {apart:?}"
             );
