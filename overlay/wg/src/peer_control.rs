@@ -23,6 +23,10 @@ use crate::tables::Tables;
 /// Handshakes that a peer may begin: one in this time. Each costs two multiplications on the curve.
 const HANDSHAKE_INTERVAL: Duration = Duration::from_millis(20);
 
+/// Handshakes that it may begin at once, if it has begun none for a while. When keys of both ends change there are
+/// several, and a busy end gets them together, however long the other one waited in between.
+const HANDSHAKE_BURST: u32 = 8;
+
 /// Octets of the packets that every path is expected to carry: those of IPv6's smallest MTU, without what the tunnel
 /// adds over IPv6.
 const PACKET_FLOOR: u16 = 1280 - 40 - 8 - DATA_OVERHEAD as u16;
@@ -53,7 +57,8 @@ pub(crate) struct PeerControl {
     next: Option<Arc<Session>>,
     /// The time of the last handshake by each of the peer's keys.
     stamps: BTreeMap<PublicKey, Stamp>,
-    last_admitted: Option<Instant>,
+    /// Until when handshakes that were answered have used up what the peer may begin.
+    admitted_until: Option<Instant>,
     /// Since when the peer has not answered.
     pub(crate) silent_since: Option<Instant>,
     /// Whether that is so long that the owner of the tunnel was told.
@@ -97,7 +102,7 @@ impl PeerControl {
             previous: None,
             next: None,
             stamps: BTreeMap::new(),
-            last_admitted: None,
+            admitted_until: None,
             silent_since: None,
             is_silent: false,
             session_count: 0,
@@ -203,7 +208,7 @@ impl PeerControl {
         self.attempt.is_some()
     }
 
-    /// Whether a handshake by these keys goes on. Another one right after it would not be answered.
+    /// Whether a handshake by these keys goes on. Its answer is of no use once there is another one.
     pub(crate) fn is_trying_with(&self, keys: KeyPair) -> bool {
         self.attempt.as_ref().is_some_and(|attempt| attempt.keys == keys)
     }
@@ -241,12 +246,12 @@ impl PeerControl {
         if self.stamps.get(key).is_some_and(|last| *last >= stamp) {
             return Err(Drop::Replayed);
         }
-        let is_too_soon = |last: Instant| now.saturating_duration_since(last) < HANDSHAKE_INTERVAL;
-        if self.last_admitted.is_some_and(is_too_soon) {
+        let until = self.admitted_until.map_or(now, |until| until.max(now)) + HANDSHAKE_INTERVAL;
+        if until - now > HANDSHAKE_INTERVAL * HANDSHAKE_BURST {
             return Err(Drop::HandshakeFlood);
         }
         self.stamps.insert(*key, stamp);
-        self.last_admitted = Some(now);
+        self.admitted_until = Some(until);
         Ok(())
     }
 

@@ -303,6 +303,25 @@ fn what_is_told_again_does_not_disturb_a_handshake() {
 }
 
 #[test]
+fn a_peer_may_begin_several_handshakes_at_once_but_not_any_number() {
+    let mut pair = connected();
+    pair.pass(Duration::from_secs(1));
+    let (from, peer) = (pair.ends[0].address, pair.ends[1].key.public());
+    let mut answers = Vec::new();
+    for number in 1..=50 {
+        let stamp = Stamp::of(std::time::SystemTime::now() + Duration::from_secs(number));
+        let (_, mut message) = Initiated::new(&pair.ends[0].key, &peer, 7, stamp).expect("a handshake");
+        crate::cookies::Prover::new(&peer).sign(&mut message, pair.now);
+        pair.ends[1].receive(&message, message.len(), from, pair.now);
+        pair.ends[1].settle(pair.now);
+        answers.push(std::mem::take(&mut pair.ends[1].wire).len());
+        pair.now += Duration::from_millis(1);
+    }
+    assert_eq!(answers[..5], [1; 5]);
+    assert!(answers.iter().sum::<usize>() <= 8 + 50 / 20 + 1, "{answers:?}");
+}
+
+#[test]
 fn a_quiet_peer_is_answered_so_that_it_knows() {
     let mut pair = connected();
     pair.pass(Duration::from_secs(2));
