@@ -287,6 +287,9 @@ settings! {
             "UDP port of the overlay's tunnels", "51820";
         overlay_key_age: fixed Grace, "overlay-key-age", "MESONET_OVERLAY_KEY_AGE", "TIME",
             "Age at which the key of the node's tunnels is changed", "24h";
+        overlay_masquerade: fixed Switch, "overlay-masquerade", "MESONET_OVERLAY_MASQUERADE", "on|off",
+            "Whether packets from the node's containers to addresses outside of all networks leave with the node's own address",
+            "off";
         http: fixed SocketAddr, "http", "MESONET_HTTP", "ADDR",
             "Address of the metrics", "127.0.0.1:8081";
         stale_after: fixed Grace, "stale-after", "MESONET_STALE_AFTER", "TIME",

@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow};
 use mesonet_bus::Subscriber;
 use mesonet_model::{AgentId, ClusterView, Subnet, Timestamp, TunnelEnd, TunnelReport};
 use mesonet_overlay_plan::{
-    KeySituation, KeyStep, NodeKeys, NodeOverlay, PlannedPeer, Prefix, age_max_of, plan,
+    KeySituation, KeyStep, NodeKeys, NodeOverlay, PlannedPeer, Prefix, age_max_of, outward, plan,
 };
 use mesonet_overlay_wg::{
     OwnKeys, PeerSettings, PeerStats, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats,
@@ -23,6 +23,7 @@ use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::kernel::Wanted;
 use self::keys::KeyFile;
 use self::metrics::{KeyMetrics, TunnelCollector};
 
@@ -53,9 +54,22 @@ pub struct Overlay {
     key_file: KeyFile,
     keys: NodeKeys<PrivateKey>,
     key_age_max: Duration,
+    /// Whether packets from the networks to elsewhere get the node's own address.
+    masquerades: bool,
     port: u16,
     tunnel: SharedTunnel,
     metrics: KeyMetrics,
+}
+
+/// How a node's overlay is to be.
+#[derive(Debug, Clone, Copy)]
+pub struct OverlaySettings {
+    /// UDP port of the tunnels.
+    pub port: u16,
+    /// Age at which the node's key is changed.
+    pub key_age_max: Duration,
+    /// Whether packets from the networks to elsewhere get the node's own address.
+    pub masquerades: bool,
 }
 
 /// The tunnel, which is another one after somebody removed its device, and none while it cannot be opened.
@@ -67,15 +81,16 @@ impl Overlay {
     ///
     /// # Errors
     /// When the keys cannot be used, or the device or the port cannot be had.
-    pub fn open(dir: &Path, port: u16, key_age_max: Duration, registry: &Registry) -> anyhow::Result<Self> {
+    pub fn open(dir: &Path, settings: OverlaySettings, registry: &Registry) -> anyhow::Result<Self> {
+        let OverlaySettings { port, key_age_max, masquerades } = settings;
         let key_file = KeyFile::of(dir);
         let keys = key_file.read_or_make(now())?;
         let metrics = KeyMetrics::new()?;
         let tunnel = SharedTunnel::default();
-        let port = tunnel.open(&settings(port, &keys))?;
+        let port = tunnel.open(&tunnel_settings(port, &keys))?;
         let collector = TunnelCollector::new(tunnel.clone(), metrics.clone())?;
         registry.register(Box::new(collector)).context("cannot register metrics")?;
-        Ok(Self { key_file, keys, key_age_max, port, tunnel, metrics })
+        Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics })
     }
 
     /// What may be asked of it while it follows.
@@ -87,7 +102,7 @@ impl Overlay {
     pub async fn follow(mut self, node: AgentId, mut subscriber: Subscriber) {
         self.key_age_max = age_max_of(&node, self.key_age_max);
         let mut view: Option<Arc<ClusterView>> = None;
-        let mut last: Option<NodeOverlay> = None;
+        let mut last: Option<Wanted> = None;
         let mut look_at = Instant::now() + RECONCILE_INTERVAL;
         let mut keys_at = look_at;
         let mut changes = self.tunnel.changes();
@@ -121,9 +136,9 @@ impl Overlay {
                 keys_at = look_at;
                 continue;
             };
-            let desired = plan(view, &node);
+            let desired = self.wanted(view, &node);
             if look_at <= Instant::now() || last.as_ref() != Some(&desired) {
-                self.tunnel.set_peers(peers_of(&desired), std::mem::take(&mut is_new));
+                self.tunnel.set_peers(peers_of(&desired.overlay), std::mem::take(&mut is_new));
                 let wanted = desired.clone();
                 let done = blocking(move || kernel::reconcile(&wanted)).await;
                 look_at = Instant::now() + RECONCILE_INTERVAL;
@@ -141,6 +156,12 @@ impl Overlay {
             let report = TunnelReport { end: self.end(), silent: self.tunnel.silent() };
             subscriber.report_tunnel(view.revision, report).await;
         }
+    }
+
+    fn wanted(&self, view: &ClusterView, node: &AgentId) -> Wanted {
+        let overlay = plan(view, node);
+        let outward = if self.masquerades { outward(view, &overlay) } else { Vec::new() };
+        Wanted { overlay, outward }
     }
 
     /// Takes the next step of a change of keys, if one is due. When to look again. `known` is what the others know.
@@ -205,12 +226,12 @@ impl Overlay {
         if self.tunnel.is_usable() {
             return Ok(false);
         }
-        let (tunnel, settings) = (self.tunnel.clone(), settings(self.port, &self.keys));
+        let (tunnel, settings) = (self.tunnel.clone(), tunnel_settings(self.port, &self.keys));
         blocking(move || tunnel.open(&settings)).await.map(|_| true)
     }
 }
 
-fn settings(port: u16, keys: &NodeKeys<PrivateKey>) -> TunnelSettings {
+fn tunnel_settings(port: u16, keys: &NodeKeys<PrivateKey>) -> TunnelSettings {
     let primary = keys.primary().key.clone();
     TunnelSettings { keys: own_keys(keys), ..TunnelSettings::new(kernel::DEVICE, port, primary) }
 }

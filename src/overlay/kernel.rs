@@ -1,4 +1,5 @@
-//! What the kernel is to know of a node's overlay: the device's addresses, routes, rules and switches.
+//! What the kernel is to know of a node's overlay: the device's addresses, routes, rules and switches, and what becomes
+//! of the source of packets that leave the networks.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,8 +8,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use mesonet_model::{Subnet, gateway_of};
-use mesonet_netlink::{Link, MAIN_TABLE, Netlink, NetlinkError, Route, Rule};
-use mesonet_overlay_plan::{NodeOverlay, PlannedRoute, RouteScope, difference};
+use mesonet_netlink::{Link, MAIN_TABLE, Nat, NatRule, Netlink, NetlinkError, Route, Rule};
+use mesonet_overlay_plan::{NodeOverlay, Outward, PlannedRoute, RouteScope, difference};
 
 /// The tunnel's network device.
 pub(super) const DEVICE: &str = "mesonet-wg";
@@ -18,6 +19,16 @@ const MARK: u8 = 77;
 
 /// The table of routes for packets of tasks, as in DC/OS (spec/dcos-networking.md §2.4.3).
 const TASKS_TABLE: u32 = 42;
+
+/// The table of nftables that is ours.
+const NAT_TABLE: &str = "mesonet";
+
+/// What is to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) overlay: NodeOverlay,
+    pub(super) outward: Vec<Outward>,
+}
 
 /// Sets the switches of the device, which is new or another daemon's.
 pub(super) fn prepare() -> anyhow::Result<()> {
@@ -38,6 +49,7 @@ pub fn clean_up() -> anyhow::Result<()> {
     for rule in kernel.rules(MARK)? {
         kernel.remove_rule(&rule, MARK)?;
     }
+    translate(&[])?;
     match kernel.link(DEVICE)? {
         Some(_) => kernel.remove_link(DEVICE).context("cannot remove the overlay's device"),
         None => Ok(()),
@@ -45,7 +57,8 @@ pub fn clean_up() -> anyhow::Result<()> {
 }
 
 /// Makes the kernel's routes and rules what they are to be. Routes come before rules, and go after them.
-pub(super) fn reconcile(overlay: &NodeOverlay) -> anyhow::Result<()> {
+pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<()> {
+    let Wanted { overlay, outward } = wanted;
     let mut kernel = Netlink::open()?;
     let device = kernel.link(DEVICE)?.context("the overlay's device is gone")?;
     kernel.set_up(&device)?;
@@ -61,7 +74,35 @@ pub(super) fn reconcile(overlay: &NodeOverlay) -> anyhow::Result<()> {
     each(&rules.remove, |rule| kernel.remove_rule(rule, MARK))?;
     each(&routes.remove, |route| kernel.remove_route(route, MARK))?;
     each(&routes.add, |route| kernel.add_route(route, MARK))?;
-    each(&rules.add, |rule| kernel.add_rule(rule, MARK))
+    each(&rules.add, |rule| kernel.add_rule(rule, MARK))?;
+    translate(outward)
+}
+
+/// Makes the kernel translate sources so and no other way. A kernel that cannot has nothing to take back either.
+fn translate(outward: &[Outward]) -> anyhow::Result<()> {
+    let rules: Vec<NatRule> = outward.iter().map(nat_rule).collect();
+    let there = Nat::open().and_then(|mut nat| nat.rules(NAT_TABLE).map(|there| (nat, there)));
+    let (mut nat, there) = match there {
+        Err(_) if rules.is_empty() => return Ok(()),
+        there => there?,
+    };
+    if there != rules.iter().map(NatRule::to_string).collect::<Vec<_>>() {
+        nat.replace(NAT_TABLE, &rules)?;
+    }
+    let is_ipv4 = |rule: &NatRule| matches!(rule, NatRule::TranslateFrom(address, _) if address.is_ipv4());
+    if rules.iter().any(is_ipv4) && !is_set("net/ipv4/ip_forward") {
+        // Answers come in by whatever interface leads outside.
+        set("net/ipv4/ip_forward", "1")?;
+    }
+    Ok(())
+}
+
+fn nat_rule(outward: &Outward) -> NatRule {
+    match outward {
+        Outward::KeepThroughTunnel => NatRule::KeepThrough(DEVICE.to_owned()),
+        Outward::KeepTo(range) => NatRule::KeepTo(range.first(), range.prefix()),
+        Outward::TranslateFrom(part) => NatRule::TranslateFrom(part.first(), part.prefix()),
+    }
 }
 
 /// What the node itself sends to tasks comes from the first addresses of its parts. They are the device's, too, so that
@@ -111,4 +152,8 @@ fn rules(overlay: &NodeOverlay) -> BTreeSet<Rule> {
 fn set(name: &str, value: &str) -> anyhow::Result<()> {
     let path = PathBuf::from("/proc/sys").join(name);
     fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn is_set(name: &str) -> bool {
+    fs::read_to_string(PathBuf::from("/proc/sys").join(name)).is_ok_and(|value| value.trim() == "1")
 }

@@ -26,7 +26,7 @@ use crate::dns_api::{self, DnsApi};
 use crate::host::{LoopbackAddress, ResolvConf};
 use crate::lb_api::LbApi;
 use crate::net_plan::NetPlan;
-use crate::overlay::{self, Overlay};
+use crate::overlay::{self, Overlay, OverlaySettings};
 use crate::process::{self, Running};
 use crate::sources::{self, Sink, SourceMetrics};
 use crate::{http, http_server, open_files, planes, process_metrics};
@@ -232,7 +232,9 @@ impl Origin<'_> {
             (_, Switch::Off) => Ok(None),
             (Origin::Bus { .. }, Switch::On) => {
                 let Grace(key_age_max) = options.overlay_key_age;
-                Overlay::open(&options.dir, options.overlay_port, key_age_max, metrics).map(Some)
+                let masquerades = options.overlay_masquerade == Switch::On;
+                let settings = OverlaySettings { port: options.overlay_port, key_age_max, masquerades };
+                Overlay::open(&options.dir, settings, metrics).map(Some)
             }
             (Origin::Foreign(_), Switch::On) => {
                 bail!("the overlay needs a cluster of mesonet: use --overlay off")

@@ -238,3 +238,74 @@ fn a_node_that_no_tunnel_reaches_is_given_up_before_its_time() {
         equal(&state()?, &json!("unreachable")).map_err(|error| format!("{error}, {reached:?}"))
     });
 }
+
+/// A server outside of the cluster, which says who asks it. It ends when dropped.
+struct Outside(Child);
+
+impl Outside {
+    fn start(network: &Network, host: &str) -> Self {
+        let script = format!("{}/tests/e2e/apps/caller.py", env!("CARGO_MANIFEST_DIR"));
+        let mut command = network.command(host, "python3");
+        Self(command.arg(script).stdin(Stdio::null()).spawn().expect("python3 starts"))
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn succeed(nodes: &Nodes, host: &str, program: &str, arguments: &str) -> String {
+    let mut command = nodes.network().command(host, program);
+    program::outcome(program, command.args(arguments.split(' ')).output()).success()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn tasks_reach_the_outside_in_the_name_of_their_node() {
+    let mut nodes = Nodes::start(&["n1", "outside"]);
+    for (host, address) in [("n1", "fd77::2/64"), ("outside", "fd77::3/64")] {
+        succeed(&nodes, host, "ip", &format!("addr add {address} dev eth0 nodad"));
+    }
+    let _outside = Outside::start(nodes.network(), "outside");
+    let token = nodes.token(1);
+    nodes.start_agent("n1", Some(&token));
+    eventually("the agent is registered", || {
+        let view = nodes.get("/v1/view");
+        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &1)
+    });
+    nodes.start_net_with("n1", &[&OVERLAY[..], &["--overlay-masquerade", "on"]].concat());
+    nodes
+        .mesonet(&["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"])
+        .success();
+    let outside = nodes.network().address("outside");
+    let ask = format!(
+        "ask() {{ until curl -gsf --max-time 5 \"http://$1:8000/\" > \"$2\"; do sleep 0.2; done; }}; \
+         ask {outside} v4; ask '[fd77::3]' v6; exec python3 -m http.server --bind :: 9090"
+    );
+    nodes.deploy(&json!({
+        "id": "/client", "cmd": ask, "cpus": 0.1, "mem": 32,
+        "networks": [{ "mode": "container", "name": "both" }],
+        "container": { "type": "MESOS", "portMappings": [] },
+    }));
+    let callers = [("v4", nodes.network().address("n1")), ("v6", "fd77::2".to_owned())];
+    for (way, caller) in callers {
+        eventually("the task is known by its node's address", || {
+            equal(&nodes.curl("n1", &format!("http://10.128.0.2:9090/{way}"))?, &caller)
+        });
+    }
+
+    let table = "list table inet mesonet";
+    succeed(&nodes, "n1", "nft", "delete table inet mesonet");
+    eventually("what somebody removed comes back", || {
+        let mut list = nodes.network().command("n1", "nft");
+        let outcome = program::outcome("nft", list.args(table.split(' ')).output());
+        equal(&outcome.stdout.contains("masquerade comment \"translated from 10.128.0.0/24\""), &true)
+    });
+    nodes.stop("n1", "net");
+    let dir = nodes.host_dir("n1");
+    succeed(&nodes, "n1", env!("CARGO_BIN_EXE_mesonet"), &format!("net --cleanup --dir {dir} --bpffs {dir}"));
+    assert_eq!(succeed(&nodes, "n1", "nft", "list tables"), "");
+}

@@ -1,4 +1,5 @@
-//! Links, addresses and routes of a network namespace, by rtnetlink (RFC 3549, `man 7 rtnetlink`).
+//! Links, addresses and routes of a network namespace, by rtnetlink (RFC 3549, `man 7 rtnetlink`), and the translation of
+//! sources, by nftables.
 //!
 //! A [`Netlink`] speaks to the namespace in which it was opened, wherever its thread goes afterwards. Calls block for
 //! as long as the kernel takes, which is microseconds. What is there already is no error where the caller wants it to
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod message;
+mod nat;
 mod routes;
 mod socket;
 
@@ -21,6 +23,7 @@ use thiserror::Error;
 use message::{Message, attributes, be_address, text, u32_of};
 use socket::Socket;
 
+pub use nat::{Nat, NatRule};
 pub use routes::{MAIN_TABLE, Route, Rule};
 
 /// Kinds of requests (`linux/rtnetlink.h`).
@@ -113,7 +116,7 @@ impl Netlink {
     /// # Errors
     /// When the kernel does not let.
     pub fn open() -> Result<Self, NetlinkError> {
-        let socket = Socket::open().map_err(|source| NetlinkError {
+        let socket = Socket::open(None).map_err(|source| NetlinkError {
             action: "open",
             what: "a netlink socket".to_owned(),
             source,

@@ -13,6 +13,18 @@ const CREATE: u16 = 0x600;
 /// `NLM_F_CREATE | NLM_F_REPLACE`.
 const REPLACE: u16 = 0x500;
 
+/// `NLM_F_CREATE`, and with `NLM_F_APPEND`.
+const MAKE: u16 = 0x400;
+const APPEND: u16 = 0xc00;
+
+/// `NFNL_SUBSYS_NFTABLES`, `NFNL_MSG_BATCH_BEGIN` and `NFNL_MSG_BATCH_END` (`linux/netfilter/nfnetlink.h`).
+const NFTABLES: u8 = 10;
+const BATCH_BEGINS: u16 = 16;
+const BATCH_ENDS: u16 = 17;
+
+/// `NFPROTO_INET`: both families.
+const BOTH_FAMILIES: u8 = 1;
+
 /// A request.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
@@ -49,6 +61,34 @@ impl Message {
         message.bytes.extend(header);
         message.bytes.extend(0_u32.to_ne_bytes());
         message
+    }
+
+    /// A request about nftables.
+    pub(crate) fn of_nftables(kind: u8) -> Self {
+        let mut message = Self::new(u16::from_be_bytes([NFTABLES, kind]));
+        message.bytes.extend([BOTH_FAMILIES, 0, 0, 0]);
+        message
+    }
+
+    /// What stands before and after requests about nftables that are granted together or not at all.
+    pub(crate) fn batch_limits() -> [Self; 2] {
+        [BATCH_BEGINS, BATCH_ENDS].map(|kind| {
+            let mut message = Self::new(kind);
+            message.bytes.extend([0, 0, 0, NFTABLES]);
+            message
+        })
+    }
+
+    /// What it makes may be there.
+    pub(crate) fn makes(mut self) -> Self {
+        self.flags |= MAKE;
+        self
+    }
+
+    /// What it makes comes after what is there.
+    pub(crate) fn appends(mut self) -> Self {
+        self.flags |= APPEND;
+        self
     }
 
     /// It fails if what it makes is there.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType};
 
 use crate::message::{ACKNOWLEDGE, DUMP, HEADER_LENGTH, Message, u32_of};
 
@@ -23,10 +23,10 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    pub(crate) fn open() -> io::Result<Self> {
-        // Protocol 0 is that of links, addresses and routes.
-        let socket =
-            rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    /// Without protocol it is for links, addresses and routes.
+    pub(crate) fn open(protocol: Option<Protocol>) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC;
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         Ok(Self { socket, sequence: 0 })
     }
@@ -46,7 +46,41 @@ impl Socket {
         self.exchange(request, DUMP)
     }
 
-    fn exchange(&mut self, request: Message, flags: u16) -> io::Result<Vec<Vec<u8>>> {
+    /// Has things done about nftables, all or none.
+    pub(crate) fn order_all(&mut self, requests: Vec<Message>) -> io::Result<()> {
+        let [begin, end] = Message::batch_limits();
+        let mut bytes = begin.finish(0, self.sequence);
+        for request in requests {
+            self.sequence = self.sequence.wrapping_add(1);
+            bytes.extend(request.finish(ACKNOWLEDGE, self.sequence));
+        }
+        bytes.extend(end.finish(0, self.sequence));
+        rustix::io::retry_on_intr(|| rustix::io::write(&self.socket, &bytes))?;
+        // Every request is answered in its turn, and the first error is that of the whole.
+        let mut buffer = vec![0; ANSWER_BYTES];
+        loop {
+            let length = rustix::io::retry_on_intr(|| rustix::io::read(&self.socket, &mut buffer[..]))?;
+            if self.is_last_granted(&buffer[..length])? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the last request is among those that were granted.
+    fn is_last_granted(&self, mut bytes: &[u8]) -> io::Result<bool> {
+        while let Some((header, length)) = header_of(bytes) {
+            if kind_of(header) == ERROR {
+                result(&bytes[HEADER_LENGTH..length])?;
+                if u32_of(&header[8..12]) == Some(self.sequence) {
+                    return Ok(true);
+                }
+            }
+            bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or(&[]);
+        }
+        Ok(false)
+    }
+
+    pub(crate) fn exchange(&mut self, request: Message, flags: u16) -> io::Result<Vec<Vec<u8>>> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = request.finish(flags, self.sequence);
         rustix::io::retry_on_intr(|| rustix::io::write(&self.socket, &request))?;
@@ -62,10 +96,9 @@ impl Socket {
 
     /// Takes the messages of one answer. Says whether it was the last one.
     fn take(&self, mut bytes: &[u8], answers: &mut Vec<Vec<u8>>) -> io::Result<bool> {
-        while let Some(header) = bytes.get(..HEADER_LENGTH) {
-            let length = u32_of(&header[0..4]).and_then(|length| usize::try_from(length).ok()).unwrap_or(0);
-            let Some(body) = bytes.get(HEADER_LENGTH..length) else { break };
-            let kind = u16::from_ne_bytes([header[4], header[5]]);
+        while let Some((header, length)) = header_of(bytes) {
+            let body = &bytes[HEADER_LENGTH..length];
+            let kind = kind_of(header);
             if u32_of(&header[8..12]) == Some(self.sequence) {
                 match kind {
                     DONE => return Ok(true),
@@ -77,6 +110,17 @@ impl Socket {
         }
         Ok(false)
     }
+}
+
+/// The header of the first message, and how long that is.
+fn header_of(bytes: &[u8]) -> Option<(&[u8], usize)> {
+    let header = bytes.get(..HEADER_LENGTH)?;
+    let length = u32_of(&header[0..4]).and_then(|length| usize::try_from(length).ok())?;
+    (HEADER_LENGTH..=bytes.len()).contains(&length).then_some((header, length))
+}
+
+fn kind_of(header: &[u8]) -> u16 {
+    u16::from_ne_bytes([header[4], header[5]])
 }
 
 /// An error is a negative number, and 0 is none.

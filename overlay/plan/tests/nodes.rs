@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesonet_model::{
-    Agent, AgentId, AgentInfo, AgentState, Attribute, ClusterId, ClusterView, NODE_ATTRIBUTE, NodeSubnets,
-    Resources, Subnet, Timestamp, TunnelEnd,
+    Agent, AgentId, AgentInfo, AgentState, Attribute, ClusterId, ClusterView, NODE_ATTRIBUTE, NetworkName,
+    NetworkRange, NodeSubnets, Resources, Subnet, Timestamp, TunnelEnd, VirtualNetwork,
 };
-use mesonet_overlay_plan::{RouteScope, difference, plan};
+use mesonet_overlay_plan::{Outward, RouteScope, difference, outward, plan};
 use proptest::prelude::*;
 
 fn name(node: u8) -> AgentId {
@@ -57,6 +57,31 @@ fn cluster(nodes: &[(bool, bool)]) -> ClusterView {
         view.agents.insert(agent.id.clone(), Arc::new(agent));
     }
     view
+}
+
+#[test]
+fn what_leaves_the_networks_leaves_in_the_name_of_the_node() {
+    let mut view = cluster(&[(true, true), (true, false)]);
+    for (name, ipv4, ipv6) in
+        [("dual", Some("9.0.0.0/8"), Some("fd01:b::/64")), ("v4", Some("10.128.0.0/16"), None)]
+    {
+        let range = |text: &str| NetworkRange { subnet: text.parse().expect("range"), node_prefix: 30 };
+        let name: NetworkName = name.parse().expect("name");
+        let network = VirtualNetwork { name: name.clone(), ipv4: ipv4.map(range), ipv6: ipv6.map(range) };
+        view.networks.insert(name, Arc::new(network));
+    }
+    let rules = |node: u8| outward(&view, &plan(&view, &name(node)));
+    let subnet = |text: &str| text.parse().expect("range");
+    let expected = [
+        Outward::KeepThroughTunnel,
+        Outward::KeepTo(subnet("9.0.0.0/8")),
+        Outward::KeepTo(subnet("fd01:b::/64")),
+        Outward::KeepTo(subnet("10.128.0.0/16")),
+        Outward::TranslateFrom(subnet("9.0.1.0/24")),
+        Outward::TranslateFrom(subnet("fd01:b:0:0:1::/80")),
+    ];
+    assert_eq!(rules(1), expected);
+    assert_eq!(rules(2), [], "no task of it has an address");
 }
 
 #[test]
