@@ -216,13 +216,11 @@ impl LoadBalancer {
         }
     }
 
-    fn plan_again(&mut self, view: &ClusterView, keys: impl IntoIterator<Item = ServiceKey>) {
+    fn plan_again(&mut self, view: &ClusterView, mut keys: BTreeSet<ServiceKey>) {
         let now = now();
-        for key in keys {
-            let spec = self.planner.plan(view, &key, now);
-            self.unsettled.set(key.clone(), spec);
-            self.unsettled_keys.insert(key);
-        }
+        let planned = keys.iter().map(|key| (key.clone(), self.planner.plan(view, key, now))).collect();
+        self.unsettled.set_all(planned);
+        self.unsettled_keys.append(&mut keys);
     }
 
     /// The tasks whose endpoints drain and still have open connections; changes as connections end. Must be called

@@ -1,6 +1,7 @@
 //! The table of a data plane, counted as it changes.
 
-use mesonet_lb_plan::{Op, RouteTable};
+use mesonet_lb_plan::{Op, RouteTable, ServiceSpec};
+use mesonet_model::ServiceKey;
 
 use crate::Metrics;
 
@@ -24,6 +25,16 @@ impl TrackedTable {
 
     pub(crate) fn read(&self) -> &RouteTable {
         &self.table
+    }
+
+    /// Operations for one service; `after` is told what it is then.
+    pub(crate) fn apply_all(&mut self, service: &ServiceKey, ops: &[Op], after: impl FnOnce(&ServiceSpec)) {
+        let count = |op: &Op, old| {
+            if let Some(metrics) = &self.metrics {
+                metrics.count_op(op, old);
+            }
+        };
+        self.table.apply_all(service, ops, count, after);
     }
 
     pub(crate) fn apply(&mut self, op: &Op) {

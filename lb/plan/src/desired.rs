@@ -3,20 +3,19 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use mesonet_model::{ClusterView, Delta, ServiceKey};
+use mesonet_model::{Delta, Service, ServiceKey};
 
 use crate::{EndpointSpec, RouteState, ServiceSpec, Standing, Weighed};
 
-/// What a service should be, given the weights of its endpoints; empty if the view does not have it.
+/// What a service should be, given the weights of its endpoints.
 ///
 /// A service without endpoints keeps its listeners for as long as the view has it, so that no other process takes the
 /// address while the service restarts and nothing that waits in a listener's queue is lost; executors reset what
 /// they accept for it at once. An endpoint that is down is left out, which is what makes executors reset its
 /// connections.
-pub fn desired(view: &ClusterView, key: &ServiceKey, weighed: Weighed) -> ServiceSpec {
-    let Some(service) = view.services.get(key) else { return ServiceSpec::default() };
+pub fn desired(service: &Service, weighed: Weighed) -> ServiceSpec {
     let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
-    let listeners = addresses.map(|address| SocketAddr::new(address, key.port)).collect();
+    let listeners = addresses.map(|address| SocketAddr::new(address, service.key.port)).collect();
     let endpoints = weighed.endpoints.into_iter().filter_map(|(id, each)| {
         let state = match each.standing {
             Standing::Draining => RouteState::Draining,
@@ -37,8 +36,10 @@ pub fn desired(view: &ClusterView, key: &ServiceKey, weighed: Weighed) -> Servic
 
 /// The services that a delta may have changed; no other needs to be planned again.
 pub fn touched(delta: &Delta) -> BTreeSet<ServiceKey> {
-    let services = delta.services.0.keys().cloned();
-    services.chain(delta.endpoints.0.keys().map(|key| key.service.clone())).collect()
+    // Those of one service come side by side.
+    let mut services: Vec<&ServiceKey> = delta.endpoints.0.keys().map(|key| &key.service).collect();
+    services.dedup();
+    delta.services.0.keys().chain(services).cloned().collect()
 }
 
 #[cfg(test)]
@@ -46,7 +47,7 @@ mod tests {
     use std::sync::Arc;
 
     use mesonet_model::{
-        AgentId, ClusterId, Endpoint, EndpointKey, EndpointState, FrameworkId, Revision, Service, TaskId,
+        AgentId, ClusterId, ClusterView, Endpoint, EndpointKey, EndpointState, FrameworkId, Revision, TaskId,
         TaskKey,
     };
 

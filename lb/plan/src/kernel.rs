@@ -10,10 +10,10 @@ use std::net::SocketAddr;
 
 use mesonet_ebpf_abi::{
     Frontend, MAGLEV_CHUNK, MaglevChunk, MaglevKey, Member, MemberState, Place, REFUSALS,
-    SOCKET_MAGLEV_SLOTS, Service, Share, Slot, SlotKey, TCP,
+    SOCKET_MAGLEV_SLOTS, Service, Share, Slot, SlotKey, TCP, refusals,
 };
 
-use crate::{Algorithm, MaglevTable, ServicePolicy};
+use crate::{Algorithm, MaglevTable, ServicePolicy, SortedMap};
 
 /// An endpoint behind a virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +73,7 @@ struct Programmed {
     service: Service,
     slots: Vec<Slot>,
     /// Endpoints, ready or draining.
-    members: BTreeMap<Place, MemberState>,
+    members: SortedMap<Place, MemberState>,
     /// Those that are in the map of members. Programs look there only for whoever may stay with an endpoint; elsewhere
     /// a slot says all of an endpoint that is ready, and loading many services costs less.
     mapped: BTreeSet<Place>,
@@ -137,22 +137,25 @@ impl KernelTable {
         self.services.get(frontend)?.members.get(endpoint).map(|state| state.counter)
     }
 
-    /// The endpoints behind a virtual address, ready or draining, with their counters.
-    pub fn counters(&self, frontend: &Frontend) -> impl Iterator<Item = (Place, u32)> {
-        let members = self.services.get(frontend).map(|programmed| &programmed.members);
-        members.into_iter().flatten().map(|(place, state)| (*place, state.counter))
+    /// The counters of a virtual address: of its endpoints, ready or draining, and of clients that are refused.
+    pub fn counters(&self, frontend: &Frontend) -> impl Iterator<Item = (u32, Option<Place>)> {
+        self.services.get(frontend).into_iter().flat_map(|programmed| {
+            let members = programmed.members.iter().map(|(place, state)| (state.counter, Some(*place)));
+            members.chain([(refusals(programmed.service.id), None)])
+        })
     }
 
     /// The endpoints behind a virtual address that get new connections.
     pub fn ready(&self, frontend: &Frontend) -> impl Iterator<Item = Place> {
-        let members = self.services.get(frontend).map(|programmed| &programmed.members);
-        let ready = members.into_iter().flatten().filter(|(_, state)| state.flags & MemberState::READY != 0);
+        let members =
+            self.services.get(frontend).into_iter().flat_map(|programmed| programmed.members.iter());
+        let ready = members.filter(|(_, state)| state.flags & MemberState::READY != 0);
         ready.map(|(place, _)| *place)
     }
 
-    /// The number of a virtual address's service.
-    pub fn service(&self, frontend: &Frontend) -> Option<u32> {
-        self.services.get(frontend).map(|programmed| programmed.service.id)
+    /// Whether it has a virtual address.
+    pub fn contains(&self, frontend: &Frontend) -> bool {
+        self.services.contains_key(frontend)
     }
 
     /// Makes a virtual address lead to endpoints, or to nobody, which refuses connections. Returns the writes that do
@@ -166,10 +169,10 @@ impl KernelTable {
         let old = self.services.remove(&frontend);
         let (service, old_slots, old_members, old_mapped) = match old {
             Some(Programmed { service, slots, members, mapped }) => (Some(service), slots, members, mapped),
-            None => (None, Vec::new(), BTreeMap::new(), BTreeSet::new()),
+            None => (None, Vec::new(), SortedMap::new(), BTreeSet::new()),
         };
         let id = service.map_or(self.next_service, |service| service.id);
-        let members: BTreeMap<Place, MemberState> = candidates
+        let members: SortedMap<Place, MemberState> = candidates
             .iter()
             .map(|each| (each.place, self.member(each, old_members.get(&each.place))))
             .collect();
@@ -178,7 +181,7 @@ impl KernelTable {
         let mut writes = Vec::with_capacity(slots.len() + 1);
         let may_stay = frontend.protocol != u32::from(TCP) || policy.affinity.is_some();
         let mut mapped = BTreeSet::new();
-        for (place, state) in &members {
+        for (place, state) in members.iter() {
             let is_mapped = old_mapped.contains(place);
             if !may_stay && !is_mapped && state.flags & MemberState::READY != 0 {
                 continue;
@@ -253,7 +256,7 @@ impl KernelTable {
 
 impl Programmed {
     fn new(service: Service) -> Self {
-        Self { service, slots: Vec::new(), members: BTreeMap::new(), mapped: BTreeSet::new() }
+        Self { service, slots: Vec::new(), members: SortedMap::new(), mapped: BTreeSet::new() }
     }
 }
 
@@ -317,7 +320,7 @@ fn slot_keys(service: Service) -> impl Iterator<Item = SlotKey> {
     })
 }
 
-fn slots(candidates: &BTreeSet<Candidate>, members: &BTreeMap<Place, MemberState>) -> Vec<Slot> {
+fn slots(candidates: &BTreeSet<Candidate>, members: &SortedMap<Place, MemberState>) -> Vec<Slot> {
     let ready: Vec<(Place, u32)> =
         candidates.iter().filter_map(|each| Some((each.place, each.weight?))).collect();
     let weights: Vec<u32> = ready.iter().map(|(_, weight)| *weight).collect();

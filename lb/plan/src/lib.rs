@@ -20,6 +20,7 @@ mod packet_rows;
 mod packet_table;
 mod plan;
 mod route_table;
+mod sorted_map;
 mod weights;
 
 pub use choice::{chances, choose, choose_least};
@@ -33,4 +34,5 @@ pub use outliers::{EndpointCount, Outliers};
 pub use packet_table::{PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite};
 pub use plan::{Op, plan};
 pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
+pub use sorted_map::SortedMap;
 pub use weights::{Observed, Reach, Standing, Vantage, Weighed, WeighedEndpoint, weigh};

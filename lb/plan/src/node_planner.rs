@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesonet_model::{AgentId, ClusterView, Delta, Locality, ServiceKey, Timestamp};
+use mesonet_model::{AgentId, ClusterView, Delta, Locality, Service, ServiceKey, Timestamp};
 
 use crate::desired::{desired, touched};
 use crate::outliers::{EndpointCount, Outliers};
@@ -54,36 +54,39 @@ impl NodePlanner {
 
     /// What a service should be; empty if the view does not have it.
     pub fn plan(&mut self, view: &ClusterView, key: &ServiceKey, now: Timestamp) -> ServiceSpec {
-        let Some(weighed) = self.weigh(view, key, now) else {
+        let Some(service) = view.services.get(key) else {
             self.near.remove(key);
             self.deadlines.remove(key);
             self.outliers.retain(key, |_| false);
             return ServiceSpec::default();
         };
+        let weighed = self.weigh_one(view, service, now);
         self.outliers.retain(key, |id| weighed.endpoints.contains_key(id));
         match weighed.deadline {
             Some(deadline) => drop(self.deadlines.insert(key.clone(), deadline)),
             None => drop(self.deadlines.remove(key)),
         }
-        let prefers = view.services.get(key).is_some_and(|each| each.weighing.locality != Locality::Off);
-        if prefers {
+        if service.weighing.locality != Locality::Off {
             self.near.entry(key.clone()).or_default().reach = weighed.reach;
         } else {
             self.near.remove(key);
         }
-        desired(view, key, weighed)
+        desired(service, weighed)
     }
 
     /// The weights of a service's endpoints and the reasons, without any effect; `None` if the view does not have it.
     pub fn weigh(&self, view: &ClusterView, key: &ServiceKey, now: Timestamp) -> Option<Weighed> {
-        let service = view.services.get(key)?;
-        let near = self.near.get(key);
+        Some(self.weigh_one(view, view.services.get(key)?, now))
+    }
+
+    fn weigh_one(&self, view: &ClusterView, service: &Service, now: Timestamp) -> Weighed {
+        let near = self.near.get(&service.key);
         let observed = Observed {
-            ejected: self.outliers.ejected(key, now),
+            ejected: self.outliers.ejected(&service.key, now),
             active: near.map(|near| near.active.clone()).unwrap_or_default(),
             reach: near.map(|near| near.reach).unwrap_or_default(),
         };
-        Some(weigh(view, service, &self.vantage, &observed, now))
+        weigh(view, service, &self.vantage, &observed, now)
     }
 
     /// Takes what connections have come to: `failed` are endpoints that have failed since the last call, `count` says

@@ -109,7 +109,7 @@ struct Phases {
 
 impl Phases {
     fn plan_endpoints(&mut self, service: &ServiceKey, desired: &ServiceSpec, actual: &ServiceSpec) {
-        for (endpoint, &spec) in &desired.endpoints {
+        for (endpoint, &spec) in desired.endpoints.iter() {
             let old = actual.endpoints.get(endpoint);
             if old == Some(&spec) {
                 continue;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use mesonet_model::{ServiceKey, ServicePolicy, TaskKey};
 
-use crate::Op;
+use crate::{Op, SortedMap};
 
 /// Services by key. A service with neither a listener nor an endpoint nor a policy of its own is not in the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,7 +20,7 @@ pub struct ServiceSpec {
     /// Virtual addresses with the service's port.
     pub listeners: BTreeSet<SocketAddr>,
     /// Where clients are sent.
-    pub endpoints: BTreeMap<EndpointId, EndpointSpec>,
+    pub endpoints: SortedMap<EndpointId, EndpointSpec>,
     /// How connections are spread.
     pub policy: ServicePolicy,
 }
@@ -102,6 +102,16 @@ impl RouteTable {
         self.services.iter()
     }
 
+    /// Makes services what is given; empty ones are removed.
+    pub fn set_all(&mut self, services: Vec<(ServiceKey, ServiceSpec)>) {
+        if self.services.is_empty() {
+            // In one go, which takes a fraction of the time for many.
+            self.services = services.into_iter().filter(|(_, spec)| !spec.is_empty()).collect();
+        } else {
+            services.into_iter().for_each(|(key, spec)| self.set(key, spec));
+        }
+    }
+
     /// Makes a service what is given; an empty one is removed.
     pub fn set(&mut self, key: ServiceKey, spec: ServiceSpec) {
         if spec.is_empty() {
@@ -119,18 +129,27 @@ impl RouteTable {
     /// Makes the change that an operation describes. Repeating an operation changes nothing. Returns what the
     /// operation's endpoint was before.
     pub fn apply(&mut self, op: &Op) -> Option<EndpointSpec> {
-        let key = op.service();
-        // Most operations are for services that are there: the key is only cloned for others.
-        let Some(spec) = self.services.get_mut(key) else {
-            let mut spec = ServiceSpec::default();
-            spec.apply(op);
-            self.set(key.clone(), spec);
-            return None;
-        };
-        let old = spec.apply(op);
-        if spec.is_empty() {
-            self.services.remove(key);
-        }
+        let mut old = None;
+        self.apply_all(op.service(), std::slice::from_ref(op), |_, before| old = before, |_| ());
         old
+    }
+
+    /// Makes the changes that operations for one service describe. `each` is told what the operation's endpoint was
+    /// before, and `after` what the service is then.
+    pub fn apply_all(
+        &mut self,
+        service: &ServiceKey,
+        ops: &[Op],
+        mut each: impl FnMut(&Op, Option<EndpointSpec>),
+        after: impl FnOnce(&ServiceSpec),
+    ) {
+        let spec = self.services.entry(service.clone()).or_default();
+        for op in ops {
+            each(op, spec.apply(op));
+        }
+        after(spec);
+        if spec.is_empty() {
+            self.services.remove(service);
+        }
     }
 }

@@ -21,7 +21,7 @@ use mesonet_model::{
     Timestamp, Weighing,
 };
 
-use crate::EndpointId;
+use crate::{EndpointId, SortedMap};
 
 /// Where choices are made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub enum Reach {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Weighed {
     /// Every endpoint of the view, also those that get nothing.
-    pub endpoints: BTreeMap<EndpointId, WeighedEndpoint>,
+    pub endpoints: SortedMap<EndpointId, WeighedEndpoint>,
     /// How far connections go.
     pub reach: Reach,
     /// Whether health is ignored because too few are well.

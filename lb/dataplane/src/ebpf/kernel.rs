@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use mesonet_ebpf_abi::{Frontend, Place, TCP};
@@ -31,14 +32,12 @@ const ANSWER_TIME: Duration = Duration::from_millis(250);
 /// How many are asked at a time.
 const ASKED_MAX: usize = 64;
 
-/// The maps with what is known of them.
+/// The maps with what is known of them. Whoever changes the table makes the writes before others come to it.
 #[derive(Debug)]
 pub(super) struct Kernel {
-    maps: Maps,
+    maps: Arc<Maps>,
     pub(super) table: KernelTable,
     starting: BTreeMap<Frontend, Starting>,
-    /// The table is ahead of the maps: writes that make them equal are yet to be made.
-    is_ahead: bool,
 }
 
 /// A virtual address with endpoints that do not listen yet.
@@ -62,7 +61,7 @@ impl SharedKernel {
     /// What the maps hold, without what belongs to nothing.
     pub(super) fn new(maps: Maps) -> io::Result<Self> {
         let mut kernel =
-            Kernel { maps, table: KernelTable::default(), starting: BTreeMap::new(), is_ahead: false };
+            Kernel { maps: Arc::new(maps), table: KernelTable::default(), starting: BTreeMap::new() };
         kernel.read_again()?;
         let kernel = Arc::new(Mutex::new(kernel));
         Ok(Self { kernel, asked: Arc::new(Semaphore::new(ASKED_MAX)) })
@@ -72,31 +71,23 @@ impl SharedKernel {
         self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes an address lead to endpoints. Returns the writes that do it. Must be called within a runtime.
-    pub(super) fn put(
-        &self,
-        frontend: Frontend,
-        candidates: BTreeSet<Candidate>,
-        policy: ServicePolicy,
-    ) -> Vec<MapWrite> {
-        let (writes, new) = self.lock().put(frontend, candidates, policy);
-        for place in new {
-            let (kernel, asked) = (Arc::downgrade(&self.kernel), self.asked.clone());
-            tokio::spawn(admit_when_listening(kernel, asked, frontend, place));
-        }
-        writes
+    /// Gives an endpoint connections as soon as it takes one. Must be called within a runtime.
+    pub(super) fn ask(&self, frontend: Frontend, place: Place) {
+        let (kernel, asked) = (Arc::downgrade(&self.kernel), self.asked.clone());
+        tokio::spawn(admit_when_listening(kernel, asked, frontend, place));
     }
 }
 
 impl Kernel {
-    fn put(
+    /// Makes an address lead to endpoints. Returns the writes that do it, and the endpoints that are to be asked whether
+    /// they have started.
+    pub(super) fn put(
         &mut self,
         frontend: Frontend,
         candidates: BTreeSet<Candidate>,
         policy: ServicePolicy,
     ) -> (Vec<MapWrite>, BTreeSet<Place>) {
-        self.is_ahead = true;
-        if self.table.service(&frontend).is_none() {
+        if !self.table.contains(&frontend) {
             // Where nobody was, nobody can do their work meanwhile.
             return (self.table.put(frontend, &candidates, policy), BTreeSet::new());
         }
@@ -140,12 +131,10 @@ impl Kernel {
         if !self.starting.get(&frontend).is_some_and(is_starting) {
             return false;
         }
-        // Writes that are made later than others must not be older.
-        let is_admitted = has_started && !self.is_ahead;
-        if is_admitted {
+        if has_started {
             self.admit(frontend, place);
         }
-        !is_admitted
+        !has_started
     }
 
     fn admit(&mut self, frontend: Frontend, place: &Place) {
@@ -155,15 +144,19 @@ impl Kernel {
         if !starting.places.is_empty() {
             self.starting.insert(frontend, starting);
         }
-        if let Err(error) = self.write(&writes) {
+        if let Err(error) = self.change(|_, writer| writer.write(writes)) {
             tracing::warn!(%error, "Cannot give connections to an endpoint that has started");
         }
     }
 
-    /// Makes writes. If that fails, the maps are asked what they hold.
-    pub(super) fn write(&mut self, writes: &[MapWrite]) -> io::Result<()> {
-        self.is_ahead = false;
-        let written = self.maps.write(writes);
+    /// Changes the table and makes the writes that follow from it. If one fails, the maps are asked what they hold.
+    pub(super) fn change(&mut self, change: impl FnOnce(&mut Self, &mut Writer<'_, '_>)) -> io::Result<()> {
+        let maps = self.maps.clone();
+        let written = thread::scope(|scope| {
+            let mut writer = Writer { maps: &maps, scope, latest: Vec::new(), earlier: None };
+            change(self, &mut writer);
+            writer.finish()
+        });
         if written.is_err()
             && let Err(error) = self.read_again()
         {
@@ -177,6 +170,40 @@ impl Kernel {
         self.table = table;
         self.maps.write(&garbage)
     }
+}
+
+/// Makes writes while the next ones are found.
+pub(super) struct Writer<'scope, 'env> {
+    maps: &'scope Maps,
+    scope: &'scope Scope<'scope, 'env>,
+    /// What is given last is written by the thread that gave it, if nothing follows.
+    latest: Vec<MapWrite>,
+    earlier: Option<ScopedJoinHandle<'scope, io::Result<()>>>,
+}
+
+impl Writer<'_, '_> {
+    /// Makes writes for virtual addresses, after those given before.
+    pub(super) fn write(&mut self, writes: Vec<MapWrite>) {
+        let writes = std::mem::replace(&mut self.latest, writes);
+        if writes.is_empty() {
+            return;
+        }
+        let (maps, earlier) = (self.maps, self.earlier.take());
+        self.earlier = Some(self.scope.spawn(move || {
+            wait(earlier)?;
+            maps.write(&writes)
+        }));
+    }
+
+    fn finish(self) -> io::Result<()> {
+        wait(self.earlier)?;
+        self.maps.write(&self.latest)
+    }
+}
+
+fn wait(writing: Option<ScopedJoinHandle<'_, io::Result<()>>>) -> io::Result<()> {
+    let joined = writing.map_or(Ok(Ok(())), ScopedJoinHandle::join);
+    joined.unwrap_or_else(|_| Err(io::Error::other("BUG: a thread has failed")))
 }
 
 impl Starting {

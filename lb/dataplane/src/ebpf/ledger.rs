@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use mesonet_ebpf_abi::Count;
+use mesonet_ebpf_abi::{Count, Place};
 use mesonet_model::{Protocol, ServiceKey};
 
 use crate::Metrics;
@@ -35,13 +35,14 @@ pub(super) struct Account {
     /// The service.
     pub(super) service: Arc<ServiceKey>,
     /// Its endpoint; without one, the service's refusals are counted.
-    pub(super) endpoint: Option<SocketAddr>,
-    exported: Count,
+    pub(super) endpoint: Option<Place>,
+    /// Nothing, until something is counted: of most endpoints of a large cluster a node counts nothing.
+    exported: Option<Box<Count>>,
 }
 
 impl Account {
-    pub(super) fn new(service: Arc<ServiceKey>, endpoint: Option<SocketAddr>) -> Self {
-        Self { service, endpoint, exported: Count::default() }
+    pub(super) fn new(service: Arc<ServiceKey>, endpoint: Option<Place>) -> Self {
+        Self { service, endpoint, exported: None }
     }
 }
 
@@ -79,9 +80,18 @@ impl Ledger {
         })
     }
 
-    /// What is counted under a number belongs to an endpoint.
-    pub(super) fn open(&mut self, counter: u32, account: impl FnOnce() -> Account) {
-        self.accounts.entry(counter).or_insert_with(account);
+    /// What is counted under numbers belongs to endpoints.
+    pub(super) fn open(&mut self, accounts: Vec<(u32, Account)>) {
+        if self.accounts.is_empty() {
+            // In one go, which takes a fraction of the time for many; each kind is in order.
+            let (endpoints, refusals): (Vec<_>, Vec<_>) =
+                accounts.into_iter().partition(|(_, account)| account.endpoint.is_some());
+            self.accounts = endpoints.into_iter().chain(refusals).collect();
+            return;
+        }
+        for (counter, account) in accounts {
+            self.accounts.entry(counter).or_insert(account);
+        }
     }
 
     /// The endpoint is gone; what is still counted is its.
@@ -114,7 +124,7 @@ impl Ledger {
                     account
                         .endpoint
                         .filter(|_| failures > 0)
-                        .map(|endpoint| (account.service.clone(), endpoint)),
+                        .map(|endpoint| (account.service.clone(), endpoint.into())),
                 );
             }
         }
@@ -135,10 +145,11 @@ impl Ledger {
 impl Account {
     /// Adds what has been counted since the last time. How many failures that is.
     fn export(&mut self, count: Count, metrics: &Metrics) -> u64 {
-        if count == self.exported {
+        let old = self.exported.as_deref().copied().unwrap_or_default();
+        if count == old {
             return 0;
         }
-        let old = std::mem::replace(&mut self.exported, count);
+        self.exported = Some(Box::new(count));
         let service = metrics.service(&self.service);
         let failures = count.failures - old.failures;
         // No other endpoint is tried.
@@ -156,14 +167,15 @@ impl Account {
         service.packets_up.inc_by(count.packets_out - old.packets_out);
         service.packets_down.inc_by(count.packets_in - old.packets_in);
         service.active.add(self.open(&count) - self.open(&old));
-        metrics.endpoint_traffic().count(&self.service, endpoint, connections, failures);
+        metrics.endpoint_traffic().count(&self.service, endpoint.into(), connections, failures);
         failures
     }
 
     fn forget(&self, metrics: &Metrics) {
-        metrics.service(&self.service).active.sub(self.open(&self.exported));
+        let Some(exported) = &self.exported else { return };
+        metrics.service(&self.service).active.sub(self.open(exported));
         if let Some(endpoint) = self.endpoint {
-            metrics.endpoint_traffic().forget(&self.service, endpoint);
+            metrics.endpoint_traffic().forget(&self.service, endpoint.into());
         }
     }
 

@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
-use mesonet_ebpf_abi::{Frontend, Place, TCP, UDP, refusals};
+use mesonet_ebpf_abi::{Frontend, Place, TCP, UDP};
 use mesonet_lb_plan::{
     Candidate, EndpointCount, EndpointId, KernelTable, MapWrite, Op, RouteState, ServiceSpec,
 };
@@ -33,13 +33,22 @@ use tokio::sync::watch;
 
 use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics};
-use kernel::SharedKernel;
+use kernel::{Kernel, SharedKernel};
 use ledger::{Account, Ledger};
 use maps::{Counts, Loads, Maps, Memory, Peers, WordMap};
 use programs::Attached;
 use usage::{Dead, Draining, Usage};
 
 pub use programs::cleanup;
+
+/// Virtual addresses whose writes are made while those of the next ones are found.
+const PART: usize = 4096;
+
+/// Writes of one virtual address, as far as memory is made ready for them: some endpoints, and the service.
+const WRITES_EACH: usize = 4;
+
+/// A virtual address, and what it leads to.
+type Owned<'a> = (Frontend, Option<(&'a Arc<ServiceKey>, &'a ServiceSpec)>);
 
 /// Where the programs go.
 #[derive(Debug, Clone)]
@@ -132,10 +141,15 @@ pub struct Ebpf {
 /// What becomes of the maps and of connections.
 #[derive(Debug, Default)]
 struct Change {
-    touched: BTreeSet<Frontend>,
+    /// Virtual addresses, in their order.
+    touched: Vec<Frontend>,
     /// Endpoints that some service has lost.
     gone: BTreeSet<SocketAddr>,
     writes: Vec<MapWrite>,
+    /// Counters that the services have.
+    accounts: Vec<(u32, Account)>,
+    /// Endpoints that are to be asked whether they have started.
+    starting: Vec<(Frontend, Place)>,
     dead: Dead,
 }
 
@@ -175,18 +189,17 @@ impl Ebpf {
 
     /// Takes operations into the table.
     fn note(&mut self, ops: &[Op], change: &mut Change) {
-        let mut last = None;
-        for op in ops {
-            // Those for one service come side by side.
-            let key = op.service();
-            if last != Some(key)
-                && let Some(spec) = self.table.read().service(key)
-            {
-                change.touched.extend(spec.listeners.iter().map(|address| frontend(key.protocol, *address)));
-            }
-            last = Some(key);
-            self.note_one(op, change);
+        // Those for one service come side by side.
+        for ops in ops.chunk_by(|one, next| one.service() == next.service()) {
+            let key = ops[0].service();
+            let touched = &mut change.touched;
+            self.table.apply_all(key, ops, |spec| {
+                touched.extend(spec.listeners.iter().map(|address| frontend(key.protocol, *address)));
+            });
+            ops.iter().for_each(|op| self.note_one(op, change));
         }
+        change.touched.sort_unstable();
+        change.touched.dedup();
     }
 
     fn note_one(&mut self, op: &Op, change: &mut Change) {
@@ -194,7 +207,6 @@ impl Ebpf {
         match op {
             Op::RemoveEndpoint { endpoint, .. } => drop(change.gone.insert(endpoint.address)),
             Op::OpenListener { address, .. } => {
-                change.touched.insert(frontend(key.protocol, *address));
                 self.owners.insert(frontend(key.protocol, *address), Arc::new(key.clone()));
             }
             Op::CloseListener { address, .. } => {
@@ -202,45 +214,103 @@ impl Ebpf {
                 if self.owners.get(&closed).is_some_and(|owner| **owner == *key) {
                     self.owners.remove(&closed);
                 }
+                change.touched.push(closed);
             }
             Op::AddEndpoint { .. } | Op::SetEndpoint { .. } | Op::SetPolicy { .. } => {}
         }
-        self.table.apply(op);
+    }
+
+    /// Makes the maps equal to the table. Nobody else changes them meanwhile, so that no write is undone by an older one.
+    fn settle_all(&mut self, change: &mut Change) -> BTreeMap<ServiceKey, String> {
+        let shared = self.kernel.clone();
+        let mut kernel = shared.lock();
+        if self.has_leftovers {
+            let known = kernel.table.frontends();
+            change.touched.extend(known.filter(|each| !self.owners.contains_key(each)));
+            change.touched.sort_unstable();
+            change.touched.dedup();
+        }
+        let owned = self.owned(&change.touched);
+        let written = kernel.change(|kernel, writer| {
+            for part in owned.chunks(PART) {
+                change.writes.reserve(WRITES_EACH * part.len());
+                part.iter().for_each(|each| self.settle(kernel, *each, change));
+                writer.write(std::mem::take(&mut change.writes));
+            }
+        });
+        let failures = match written {
+            Ok(()) => BTreeMap::new(),
+            Err(error) => self.find_failures(&mut kernel, &error, change),
+        };
+        drop(kernel);
+        self.usage.ledger().open(std::mem::take(&mut change.accounts));
+        for (frontend, place) in change.starting.drain(..) {
+            shared.ask(frontend, place);
+        }
+        failures
+    }
+
+    /// Virtual addresses with the services that they lead to. Where there are many, the table is read in its own order: to
+    /// look for one after another in the order of addresses takes longer.
+    fn owned(&self, frontends: &[Frontend]) -> Vec<Owned<'_>> {
+        if frontends.len() >= PART {
+            return self.many_owned(frontends);
+        }
+        let owner = |frontend: &Frontend| {
+            let key = self.owners.get(frontend)?;
+            Some((key, self.table.read().service(key)?))
+        };
+        frontends.iter().map(|frontend| (*frontend, owner(frontend))).collect()
+    }
+
+    fn many_owned(&self, frontends: &[Frontend]) -> Vec<Owned<'_>> {
+        let mut listed: Vec<(Frontend, &ServiceKey, &ServiceSpec)> = Vec::with_capacity(frontends.len());
+        for (key, spec) in self.table.read().services() {
+            let listeners = spec.listeners.iter();
+            listed.extend(listeners.map(|address| (frontend(key.protocol, *address), key, spec)));
+        }
+        listed.sort_unstable_by_key(|(each, ..)| *each);
+        let owner = |frontend: &Frontend| {
+            let owner = self.owners.get(frontend)?;
+            let first = listed.partition_point(|(each, ..)| each < frontend);
+            let at_address = listed[first..].iter().take_while(|(each, ..)| each == frontend);
+            let (_, _, spec) = at_address.into_iter().find(|(_, key, _)| **key == **owner)?;
+            Some((owner, *spec))
+        };
+        frontends.iter().map(|frontend| (*frontend, owner(frontend))).collect()
     }
 
     /// Makes an address lead where its service says, or nowhere.
-    fn settle(&mut self, frontend: Frontend, change: &mut Change) {
-        let owner = self.owners.get(&frontend).cloned();
-        let spec = owner.as_ref().and_then(|key| self.table.read().service(key));
-        let before: BTreeMap<u32, Option<Place>> = counters(&self.kernel.lock().table, &frontend).collect();
-        let writes = match spec {
-            Some(spec) => self.kernel.put(frontend, candidates(&frontend, spec), spec.policy),
-            None => self.kernel.lock().remove(&frontend),
-        };
-        if !writes.is_empty() {
-            self.account(frontend, owner.as_ref(), before, change);
-        } else if let Some(owner) = &owner {
-            // Taken over from a former process as it is.
-            self.open_accounts(&frontend, owner);
+    fn settle(&self, kernel: &mut Kernel, (frontend, owner): Owned<'_>, change: &mut Change) {
+        let before: BTreeMap<u32, Option<Place>> = kernel.table.counters(&frontend).collect();
+        match owner {
+            Some((_, spec)) => {
+                let candidates = candidates(&frontend, spec);
+                let (writes, new) = kernel.put(frontend, candidates, spec.policy);
+                change.writes.extend(writes);
+                change.starting.extend(new.into_iter().map(|place| (frontend, place)));
+            }
+            None => change.writes.extend(kernel.remove(&frontend)),
         }
-        change.writes.extend(writes);
+        let counters = kernel.table.counters(&frontend);
+        if let Some((key, _)) = owner {
+            let account = |(counter, place)| (counter, Account::new(key.clone(), place));
+            change.accounts.extend(counters.map(account));
+        }
+        if !before.is_empty() {
+            self.close_accounts(&kernel.table, frontend, before, change);
+        }
     }
 
-    /// Gives every counter of an address to its endpoint, and finds those whose endpoints are gone.
-    fn account(
+    /// Finds the counters of an address whose endpoints are gone.
+    fn close_accounts(
         &self,
+        table: &KernelTable,
         frontend: Frontend,
-        owner: Option<&Arc<ServiceKey>>,
         mut before: BTreeMap<u32, Option<Place>>,
         change: &mut Change,
     ) {
-        if let Some(owner) = owner {
-            self.open_accounts(&frontend, owner);
-        }
-        if before.is_empty() {
-            return;
-        }
-        for (counter, _) in counters(&self.kernel.lock().table, &frontend) {
+        for (counter, _) in table.counters(&frontend) {
             before.remove(&counter);
         }
         for (counter, place) in before {
@@ -253,23 +323,23 @@ impl Ebpf {
         }
     }
 
-    fn open_accounts(&self, frontend: &Frontend, owner: &Arc<ServiceKey>) {
-        let mut ledger = self.usage.ledger();
-        for (counter, place) in counters(&self.kernel.lock().table, frontend) {
-            ledger.open(counter, || Account::new(owner.clone(), place.map(SocketAddr::from)));
-        }
-    }
-
-    /// Makes the writes of a change. If that fails, it is found out which addresses fail.
-    fn write(&mut self, change: &mut Change) -> BTreeMap<ServiceKey, String> {
-        let Err(error) = self.kernel.lock().write(&change.writes) else { return BTreeMap::new() };
+    /// Finds out which addresses of a change cannot be written.
+    fn find_failures(
+        &self,
+        kernel: &mut Kernel,
+        error: &io::Error,
+        change: &mut Change,
+    ) -> BTreeMap<ServiceKey, String> {
         tracing::debug!(%error, "A write of many entries has failed, trying address after address");
+        // The table is what the maps hold again, and endpoints may get other counters.
+        change.accounts.clear();
         let mut failures = BTreeMap::new();
-        for frontend in change.touched.clone() {
-            change.writes.clear();
-            self.settle(frontend, change);
-            let Err(error) = self.kernel.lock().write(&change.writes) else { continue };
-            if let Some(key) = self.owners.get(&frontend) {
+        for owned in self.owned(&change.touched) {
+            let written = kernel.change(|kernel, writer| {
+                self.settle(kernel, owned, change);
+                writer.write(std::mem::take(&mut change.writes));
+            });
+            if let (Err(error), (frontend, Some((key, _)))) = (written, owned) {
                 let address = SocketAddr::from(frontend.place);
                 failures.insert(ServiceKey::clone(key), format!("cannot write {address}: {error}"));
             }
@@ -333,14 +403,7 @@ impl Dataplane for Ebpf {
     async fn apply(&mut self, ops: &[Op]) -> BTreeMap<ServiceKey, String> {
         let mut change = Change::default();
         self.note(ops, &mut change);
-        if self.has_leftovers {
-            let kernel = self.kernel.lock();
-            change.touched.extend(kernel.table.frontends().filter(|each| !self.owners.contains_key(each)));
-        }
-        for frontend in change.touched.clone() {
-            self.settle(frontend, &mut change);
-        }
-        let failures = self.write(&mut change);
+        let failures = self.settle_all(&mut change);
         self.remove_leftovers(!failures.is_empty());
         self.find_draining(ops);
         let draining = self.draining.values().flatten();
@@ -390,14 +453,8 @@ impl Dataplane for Ebpf {
     }
 }
 
-/// The counters of a virtual address: of its endpoints, and of clients that are refused.
-fn counters(kernel: &KernelTable, frontend: &Frontend) -> impl Iterator<Item = (u32, Option<Place>)> {
-    let refused = kernel.service(frontend).map(|service| (refusals(service), None));
-    kernel.counters(frontend).map(|(place, counter)| (counter, Some(place))).chain(refused)
-}
-
 fn all_counters(kernel: &KernelTable) -> BTreeSet<u32> {
-    kernel.frontends().flat_map(|frontend| counters(kernel, frontend)).map(|(counter, _)| counter).collect()
+    kernel.frontends().flat_map(|frontend| kernel.counters(frontend)).map(|(counter, _)| counter).collect()
 }
 
 fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {

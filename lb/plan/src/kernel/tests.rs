@@ -211,7 +211,7 @@ fn check_takeover(
         taken.put(*frontend, &more, policy);
     }
     let all: Vec<u32> =
-        last.keys().flat_map(|frontend| taken.counters(frontend)).map(|(_, counter)| counter).collect();
+        last.keys().flat_map(|frontend| taken.counters(frontend)).map(|(counter, _)| counter).collect();
     prop_assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
     Ok(())
 }
