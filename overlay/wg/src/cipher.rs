@@ -44,6 +44,7 @@ impl Cipher {
     /// Encrypts up to [`TOGETHER_MAX`] messages of `length` octets that stand one after the other, each a header, a
     /// packet and room for the tag.
     pub(crate) fn seal(&self, messages: &mut [u8], length: usize) {
+        debug_assert!(messages.len() <= TOGETHER_MAX * length && messages.len().is_multiple_of(length));
         #[cfg(target_arch = "x86_64")]
         if let Some(words) = self.words.as_ref().filter(|_| messages.len() >= TOGETHER_MIN * length) {
             let tags = together(wide::Direction::Sealing, words, messages, length);
@@ -66,6 +67,7 @@ impl Cipher {
     /// Decrypts up to [`TOGETHER_MAX`] messages of `length` octets that stand one after the other. Says of each
     /// whether it is what was encrypted; the packet of one that is not is of no use.
     pub(crate) fn open(&self, messages: &mut [u8], length: usize) -> [bool; TOGETHER_MAX] {
+        debug_assert!(messages.len() <= TOGETHER_MAX * length && messages.len().is_multiple_of(length));
         let mut are_right = [false; TOGETHER_MAX];
         #[cfg(target_arch = "x86_64")]
         if let Some(words) = self.words.as_ref().filter(|_| messages.len() >= TOGETHER_MIN * length) {
@@ -210,6 +212,29 @@ mod tests {
             let are_right = Cipher::new(&key).open(&mut sealed, length);
             for (place, is_right) in are_right.into_iter().enumerate().take(packets.len()) {
                 prop_assert_eq!(is_right, place != at / length || !is_read, "message {}", place);
+            }
+        }
+    }
+
+    #[test]
+    fn it_is_that_of_the_standard() {
+        // RFC 8439, 2.4.2: the nonce begins with zeros, as all do here.
+        let key = std::array::from_fn(|octet| octet as u8);
+        let plain =
+            b"Ladies and Gentlemen of the class of '99: If I could offer you only one tip for the future, \
+            sunscreen would be it.";
+        let sealed = "6e2e359a2568f98041ba0728dd0d6981e97e7aec1d4360c20a27afccfd9fae0b\
+            f91b65c5524733ab8f593dabcd62b3571639d624e65152ab8f530c359f0861d8\
+            07ca0dbf500d6a6156a38e088a22b65e52bc514d16ccf806818ce91ab7793736\
+            5af90bbf74a35be6b40b8eedf2785e42874d";
+        for count in [1, TOGETHER_MAX] {
+            let mut messages = messages(&vec![plain.to_vec(); count], &vec![0x4a00_0000; count]);
+            let length = plain.len() + DATA_OVERHEAD;
+            Cipher::new(&key).seal(&mut messages, length);
+            for message in messages.chunks_exact(length) {
+                let octets = &message[DATA_HEADER_LENGTH..length - TAG_LENGTH];
+                let digits: String = octets.iter().map(|octet| format!("{octet:02x}")).collect();
+                assert_eq!(digits, sealed);
             }
         }
     }

@@ -17,6 +17,9 @@ const BLOCK_NUMBER: usize = 12;
 /// message, and the others for the block after it.
 pub(super) struct KeyStream {
     first: [__m512i; 16],
+    /// The state after the first round of columns. The first column of it is not mixed yet, because it alone depends on
+    /// the number of the block.
+    mixed: [__m512i; 16],
 }
 
 /// Adds, mixes and turns in four columns or diagonals of the state at once.
@@ -47,7 +50,9 @@ impl KeyStream {
         let twice = |half| _mm512_inserti64x4::<1>(_mm512_castsi256_si512(half), half);
         first[14] = twice(_mm512_cvtepi64_epi32(numbers));
         first[15] = twice(_mm512_cvtepi64_epi32(_mm512_srli_epi64::<32>(numbers)));
-        Self { first }
+        let mut mixed = first;
+        quarter_rounds!(mixed, [1 5 9 13] [2 6 10 14] [3 7 11 15]);
+        Self { first, mixed }
     }
 
     /// The first eight words of the first block, which are the key of Poly1305, and the second block.
@@ -76,8 +81,11 @@ impl KeyStream {
         let mut first = self.first;
         let number = _mm512_set1_epi32(number.cast_signed());
         first[BLOCK_NUMBER] = _mm512_mask_add_epi32(number, 0xff00, number, _mm512_set1_epi32(1));
-        let mut v = first;
-        for _ in 0..10 {
+        let mut v = self.mixed;
+        v[BLOCK_NUMBER] = first[BLOCK_NUMBER];
+        quarter_rounds!(v, [0 4 8 12]);
+        quarter_rounds!(v, [0 5 10 15] [1 6 11 12] [2 7 8 13] [3 4 9 14]);
+        for _ in 1..10 {
             quarter_rounds!(v, [0 4 8 12] [1 5 9 13] [2 6 10 14] [3 7 11 15]);
             quarter_rounds!(v, [0 5 10 15] [1 6 11 12] [2 7 8 13] [3 4 9 14]);
         }

@@ -60,18 +60,31 @@ fn add(
     stream: &[__m512i; LANES],
     poly: &mut Poly,
 ) {
-    let count = range.len().min(BLOCK);
-    let is_there = u64::MAX.checked_shr((BLOCK - count) as u32).unwrap_or(0);
     let mut rows = [_mm512_setzero_si512(); LANES];
+    if range.len() < BLOCK {
+        let is_there = (1 << range.len()) - 1;
+        for ((packet, stream), row) in packets.iter_mut().zip(stream).zip(&mut rows) {
+            let octets = &mut packet[range.clone()];
+            // SAFETY: only the octets of the range are loaded and stored, whose bits are set.
+            unsafe {
+                let read = _mm512_maskz_loadu_epi8(is_there, octets.as_ptr().cast());
+                let written = _mm512_maskz_mov_epi8(is_there, _mm512_xor_si512(read, *stream));
+                _mm512_mask_storeu_epi8(octets.as_mut_ptr().cast(), is_there, written);
+                *row = if direction == Direction::Sealing { written } else { read };
+            }
+        }
+        poly.add_last(&rows, range.len());
+        return;
+    }
     for ((packet, stream), row) in packets.iter_mut().zip(stream).zip(&mut rows) {
-        let octets = &mut packet[range.start..range.start + count];
-        // SAFETY: only `count` octets are loaded and stored, which are as many as there are.
+        let octets = &mut packet[range.start..range.start + BLOCK];
+        // SAFETY: as many octets are loaded and stored as the block has; they need no alignment.
         unsafe {
-            let read = _mm512_maskz_loadu_epi8(is_there, octets.as_ptr().cast());
-            let written = _mm512_maskz_mov_epi8(is_there, _mm512_xor_si512(read, *stream));
-            _mm512_mask_storeu_epi8(octets.as_mut_ptr().cast(), is_there, written);
+            let read = _mm512_loadu_si512(octets.as_ptr().cast());
+            let written = _mm512_xor_si512(read, *stream);
+            _mm512_storeu_si512(octets.as_mut_ptr().cast(), written);
             *row = if direction == Direction::Sealing { written } else { read };
         }
     }
-    poly.add(rows, count);
+    poly.add(&rows);
 }
