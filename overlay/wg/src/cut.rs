@@ -6,7 +6,7 @@
 
 use crate::checksum;
 use crate::ip::{
-    IPV4_HEADER, TCP, TCP_CWR, TCP_FIN, TCP_PSH, TCP_SYN, Transport, UDP_CHECKSUM, write_length,
+    IPV4_HEADER, TCP, TCP_CHECKSUM, TCP_CWR, TCP_FIN, TCP_PSH, TCP_SYN, Transport, UDP_CHECKSUM,
 };
 use crate::vnet::{Gso, VnetHeader};
 
@@ -34,9 +34,13 @@ struct Pieces {
     transport: Transport,
     /// Octets of payload of each piece but the last.
     segment: usize,
-    /// The checksum over addresses and protocol.
-    address_sum: u64,
+    /// The sum over the IP header, without what differs between pieces.
+    network_sum: u64,
+    /// The sum over addresses, protocol and the TCP or UDP header, without what differs between pieces.
+    transport_sum: u64,
     sequence: u32,
+    /// Length of the header and flags, of TCP.
+    flags: u16,
     identification: u16,
 }
 
@@ -76,17 +80,26 @@ impl<'a> Cut<'a> {
             return Err(CutError::Malformed);
         }
         let payload = packet.len() - transport.headers;
-        let number = |at: usize| [packet[at], packet[at + 1], packet[at + 2], packet[at + 3]];
+        let number = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let pseudo_sum = transport.pseudo_sum(packet, 0);
+        let header = &packet[transport.network..transport.headers];
+        let (transport_sum, sequence, flags) = if transport.protocol == TCP {
+            let sequence = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            let same = [&header[..4], &header[8..12], &header[14..TCP_CHECKSUM], &header[TCP_CHECKSUM + 2..]];
+            let sum = same.into_iter().fold(pseudo_sum, checksum::add);
+            (sum, sequence, number(transport.network + 12))
+        } else {
+            (checksum::add(pseudo_sum, &header[..4]), 0, 0)
+        };
+        let same = [&packet[..2], &packet[6..10], &packet[12..transport.network]];
         let pieces = Pieces {
             transport,
             segment,
-            address_sum: transport.pseudo_sum(packet, 0),
-            sequence: if transport.protocol == TCP {
-                u32::from_be_bytes(number(transport.network + 4))
-            } else {
-                0
-            },
-            identification: u16::from_be_bytes([packet[4], packet[5]]),
+            network_sum: same.into_iter().fold(0, checksum::add),
+            transport_sum,
+            sequence,
+            flags,
+            identification: number(4),
         };
         Ok(Self { packet, pieces: Some(pieces), count: payload.div_ceil(segment).max(1) })
     }
@@ -113,45 +126,54 @@ impl<'a> Cut<'a> {
         };
         let headers = pieces.transport.headers;
         let from = headers + piece * pieces.segment;
-        out[..headers].copy_from_slice(&self.packet[..headers]);
-        let payload = out.len() - headers;
-        out[headers..].copy_from_slice(&self.packet[from..from + payload]);
-        pieces.adapt(piece, piece + 1 == self.count, out);
+        let (header, payload) = out.split_at_mut(headers);
+        header.copy_from_slice(&self.packet[..headers]);
+        let payload_sum = checksum::copy(0, &self.packet[from..from + payload.len()], payload);
+        pieces.adapt(piece, piece + 1 == self.count, header, payload.len(), payload_sum);
     }
 }
 
 impl Pieces {
     /// Makes copied headers those of a piece.
+    ///
+    /// They are only written to. Reading what parts were just written of waits until the copy of the payload is done.
     #[inline]
-    fn adapt(&self, piece: usize, is_last: bool, out: &mut [u8]) {
+    fn adapt(&self, piece: usize, is_last: bool, header: &mut [u8], payload: usize, payload_sum: u64) {
         let Transport { protocol, is_ipv4, network, headers } = self.transport;
+        let mut put = |at: usize, number: u16| header[at..at + 2].copy_from_slice(&number.to_be_bytes());
         if is_ipv4 {
+            let length = (headers + payload) as u16;
             let number = self.identification.wrapping_add(piece as u16);
-            out[4..6].copy_from_slice(&number.to_be_bytes());
+            put(2, length);
+            put(4, number);
+            let sum = checksum::add_number(checksum::add_number(self.network_sum, length), number);
+            put(10, u16::from_be_bytes(checksum::finished(sum)));
+        } else {
+            put(4, (headers + payload - network) as u16);
         }
-        write_length(out, is_ipv4, out.len());
-        let length = out.len() - network;
-        let transport = &mut out[network..];
+        let length = (headers + payload - network) as u16;
+        let mut sum = checksum::add_number(self.transport_sum + payload_sum, length);
+        let mut put = |at: usize, number: u16| {
+            sum = checksum::add_number(sum, number);
+            put(network + at, number);
+        };
         if protocol == TCP {
             let sequence = self.sequence.wrapping_add((piece * self.segment) as u32);
-            transport[4..8].copy_from_slice(&sequence.to_be_bytes());
-            if !is_last {
-                transport[13] &= !(TCP_FIN | TCP_PSH);
-            }
-            if piece > 0 {
-                transport[13] &= !TCP_CWR;
-            }
+            put(4, (sequence >> 16) as u16);
+            put(6, sequence as u16);
+            let after_first = if piece > 0 { u16::from(TCP_CWR) } else { 0 };
+            let before_last = if is_last { 0 } else { u16::from(TCP_FIN | TCP_PSH) };
+            put(12, self.flags & !after_first & !before_last);
         } else {
-            transport[4..6].copy_from_slice(&(length as u16).to_be_bytes());
+            put(4, length);
         }
-        let at = self.transport.checksum_at() - network;
-        transport[at..at + 2].fill(0);
-        let sum = checksum::add_number(self.address_sum, length as u16);
-        let sum = checksum::finished(checksum::add(sum, transport));
         // A UDP checksum of zero says that there is none.
-        let sum = if protocol != TCP && sum == [0, 0] { [0xff, 0xff] } else { sum };
-        transport[at..at + 2].copy_from_slice(&sum);
-        debug_assert!(headers <= out.len());
+        let sum = match checksum::finished(sum) {
+            [0, 0] if protocol != TCP => [0xff, 0xff],
+            sum => sum,
+        };
+        let at = self.transport.checksum_at();
+        header[at..at + 2].copy_from_slice(&sum);
     }
 }
 

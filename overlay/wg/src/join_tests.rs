@@ -4,8 +4,9 @@ use std::net::SocketAddrV4;
 
 use proptest::prelude::*;
 
+use crate::checksum;
 use crate::cut::{Cut, CutError};
-use crate::ip::{TCP_FIN, TCP_PSH, Transport};
+use crate::ip::{TCP_CWR, TCP_FIN, TCP_PSH, Transport};
 use crate::join::Joiner;
 use crate::sample::{tcp, udp};
 use crate::vnet::{Gso, VnetHeader};
@@ -154,6 +155,42 @@ fn what_is_special_is_handed_over_alone() {
     }
 }
 
+/// The sequence number and the flags of a piece without options, whose other headers are checked.
+fn stream_part(piece: &[u8], number: u16) -> (u32, u8) {
+    assert_eq!(piece[2..4], (piece.len() as u16).to_be_bytes());
+    assert_eq!(piece[4..6], number.to_be_bytes());
+    assert_eq!(checksum::finished(checksum::add(0, &piece[..20])), [0, 0], "the IP header's checksum");
+    assert!(is_intact(piece), "the TCP checksum");
+    (u32::from_be_bytes([piece[24], piece[25], piece[26], piece[27]]), piece[33])
+}
+
+#[test]
+fn each_piece_is_a_packet_of_its_own() {
+    let all = ACK | TCP_PSH | TCP_FIN | TCP_CWR;
+    let packet = tcp(here(), there(), u32::MAX - 1500, all, &[5; 2500]);
+    let pieces = cut(stream_header(Gso::Tcp4, 1000), &packet, 1420).expect("a stream can be cut");
+    let parts: Vec<_> = (7..).zip(&pieces).map(|(number, piece)| stream_part(piece, number)).collect();
+    let expected = [(u32::MAX - 1500, ACK | TCP_CWR), (u32::MAX - 500, ACK), (499, ACK | TCP_PSH | TCP_FIN)];
+    assert_eq!(parts, expected);
+}
+
+#[test]
+fn streams_and_datagrams_of_the_sixth_family_are_cut() {
+    for (protocol, gso, header) in [(6, Gso::Tcp6, 20), (17, Gso::Udp, 8)] {
+        let length = header + 2500_u16;
+        let mut packet = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[protocol, 64], &[3; 32]].concat();
+        packet.extend(&[0x50; 20][..usize::from(header)]);
+        packet.extend(&[9; 2500]);
+        let pieces = cut(stream_header(gso, 1000), &packet, 1420).expect("the pieces fit");
+        let lengths: Vec<u16> = pieces.iter().map(|p| u16::from_be_bytes([p[4], p[5]])).collect();
+        assert_eq!(lengths, [header + 1000, header + 1000, header + 500]);
+        for piece in &pieces {
+            assert_eq!(piece.len(), 40 + usize::from(u16::from_be_bytes([piece[4], piece[5]])));
+            assert!(is_intact(piece), "{gso:?}");
+        }
+    }
+}
+
 #[test]
 fn a_packet_that_fits_stays_as_it_is() {
     let packet = tcp(here(), there(), 7, ACK, b"hello");
@@ -174,7 +211,7 @@ fn an_open_checksum_is_closed() {
     let packet = udp(here(), there(), b"hello");
     let mut open = packet.clone();
     let transport = Transport::of(&packet).expect("a datagram");
-    let pseudo = crate::checksum::folded(transport.pseudo_sum(&packet, packet.len() - 20));
+    let pseudo = checksum::folded(transport.pseudo_sum(&packet, packet.len() - 20));
     open[26..28].copy_from_slice(&pseudo);
     let header =
         VnetHeader { needs_checksum: true, checksum_start: 20, checksum_offset: 6, ..VnetHeader::default() };
