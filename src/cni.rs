@@ -104,6 +104,10 @@ fn not_registered(config: &NetworkConfig) -> Failure {
 /// The result of an addition.
 fn result(config: &NetworkConfig, attachment: &Attachment, namespace: &Path) -> Value {
     let mut inner = json!({ "name": attachment.key.interface, "sandbox": namespace });
+    // Podman refuses a result without it.
+    if let Some(octets) = attachment.hardware_address {
+        inner["mac"] = json!(octets.map(|octet| format!("{octet:02x}")).join(":"));
+    }
     if let Some(mtu) = attachment.mtu().filter(|_| config.version >= Version::V1_1) {
         inner["mtu"] = json!(mtu);
     }

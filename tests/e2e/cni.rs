@@ -108,12 +108,16 @@ fn a_runtime_gives_containers_interfaces_and_takes_them_back() {
     assert_eq!(runtime.done("STATUS", "", &config), Value::Null);
     let first = runtime.done("ADD", "a", &config);
     let port = first["interfaces"][1]["name"].as_str().expect("a name").to_owned();
+    let mac = first["interfaces"][2]["mac"].as_str().expect("an address on the wire").to_owned();
+    let mut link = runtime.network.command("a", "ip");
+    let link = program::outcome("ip", link.args(["link", "show", "dev", "eth1"]).output()).success();
+    assert!(link.contains(&format!("link/ether {mac} ")), "{mac}: {link}");
     let expected = json!({
         "cniVersion": "1.1.0",
         "interfaces": [
             { "name": "m-both" },
             { "name": port },
-            { "name": "eth1", "sandbox": runtime.network.file("a"), "mtu": 1420 },
+            { "name": "eth1", "sandbox": runtime.network.file("a"), "mac": mac, "mtu": 1420 },
         ],
         "ips": [
             { "address": "10.128.1.2/29", "gateway": "10.128.1.1", "interface": 2 },

@@ -79,6 +79,9 @@ pub struct Attachment {
     /// The interface's other end, on the node.
     pub port: String,
     interface: Interface,
+    /// The interface's address on the wire, known to whoever has made it.
+    #[serde(skip)]
+    pub hardware_address: Option<[u8; 6]>,
 }
 
 /// An address of a container.
@@ -230,13 +233,16 @@ impl Attachments {
         let interface = self.choose(request)?;
         let port = port_name(&request.key);
         let key = request.key.clone();
-        let attachment = Attachment { key, label: request.label.clone(), port, interface };
+        let label = request.label.clone();
+        let attachment = Attachment { key, label, port, interface, hardware_address: None };
         checkpoint::write(&path, &attachment, Durability::Disk)?;
-        if let Err(error) = make(&attachment, &request.namespace) {
-            self.remove(&attachment)?;
-            return Err(error);
+        match make(&attachment, &request.namespace) {
+            Ok(hardware_address) => Ok(Attachment { hardware_address, ..attachment }),
+            Err(error) => {
+                self.remove(&attachment)?;
+                Err(error)
+            }
         }
-        Ok(attachment)
     }
 
     /// Chooses addresses that neither a task nor another container has.
@@ -377,8 +383,8 @@ impl Attachment {
     }
 }
 
-/// Makes an interface that is written down.
-fn make(attachment: &Attachment, namespace: &Path) -> Result<(), AttachmentError> {
+/// Makes an interface that is written down. Its address on the wire.
+fn make(attachment: &Attachment, namespace: &Path) -> Result<Option<[u8; 6]>, AttachmentError> {
     let Attachment { key, port, interface, .. } = attachment;
     let mut host = Netlink::open()?;
     let bridge = interfaces::bridge(&mut host, interface)?;
@@ -387,7 +393,8 @@ fn make(attachment: &Attachment, namespace: &Path) -> Result<(), AttachmentError
             return Err(AttachmentError::Exists(key.clone()));
         }
         let names = Names { port, inside: &key.interface };
-        Ok(interfaces::connect(&mut host, own, interface, &bridge, names, true)?)
+        interfaces::connect(&mut host, own, interface, &bridge, names, true)?;
+        Ok(own.link(&key.interface)?.and_then(|link| link.hardware_address))
     })
 }
 

@@ -39,6 +39,7 @@ mod kind {
 
 /// Attributes of links (`linux/if_link.h`).
 mod link {
+    pub(crate) const HARDWARE_ADDRESS: u16 = 1;
     pub(crate) const NAME: u16 = 3;
     pub(crate) const MTU: u16 = 4;
     pub(crate) const MASTER: u16 = 10;
@@ -91,6 +92,8 @@ pub struct Link {
     pub is_up: bool,
     /// The number of its bridge, if it is a port of one.
     pub master: Option<u32>,
+    /// Its address on the wire, if it is one of Ethernet.
+    pub hardware_address: Option<[u8; 6]>,
 }
 
 /// An address of an interface.
@@ -295,11 +298,13 @@ fn family_of(address: IpAddr) -> u8 {
 fn parse_link(body: &[u8]) -> Option<Link> {
     let index = u32_of(body.get(4..8)?)?;
     let flags = u32_of(body.get(8..12)?)?;
-    let mut found = Link { index, name: String::new(), is_up: flags & link::UP != 0, master: None };
+    let is_up = flags & link::UP != 0;
+    let mut found = Link { index, name: String::new(), is_up, master: None, hardware_address: None };
     for (attribute, value) in attributes(body.get(16..)?) {
         match attribute {
             link::NAME => found.name = String::from_utf8_lossy(value.strip_suffix(&[0])?).into_owned(),
             link::MASTER => found.master = u32_of(value),
+            link::HARDWARE_ADDRESS => found.hardware_address = value.try_into().ok(),
             _ => {}
         }
     }
