@@ -1,5 +1,8 @@
 //! The checksum of IP, TCP and UDP.
 
+#[cfg(target_arch = "x86_64")]
+mod vnni;
+
 /// Octets from which on wider instructions pay off.
 #[cfg(target_arch = "x86_64")]
 const WIDE_MIN: usize = 256;
@@ -11,9 +14,15 @@ const BLOCK: usize = 64;
 #[inline]
 pub(crate) fn add(sum: u64, octets: &[u8]) -> u64 {
     #[cfg(target_arch = "x86_64")]
-    if octets.len() >= WIDE_MIN && std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has these instructions.
-        return unsafe { add_wide(sum, octets) };
+    if octets.len() >= WIDE_MIN {
+        if vnni::is_there() {
+            // SAFETY: the processor has these instructions.
+            return unsafe { vnni::add(sum, octets) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has these instructions.
+            return unsafe { add_wide(sum, octets) };
+        }
     }
     add_any(sum, octets)
 }
@@ -22,9 +31,15 @@ pub(crate) fn add(sum: u64, octets: &[u8]) -> u64 {
 #[inline]
 pub(crate) fn copy(sum: u64, from: &[u8], to: &mut [u8]) -> u64 {
     #[cfg(target_arch = "x86_64")]
-    if from.len() >= WIDE_MIN && std::arch::is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has these instructions.
-        return unsafe { copy_wide(sum, from, to) };
+    if from.len() >= WIDE_MIN {
+        if vnni::is_there() {
+            // SAFETY: the processor has these instructions.
+            return unsafe { vnni::copy(sum, from, to) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has these instructions.
+            return unsafe { copy_wide(sum, from, to) };
+        }
     }
     copy_any(sum, from, to)
 }
