@@ -21,7 +21,7 @@ use crate::tables::{Event, Tables};
 pub(crate) struct Entry {
     /// The last messages of one session.
     sealed: Sealed,
-    /// Packets of one session that were decrypted and not looked at yet.
+    /// Packets that were decrypted and not looked at yet. It is empty in between, and its memory reused.
     opened: Vec<Opened>,
     /// The last source address and the session it was good for, so that it need not be looked up again.
     last_source: Option<(IpAddr, u32)>,
@@ -32,6 +32,26 @@ pub(crate) struct Entry {
 struct Sealed {
     places: Range<usize>,
     length: usize,
+}
+
+impl Sealed {
+    /// Whether a message can be decrypted with these.
+    #[inline]
+    fn is_continued_by(&self, place: &Range<usize>) -> bool {
+        self.places.end == place.start
+            && self.length == place.len()
+            && self.places.len() < TOGETHER_MAX * self.length
+    }
+
+    /// Adds a message that continues these, or the first one.
+    #[inline]
+    fn push(&mut self, place: Range<usize>) {
+        if self.places.is_empty() {
+            *self = Self { length: place.len(), places: place };
+        } else {
+            self.places.end = place.end;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -78,7 +98,10 @@ impl Entry {
                         session = find(tables, index, now);
                     }
                     if let Some(session) = &session {
-                        self.sealed(octets, session, place);
+                        if !self.sealed.is_continued_by(&place) {
+                            self.accept(tables, octets, session, message.from, joiner, now);
+                        }
+                        self.sealed.push(place);
                     } else {
                         tables.drops.count(Drop::UnknownSession);
                         tables.stray(message.from, now);
@@ -93,25 +116,9 @@ impl Entry {
         }
     }
 
-    /// Takes a data message, which is decrypted with those after it.
-    #[inline]
-    fn sealed(&mut self, octets: &mut [u8], session: &Session, place: Range<usize>) {
-        let run = &mut self.sealed;
-        let is_neighbour = run.places.end == place.start && run.length == place.len();
-        if !is_neighbour || run.places.len() >= TOGETHER_MAX * run.length {
-            self.open(octets, session);
-            self.sealed = Sealed { length: place.len(), places: place };
-        } else {
-            run.places.end = place.end;
-        }
-    }
-
-    /// Decrypts what was taken.
+    /// Decrypts the last messages.
     fn open(&mut self, octets: &mut [u8], session: &Session) {
         let Sealed { places, length } = std::mem::take(&mut self.sealed);
-        if places.is_empty() {
-            return;
-        }
         let messages = &mut octets[places.clone()];
         let are_right = session.open(messages, length);
         for ((start, message), is_right) in
@@ -126,7 +133,8 @@ impl Entry {
         }
     }
 
-    /// Takes the packets of a session that are new and come from where the peer may send from.
+    /// Decrypts the last messages of a session, and takes the packets that are new and come from where the peer may send
+    /// from. They are so few that they are still in the core's first cache when their checksums are looked at.
     fn accept(
         &mut self,
         tables: &Tables,
@@ -136,6 +144,9 @@ impl Entry {
         joiner: &mut Joiner,
         now: Instant,
     ) {
+        if self.sealed.places.is_empty() {
+            return;
+        }
         self.open(octets, session);
         let peer = &session.peer;
         let mut opened = std::mem::take(&mut self.opened);

@@ -186,7 +186,7 @@ impl Join {
                 && is_ipv4 == other.transport.is_ipv4
                 && network == other.transport.network
                 && head[network..network + 4] == packet[network..network + 4]
-                && head[addresses.clone()] == packet[addresses]
+                && are_same(&head[addresses.clone()], &packet[addresses])
         })
     }
 }
@@ -197,7 +197,9 @@ impl Flow {
     fn continues(&self, head: &[u8], packet: &[u8], other: Self) -> bool {
         let Transport { protocol, is_ipv4, network, headers } = self.transport;
         let is_network_same = if is_ipv4 {
-            head[..2] == packet[..2] && head[6..9] == packet[6..9] && head[20..network] == packet[20..network]
+            head[..2] == packet[..2]
+                && head[6..9] == packet[6..9]
+                && are_same(&head[20..network], &packet[20..network])
         } else {
             head[..4] == packet[..4] && head[6..8] == packet[6..8]
         };
@@ -210,7 +212,9 @@ impl Flow {
         let (head, packet) = (&head[network..], &packet[network..]);
         let end = headers - network;
         let sequence = u32::from_be_bytes([packet[4], packet[5], packet[6], packet[7]]);
-        sequence == self.next_sequence && head[8..12] == packet[8..12] && head[20..end] == packet[20..end]
+        sequence == self.next_sequence
+            && head[8..12] == packet[8..12]
+            && are_same(&head[20..end], &packet[20..end])
     }
 
     fn write_headers(&self, head: &mut [u8], length: usize, is_pushed: bool) {
@@ -227,6 +231,13 @@ impl Flow {
             head[network + 4..network + 6].copy_from_slice(&((length - network) as u16).to_be_bytes());
         }
     }
+}
+
+/// Whether parts of headers are the same, which are some times four octets: too few for a call of a function.
+#[inline]
+fn are_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len()
+        && one.as_chunks::<4>().0.iter().zip(other.as_chunks::<4>().0).all(|(one, other)| one == other)
 }
 
 /// What is needed to join a packet with others, if it is one that carries data of a flow and nothing special.
