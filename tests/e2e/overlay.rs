@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -188,10 +189,14 @@ impl Mesh {
         std::fs::write(self.dir.join(name), "").expect("written");
     }
 
-    /// Restarts a host's network daemon, until packets come and go by both of its tunnels.
+    /// Restarts a host's network daemon, until packets come and go by both of its tunnels. Says how long that took.
     fn restart(&mut self, host: &str) {
+        let start = Instant::now();
         self.nodes.stop(host, "net");
+        let stopped = start.elapsed();
         self.nodes.start_net_with(host, &[&NET[..], &CHANGING].concat());
+        eventually("the daemon answers", || self.nodes.curl(host, "http://127.0.0.1:8081/metrics"));
+        let answered = start.elapsed();
         for peer in HOSTS.iter().filter(|peer| **peer != host) {
             for direction in ["sent", "received"] {
                 let name = format!("mesonet_overlay_packets{{direction=\"{direction}\",peer=\"{peer}\"}}");
@@ -201,6 +206,8 @@ impl Mesh {
                 });
             }
         }
+        let [stopped, answered, sent] = [stopped, answered, start.elapsed()].map(|time| time.as_secs_f64());
+        eprintln!("{host}: ended after {stopped:.3} s, up after {answered:.3} s, packets after {sent:.3} s");
     }
 
     /// Waits until each node has changed its key so many times. How many changes that were on all of them.
