@@ -1,23 +1,31 @@
 //! One message in, one message out.
 
+mod extended_error;
+mod forwarded;
+mod header;
+mod zone_answer;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode as WireCode};
-use hickory_proto::rr::rdata::{CNAME, TXT};
+use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{DNSClass, Name as WireName, RData, Record, RecordType};
-use mesonet_dns_zone::{Answer, ExtendedError, Name, Question, QuestionType, ResponseCode, Zone};
+use mesonet_dns_zone::{Answer, Name, Question, QuestionType, ResponseCode, Zone};
 
-use tokio::sync::OwnedSemaphorePermit;
-
+use self::extended_error::{NOT_AUTHORITATIVE, PROHIBITED, explain};
+use self::forwarded::Collapsed;
+pub(crate) use self::forwarded::Forwarded;
+use self::header::Header;
+use self::zone_answer::{fill, question};
 use crate::cookies::Cookie;
 use crate::edns::{self, UDP_PAYLOAD_MAX};
-use crate::forward::{Age, Failure, Forwarder, Key, Overload, Reply};
+use crate::forward::{Failure, Forwarder, Key, Overload};
 use crate::guard::Guard;
 use crate::metrics::{CodeLabel, KindLabel, Transport};
 use crate::policy::Rights;
 use crate::transfer::Transfer;
-use crate::wire::{self, HEADER_LENGTH};
+use crate::wire;
 
 /// The size that every client can receive (RFC 1035 §4.2.1).
 const UDP_PAYLOAD_MIN: u16 = 512;
@@ -327,180 +335,12 @@ impl Request {
     }
 }
 
-/// A query that upstream servers answer.
-#[derive(Debug)]
-pub(crate) struct Forwarded {
-    request: Request,
-    response: Message,
-    key: Key,
-    forwarder: Arc<Forwarder>,
-    /// Held until the answer is there.
-    place: Option<OwnedSemaphorePermit>,
-    collapsed: Option<Collapsed>,
-}
-
-/// What is asked instead of a question that exists because of a search list only.
-#[derive(Debug)]
-struct Collapsed {
-    sought: WireName,
-    /// The answer if that does not exist either.
-    absent: Answer,
-}
-
-impl Forwarded {
-    /// Waits for the answer, which takes some seconds at most.
-    pub(crate) async fn finish(self) -> Outcome {
-        let reply = self.forwarder.resolve(&self.key).await;
-        self.replied(reply)
-    }
-
-    fn replied(self, reply: Result<Reply, Failure>) -> Outcome {
-        let Self { request, mut response, collapsed, .. } = self;
-        if let Some(Collapsed { sought, absent }) = collapsed {
-            let code = match reply {
-                Ok(reply) if reply.resolved.code == WireCode::NoError => {
-                    let code = fill_forwarded(&mut response, &request.query, &reply);
-                    let alias = RData::CNAME(CNAME(sought));
-                    let alias = Record::from_rdata(request.query.name.clone(), COLLAPSED_TTL, alias);
-                    response.answers.insert(0, alias);
-                    Some(code)
-                }
-                // Freshness was looked at before.
-                Ok(_) | Err(_) => fill(&mut response, &request.query, Freshness::Current, absent),
-            };
-            return match code {
-                Some(code) => request.encoded(response, code),
-                None => request.header.failed(kind_label(request.query.query_type)),
-            };
-        }
-        let code = match reply {
-            Ok(reply) => fill_forwarded(&mut response, &request.query, &reply),
-            Err(failure) => {
-                let (code, label, reason) = match failure {
-                    Failure::Unreachable => (WireCode::ServFail, CodeLabel::ServFail, NO_REACHABLE_AUTHORITY),
-                    Failure::Bogus => (WireCode::ServFail, CodeLabel::ServFail, DNSSEC_BOGUS),
-                    Failure::Busy => (WireCode::Refused, CodeLabel::Refused, PROHIBITED),
-                };
-                response.metadata.response_code = code;
-                explain(&mut response, reason);
-                label
-            }
-        };
-        request.encoded(response, code)
-    }
-}
-
-/// For how many seconds a client may take a name with a domain of its search list for the name without: as long as a
-/// record of the zones by default, because the name may come into being.
-const COLLAPSED_TTL: u32 = 5;
-
-/// Extended errors (RFC 8914 §4).
-const STALE_ANSWER: u16 = 3;
-const DNSSEC_BOGUS: u16 = 6;
-const PROHIBITED: u16 = 18;
-const STALE_NXDOMAIN_ANSWER: u16 = 19;
-const NOT_AUTHORITATIVE: u16 = 20;
-const NO_REACHABLE_AUTHORITY: u16 = 22;
-
-fn fill_forwarded(response: &mut Message, query: &Query, reply: &Reply) -> CodeLabel {
-    let Reply { resolved, age } = reply;
-    let shown = |record: &Record| {
-        let mut record = record.clone();
-        record.ttl = age.ttl_of(record.ttl);
-        // The client's spelling comes back, whoever asked first.
-        if record.name == query.name {
-            record.name = query.name.clone();
-        }
-        record
-    };
-    response.answers = resolved.answers.iter().map(shown).collect();
-    response.authorities = resolved.authorities.iter().map(shown).collect();
-    response.metadata.authentic_data = resolved.authentic;
-    response.metadata.response_code = resolved.code;
-    let is_negative = resolved.code == WireCode::NXDomain;
-    match (age, is_negative) {
-        (Age::Stale, false) => explain(response, STALE_ANSWER),
-        (Age::Stale, true) => explain(response, STALE_NXDOMAIN_ANSWER),
-        (Age::Seconds(_), _) => {}
-    }
-    if is_negative { CodeLabel::NxDomain } else { CodeLabel::NoError }
-}
-
-/// Says why, to whoever understands.
-fn explain(response: &mut Message, reason: u16) {
-    if let Some(edns) = &mut response.edns {
-        edns::explain(edns, reason);
-    }
-}
-
 /// How many octets an answer may have.
 fn size_limit(request: &Message, transport: Transport) -> u16 {
     match (transport, &request.edns) {
         (Transport::Tcp | Transport::Tls | Transport::Https | Transport::Quic, _) => u16::MAX,
         (Transport::Udp, Some(edns)) => edns.max_payload().clamp(UDP_PAYLOAD_MIN, UDP_PAYLOAD_MAX),
         (Transport::Udp, None) => UDP_PAYLOAD_MIN,
-    }
-}
-
-/// What the zone is asked. Nothing for classes other than IN, which are refused.
-fn question(query: &Query) -> Option<Question> {
-    if query.query_class != DNSClass::IN {
-        return None;
-    }
-    let kind = match query.query_type {
-        RecordType::A => QuestionType::A,
-        RecordType::AAAA => QuestionType::Aaaa,
-        RecordType::SRV => QuestionType::Srv,
-        RecordType::CNAME => QuestionType::Cname,
-        RecordType::PTR => QuestionType::Ptr,
-        RecordType::TXT => QuestionType::Txt,
-        RecordType::SOA => QuestionType::Soa,
-        RecordType::NS => QuestionType::Ns,
-        RecordType::ANY => QuestionType::Any,
-        _ => QuestionType::Other,
-    };
-    let name = Name::from_labels(query.name.iter()).ok()?;
-    Some(Question { name, kind })
-}
-
-/// Puts the zone's answer into the message. Nothing if a name cannot be encoded.
-fn fill(response: &mut Message, query: &Query, freshness: Freshness, answer: Answer) -> Option<CodeLabel> {
-    response.metadata.authoritative = answer.authoritative;
-    response.metadata.truncation = answer.truncated;
-    // The client's spelling of the name comes back, as clients that check it expect (0x20).
-    for record in &answer.answers {
-        let owner = wire::name(&record.owner)?;
-        let owner = if owner == query.name { query.name.clone() } else { owner };
-        response.answers.push(wire::record(owner, record)?);
-    }
-    for record in &answer.authority {
-        response.authorities.push(wire::record(wire::name(&record.owner)?, record)?);
-    }
-    for record in &answer.additional {
-        response.additionals.push(wire::record(wire::name(&record.owner)?, record)?);
-    }
-    let reason = answer.reason.map(ExtendedError::code).or_else(|| staleness(freshness, answer.code));
-    if let Some(reason) = reason {
-        explain(response, reason);
-    }
-    let (wire_code, label) = match answer.code {
-        ResponseCode::NoError => (WireCode::NoError, CodeLabel::NoError),
-        ResponseCode::ServerFailure => (WireCode::ServFail, CodeLabel::ServFail),
-        ResponseCode::NameError => (WireCode::NXDomain, CodeLabel::NxDomain),
-        ResponseCode::Refused => (WireCode::Refused, CodeLabel::Refused),
-    };
-    response.metadata.response_code = wire_code;
-    Some(label)
-}
-
-/// The extended error of an answer that may be out of date (RFC 8914 §4.4 and §4.20).
-fn staleness(freshness: Freshness, code: ResponseCode) -> Option<u16> {
-    match (freshness, code) {
-        (Freshness::Stale, ResponseCode::NoError) => Some(STALE_ANSWER),
-        (Freshness::Stale, ResponseCode::NameError) => Some(STALE_NXDOMAIN_ANSWER),
-        (Freshness::Stale, ResponseCode::ServerFailure | ResponseCode::Refused) | (Freshness::Current, _) => {
-            None
-        }
     }
 }
 
@@ -518,40 +358,6 @@ fn kind_label(kind: RecordType) -> KindLabel {
     }
 }
 
-/// A message's header as it is: what can be answered even if the rest cannot be read.
-#[derive(Debug, Clone, Copy)]
-struct Header([u8; HEADER_LENGTH]);
-
-impl Header {
-    fn read(packet: &[u8]) -> Option<Self> {
-        packet.first_chunk().copied().map(Self)
-    }
-
-    fn is_response(self) -> bool {
-        self.0[2] & 0x80 != 0
-    }
-
-    fn opcode(self) -> u8 {
-        self.0[2] >> 3 & 0x0f
-    }
-
-    /// An answer without any section: id, opcode and the wish for recursion come back.
-    fn reply(self, code: WireCode) -> Vec<u8> {
-        let [id_high, id_low, flags, ..] = self.0;
-        let mut reply = vec![0; HEADER_LENGTH];
-        reply[0] = id_high;
-        reply[1] = id_low;
-        reply[2] = 0x80 | (flags & 0x79);
-        reply[3] = code.low();
-        reply
-    }
-
-    fn failed(self, kind: KindLabel) -> Outcome {
-        let message = self.reply(WireCode::ServFail);
-        Outcome::Answer { message, kind, code: CodeLabel::ServFail, is_proven: false }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use hickory_proto::op::Edns;
@@ -562,6 +368,7 @@ mod tests {
 
     use super::*;
     use crate::PolicyConfig;
+    use crate::wire::HEADER_LENGTH;
 
     /// A zone with so many masters.
     fn zone(masters: u8) -> Zone {
