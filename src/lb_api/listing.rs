@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesonet_lb_dataplane::{Datapath, Routes, ServiceRoutes};
-use mesonet_lb_plan::{NodePlanner, Reach, Standing, WeighedEndpoint};
+use mesonet_lb_plan::{NodePlanner, Reach};
 use mesonet_model::{AgentId, ClusterView, EndpointState, Service, ServiceKey, Timestamp, Vip};
 use serde_json::{Value, json};
 
@@ -78,7 +78,7 @@ pub(super) fn service(view: &ClusterView, key: &ServiceKey, routes: &ServiceRout
                 "agent": each.agent,
                 "node": agent.map(|agent| agent.node_name()),
                 "zone": agent.and_then(|agent| agent.zone()),
-                "state": state(each),
+                "state": each.standing.state(),
                 "weight": each.weight,
                 "healthy": each.standing.is_healthy(),
                 "reason": each.standing.to_string(),
@@ -133,7 +133,7 @@ fn unobserved(node: &AgentId, view: &ClusterView, key: &ServiceKey) -> Vec<Value
                 "framework": id.task.framework,
                 "address": id.address,
                 "agent": each.agent,
-                "state": state(&each),
+                "state": each.standing.state(),
                 "weight": each.weight,
                 "healthy": each.standing.is_healthy(),
                 "reason": each.standing.to_string(),
@@ -145,21 +145,6 @@ fn unobserved(node: &AgentId, view: &ClusterView, key: &ServiceKey) -> Vec<Value
 fn now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
-}
-
-fn state(endpoint: &WeighedEndpoint) -> EndpointState {
-    match endpoint.standing {
-        Standing::Down => EndpointState::Down,
-        Standing::Draining => EndpointState::Draining,
-        Standing::Serving
-        | Standing::SlowStart { .. }
-        | Standing::Panic
-        | Standing::NotReady
-        | Standing::NodeLost
-        | Standing::Ejected { .. }
-        | Standing::NoShare
-        | Standing::Farther => EndpointState::Ready,
-    }
 }
 
 /// How far connections go, for people and programs.

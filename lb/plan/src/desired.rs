@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use mesonet_model::{Delta, Service, ServiceKey};
+use mesonet_model::{Delta, EndpointState, Service, ServiceKey};
 
-use crate::{EndpointSpec, RouteState, ServiceSpec, Standing, Weighed};
+use crate::{EndpointSpec, RouteState, ServiceSpec, Weighed};
 
 /// What a service should be, given the weights of its endpoints.
 ///
@@ -17,17 +17,10 @@ pub fn desired(service: &Service, weighed: Weighed) -> ServiceSpec {
     let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
     let listeners = addresses.map(|address| SocketAddr::new(address, service.key.port)).collect();
     let endpoints = weighed.endpoints.into_iter().filter_map(|(id, each)| {
-        let state = match each.standing {
-            Standing::Draining => RouteState::Draining,
-            Standing::Down => return None,
-            Standing::Serving
-            | Standing::SlowStart { .. }
-            | Standing::Panic
-            | Standing::NotReady
-            | Standing::NodeLost
-            | Standing::Ejected { .. }
-            | Standing::NoShare
-            | Standing::Farther => RouteState::Ready,
+        let state = match each.standing.state() {
+            EndpointState::Ready => RouteState::Ready,
+            EndpointState::Draining => RouteState::Draining,
+            EndpointState::Down => return None,
         };
         Some((id, EndpointSpec { state, weight: each.weight }))
     });
@@ -47,8 +40,7 @@ mod tests {
     use std::sync::Arc;
 
     use mesonet_model::{
-        AgentId, ClusterId, ClusterView, Endpoint, EndpointKey, EndpointState, FrameworkId, Revision, TaskId,
-        TaskKey,
+        AgentId, ClusterId, ClusterView, Endpoint, EndpointKey, FrameworkId, Revision, TaskId, TaskKey,
     };
 
     use super::*;

@@ -121,6 +121,22 @@ impl Standing {
             Self::Panic | Self::NotReady | Self::NodeLost | Self::Ejected { .. } | Self::Down => false,
         }
     }
+
+    /// What the cluster says of the endpoint, whatever its node thinks of it.
+    pub fn state(self) -> EndpointState {
+        match self {
+            Self::Draining => EndpointState::Draining,
+            Self::Down => EndpointState::Down,
+            Self::Serving
+            | Self::SlowStart { .. }
+            | Self::Panic
+            | Self::NotReady
+            | Self::NodeLost
+            | Self::Ejected { .. }
+            | Self::NoShare
+            | Self::Farther => EndpointState::Ready,
+        }
+    }
 }
 
 /// The reason, for people.
