@@ -11,21 +11,9 @@ const HOSTS: [&str; 3] = ["n1", "n2", "n3"];
 #[track_caller]
 fn whole_cluster() -> Nodes {
     let mut nodes = Nodes::start(&HOSTS);
-    let token = nodes.token(3);
-    for host in HOSTS {
-        nodes.start_agent(host, Some(&token));
-    }
-    eventually("every agent is registered", || {
-        let view = nodes.get("/v1/view");
-        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &3)
-    });
-    for host in HOSTS {
-        nodes.start_net(host);
-    }
-    eventually("every plane follows", || {
-        let planes = nodes.get("/v1/planes");
-        equal(&planes["planes"].as_array().map_or(0, Vec::len), &6)
-    });
+    nodes.start_agents(&HOSTS);
+    HOSTS.into_iter().for_each(|host| nodes.start_net(host));
+    nodes.wait_for_planes(6);
     nodes
 }
 
@@ -83,9 +71,7 @@ fn every_node_serves_every_task_and_nothing_ends_with_a_process_of_the_cluster()
 
     // It comes back, and nothing has changed for the tasks.
     nodes.start_master(MASTER);
-    eventually("every plane follows", || {
-        equal(&nodes.get("/v1/planes")["planes"].as_array().map_or(0, Vec::len), &6)
-    });
+    nodes.wait_for_planes(6);
     eventually("the view is confirmed", || equal(&nodes.metric("n2", "mesonet_view_age_seconds")?, &0.0));
     assert!(!nodes.dig("n2", &["web.marathon.mesos"]).contains("EDE"));
     converge(&nodes);
@@ -173,8 +159,7 @@ fn the_tasks_of_a_node_that_is_cut_off_are_replaced_and_end_when_it_is_back() {
     });
     converge(&nodes);
     eventually("the node knows the instances that there are", || {
-        let reached = nodes.who_all(host, &vip, 6);
-        equal(&reached, &after)
+        equal(&nodes.who_all(host, &vip, 6), &nodes.who_all(other, &vip, 6))
     });
 }
 

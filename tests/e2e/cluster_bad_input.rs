@@ -12,7 +12,7 @@ use crate::harness::{Nodes, Outcome, app, equal, eventually, program};
 /// A cluster with a node that works, on which an app runs.
 #[track_caller]
 fn with_one_good_node(others: &[&str]) -> Nodes {
-    let mut nodes = Nodes::start(&[&["good"], others].concat());
+    let mut nodes = Nodes::start_patient(&[&["good"], others].concat());
     let token = nodes.token(1);
     nodes.start_agent("good", Some(&token));
     eventually("the agent has joined", || nodes.log_says("good", "agent", "The agent is registered"));

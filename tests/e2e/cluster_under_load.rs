@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::json;
 
 use crate::harness::load::{Connections, Load, Requests};
-use crate::harness::{Nodes, app, equal, eventually};
+use crate::harness::{Nodes, app, eventually};
 
 const HOSTS: [&str; 5] = ["n1", "n2", "n3", "n4", "n5"];
 
@@ -62,14 +62,7 @@ impl Operation {
     #[track_caller]
     fn start() -> Self {
         let mut nodes = Nodes::start_on_etcd(&HOSTS);
-        let token = nodes.token(u32::try_from(HOSTS.len()).expect("few"));
-        for host in HOSTS {
-            nodes.start_agent(host, Some(&token));
-        }
-        eventually("every agent is registered", || {
-            let view = nodes.get("/v1/view");
-            equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &HOSTS.len())
-        });
+        nodes.start_agents(&HOSTS);
         HOSTS.into_iter().for_each(|host| nodes.start_net(host));
         let mut web = app::web("/web", INSTANCES);
         web["env"] = json!({ "KEEP_ALIVE": "yes" });
@@ -128,7 +121,7 @@ impl Operation {
         for host in self.nodes.masters() {
             self.nodes.stop(host, "master");
             self.nodes.start_master(host);
-            self.wait_for_planes();
+            self.nodes.wait_for_planes(2 * HOSTS.len());
             self.wait_for_agents();
         }
     }
@@ -146,7 +139,7 @@ impl Operation {
         self.nodes.start_net(host);
         let url = format!("http://{}/", self.vip);
         eventually("the daemon serves", || self.nodes.curl(host, &url));
-        self.wait_for_planes();
+        self.nodes.wait_for_planes(2 * HOSTS.len());
     }
 
     fn restart_app(&mut self) {
@@ -179,7 +172,7 @@ impl Operation {
         let lost: Vec<_> = acknowledged.iter().filter(|id| !kept.contains(id.as_str())).collect();
         assert!(lost.is_empty(), "{} writes were acknowledged, {lost:?} are lost", acknowledged.len());
         self.wait_for_agents();
-        self.wait_for_planes();
+        self.nodes.wait_for_planes(2 * HOSTS.len());
     }
 
     /// The host with most of the tasks that is not the clients'.
@@ -206,7 +199,7 @@ impl Operation {
         });
         self.nodes.network().heal(cut);
         self.wait_for_agents();
-        self.wait_for_planes();
+        self.nodes.wait_for_planes(2 * HOSTS.len());
     }
 
     #[track_caller]
@@ -214,14 +207,6 @@ impl Operation {
         eventually("every plane is at the newest revision", || {
             let outcome = self.nodes.mesonet(&["converge", "--timeout", "5s"]);
             if outcome.code == Some(0) { Ok(()) } else { Err(outcome.stderr) }
-        });
-    }
-
-    #[track_caller]
-    fn wait_for_planes(&self) {
-        eventually("every plane follows", || {
-            let planes = self.nodes.get("/v1/planes");
-            equal(&planes["planes"].as_array().map_or(0, Vec::len), &(2 * HOSTS.len()))
         });
     }
 

@@ -71,9 +71,9 @@ fn a_deployment_that_does_not_end_says_what_keeps_it() {
     let cluster = Cluster::start();
     let mut greedy = app::idle("/greedy", 1);
     greedy["cpus"] = json!(1e6);
-    let mut command = cluster.command(&["app", "add", "-", "--timeout", "500ms"]);
+    let mut command = cluster.command(&["app", "add", "-", "--timeout", "3s"]);
     let error = program::run_with_input(&mut command, &greedy.to_string()).failure(1);
-    for expected in ["/greedy is not done after 500ms", "0 of 1 instances", "InsufficientCpus"] {
+    for expected in ["/greedy is not done after 3s", "0 of 1 instances", "InsufficientCpus"] {
         assert!(error.contains(expected), "{expected} in {error}");
     }
     let deployments = cluster.mesonet(&["deployment", "list"]).success();

@@ -133,14 +133,7 @@ const OVERLAY: [&str; 4] = ["--overlay", "on", "--dns-address", "198.51.100.1"];
 
 /// Starts agent and network daemon on every host, and makes a network.
 fn start_nodes(nodes: &mut Nodes) {
-    let token = nodes.token(3);
-    for host in HOSTS {
-        nodes.start_agent(host, Some(&token));
-    }
-    eventually("every agent is registered", || {
-        let view = nodes.get("/v1/view");
-        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &3)
-    });
+    nodes.start_agents(&HOSTS);
     for host in HOSTS {
         nodes.start_net_with(host, &OVERLAY);
     }

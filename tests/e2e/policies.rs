@@ -19,6 +19,8 @@ fn a_canary_gets_its_share_and_everybody_can_see_why() {
     let cluster = Cluster::start();
     cluster.deploy(&app::web("/web", 1));
     cluster.deploy(&behind_web("/canary", "MESONET_LB_WEIGHT", "25"));
+    // One that refused connections for long would have no weight for a while.
+    ["/web", "/canary"].into_iter().for_each(|app| app::wait_until_serving(&cluster, app, 1));
     let vip = cluster.vip("web");
     app::who_all(vip, 2);
 

@@ -39,8 +39,8 @@ impl Cluster {
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
         let lane = Lane::take();
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (node, api, dns) = launch(dir.path(), &lane, any, any);
+        let [api, dns] = lane.own_addresses();
+        let (node, api, dns) = launch(dir.path(), &lane, api, dns);
         let cluster = Self { dir, lane, node, api, dns };
         cluster.wait_until_ready();
         cluster
@@ -116,12 +116,18 @@ impl Cluster {
         self.change(app, &json!({ "instances": instances }));
     }
 
-    /// Waits until no change is under way.
+    /// Waits until no change is under way and names and addresses have followed.
     #[track_caller]
     pub fn wait_until_deployed(&self) {
         eventually("all deployments are done", || {
             let deployments = self.get("/v2/deployments").expect(200);
             if deployments == json!([]) { Ok(()) } else { Err(deployments.to_string()) }
+        });
+        let newest = self.get("/v1/planes").expect(200)["revision"].as_u64();
+        eventually("that is in effect", || {
+            let planes = self.get("/v1/planes").expect(200)["planes"].clone();
+            let mut applied = planes.as_array().into_iter().flatten().map(|plane| plane["applied"].as_u64());
+            if applied.all(|applied| applied >= newest) { Ok(()) } else { Err(planes.to_string()) }
         });
     }
 

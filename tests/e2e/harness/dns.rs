@@ -36,14 +36,21 @@ pub fn srv_ports(server: SocketAddr, name: &str) -> Vec<u16> {
     ports.collect()
 }
 
+/// How often a datagram is sent before nobody answers.
+const ATTEMPTS: usize = 6;
+
 /// Asks over UDP.
 pub fn ask(server: SocketAddr, name: &str, record_type: RecordType) -> Message {
     let mut query = Message::query();
     query.add_query(Query::query(Name::from_ascii(format!("{name}.")).expect("name"), record_type));
     let socket = UdpSocket::bind("127.0.0.1:0").expect("socket");
     socket.set_read_timeout(Some(Duration::from_secs(5))).expect("timeout");
-    socket.send_to(&query.to_vec().expect("query"), server).expect("send");
+    let query = query.to_vec().expect("query");
     let mut buffer = [0; 4096];
-    let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no answer for {name}: {error}"));
+    let mut ask = || {
+        socket.send_to(&query, server).expect("send");
+        socket.recv(&mut buffer).ok()
+    };
+    let length = (0..ATTEMPTS).find_map(|_| ask()).unwrap_or_else(|| panic!("no answer for {name}"));
     Message::from_vec(&buffer[..length]).expect("DNS message")
 }

@@ -1,6 +1,7 @@
 //! Ports and addresses that no other cluster on this machine uses at the same time.
 
 use std::fs::{File, OpenOptions};
+use std::net::SocketAddr;
 
 /// How many clusters can run side by side.
 const LANES: u16 = 160;
@@ -8,8 +9,11 @@ const LANES: u16 = 160;
 /// First host port of the first lane: below the ports that the system gives to clients, above those of services.
 const PORT_FIRST: u16 = 14_000;
 
-/// Host ports of a lane.
+/// Ports of a lane.
 const PORTS: u16 = 100;
+
+/// Those of them that the cluster itself listens at.
+const OWN_PORTS: u16 = 2;
 
 /// Second octet of the first lane's VIPs, above those of `mesonet dev` itself.
 const OCTET_FIRST: u16 = 32;
@@ -40,8 +44,17 @@ impl Lane {
 
     /// Host ports, as `--host-ports` takes them.
     pub fn host_ports(&self) -> String {
-        let first = PORT_FIRST + self.number * PORTS;
-        format!("{first}-{}", first + PORTS - 1)
+        let first = self.first_port() + OWN_PORTS;
+        format!("{first}-{}", self.first_port() + PORTS - 1)
+    }
+
+    /// Addresses of the cluster itself, which no client gets while the cluster is started again.
+    pub fn own_addresses(&self) -> [SocketAddr; OWN_PORTS as usize] {
+        [0, 1].map(|number| ([127, 0, 0, 1], self.first_port() + number).into())
+    }
+
+    fn first_port(&self) -> u16 {
+        PORT_FIRST + self.number * PORTS
     }
 
     /// Addresses of VIPs, as `--vip-range` takes them.

@@ -28,6 +28,12 @@ const ETCD_PEER_PORT: u16 = 2380;
 /// An argument of masters that is short here unless a test says otherwise.
 pub const UNREACHABLE_AFTER: &str = "--unreachable-after";
 
+/// Soon, because tests wait for it.
+const SILENCE: &str = "4s";
+
+/// Longer than any process of a busy machine stands still.
+const LONG_SILENCE: &str = "60s";
+
 /// Lines of each log that a failed test shows.
 const LOG_TAIL: usize = 30;
 
@@ -35,6 +41,8 @@ const LOG_TAIL: usize = 30;
 /// test.
 pub struct Nodes {
     masters: &'static [&'static str],
+    /// For how long master and nodes may hear nothing of each other.
+    silence: &'static str,
     processes: BTreeMap<(String, &'static str), Child>,
     dir: TempDir,
     // Dropped after the processes have ended.
@@ -56,6 +64,15 @@ impl Nodes {
         nodes
     }
 
+    /// The same for a test in which nobody may lose a connection because the machine is busy.
+    #[track_caller]
+    pub fn start_patient(hosts: &[&str]) -> Self {
+        let mut nodes = Self::bare(&[MASTER], hosts);
+        nodes.silence = LONG_SILENCE;
+        nodes.start_master(MASTER);
+        nodes
+    }
+
     /// The same with three masters and three members of etcd.
     #[track_caller]
     pub fn start_on_etcd(hosts: &[&str]) -> Self {
@@ -73,7 +90,7 @@ impl Nodes {
     fn bare(masters: &'static [&'static str], hosts: &[&str]) -> Self {
         let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
         let network = Network::new(&[masters, hosts].concat());
-        let nodes = Self { masters, processes: BTreeMap::new(), dir, network };
+        let nodes = Self { masters, silence: SILENCE, processes: BTreeMap::new(), dir, network };
         let dir = nodes.host_dir(masters[0]);
         nodes.clean_mesonet(masters[0], &["init", "--dir", &dir]).success();
         nodes
@@ -128,7 +145,7 @@ impl Nodes {
     #[track_caller]
     fn start_master_with(&mut self, host: &'static str, further: &[&str]) {
         let dir = self.host_dir(host);
-        let mut arguments = [&["--dir", &dir, "--node-timeout", "4s"], further].concat();
+        let mut arguments = [&["--dir", &dir, "--node-timeout", self.silence], further].concat();
         if !further.contains(&UNREACHABLE_AFTER) {
             arguments.extend([UNREACHABLE_AFTER, "2s"]);
         }
@@ -222,6 +239,17 @@ impl Nodes {
         self.with_authority(&["node", "revoke", node])
     }
 
+    /// Starts the agents of hosts that join, and waits until all are registered.
+    #[track_caller]
+    pub fn start_agents(&mut self, hosts: &[&str]) {
+        let token = self.token(u32::try_from(hosts.len()).expect("few"));
+        hosts.iter().for_each(|host| self.start_agent(host, Some(&token)));
+        eventually("every agent is registered", || {
+            let agents = self.get("/v1/view")["agents"].as_object().map_or(0, serde_json::Map::len);
+            equal(&agents, &hosts.len())
+        });
+    }
+
     /// Starts a host's agent; with a token, it can join.
     #[track_caller]
     pub fn start_agent(&mut self, host: &str, token: Option<&str>) {
@@ -237,7 +265,7 @@ impl Nodes {
         let (dir, masters) = (self.host_dir(host), self.master_addresses());
         let mut command = self.at_clock(clock, host);
         command.args(["agent", "--dir", &dir, "--master", &masters, "--node", host]);
-        command.args(["--master-timeout", "4s", "--log-format", "json"]);
+        command.args(["--master-timeout", self.silence, "--log-format", "json"]);
         self.spawn(host, "agent", &mut command);
     }
 
@@ -263,7 +291,7 @@ impl Nodes {
     fn launch_daemon(&mut self, host: &str, role: &'static str, arguments: &[&str]) {
         let dir = self.host_dir(host);
         let masters = self.master_addresses();
-        let common = ["--dir", &dir, "--master", &masters, "--master-timeout", "4s"];
+        let common = ["--dir", &dir, "--master", &masters, "--master-timeout", self.silence];
         self.launch(host, role, &[&common, arguments].concat());
     }
 

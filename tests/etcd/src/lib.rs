@@ -111,8 +111,14 @@ impl Etcd {
 
     /// Starts a member that was killed, with the data that it has, and waits until it serves.
     pub fn restart(&mut self, member: usize) {
-        self.spawn(member);
-        assert!(self.is_up(), "etcd does not start again");
+        for _ in 1..STARTS_MAX {
+            self.spawn(member);
+            if self.is_up() {
+                return;
+            }
+            self.kill(member);
+        }
+        panic!("etcd does not start again");
     }
 
     fn spawn(&mut self, index: usize) {
