@@ -247,6 +247,9 @@ impl LoadBalancer {
 
     async fn settle(&mut self) -> BTreeMap<ServiceKey, String> {
         let timer = self.metrics.time_apply();
+        // First, since what an older version has left of both goes when the executor's part is up to date. What the executor
+        // cannot do, such as listen at an address that is none of the node's, is no matter for packets.
+        let packets = self.packets.as_mut().map(|each| each.settle(&self.unsettled_keys, &self.unsettled));
         let ops = plan(&self.unsettled_keys, &self.unsettled, self.executor.read());
         let mut failures = match &mut self.executor {
             Executor::Ebpf(ebpf) => ebpf.apply(&ops).await,
@@ -256,11 +259,8 @@ impl LoadBalancer {
         if let Some(beside) = &mut self.beside {
             beside.settle(&self.unsettled_keys, self.executor.read()).await;
         }
-        // What the executor cannot do, such as listen at an address that is none of the node's, is no matter for packets.
-        if let Some(packets) = &mut self.packets {
-            for (key, reason) in packets.settle(&self.unsettled_keys, &self.unsettled) {
-                failures.entry(key).or_insert(reason);
-            }
+        for (key, reason) in packets.into_iter().flatten() {
+            failures.entry(key).or_insert(reason);
         }
         timer.observe_duration();
         let settled = std::mem::take(&mut self.unsettled_keys);

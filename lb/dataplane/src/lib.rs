@@ -9,6 +9,7 @@
 //! What is decided here is only what needs the moment: whether a connection attempt succeeded, and what to do if not.
 
 mod balancer;
+mod bpf_call;
 mod busy;
 mod dataplane;
 mod ebpf;
@@ -18,9 +19,11 @@ mod ledger;
 mod memory;
 mod metrics;
 mod packet;
+mod pinning;
 mod proxy;
 mod proxy_beside;
 mod tracked_table;
+mod word_map;
 
 pub use balancer::LoadBalancer;
 pub use dataplane::Dataplane;
@@ -34,4 +37,5 @@ pub use packet::{
     PacketAnswer, PacketBalancer, PacketError, PacketHook, PacketMode, PacketQuestion, PacketRun,
     PacketSettings,
 };
+pub use pinning::PinningError;
 pub use proxy::Proxy;

@@ -2,31 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::marker::PhantomData;
-use std::num::NonZero;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::AsFd as _;
 use std::sync::atomic::AtomicBool;
-use std::thread::{self, ScopedJoinHandle};
 
 use aya::Ebpf;
-use aya::maps::{Map, MapData};
+use aya::maps::MapData;
 use mesonet_ebpf_abi::{
     Count, Flow, Frontend, Load, MARKS, MaglevChunk, MaglevKey, Member, MemberState, Origin, Service, Slot,
     SlotKey, Words,
 };
 use mesonet_lb_plan::{FoundMaps, KernelTable, MapWrite};
 
-use super::{EbpfError, bpf_call};
-
-/// Entries that a thread of its own is worth for.
-const PART_MIN: usize = 8192;
-
-/// A map of words to words.
-#[derive(Debug)]
-pub(super) struct WordMap<K, V> {
-    data: MapData,
-    types: PhantomData<fn() -> (K, V)>,
-}
+use super::EbpfError;
+use crate::bpf_call;
+use crate::word_map::{self, WordMap, octets, remove_all};
 
 /// A map of counts, of which each processor has its own.
 #[derive(Debug)]
@@ -61,82 +50,12 @@ pub(super) struct Memory {
     pub(super) has_uncounted: AtomicBool,
 }
 
-// === impl WordMap ===
-
-impl<K: Words, V: Words> WordMap<K, V> {
-    pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, EbpfError> {
-        Self::new(data(ebpf.take_map(name).ok_or(EbpfError::NoMap(name))?, name)?, name)
-    }
-
-    /// A map of other keys or values than this version's is refused.
-    pub(super) fn new(data: MapData, name: &'static str) -> Result<Self, EbpfError> {
-        let info = data.info().map_err(EbpfError::Map)?;
-        if info.key_size() as usize != K::SIZE || info.value_size() as usize != V::SIZE {
-            return Err(EbpfError::Shape(name));
-        }
-        Ok(Self { data, types: PhantomData })
-    }
-
-    /// Where there are many, all processors do it: most of the time goes into the kernel's memory.
-    pub(super) fn put_many(&self, entries: &[(&K, &V)]) -> io::Result<()>
-    where
-        K: Sync,
-        V: Sync,
-    {
-        let processors = thread::available_parallelism().map_or(1, NonZero::get);
-        let part = entries.len().div_ceil(processors).max(PART_MIN);
-        if entries.len() <= part {
-            return self.put_some(entries);
-        }
-        thread::scope(|scope| {
-            let parts = entries.chunks(part).map(|some| scope.spawn(move || self.put_some(some)));
-            let joined = |part: ScopedJoinHandle<'_, io::Result<()>>| {
-                part.join().unwrap_or_else(|_| Err(io::Error::other("BUG: a thread has failed")))
-            };
-            parts.collect::<Vec<_>>().into_iter().try_for_each(joined)
-        })
-    }
-
-    /// In their order.
-    fn put_some(&self, entries: &[(&K, &V)]) -> io::Result<()> {
-        let mut keys = vec![0; K::SIZE * entries.len()];
-        let mut values = vec![0; V::SIZE * entries.len()];
-        for (at, (key, value)) in entries.iter().enumerate() {
-            key.write(&mut keys[at * K::SIZE..]);
-            value.write(&mut values[at * V::SIZE..]);
-        }
-        bpf_call::update_many(self.descriptor(), &keys, &values, entries.len())
-    }
-
-    /// Removing what is not there is done already.
-    pub(super) fn remove_many(&self, keys: &[&K]) -> io::Result<()> {
-        let mut packed = vec![0; K::SIZE * keys.len()];
-        for (at, key) in keys.iter().enumerate() {
-            key.write(&mut packed[at * K::SIZE..]);
-        }
-        remove_all(self.descriptor(), &packed, K::SIZE)
-    }
-
-    pub(super) fn all(&self) -> io::Result<Vec<(K, V)>> {
-        let mut all = Vec::new();
-        bpf_call::lookup_all(self.descriptor(), (K::SIZE, V::SIZE), |keys, values| {
-            let pairs = keys.chunks_exact(K::SIZE).zip(values.chunks_exact(V::SIZE));
-            all.extend(pairs.map(|(key, value)| (K::read(key), V::read(value))));
-        })?;
-        Ok(all)
-    }
-
-    fn descriptor(&self) -> BorrowedFd<'_> {
-        self.data.fd().as_fd()
-    }
-}
-
 // === impl Peers ===
 
 impl Peers {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, EbpfError> {
         const NAME: &str = "PEERS";
-        data(ebpf.take_map(NAME).ok_or(EbpfError::NoMap(NAME))?, NAME).map(Self)
+        take_data(ebpf, NAME).map(Self)
     }
 
     /// Marks every place: sockets are known that the programs have not marked. To mark theirs alone could undo what a
@@ -150,7 +69,7 @@ impl Peers {
 
 impl Counts {
     pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Self, EbpfError> {
-        let data = data(ebpf.take_map(name).ok_or(EbpfError::NoMap(name))?, name)?;
+        let data = take_data(ebpf, name)?;
         let processors =
             aya::util::nr_cpus().map_err(|(file, source)| EbpfError::Processors { file, source })?;
         Ok(Self { data, processors })
@@ -196,10 +115,10 @@ impl Counts {
 impl Maps {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, EbpfError> {
         Ok(Self {
-            services: WordMap::take(ebpf, "SERVICES")?,
-            slots: WordMap::take(ebpf, "SLOTS")?,
-            chunks: WordMap::take(ebpf, "MAGLEV")?,
-            members: WordMap::take(ebpf, "MEMBERS")?,
+            services: take(ebpf, "SERVICES")?,
+            slots: take(ebpf, "SLOTS")?,
+            chunks: take(ebpf, "MAGLEV")?,
+            members: take(ebpf, "MEMBERS")?,
         })
     }
 
@@ -259,27 +178,17 @@ impl<'a> Kinds<'a> {
 /// Open connections by endpoint, of services that choose by them.
 pub(super) type Loads = WordMap<u32, Load>;
 
-/// The descriptor of a map of any kind that is used here.
-pub(super) fn data(map: Map, name: &'static str) -> Result<MapData, EbpfError> {
-    match map {
-        Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::PerCpuHashMap(data) => Ok(data),
-        _ => Err(EbpfError::Shape(name)),
-    }
+/// A map of the object.
+pub(super) fn take<K: Words, V: Words>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+) -> Result<WordMap<K, V>, EbpfError> {
+    WordMap::new(take_data(ebpf, name)?).map_err(EbpfError::Map)
 }
 
-/// The kernel stops at a key that is not there; such a one is passed over.
-fn remove_all(map: BorrowedFd<'_>, mut keys: &[u8], size: usize) -> io::Result<()> {
-    while !keys.is_empty() {
-        let (removed, result) = bpf_call::delete_many(map, keys, size);
-        match result {
-            Ok(()) => return Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                keys = keys.get((removed + 1) * size..).unwrap_or_default();
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
+fn take_data(ebpf: &mut Ebpf, name: &'static str) -> Result<MapData, EbpfError> {
+    let map = ebpf.take_map(name).ok_or(EbpfError::NoMap(name))?;
+    word_map::data(map).ok_or(EbpfError::Shape(name))
 }
 
 fn sum(values: &[u8]) -> Count {
@@ -295,10 +204,4 @@ fn sum(values: &[u8]) -> Count {
         sum.packets_in += each.packets_in;
     }
     sum
-}
-
-fn octets<T: Words>(value: &T) -> Vec<u8> {
-    let mut octets = vec![0; T::SIZE];
-    value.write(&mut octets);
-    octets
 }

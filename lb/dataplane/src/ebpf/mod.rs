@@ -3,7 +3,6 @@
 //! The kernel does everything that happens per connection; this side keeps its maps equal to the table, ends
 //! connections to dead endpoints, tells which draining ones are still in use, and exports what has been counted.
 
-pub(crate) mod bpf_call;
 mod kernel;
 mod ledger;
 mod maps;
@@ -21,7 +20,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use aya::maps::MapError;
-use aya::pin::PinError;
 use aya::programs::ProgramError;
 use mesonet_ebpf_abi::{Frontend, Place, TCP, UDP};
 use mesonet_lb_plan::{
@@ -32,10 +30,10 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::tracked_table::TrackedTable;
-use crate::{Dataplane, Metrics};
+use crate::{Dataplane, Metrics, PinningError};
 use kernel::{Kernel, SharedKernel};
 use ledger::{Account, Ledger};
-use maps::{Counts, Loads, Maps, Memory, Peers, WordMap};
+use maps::{Counts, Maps, Memory, Peers, take};
 use programs::Attached;
 use usage::{Dead, Draining, Usage};
 
@@ -70,22 +68,9 @@ pub enum EbpfError {
         /// The system's words.
         source: io::Error,
     },
-    /// Nothing can be pinned there.
-    #[error("cannot use {} to pin programs (mount it with: mount -t bpf bpf DIR)", path.display())]
-    Pins {
-        /// The path.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
-    /// Something cannot be pinned.
-    #[error("cannot pin {} (is a BPF file system mounted there? mount -t bpf bpf DIR)", path.display())]
-    Pin {
-        /// The path.
-        path: PathBuf,
-        /// The kernel's words.
-        source: PinError,
-    },
+    /// Nothing can be kept in the kernel.
+    #[error(transparent)]
+    Pinning(#[from] PinningError),
     /// The object or its maps are refused.
     #[error("cannot load the eBPF programs (they need CAP_BPF and CAP_NET_ADMIN, and Linux 5.8 or later)")]
     Load(#[source] aya::EbpfError),
@@ -166,13 +151,13 @@ impl Ebpf {
         tracing::info!(
             cgroup = %settings.cgroup.display(), found, "Balancing sockets in the kernel"
         );
-        let (counts, loads) = (Counts::take(&mut ebpf, "COUNTS")?, Loads::take(&mut ebpf, "LOADS")?);
+        let (counts, loads) = (Counts::take(&mut ebpf, "COUNTS")?, take(&mut ebpf, "LOADS")?);
         let ledger = Ledger::new(counts, loads, metrics, &all_counters(&kernel.lock().table))
             .map_err(EbpfError::Read)?;
         let memory = Memory {
-            origins: WordMap::take(&mut ebpf, "ORIGINS")?,
+            origins: take(&mut ebpf, "ORIGINS")?,
             peers: Peers::take(&mut ebpf)?,
-            flows: WordMap::take(&mut ebpf, "FLOWS")?,
+            flows: take(&mut ebpf, "FLOWS")?,
             has_uncounted: AtomicBool::new(false),
         };
         let usage = Usage::start(kernel.clone(), ledger, memory, metrics);

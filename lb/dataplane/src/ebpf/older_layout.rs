@@ -9,12 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use aya::maps::MapData;
 use mesonet_ebpf_abi::{Flow, Frontend, LAYOUT, Origin, Slot, UDP};
 use mesonet_lb_plan::KernelTable;
 
-use super::maps::{Memory, WordMap};
+use super::maps::Memory;
 use super::programs;
+use crate::word_map::WordMap;
 
 /// The directories of other layouts.
 pub(super) fn find(directory: &Path) -> Vec<PathBuf> {
@@ -27,7 +27,10 @@ pub(super) fn find(directory: &Path) -> Vec<PathBuf> {
 
 /// Ends the programs of another layout, after what they remember has been copied.
 pub(super) fn replace(layout: &Path, memory: &Memory, kernel: &KernelTable) -> io::Result<()> {
-    let old = Old { origins: open(layout, "ORIGINS"), flows: open(layout, "FLOWS") };
+    let old = Old {
+        origins: WordMap::open(&layout.join("ORIGINS")).ok(),
+        flows: WordMap::open(&layout.join("FLOWS")).ok(),
+    };
     old.copy(memory, kernel)?;
     programs::detach(layout)?;
     // What has come in between.
@@ -71,11 +74,4 @@ impl Old {
 
 fn borrowed<K, V>(entries: &[(K, V)]) -> Vec<(&K, &V)> {
     entries.iter().map(|(key, value)| (key, value)).collect()
-}
-
-fn open<K: mesonet_ebpf_abi::Words, V: mesonet_ebpf_abi::Words>(
-    layout: &Path,
-    name: &'static str,
-) -> Option<WordMap<K, V>> {
-    WordMap::new(MapData::from_pin(layout.join(name)).ok()?, name).ok()
 }

@@ -4,12 +4,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SockOps};
 use aya::{Ebpf, EbpfLoader};
 use mesonet_ebpf_abi::LAYOUT;
 
-use super::{EbpfError, bpf_call, older_layout};
+use super::{EbpfError, older_layout};
+use crate::{bpf_call, pinning};
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/socket.o");
@@ -51,7 +52,7 @@ pub(super) struct Attached {
 /// is made in between without one of them.
 pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<Attached, EbpfError> {
     let pins = bpffs.join(DIRECTORY).join(LAYOUT);
-    fs::create_dir_all(&pins).map_err(|source| EbpfError::Pins { path: pins.clone(), source })?;
+    pinning::make_directory(&pins)?;
     let cgroup_file =
         File::open(cgroup).map_err(|source| EbpfError::Cgroup { path: cgroup.to_path_buf(), source })?;
     let mut loader = EbpfLoader::new();
@@ -102,9 +103,9 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &'static str, cgroup: &File, pins: &Path) 
     let new = pins.join(format!("{hook}{NEW_SUFFIX}"));
     // Left by a process that ended at this point.
     let _ = fs::remove_file(&new);
-    let pinned: PinnedLink = link.pin(&new).map_err(|source| EbpfError::Pin { path: new.clone(), source })?;
+    let pinned = pinning::pin(link, &new)?;
     // The old link ends with its last name.
-    fs::rename(&new, &path).map_err(|source| EbpfError::Pins { path, source })?;
+    fs::rename(&new, &path).map_err(pinning::directory_error(&path))?;
     drop(pinned);
     Ok(())
 }

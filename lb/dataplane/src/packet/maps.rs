@@ -3,19 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, MapData, MapError, PerCpuArray};
+use aya::maps::{MapData, PerCpuArray};
 use aya::{Ebpf, maps::Map};
 use mesonet_ebpf_abi::{
-    Frontend, PacketCount, PacketEndpoint, PacketEvent, PacketMember, PacketService, Row, Track, Tuple, Words,
+    Frontend, PacketCount, PacketEndpoint, PacketEvent, PacketMember, PacketService, Place, Row, Track,
+    Tuple, Words,
 };
 use mesonet_lb_plan::{PacketTable, PacketWrite};
 
 use super::PacketError;
-use super::word_map::{WordMap, octets};
-use crate::ebpf::bpf_call;
+use crate::word_map::{self, WordMap};
 
 /// What outlives this process. Programs of two processes go on with each other while one takes over, so that they share
 /// what they have in between, too.
@@ -35,19 +35,17 @@ pub(super) const NAMES: [&str; 11] = [
 
 /// What the user side writes.
 pub(super) struct Maps {
-    services: WordMap<{ Frontend::SIZE }, { PacketService::SIZE }>,
-    members: WordMap<{ PacketMember::SIZE }, { u32::SIZE }>,
-    endpoints: Array<MapData, [u8; PacketEndpoint::SIZE]>,
-    table: Array<MapData, [u8; Row::SIZE]>,
+    services: WordMap<Frontend, PacketService>,
+    members: WordMap<PacketMember, u32>,
+    endpoints: WordMap<u32, PacketEndpoint>,
+    table: WordMap<u32, Row>,
     devices: DevMapHash<MapData>,
-    nodes: WordMap<NODE, { u32::SIZE }>,
+    nodes: WordMap<[u32; 4], u32>,
 }
 
-/// Octets of a node's address.
-const NODE: usize = <[u32; 4]>::SIZE;
-
-/// The flows that the programs have noted.
-pub(super) struct FlowTable(MapData);
+/// The flows that the programs have noted. Cloning shares them.
+#[derive(Debug, Clone)]
+pub(super) struct FlowTable(Arc<WordMap<Tuple, Track>>);
 
 /// What the programs count.
 pub(super) struct Counters {
@@ -61,12 +59,6 @@ impl fmt::Debug for Maps {
     }
 }
 
-impl fmt::Debug for FlowTable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("FlowTable").finish_non_exhaustive()
-    }
-}
-
 impl fmt::Debug for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Counters").finish_non_exhaustive()
@@ -76,48 +68,53 @@ impl fmt::Debug for Counters {
 impl Maps {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, PacketError> {
         Ok(Self {
-            services: WordMap::new(take(ebpf, "SERVICES")?).map_err(PacketError::Map)?,
-            members: WordMap::new(take(ebpf, "MEMBERS")?).map_err(PacketError::Map)?,
-            endpoints: take(ebpf, "ENDPOINTS")?.try_into().map_err(PacketError::Map)?,
-            table: take(ebpf, "TABLE")?.try_into().map_err(PacketError::Map)?,
+            services: words(ebpf, "SERVICES")?,
+            members: words(ebpf, "MEMBERS")?,
+            endpoints: words(ebpf, "ENDPOINTS")?,
+            table: words(ebpf, "TABLE")?,
             devices: take(ebpf, "DEVICES")?.try_into().map_err(PacketError::Map)?,
-            nodes: WordMap::new(take(ebpf, "NODES")?).map_err(PacketError::Map)?,
+            nodes: words(ebpf, "NODES")?,
         })
     }
 
     /// The nodes from which packets in tunnels are taken.
-    pub(super) fn nodes(&self) -> Result<BTreeSet<[u32; 4]>, MapError> {
-        Ok(self.nodes.all::<_, u32>()?.into_iter().map(|(node, _)| node).collect())
+    pub(super) fn nodes(&self) -> io::Result<BTreeSet<[u32; 4]>> {
+        Ok(self.nodes.all()?.into_iter().map(|(node, _)| node).collect())
     }
 
     /// Takes such packets from another node, too.
-    pub(super) fn add_node(&mut self, node: &[u32; 4]) -> Result<(), MapError> {
-        self.nodes.put(node, &0_u32)
+    pub(super) fn add_node(&self, node: &[u32; 4]) -> io::Result<()> {
+        self.nodes.put(node, &0)
     }
 
     /// Takes no more such packets from a node.
-    pub(super) fn remove_node(&mut self, node: &[u32; 4]) -> Result<(), MapError> {
+    pub(super) fn remove_node(&self, node: &[u32; 4]) -> io::Result<()> {
         self.nodes.remove(node)
     }
 
     /// What they hold, and what to remove from them.
-    pub(super) fn read(&self, first_stamp: u32) -> Result<(PacketTable, Vec<PacketWrite>), MapError> {
-        let services: Vec<(Frontend, PacketService)> = self.services.all()?;
-        let members: Vec<(PacketMember, u32)> = self.members.all()?;
-        let endpoint =
-            |number: u32| self.endpoints.get(&number, 0).ok().map(|octets| PacketEndpoint::read(&octets));
-        Ok(PacketTable::read(first_stamp, services, members, endpoint))
+    pub(super) fn read(&self, first_stamp: u32) -> io::Result<(PacketTable, Vec<PacketWrite>)> {
+        let endpoints: BTreeMap<u32, PacketEndpoint> = self.endpoints.all()?.into_iter().collect();
+        let endpoint = |number: u32| endpoints.get(&number).copied();
+        Ok(PacketTable::read(first_stamp, self.services.all()?, self.members.all()?, endpoint))
     }
 
     /// Makes one write.
-    pub(super) fn write(&mut self, write: &PacketWrite) -> Result<(), MapError> {
+    pub(super) fn write(&self, write: &PacketWrite) -> io::Result<()> {
+        const NOBODY: PacketEndpoint = PacketEndpoint {
+            place: Place { address: [0; 4], port: 0 },
+            service: 0,
+            stamp: 0,
+            flags: 0,
+            source: [0; 4],
+        };
         match write {
-            PacketWrite::PutEndpoint(number, endpoint) => self.endpoints.set(*number, octets(endpoint), 0),
+            PacketWrite::PutEndpoint(number, endpoint) => self.endpoints.put(number, endpoint),
             PacketWrite::PutMember(member, number) => self.members.put(member, number),
-            PacketWrite::PutRow(at, row) => self.table.set(*at, octets(row), 0),
+            PacketWrite::PutRow(at, row) => self.table.put(at, row),
             PacketWrite::PutService(frontend, service) => self.services.put(frontend, service),
             PacketWrite::RemoveService(frontend) => self.services.remove(frontend),
-            PacketWrite::RemoveEndpoint(number) => self.endpoints.set(*number, [0; PacketEndpoint::SIZE], 0),
+            PacketWrite::RemoveEndpoint(number) => self.endpoints.put(number, &NOBODY),
             PacketWrite::RemoveMember(member) => self.members.remove(member),
         }
     }
@@ -170,18 +167,27 @@ impl Counters {
 
 impl FlowTable {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, PacketError> {
-        match take(ebpf, "FLOWS")? {
-            Map::LruHashMap(map) => Ok(Self(map)),
-            _ => Err(PacketError::NoMap("FLOWS")),
-        }
+        words(ebpf, "FLOWS").map(Arc::new).map(Self)
     }
 
     /// Shows every entry. Those that are made or removed meanwhile may be missed.
     pub(super) fn for_each(&self, mut each: impl FnMut(Track)) -> io::Result<()> {
-        bpf_call::lookup_all(self.0.fd().as_fd(), (Tuple::SIZE, Track::SIZE), |_, tracks| {
-            tracks.chunks_exact(Track::SIZE).map(Track::read).for_each(&mut each);
-        })
+        self.0.for_each(|_, track| each(Track::read(track)))
     }
+
+    /// The same, with keys, at once.
+    pub(super) fn all(&self) -> io::Result<Vec<(Tuple, Track)>> {
+        self.0.all()
+    }
+
+    pub(super) fn put_many(&self, flows: &[(Tuple, Track)]) -> io::Result<()> {
+        self.0.put_many(&flows.iter().map(|(tuple, track)| (tuple, track)).collect::<Vec<_>>())
+    }
+}
+
+fn words<K: Words, V: Words>(ebpf: &mut Ebpf, name: &'static str) -> Result<WordMap<K, V>, PacketError> {
+    let data = word_map::data(take(ebpf, name)?).ok_or(PacketError::NoMap(name))?;
+    WordMap::new(data).map_err(PacketError::Map)
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, PacketError> {

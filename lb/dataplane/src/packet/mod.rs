@@ -9,9 +9,9 @@ mod drains;
 mod interfaces;
 mod ledger;
 mod maps;
+mod older_form;
 mod programs;
 mod run;
-mod word_map;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -21,7 +21,6 @@ use std::path::{Path, PathBuf};
 
 use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
-use aya::pin::PinError;
 use aya::programs::ProgramError;
 use mesonet_ebpf_abi::{Frontend, PacketCount, PacketEvent, Place};
 use mesonet_lb_plan::{
@@ -32,6 +31,7 @@ use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::PinningError;
 use drains::{Draining, Drains, Served};
 use ledger::Ledger;
 use maps::{Counters, FlowTable, Maps};
@@ -94,22 +94,9 @@ pub enum PacketError {
     /// Packets of loopback are not from outside.
     #[error("cannot balance packets of interface {0}: it leads nowhere")]
     Loopback(String),
-    /// Nothing can be pinned there.
-    #[error("cannot use {} to pin programs (mount it with: mount -t bpf bpf DIR)", path.display())]
-    Pins {
-        /// The path.
-        path: PathBuf,
-        /// The system's words.
-        source: io::Error,
-    },
-    /// Something cannot be pinned.
-    #[error("cannot pin {} (is a BPF file system mounted there? mount -t bpf bpf DIR)", path.display())]
-    Pin {
-        /// The path.
-        path: PathBuf,
-        /// The kernel's words.
-        source: PinError,
-    },
+    /// Nothing can be kept in the kernel.
+    #[error(transparent)]
+    Pinning(#[from] PinningError),
     /// The object or its maps are refused.
     #[error(
         "cannot load the eBPF programs for packets (they need CAP_BPF and CAP_NET_ADMIN, and Linux 6.6 or later)"
@@ -147,6 +134,9 @@ pub enum PacketError {
     /// A map cannot be used.
     #[error("cannot use an eBPF map")]
     Map(#[source] MapError),
+    /// A map cannot be read or written.
+    #[error("cannot read or write an eBPF map")]
+    Words(#[source] io::Error),
     /// An interface's driver takes no packets from XDP.
     #[error("cannot hand packets to an interface")]
     Device(#[source] XdpMapError),
@@ -176,6 +166,7 @@ pub struct Attached {
 pub struct PacketBalancer {
     ebpf: aya::Ebpf,
     maps: Maps,
+    flows: FlowTable,
     ledger: Ledger,
     drains: Drains,
     table: PacketTable,
@@ -191,6 +182,8 @@ pub struct PacketBalancer {
     has_leftovers: bool,
     /// What other versions have left, whose programs go on until the first services are in effect.
     older: Vec<PathBuf>,
+    /// Writes that have the new programs take over from those.
+    held: Vec<PacketWrite>,
 }
 
 impl PacketBalancer {
@@ -202,12 +195,12 @@ impl PacketBalancer {
     pub fn start(settings: &PacketSettings) -> Result<Self, PacketError> {
         let (mut ebpf, pins) = programs::load(&settings.bpffs)?;
         let mut maps = Maps::new(&mut ebpf)?;
+        let flows = FlowTable::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
-        let drains =
-            Drains::start(FlowTable::new(&mut ebpf)?, ledger.clone()).map_err(PacketError::Thread)?;
-        let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Map)?;
+        let drains = Drains::start(flows.clone(), ledger.clone()).map_err(PacketError::Thread)?;
+        let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Words)?;
         for write in &garbage {
-            maps.write(write).map_err(PacketError::Map)?;
+            maps.write(write).map_err(PacketError::Words)?;
         }
         let older = programs::older(&settings.bpffs);
         let attached = programs::attach(&mut ebpf, &pins, &older, settings)?;
@@ -220,11 +213,12 @@ impl PacketBalancer {
         let found: BTreeSet<Frontend> = table.frontends().copied().collect();
         let has_leftovers = !found.is_empty();
         let masquerade = settings.masquerade;
-        let nodes = maps.nodes().map_err(PacketError::Map)?.into_iter().map(ip).collect();
+        let nodes = maps.nodes().map_err(PacketError::Words)?.into_iter().map(ip).collect();
         let owners = BTreeMap::new();
         Ok(Self {
             ebpf,
             maps,
+            flows,
             ledger,
             drains,
             table,
@@ -235,6 +229,7 @@ impl PacketBalancer {
             found,
             has_leftovers,
             older,
+            held: Vec::new(),
         })
     }
 
@@ -317,8 +312,7 @@ impl PacketBalancer {
         }
         for (frontend, spec) in specs {
             if let Err(error) = self.put(frontend, spec.as_ref()) {
-                let reason =
-                    format!("cannot balance packets for {}: {error}", SocketAddr::from(frontend.place));
+                let reason = failure(&frontend, &error);
                 match self.owners.get(&frontend) {
                     Some(key) => drop(failures.insert(key.clone(), reason)),
                     None => {
@@ -328,8 +322,10 @@ impl PacketBalancer {
                 }
             }
         }
-        for older in self.older.drain(..) {
-            programs::remove_older(&older);
+        for (frontend, error) in self.take_over() {
+            if let Some(key) = self.owners.get(&frontend) {
+                failures.insert(key.clone(), failure(&frontend, &error));
+            }
         }
         let draining = services.iter().map(|key| (key.clone(), self.draining_of(key, routes))).collect();
         self.drains.change(draining);
@@ -387,6 +383,10 @@ impl PacketBalancer {
             }
         }
         self.open_found(&frontend);
+        let is_held =
+            |write: &PacketWrite| !self.older.is_empty() && matches!(write, PacketWrite::PutService(_, _));
+        let (held, writes): (Vec<_>, Vec<_>) = writes.into_iter().partition(is_held);
+        self.held.extend(held);
         let written = writes.iter().try_for_each(|write| self.maps.write(write));
         if written.is_err() {
             self.read_again();
@@ -430,7 +430,12 @@ enum PutError {
     #[error(transparent)]
     Table(#[from] PacketTableError),
     #[error("{0}")]
-    Map(MapError),
+    Map(io::Error),
+}
+
+/// For who reads why a service is not in effect.
+fn failure(frontend: &Frontend, error: &dyn std::error::Error) -> String {
+    format!("cannot balance packets for {}: {error}", SocketAddr::from(frontend.place))
 }
 
 /// Another number at each start.

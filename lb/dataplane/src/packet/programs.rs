@@ -14,7 +14,7 @@ use mesonet_ebpf_abi::{LAYOUT, NextProgram};
 
 use super::interfaces::{self, Interface, Link};
 use super::{Attached, PacketError, PacketHook, PacketMode, PacketSettings, maps};
-use crate::ebpf::bpf_call;
+use crate::{bpf_call, pinning};
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/packet.o");
@@ -39,7 +39,7 @@ const NEXT: [(NextProgram, [&str; 2]); 3] = [
 /// Loads the programs. Maps that are there are taken over with what they hold.
 pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
     let pins = directory(bpffs);
-    fs::create_dir_all(&pins).map_err(|source| PacketError::Pins { path: pins.clone(), source })?;
+    pinning::make_directory(&pins)?;
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join(name));
@@ -80,11 +80,19 @@ pub(super) fn older(bpffs: &Path) -> Vec<PathBuf> {
     inside(bpffs.join("mesonet")).flat_map(inside).filter(of_packets).collect()
 }
 
-/// Ends the programs of another version, and forgets what they know.
-pub(super) fn remove_older(pins: &Path) {
+/// Ends the programs that are pinned there.
+pub(super) fn detach_all(pins: &Path) {
     remove_others(pins, &[]);
+}
+
+/// Forgets what the programs of another version know.
+pub(super) fn forget(pins: &Path) {
     match fs::remove_dir_all(pins) {
-        Ok(()) => tracing::info!(path = %pins.display(), "Replaced the programs of another version"),
+        Ok(()) => {
+            // The directory of another layout, if nothing else is in it.
+            let _ = pins.parent().map(fs::remove_dir);
+            tracing::info!(path = %pins.display(), "Replaced the programs of another version");
+        }
         Err(error) => {
             tracing::warn!(%error, path = %pins.display(), "Cannot remove what another version has left");
         }
@@ -212,10 +220,20 @@ impl Attachment<'_> {
         {
             return Ok(());
         }
-        let options = TcAttachOptions::TcxOrder(LinkOrder::default());
+        // Before what another version has left: what this one does not know of is that one's.
+        let older = self.older_classifier(&path);
+        let order = older.as_ref().and_then(|link| LinkOrder::before_link(link).ok()).unwrap_or_default();
+        let options = TcAttachOptions::TcxOrder(order);
         let id = program.attach_with_options(self.name, way, options).map_err(failed)?;
         let link = program.take_link(id).map_err(failed)?;
         pin(link.try_into().map_err(|_| PacketError::NoProgram(hook.program()))?, path)
+    }
+
+    /// What another version has left there.
+    fn older_classifier(&self, path: &Path) -> Option<SchedClassifierLink> {
+        let name = path.file_name()?;
+        let mut links = self.older.iter().filter_map(|older| pinned(&older.join(name)));
+        links.find_map(|link| SchedClassifierLink::try_from(link).ok())
     }
 
     fn xdp(&self, ebpf: &mut Ebpf, mode: PacketMode) -> Result<(), PacketError> {
@@ -242,8 +260,7 @@ impl Attachment<'_> {
                 && let Ok(id) = program.attach_to_link(old)
             {
                 let link = program.take_link(id).map_err(failed)?;
-                let removed = fs::remove_file(&older);
-                removed.map_err(|source| PacketError::Pins { path: older, source })?;
+                fs::remove_file(&older).map_err(pinning::directory_error(&older))?;
                 return pin(
                     link.try_into().map_err(|_| PacketError::NoProgram(PacketHook::Xdp.program()))?,
                     path,
@@ -265,8 +282,7 @@ fn pinned(path: &Path) -> Option<FdLink> {
 fn pin(link: FdLink, path: PathBuf) -> Result<(), PacketError> {
     // That of an interface that is gone, whose number another one has.
     let _ = fs::remove_file(&path);
-    let pinned = link.pin(&path).map_err(|source| PacketError::Pin { path, source })?;
-    drop(pinned);
+    pinning::pin(link, &path)?;
     Ok(())
 }
 
@@ -287,7 +303,7 @@ fn remove_others(pins: &Path, kept: &[PathBuf]) {
 /// Takes the programs away from all interfaces; what they know goes, too.
 pub(super) fn remove_all(bpffs: &Path) -> io::Result<()> {
     for pins in older(bpffs).into_iter().chain([directory(bpffs)]) {
-        remove_others(&pins, &[]);
+        detach_all(&pins);
         match fs::remove_dir_all(pins) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

@@ -8,3 +8,4 @@ mod site;
 mod tables;
 mod traffic;
 mod tunnel;
+mod upgrade;

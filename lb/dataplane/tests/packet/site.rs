@@ -142,6 +142,9 @@ impl Entry {
     }
 }
 
+/// A service, its virtual address, and its endpoints.
+pub type Wanted<'a> = (&'a str, &'a str, &'a [(&'a str, RouteState)]);
+
 /// A balancer with the routes that a test wants.
 pub struct Balancer {
     pub balancer: PacketBalancer,
@@ -165,19 +168,31 @@ impl Balancer {
         self.put_with(policy, key, vip, endpoints);
     }
 
-    fn put_with(&mut self, policy: ServicePolicy, key: &str, vip: &str, endpoints: &[(&str, RouteState)]) {
-        let mut spec = ServiceSpec { policy, ..ServiceSpec::default() };
-        spec.listeners.insert(address(vip));
-        for (at, state) in endpoints {
-            let id = EndpointId { task: task(at), address: address(at) };
-            spec.endpoints.insert(id, EndpointSpec { state: *state, weight: 1 });
-        }
-        self.set(key, spec);
+    /// Makes a service lead to endpoints in some way.
+    pub fn put_with(
+        &mut self,
+        policy: ServicePolicy,
+        key: &str,
+        vip: &str,
+        endpoints: &[(&str, RouteState)],
+    ) {
+        self.set(key, spec_of(policy, vip, endpoints));
     }
 
     /// The cluster has nodes at these addresses.
     pub fn set_nodes(&mut self, nodes: &[&str]) -> bool {
         self.balancer.set_nodes(nodes.iter().map(|node| node.parse().expect("an address")).collect())
+    }
+
+    /// Makes several services of TCP lead to endpoints at once.
+    pub fn put_together(&mut self, services: &[Wanted<'_>]) {
+        let keys = services.iter().map(|(key, vip, endpoints)| {
+            let key: ServiceKey = key.parse().expect("a key");
+            self.routes.set(key.clone(), spec_of(ServicePolicy::default(), vip, endpoints));
+            key
+        });
+        let keys: BTreeSet<ServiceKey> = keys.collect();
+        assert_eq!(self.balancer.settle(&keys, &self.routes), [].into());
     }
 
     /// What is counted of the endpoints of a virtual address.
@@ -195,6 +210,16 @@ impl Balancer {
         self.routes.set(key.clone(), spec);
         assert_eq!(self.balancer.settle(&BTreeSet::from([key]), &self.routes), [].into());
     }
+}
+
+fn spec_of(policy: ServicePolicy, vip: &str, endpoints: &[(&str, RouteState)]) -> ServiceSpec {
+    let mut spec = ServiceSpec { policy, ..ServiceSpec::default() };
+    spec.listeners.insert(address(vip));
+    for (at, state) in endpoints {
+        let id = EndpointId { task: task(at), address: address(at) };
+        spec.endpoints.insert(id, EndpointSpec { state: *state, weight: 1 });
+    }
+    spec
 }
 
 /// The task at an address.

@@ -1,7 +1,6 @@
 //! Clients of another namespace reach servers of a third one through the node.
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
@@ -21,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const CLIENTS_MAX: usize = 1_000;
 
 /// A way to balance: where packets are met, and whether the node's address stands for the client's.
-const WAYS: [(PacketMode, bool); 4] = [
+pub const WAYS: [(PacketMode, bool); 4] = [
     (PacketMode::Tc, false),
     (PacketMode::Tc, true),
     (PacketMode::XdpGeneric, false),
@@ -361,31 +360,5 @@ fn another_process_takes_over_and_connections_go_on() {
             TcpStream::connect_timeout(&address("11.0.0.2:80"), Duration::from_millis(300)).is_err()
         });
         assert!(gone);
-    }
-}
-
-#[test]
-#[ignore = "needs root"]
-fn programs_of_another_version_are_replaced() {
-    for mode in [PacketMode::Tc, PacketMode::XdpGeneric] {
-        let site = Site::new();
-        serve(&site, "10.2.0.2:8001", 'a');
-        let settings = site.settings(&["clients", "servers"], mode);
-        let mut node = Balancer::start(&settings);
-        let (service, vip) = ("tcp/web@marathon:80", "11.0.0.1:80");
-        node.put(service, vip, &[("10.2.0.2:8001", Ready)]);
-        let mut old =
-            on(&site, Side::Client, move || Conversation::begin(address(vip)).expect("a connection"));
-        drop(node);
-        let pins = site.pins();
-        let older = pins.with_file_name("packet-0");
-        fs::rename(&pins, &older).expect("a BPF file system takes it");
-        let mut node = Balancer::start(&settings);
-        node.put(service, vip, &[("10.2.0.2:8001", Ready)]);
-        assert!(!older.exists());
-        assert!(old.echoes(1000), "{mode:?}");
-        let mut new =
-            on(&site, Side::Client, move || Conversation::begin(address(vip)).expect("a connection"));
-        assert!(new.echoes(1000));
     }
 }

@@ -63,7 +63,7 @@ struct Link {
 }
 
 /// Reads the value of a key, which must be as long as the map's values are.
-pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
+pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<()> {
     let mut entry = Entry {
         map: number(map),
         key: key.as_ptr() as u64,
@@ -74,7 +74,7 @@ pub(super) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
 }
 
 /// Writes many entries, in their order. Those before one that fails are written.
-pub(super) fn update_many(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: usize) -> io::Result<()> {
+pub(crate) fn update_many(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: usize) -> io::Result<()> {
     if count == 0 {
         return Ok(());
     }
@@ -93,7 +93,7 @@ pub(super) fn update_many(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count
 }
 
 /// Removes many entries. The first that is not there ends the call with an error; returns how many were removed.
-pub(super) fn delete_many(map: BorrowedFd<'_>, keys: &[u8], key: usize) -> (usize, io::Result<()>) {
+pub(crate) fn delete_many(map: BorrowedFd<'_>, keys: &[u8], key: usize) -> (usize, io::Result<()>) {
     let mut removed = 0;
     for keys in keys.chunks(BATCH * key) {
         let mut entries = Entries {

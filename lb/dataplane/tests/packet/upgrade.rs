@@ -1,0 +1,113 @@
+//! A process of another version takes over, whose maps have another form.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use mesonet_lb_plan::RouteState::{Draining, Ready};
+
+use crate::site::{Balancer, Side, Site, address};
+use crate::traffic::{Conversation, WAYS, on, serve};
+
+/// Nothing here takes long; a test that waits for this has failed.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+const WEB: (&str, &str) = ("tcp/web@marathon:80", "11.0.0.1:80");
+const NEWS: (&str, &str) = ("tcp/news@marathon:80", "11.0.0.2:80");
+
+/// Makes what a process has left look like that of another version.
+fn make_older(site: &Site, is_of_other_layout: bool) -> PathBuf {
+    let pins = site.pins();
+    let older = if is_of_other_layout {
+        let layout = pins.parent().expect("a layout").with_file_name("v0");
+        fs::create_dir(&layout).expect("a BPF file system takes it");
+        layout.join("packet-0")
+    } else {
+        pins.with_file_name("packet-0")
+    };
+    fs::rename(&pins, &older).expect("a BPF file system takes it");
+    older
+}
+
+/// A client that begins one connection after the other, and tells what became of each.
+struct Load(Receiver<Result<(), String>>);
+
+impl Load {
+    fn start(site: &Site) -> Self {
+        let (results, load) = mpsc::channel();
+        let entry = site.entry(Side::Client);
+        thread::spawn(move || {
+            entry.enter();
+            while results.send(converse()).is_ok() {}
+        });
+        Self(load)
+    }
+
+    /// Waits for some more connections. No one has failed before.
+    #[track_caller]
+    fn goes_on(&self) {
+        self.0.try_iter().for_each(|result| assert_eq!(result, Ok(())));
+        for _ in 0..10 {
+            let result = self.0.recv_timeout(PATIENCE).expect("connections are made");
+            assert_eq!(result, Ok(()));
+        }
+    }
+}
+
+fn converse() -> Result<(), String> {
+    let begun = Conversation::begin(address(WEB.1));
+    let mut conversation = begun.map_err(|error| format!("a new connection: {error}"))?;
+    let is_whole = conversation.echoes(100) && conversation.echoes(5000);
+    if is_whole { Ok(()) } else { Err("a connection has ended".to_owned()) }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn programs_of_another_form_are_replaced_without_a_gap() {
+    for (mode, masquerade) in WAYS {
+        let site = Site::new();
+        serve(&site, "10.2.0.2:8001", 'a');
+        let listener = on(&site, Side::Server, || TcpListener::bind("10.2.0.2:8002").expect("bind"));
+        let mut settings = site.settings(&["clients", "servers"], mode);
+        settings.masquerade = masquerade;
+        let mut node = Balancer::start(&settings);
+        node.put_together(&[
+            (WEB.0, WEB.1, &[("10.2.0.2:8001", Ready)]),
+            (NEWS.0, NEWS.1, &[("10.2.0.2:8002", Ready)]),
+        ]);
+        let mut reader =
+            on(&site, Side::Client, || TcpStream::connect(address(NEWS.1)).expect("a connection"));
+        reader.set_read_timeout(Some(PATIENCE)).expect("valid");
+        let (mut writer, _) = listener.accept().expect("the connection");
+        let mut old = on(&site, Side::Client, || Conversation::begin(address(WEB.1)).expect("a connection"));
+        let load = Load::start(&site);
+        load.goes_on();
+        drop(node);
+
+        let older = make_older(&site, masquerade);
+        load.goes_on();
+        let mut node = Balancer::start(&settings);
+        load.goes_on();
+        assert!(old.echoes(1000), "{mode:?} {masquerade}: the older programs go on");
+        node.put_together(&[
+            (WEB.0, WEB.1, &[("10.2.0.2:8001", Ready)]),
+            // It has begun to drain meanwhile, and nobody else is there.
+            (NEWS.0, NEWS.1, &[("10.2.0.2:8002", Draining)]),
+        ]);
+        assert!(!older.exists());
+        assert!(!masquerade || !older.parent().is_some_and(Path::exists), "nothing of the layout is left");
+        // The server speaks first, and a quiet client still belongs to it.
+        writer.write_all(b"news").expect("written");
+        let mut heard = [0; 4];
+        reader.read_exact(&mut heard).unwrap_or_else(|error| panic!("{mode:?} {masquerade}: {error}"));
+        assert_eq!(&heard, b"news");
+        reader.write_all(b"more").expect("written");
+        writer.read_exact(&mut heard).expect("the client's answer");
+        assert!(old.echoes(1000), "{mode:?} {masquerade}");
+        load.goes_on();
+    }
+}
