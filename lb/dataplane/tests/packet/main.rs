@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod choice;
 mod direct;
 mod packets;
 mod site;
