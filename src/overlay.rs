@@ -93,6 +93,12 @@ impl Overlay {
         Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics })
     }
 
+    /// Lets the tunnels to the peers of the last view carry packets again, through what the daemon before has left in the
+    /// kernel.
+    pub fn resume(&self, view: &ClusterView, node: &AgentId) {
+        self.tunnel.set_peers(peers_of(&plan(view, node)), true);
+    }
+
     /// What may be asked of it while it follows.
     pub fn inspector(&self) -> OverlayInspector {
         OverlayInspector(self.tunnel.clone())

@@ -109,6 +109,10 @@ impl NetProcess {
         let view_metrics = ViewMetrics::register(&metrics).context("cannot register metrics")?;
         let listener = http::listen(options.http, "metrics").await?;
         let http = listener.local_addr().context("cannot tell the metrics' address")?;
+        let cache = ViewCache::of(&options.dir);
+        let known = known_view(&cache, &origin.cluster());
+        // Before what takes longer: streams of containers stand still until the tunnels are there again.
+        let overlay = origin.overlay(options, known.as_ref(), &metrics)?;
         let api_listener = dns_api::listen(options.dns_http).await?;
         let dns_http =
             api_listener.as_ref().map(TcpListener::local_addr).transpose().context("no API address")?;
@@ -116,12 +120,9 @@ impl NetProcess {
         let address = options.dns_address.map(|address| LoopbackAddress::add(address, &options.dir));
         let address = address.transpose()?;
         let balancer = planes::load_balancer(datapath, &options.sockets, &metrics)?;
-        let overlay = origin.overlay(options, &metrics)?;
         let dns_server = planes::start_dns(plan.dns(origin.certificate())?, &metrics).await?;
         let (dns, encrypted) = (dns_server.addresses().to_vec(), dns_server.encrypted_addresses());
 
-        let cache = ViewCache::of(&options.dir);
-        let known = known_view(&cache, &origin.cluster());
         let kept = known.as_ref().map_or(Revision::ZERO, |known| known.view.revision);
         let (views, feed, reports) = mesonet_bus::channel();
         let confirmed_before = known.as_ref().map(|known| known.confirmed);
@@ -227,14 +228,23 @@ impl Origin<'_> {
     }
 
     /// The node's tunnels, if it is to have any. A cluster of others has no place where nodes say their keys.
-    fn overlay(&self, options: &NetOptions, metrics: &Registry) -> anyhow::Result<Option<Overlay>> {
+    fn overlay(
+        &self,
+        options: &NetOptions,
+        known: Option<&KnownView>,
+        metrics: &Registry,
+    ) -> anyhow::Result<Option<Overlay>> {
         match (self, options.overlay) {
             (_, Switch::Off) => Ok(None),
             (Origin::Bus { .. }, Switch::On) => {
                 let Grace(key_age_max) = options.overlay_key_age;
                 let masquerades = options.overlay_masquerade == Switch::On;
                 let settings = OverlaySettings { port: options.overlay_port, key_age_max, masquerades };
-                Overlay::open(&options.dir, settings, metrics).map(Some)
+                let overlay = Overlay::open(&options.dir, settings, metrics)?;
+                if let Some(known) = known {
+                    overlay.resume(&known.view, &self.node_name());
+                }
+                Ok(Some(overlay))
             }
             (Origin::Foreign(_), Switch::On) => {
                 bail!("the overlay needs a cluster of mesonet: use --overlay off")
