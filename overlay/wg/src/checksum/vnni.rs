@@ -3,16 +3,18 @@
 
 use std::arch::x86_64::*;
 
-use super::{BLOCK, add_few};
+use super::BLOCK;
 
 /// Whether the processor has all that is used.
 #[inline]
 pub(super) fn is_there() -> bool {
-    is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni")
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vnni")
 }
 
 /// As the function of that name for all processors.
-#[target_feature(enable = "avx512f,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn add(sum: u64, octets: &[u8]) -> u64 {
     let (blocks, rest) = octets.as_chunks::<BLOCK>();
     let (pairs, last) = blocks.as_chunks::<2>();
@@ -24,11 +26,13 @@ pub(super) fn add(sum: u64, octets: &[u8]) -> u64 {
     for block in last {
         sums[0].add(load(block));
     }
-    add_few(sum + total(sums), rest)
+    // SAFETY: only as many octets are loaded as there are.
+    sums[1].add(unsafe { _mm512_maskz_loadu_epi8(mask(rest), rest.as_ptr().cast()) });
+    sum + total(sums)
 }
 
 /// As the function of that name for all processors.
-#[target_feature(enable = "avx512f,avx512vnni")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
 pub(super) fn copy(sum: u64, from: &[u8], to: &mut [u8]) -> u64 {
     let (blocks, rest) = from.as_chunks::<BLOCK>();
     let (to_blocks, to_rest) = to.as_chunks_mut::<BLOCK>();
@@ -42,8 +46,14 @@ pub(super) fn copy(sum: u64, from: &[u8], to: &mut [u8]) -> u64 {
     for (block, to) in last.iter().zip(to_last) {
         sums[0].add(moved(block, to));
     }
-    to_rest.copy_from_slice(rest);
-    add_few(sum + total(sums), rest)
+    let is_there = mask(rest) & mask(to_rest);
+    // SAFETY: only as many octets are loaded and stored as there are at both places.
+    unsafe {
+        let octets = _mm512_maskz_loadu_epi8(is_there, rest.as_ptr().cast());
+        _mm512_mask_storeu_epi8(to_rest.as_mut_ptr().cast(), is_there, octets);
+        sums[1].add(octets);
+    }
+    sum + total(sums)
 }
 
 /// Sums of the first octets of pairs and of the second ones, in 16 lanes. Every other block has its own, so that one need
@@ -78,6 +88,12 @@ fn total([one, other]: [Sums; 2]) -> u64 {
     let second = _mm512_add_epi32(one.second, other.second);
     let lanes = _mm512_add_epi32(first, _mm512_slli_epi32::<8>(second));
     u64::from(_mm512_reduce_add_epi32(lanes).cast_unsigned())
+}
+
+/// A bit for each octet of less than a block.
+#[inline]
+fn mask(rest: &[u8]) -> u64 {
+    (1 << rest.len()) - 1
 }
 
 #[inline]
