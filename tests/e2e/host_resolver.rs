@@ -11,7 +11,7 @@ use crate::harness::{FakeMesos, NetDaemon, program};
 /// DC/OS' address of the name server.
 const ADDRESS: &str = "198.51.100.1";
 
-const BEFORE: &str = "nameserver 192.0.2.53\nsearch marathon.mesos\noptions timeout:1\n";
+const BEFORE: &str = "nameserver 192.0.2.53\nsearch marathon.mesos\noptions timeout:10\n";
 
 /// A host with a resolv.conf of its own.
 struct Host {
@@ -80,7 +80,7 @@ fn every_resolver_of_the_host_is_led_here_and_back_again() {
         if text.contains(ADDRESS) { Ok(()) } else { Err(text) }
     });
     let written = host.resolv_conf();
-    assert!(written.contains("search marathon.mesos") && written.contains("options timeout:1"), "{written}");
+    assert!(written.contains("search marathon.mesos") && written.contains("options timeout:10"), "{written}");
     assert_eq!(written.matches("nameserver").count(), 1, "it forwards itself: {written}");
     assert!(host.has_address());
 
