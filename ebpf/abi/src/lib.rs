@@ -30,7 +30,7 @@ pub use words::Words;
 
 /// Version of everything in this crate. Maps and links are pinned below a directory of this name; a program that knows
 /// another version replaces them as a whole.
-pub const LAYOUT: &str = "v3";
+pub const LAYOUT: &str = "v4";
 
 /// The number of TCP in IP headers.
 pub const TCP: u8 = 6;
@@ -50,8 +50,9 @@ pub const SLOTS_MAX: u32 = 1_048_576;
 pub const FLOWS_MAX: u32 = 262_144;
 
 /// Marks of places that were given to sockets. A place without a mark is no endpoint that a socket knows by another
-/// address, so most sockets that servers accept need no search among the flows.
-pub const MARKS: usize = 131_072;
+/// address, so most sockets that servers accept need no search among the flows. There are as few as this because each
+/// accepted socket reads another one: they must fit into the processor's nearest memory and a few pages.
+pub const MARKS: usize = 8192;
 
 /// Endpoints whose connections are counted, and services whose refusals are.
 pub const COUNTERS_MAX: u32 = 262_144;

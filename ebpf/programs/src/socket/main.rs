@@ -231,6 +231,9 @@ fn pick(service: Service, netns: [u32; 2]) -> Option<Slot> {
 /// Draws a slot by weight.
 #[inline(always)]
 fn draw(service: Service) -> Option<Slot> {
+    if service.slots == 1 {
+        return slot(service, 0);
+    }
     // SAFETY: the helper has no preconditions.
     let (first, second) = unsafe { (bpf_get_prandom_u32(), bpf_get_prandom_u32()) };
     let mut drawn = None;
