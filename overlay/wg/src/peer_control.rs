@@ -37,7 +37,7 @@ const PACKET_FLOOR: u16 = 1280 - 40 - 8 - DATA_OVERHEAD as u16;
 const FIRST_RETRY_DIVISOR: u32 = 20;
 
 /// How often messages of unknown sessions begin a handshake.
-const STRAY_INTERVAL: Duration = Duration::from_secs(1);
+const STRAY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long after the last packet a path counts as used.
 const ACTIVE: Duration = Duration::from_secs(10);
@@ -145,13 +145,15 @@ impl PeerControl {
         self.keep_sessions(|_| false)
     }
 
-    /// Ends the sessions of keys that this node or the peer has no more. Whether there was one.
-    pub(crate) fn keep_sessions_of(&mut self, own: &[PublicKey]) -> bool {
+    /// Ends the sessions of keys that this node or the peer has no more. What the peer still sends by the session before
+    /// this one is taken although this node has given up its own key: the peer may not know that yet.
+    pub(crate) fn keep_sessions_of(&mut self, own: &[PublicKey]) {
         let PeerSettings { key, other_key, .. } = self.settings.clone();
-        self.keep_sessions(|session| {
-            let KeyPair { own: ours, peer: theirs } = session.keys;
-            own.contains(&ours) && (theirs == key || Some(theirs) == other_key)
-        })
+        let is_by_the_peer =
+            |session: &Session| session.keys.peer == key || Some(session.keys.peer) == other_key;
+        let previous = self.previous.take().filter(|session| is_by_the_peer(session));
+        self.keep_sessions(|session| own.contains(&session.keys.own) && is_by_the_peer(session));
+        self.previous = previous;
     }
 
     fn keep_sessions(&mut self, is_kept: impl Fn(&Session) -> bool) -> bool {

@@ -394,8 +394,28 @@ fn keys_change_without_a_lost_packet() {
     }
     assert_eq!((pair.ends[0].delivered.len(), pair.ends[1].delivered.len()), (20, 40));
     let current = pair.ends[0].key.public();
-    let used: Vec<_> = pair.ends[0].tables.sessions.load().values().map(|session| session.keys.own).collect();
-    assert!(used.iter().all(|key| *key == current));
+    let used = pair.ends[0].tables.peers.load()["other"].session.load_full().expect("a session");
+    assert_eq!(used.keys.own, current);
+}
+
+#[test]
+fn what_a_peer_sends_by_a_key_that_was_just_given_up_arrives() {
+    let mut pair = connected();
+    pair.now += Duration::from_secs(1);
+    let (old, new) = (pair.ends[0].key.clone(), PrivateKey::from([9; 32]));
+    let mut known = pair.ends[0].settings();
+    known.other_key = Some(new.public());
+    pair.ends[1].control.set_peers([("other".to_owned(), known)].into(), pair.now);
+    pair.ends[0].control.set_keys(&OwnKeys { primary: new.clone(), other: Some(old) }, pair.now);
+    // The peer answers, and what says that its answer has come is late.
+    carry(&mut pair, 0);
+    carry(&mut pair, 1);
+    let late = std::mem::take(&mut pair.ends[0].wire);
+    pair.ends[0].control.set_keys(&OwnKeys { primary: new, other: None }, pair.now);
+    pair.ends[1].send(&back("by the old one"), pair.now);
+    carry(&mut pair, 1);
+    assert_eq!(pair.ends[0].delivered, [back("by the old one")]);
+    assert!(!late.is_empty());
 }
 
 #[test]
