@@ -234,6 +234,7 @@ async fn admit_when_listening(
     place: Place,
 ) {
     let begun = Instant::now();
+    let mut silent_since = begun;
     loop {
         let Ok(permit) = asked.acquire().await else { return };
         let connecting = TcpStream::connect(SocketAddr::from(place));
@@ -242,8 +243,12 @@ async fn admit_when_listening(
         let has_started = match answer {
             Ok(Ok(_)) => true,
             // It says itself that it does not listen.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => false,
-            _ => begun.elapsed() >= START_TIME,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                silent_since = Instant::now();
+                false
+            }
+            // On a busy machine a single answer may come too late.
+            _ => silent_since.elapsed() >= START_TIME,
         };
         let Some(kernel) = kernel.upgrade() else { return };
         if !kernel.lock().unwrap_or_else(PoisonError::into_inner).hear(frontend, &place, has_started) {
