@@ -71,6 +71,8 @@ impl Hooks {
             "11.0.0.0/8",
         ]);
         command.args(["--cgroup", text(&self.cgroup), "--bpffs", text(&self.bpffs())]);
+        // However long this machine takes to start tasks, those that they replace are there until they listen.
+        command.args(["--drain-grace", "120s"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().expect("mesonet dev starts")
     }
