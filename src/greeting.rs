@@ -29,8 +29,10 @@ impl Greeting<'_> {
     fn vips(&self) -> String {
         match self.options.datapath {
             Datapath::None => "named, but not balanced (--datapath none)".to_owned(),
-            Datapath::Proxy | Datapath::Ebpf | Datapath::Auto => {
-                format!("{}, by proxy", self.options.vip_range)
+            Datapath::Proxy => format!("{}, by proxy", self.options.vip_range),
+            Datapath::Ebpf => format!("{}, by the kernel", self.options.vip_range),
+            Datapath::Auto => {
+                format!("{}, {} says how", self.options.vip_range, self.command("mesonet route list"))
             }
         }
     }
