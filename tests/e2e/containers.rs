@@ -258,18 +258,22 @@ fn succeed(nodes: &Nodes, host: &str, program: &str, arguments: &str) -> String 
 #[test]
 #[ignore = "needs root"]
 fn tasks_reach_the_outside_in_the_name_of_their_node() {
-    let mut nodes = Nodes::start(&["n1", "outside"]);
+    let mut nodes = Nodes::start(&["n1", "n2", "outside"]);
     for (host, address) in [("n1", "fd77::2/64"), ("outside", "fd77::3/64")] {
         succeed(&nodes, host, "ip", &format!("addr add {address} dev eth0 nodad"));
     }
     let _outside = Outside::start(nodes.network(), "outside");
-    let token = nodes.token(1);
-    nodes.start_agent("n1", Some(&token));
-    eventually("the agent is registered", || {
+    let token = nodes.token(2);
+    for node in ["n1", "n2"] {
+        nodes.start_agent(node, Some(&token));
+    }
+    eventually("the agents are registered", || {
         let view = nodes.get("/v1/view");
-        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &1)
+        equal(&view["agents"].as_object().map_or(0, serde_json::Map::len), &2)
     });
-    nodes.start_net_with("n1", &[&OVERLAY[..], &["--overlay-masquerade", "on"]].concat());
+    for node in ["n1", "n2"] {
+        nodes.start_net_with(node, &[&OVERLAY[..], &["--overlay-masquerade", "on"]].concat());
+    }
     nodes
         .mesonet(&["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"])
         .success();
@@ -279,26 +283,74 @@ fn tasks_reach_the_outside_in_the_name_of_their_node() {
          ask {outside} v4; ask '[fd77::3]' v6; exec python3 -m http.server --bind :: 9090"
     );
     nodes.deploy(&json!({
-        "id": "/client", "cmd": ask, "cpus": 0.1, "mem": 32,
+        "id": "/client", "cmd": ask, "cpus": 0.1, "mem": 32, "constraints": on(&nodes, "n1"),
         "networks": [{ "mode": "container", "name": "both" }],
         "container": { "type": "MESOS", "portMappings": [] },
     }));
+    let client = address_of(&nodes, "client");
     let callers = [("v4", nodes.network().address("n1")), ("v6", "fd77::2".to_owned())];
     for (way, caller) in callers {
         eventually("the task is known by its node's address", || {
-            equal(&nodes.curl("n1", &format!("http://10.128.0.2:9090/{way}"))?, &caller)
+            equal(&nodes.curl("n1", &format!("http://{client}:9090/{way}"))?, &caller)
         });
     }
+
+    a_task_on_the_bridge_is_translated(&nodes, &outside);
 
     let table = "list table inet mesonet";
     succeed(&nodes, "n1", "nft", "delete table inet mesonet");
     eventually("what somebody removed comes back", || {
         let mut list = nodes.network().command("n1", "nft");
         let outcome = program::outcome("nft", list.args(table.split(' ')).output());
-        equal(&outcome.stdout.contains("masquerade comment \"translated from 10.128.0.0/24\""), &true)
+        equal(&outcome.stdout.contains("masquerade comment \"translated from 172.31.254.0/24\""), &true)
     });
     nodes.stop("n1", "net");
     let dir = nodes.host_dir("n1");
     succeed(&nodes, "n1", env!("CARGO_BIN_EXE_mesonet"), &format!("net --cleanup --dir {dir} --bpffs {dir}"));
     assert_eq!(succeed(&nodes, "n1", "nft", "list tables"), "");
+}
+
+/// A task on the bridge of node `n1` is known by that node's addresses: outside, and to a task of network `both` on `n2`.
+#[track_caller]
+fn a_task_on_the_bridge_is_translated(nodes: &Nodes, outside: &str) {
+    let server = format!("exec python3 {}/tests/e2e/apps/caller.py", env!("CARGO_MANIFEST_DIR"));
+    nodes.deploy(&json!({
+        "id": "/server", "cmd": server, "cpus": 0.1, "mem": 32, "constraints": on(nodes, "n2"),
+        "networks": [{ "mode": "container", "name": "both" }],
+        "container": { "type": "MESOS", "portMappings": [] },
+    }));
+    let server = address_of(nodes, "server");
+    let ask = format!(
+        "ask() {{ until curl -gsf --max-time 5 \"http://$1:8000/\" > \"$2\"; do sleep 0.2; done; }}; \
+         ask {outside} outside; ask {server} network; exec python3 -m http.server --bind :: 9090"
+    );
+    nodes.deploy(&json!({
+        "id": "/bridged", "cmd": ask, "cpus": 0.1, "mem": 32, "constraints": on(nodes, "n1"),
+        "networks": [{ "mode": "container/bridge" }],
+        "container": { "type": "MESOS", "portMappings": [] },
+    }));
+    eventually("a task on the node's bridge is known by its node's address", || {
+        equal(&nodes.curl("n1", "http://172.31.254.2:9090/outside")?, &nodes.network().address("n1"))
+    });
+    eventually("in networks, too", || {
+        let known_by = nodes.curl("n1", "http://172.31.254.2:9090/network")?;
+        let own = succeed(nodes, "n1", "ip", "-4 -o addr show dev mesonet-wg");
+        let is_own = own.contains(&format!(" {known_by}/"));
+        if is_own { Ok(()) } else { Err(format!("'{known_by}' is none of {own}")) }
+    });
+}
+
+/// Constraints of an app that is to run on one host.
+fn on(nodes: &Nodes, host: &str) -> Value {
+    json!([["hostname", "LIKE", nodes.network().address(host)]])
+}
+
+/// The IPv4 address of the only task of an app.
+#[track_caller]
+fn address_of(nodes: &Nodes, app: &str) -> String {
+    eventually("the task has an address", || {
+        let tasks = nodes.get(&format!("/v2/apps/{app}/tasks"));
+        let address = tasks["tasks"][0]["ipAddresses"][0]["ipAddress"].as_str().map(str::to_owned);
+        address.ok_or_else(|| tasks.to_string())
+    })
 }

@@ -9,10 +9,8 @@ use uuid::Uuid;
 
 use crate::addresses::Addresses;
 
-/// The bridge of tasks that are in no virtual network, and its addresses, which mean nothing beyond the node; those of
-/// DC/OS (spec/dcos-networking.md §0.2).
+/// The bridge of tasks that are in no virtual network.
 const NODE_BRIDGE: &str = "mesonet0";
-const NODE_BRIDGE_SUBNET: &str = "172.31.254.0/24";
 
 /// The longest packet that fits through the tunnel between nodes, over Ethernet and either family; that of DC/OS.
 pub(crate) const TUNNEL_MTU: u32 = 1420;
@@ -85,7 +83,7 @@ impl ContainerNetwork {
                     return Err(NoNetwork::NoPart(network.clone()));
                 }
                 Some(network) => (network.bridge(), attachment.subnets.clone()),
-                None => (NODE_BRIDGE.to_owned(), vec![node_bridge_subnet()]),
+                None => (NODE_BRIDGE.to_owned(), vec![Subnet::NODE_BRIDGE]),
             };
             let mut chosen = Vec::with_capacity(subnets.len());
             for subnet in subnets {
@@ -115,10 +113,6 @@ impl InterfaceAddress {
     pub(crate) fn gateway(&self) -> Option<IpAddr> {
         gateway_of(&self.subnet)
     }
-}
-
-fn node_bridge_subnet() -> Subnet {
-    NODE_BRIDGE_SUBNET.parse().expect("BUG: a constant is no address range")
 }
 
 #[cfg(test)]
@@ -152,7 +146,7 @@ mod tests {
         let full = ContainerNetwork::plan(&networking, run(2), &mut addresses, SURROUNDINGS);
         assert_eq!(full, Err(NoNetwork::Exhausted("9.0.0.0/30".parse().expect("range"))));
         addresses.free(run(1));
-        assert!(!addresses.uses(&node_bridge_subnet()), "the refused task has left nothing behind");
+        assert!(!addresses.uses(&Subnet::NODE_BRIDGE), "the refused task has left nothing behind");
         let nowhere = TaskNetworking { attachments: vec![attachment("gone", &[])], mappings: Vec::new() };
         let refused = ContainerNetwork::plan(&nowhere, run(3), &mut addresses, SURROUNDINGS);
         assert_eq!(refused, Err(NoNetwork::NoPart("gone".parse().expect("name"))));

@@ -42,6 +42,10 @@ pub enum SubnetError {
 }
 
 impl Subnet {
+    /// The addresses of tasks that are on the node's own bridge, in no virtual network. Each node has the same, so they
+    /// mean nothing beyond it; those of DC/OS (spec/dcos-networking.md §0.2).
+    pub const NODE_BRIDGE: Self = Self { first: IpAddr::V4(Ipv4Addr::new(172, 31, 254, 0)), prefix: 24 };
+
     /// The range of a prefix that begins with an address.
     pub fn new(first: IpAddr, prefix: u8) -> Result<Self, SubnetError> {
         let range = Self::around(first, prefix)?;

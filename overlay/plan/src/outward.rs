@@ -15,14 +15,16 @@ pub enum Outward {
     TranslateFrom(Subnet),
 }
 
-/// What the node of an overlay does with packets for elsewhere. Nothing, if it has no part of any network.
+/// What the node of an overlay does with packets for elsewhere. Those of its own bridge are translated wherever they go,
+/// since nobody else knows the way back to it; those of networks, if it has a part of any.
 pub fn outward(view: &ClusterView, overlay: &NodeOverlay) -> Vec<Outward> {
+    let mut rules = vec![Outward::TranslateFrom(Subnet::NODE_BRIDGE)];
     if overlay.own.is_empty() {
-        return Vec::new();
+        return rules;
     }
     let ranges = view.networks.values().flat_map(|network| network.ipv4.iter().chain(&network.ipv6));
-    std::iter::once(Outward::KeepThroughTunnel)
-        .chain(ranges.map(|range| Outward::KeepTo(range.subnet)))
-        .chain(overlay.own.iter().map(|part| Outward::TranslateFrom(*part)))
-        .collect()
+    rules.push(Outward::KeepThroughTunnel);
+    rules.extend(ranges.map(|range| Outward::KeepTo(range.subnet)));
+    rules.extend(overlay.own.iter().map(|part| Outward::TranslateFrom(*part)));
+    rules
 }

@@ -72,7 +72,9 @@ fn what_leaves_the_networks_leaves_in_the_name_of_the_node() {
     }
     let rules = |node: u8| outward(&view, &plan(&view, &name(node)));
     let subnet = |text: &str| text.parse().expect("range");
+    let bridge = Outward::TranslateFrom(subnet("172.31.254.0/24"));
     let expected = [
+        bridge,
         Outward::KeepThroughTunnel,
         Outward::KeepTo(subnet("9.0.0.0/8")),
         Outward::KeepTo(subnet("fd01:b::/64")),
@@ -81,7 +83,7 @@ fn what_leaves_the_networks_leaves_in_the_name_of_the_node() {
         Outward::TranslateFrom(subnet("fd01:b:0:0:1::/80")),
     ];
     assert_eq!(rules(1), expected);
-    assert_eq!(rules(2), [], "no task of it has an address");
+    assert_eq!(rules(2), [bridge], "no task of it has an address in a network");
 }
 
 #[test]
