@@ -47,8 +47,9 @@ wait_for() {
     done
 }
 
+# Its greeting says that the ports are its own: before it, another cluster may answer there.
 is_ready() {
-    curl -fsS "$api/v1/health/ready" >/dev/null 2>&1
+    [ -s "$dir/out" ] && curl -fsS "$api/v1/health/ready" >/dev/null 2>&1
 }
 
 is_deployed() {
