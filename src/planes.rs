@@ -134,10 +134,18 @@ pub async fn follow_with_lb(
     mut subscriber: Subscriber,
     mut questions: mpsc::Receiver<Question>,
 ) {
-    let mut busy = balancer.busy();
+    let (mut busy, mut started) = (balancer.busy(), balancer.started());
     let mut failed = BTreeMap::new();
     let mut applied = Revision::ZERO;
     loop {
+        let deadline = balancer.deadline().0;
+        // Of what is there, if anything is.
+        let look = async {
+            tokio::select! {
+                Ok(()) = started.changed() => {}
+                () = tokio::time::sleep_until(deadline) => {}
+            }
+        };
         tokio::select! {
             update = subscriber.next() => {
                 let Some(update) = update else { return };
@@ -149,7 +157,7 @@ pub async fn follow_with_lb(
                 balancer.answer(question);
                 continue;
             }
-            () = tokio::time::sleep_until(balancer.deadline().0) => {
+            () = look => {
                 let failed_before = std::mem::replace(&mut failed, balancer.observe().await);
                 if failed == failed_before {
                     continue;

@@ -191,7 +191,7 @@ impl LoadBalancer {
     }
 
     /// Looks at what connections have come to, and puts into effect what follows from it and from the time, and what failed before. Call it when
-    /// [`LoadBalancer::deadline`] says. Returns as [`LoadBalancer::apply`].
+    /// [`LoadBalancer::deadline`] or [`LoadBalancer::started`] says. Returns as [`LoadBalancer::apply`].
     pub async fn observe(&mut self) -> BTreeMap<ServiceKey, String> {
         self.observed_at = Instant::now();
         let Some(view) = self.view.clone() else { return BTreeMap::new() };
@@ -199,12 +199,18 @@ impl LoadBalancer {
         failed.extend(self.beside.iter_mut().flat_map(|beside| beside.take_failed()));
         let (executor, beside) = (&self.executor, self.beside.as_deref());
         let count = |key: &ServiceKey, id: &_| counted(executor, beside, key, id);
-        let keys = self.planner.observe(&view, failed, count, now());
+        let mut keys = self.planner.observe(&view, failed, count, now());
+        keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_started()));
         if keys.is_empty() && self.unsettled_keys.is_empty() {
             return BTreeMap::new();
         }
         self.plan_again(&view, keys);
         self.settle().await
+    }
+
+    /// Changes when an endpoint of packets' listens that did not before.
+    pub fn started(&self) -> watch::Receiver<()> {
+        self.packets.as_ref().map_or_else(|| watch::channel(()).1, |packets| packets.started())
     }
 
     /// When to call [`LoadBalancer::observe`], and why.

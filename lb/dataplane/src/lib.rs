@@ -16,6 +16,7 @@ mod ebpf;
 mod endpoint_metrics;
 mod inspect;
 mod ledger;
+mod listening;
 mod memory;
 mod metrics;
 mod packet;

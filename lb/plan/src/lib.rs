@@ -21,6 +21,7 @@ mod packet_table;
 mod plan;
 mod route_table;
 mod sorted_map;
+mod starting;
 mod weights;
 
 pub use choice::{chances, choose, choose_least};
@@ -35,4 +36,5 @@ pub use packet_table::{PacketCandidate, PacketSpec, PacketTable, PacketTableErro
 pub use plan::{Op, plan};
 pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
 pub use sorted_map::SortedMap;
+pub use starting::{Shares, Starting};
 pub use weights::{Observed, Reach, Standing, Vantage, Weighed, WeighedEndpoint, weigh};

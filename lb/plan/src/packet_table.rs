@@ -192,7 +192,7 @@ impl PacketTable {
         let old = self.services.get(&frontend).cloned();
         let id = old.as_ref().map_or(self.next_service, |old| old.service.id);
         let old_members = old.as_ref().map(|old| old.members.clone()).unwrap_or_default();
-        let candidates = usable(&frontend, spec);
+        let candidates: Vec<PacketCandidate> = spec.usable(&frontend).copied().collect();
         let added = candidates.iter().filter(|each| !old_members.contains_key(&each.place)).count();
         let left = (PACKET_ENDPOINTS_MAX - self.next_number) as usize + self.free_numbers.len();
         if added > left {
@@ -333,12 +333,14 @@ struct Placed {
     rows: Vec<PacketWrite>,
 }
 
-/// Those of the address' family, and no addresses of loopback: the kernel takes no packets for them from outside.
-fn usable(frontend: &Frontend, spec: &PacketSpec) -> Vec<PacketCandidate> {
-    let is_usable = |each: &&PacketCandidate| {
-        each.place.is_ipv4() == frontend.place.is_ipv4() && !SocketAddr::from(each.place).ip().is_loopback()
-    };
-    spec.candidates.iter().filter(is_usable).copied().collect()
+impl PacketSpec {
+    /// Those of an address' family, and no addresses of loopback: the kernel takes no packets for them from outside.
+    pub fn usable(&self, frontend: &Frontend) -> impl Iterator<Item = &PacketCandidate> {
+        let is_ipv4 = frontend.place.is_ipv4();
+        self.candidates.iter().filter(move |each| {
+            each.place.is_ipv4() == is_ipv4 && !SocketAddr::from(each.place).ip().is_loopback()
+        })
+    }
 }
 
 fn flags(candidate: &PacketCandidate) -> u32 {

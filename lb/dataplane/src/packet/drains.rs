@@ -37,8 +37,17 @@ pub(super) struct Served {
     pub(super) protocol: Protocol,
 }
 
-/// Draining tasks, with what their flows lead to.
-pub(super) type Draining = BTreeMap<TaskKey, BTreeSet<Served>>;
+/// A draining task.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Drain {
+    /// What its flows lead to.
+    pub(super) served: BTreeSet<Served>,
+    /// Whether it gets new flows for now, because no other endpoint has started.
+    pub(super) stands_in: bool,
+}
+
+/// Draining tasks.
+pub(super) type Draining = BTreeMap<TaskKey, Drain>;
 
 /// Looks after draining tasks, on a thread of its own.
 #[derive(Debug)]
@@ -89,8 +98,10 @@ impl Drains {
             }
         }
         let mut all = Draining::new();
-        for (task, served) in self.by_service.values().flatten() {
-            all.entry(task.clone()).or_default().extend(served);
+        for (task, drain) in self.by_service.values().flatten() {
+            let whole: &mut Drain = all.entry(task.clone()).or_default();
+            whole.served.extend(&drain.served);
+            whole.stands_in |= drain.stands_in;
         }
         let mut wanted = self.shared.lock();
         if wanted.draining == all {
@@ -186,11 +197,9 @@ impl Looker {
 
     /// The tasks that are busy. All that drain, if the kernel does not say.
     fn look(&mut self, draining: &Draining, now: Instant) -> BTreeSet<TaskKey> {
+        let served = draining.values().flat_map(|drain| &drain.served);
         let served: BTreeMap<(u32, u32), Served> =
-            draining.values().flatten().map(|each| ((each.number, each.stamp), *each)).collect();
-        if served.is_empty() {
-            return BTreeSet::new();
-        }
+            served.map(|each| ((each.number, each.stamp), *each)).collect();
         let mut found = BTreeSet::new();
         let looked = self.flows.for_each(|track| {
             if let Some(served) = served.get(&(track.endpoint, track.stamp))
@@ -242,7 +251,8 @@ fn busy_tasks(
         heard.get(served).is_some_and(|heard| now.saturating_duration_since(heard.at) >= SILENCE)
     };
     let is_used = |served: &Served| found.contains(served) && !is_silent(served);
-    draining.iter().filter(|(_, served)| served.iter().any(is_used)).map(|(task, _)| task.clone()).collect()
+    let is_busy = |drain: &Drain| drain.stands_in || drain.served.iter().any(is_used);
+    draining.iter().filter(|(_, drain)| is_busy(drain)).map(|(task, _)| task.clone()).collect()
 }
 
 #[cfg(test)]
@@ -255,7 +265,8 @@ mod tests {
     fn datagrams_keep_a_task_busy_until_none_has_passed_for_a_second() {
         let task = TaskKey::new(FrameworkId::new("f"), TaskId::new("t"));
         let served = Served { number: 3, stamp: 7, protocol: Protocol::Udp };
-        let draining = Draining::from([(task.clone(), BTreeSet::from([served]))]);
+        let drain = Drain { served: [served].into(), stands_in: false };
+        let draining = Draining::from([(task.clone(), drain)]);
         let found = BTreeSet::from([served]);
         let begin = Instant::now();
         let mut heard = BTreeMap::new();
@@ -276,13 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn connections_keep_a_task_busy_however_quiet_they_are() {
+    fn connections_keep_a_task_busy_however_quiet_they_are_and_so_does_who_stands_in() {
         let task = |name: &str| TaskKey::new(FrameworkId::new("f"), TaskId::new(name));
         let served = |number| Served { number, stamp: 7, protocol: Protocol::Tcp };
-        let draining =
-            [("a", 1), ("b", 2)].map(|(name, number)| (task(name), BTreeSet::from([served(number)])));
+        let draining = [("a", 1, false), ("b", 2, false), ("c", 3, true)].map(|(name, number, stands_in)| {
+            (task(name), Drain { served: [served(number)].into(), stands_in })
+        });
         let found = BTreeSet::from([served(2), served(9)]);
         let busy = busy_tasks(&Draining::from(draining), &found, &BTreeMap::new(), Instant::now());
-        assert_eq!(busy, [task("b")].into());
+        assert_eq!(busy, [task("b"), task("c")].into(), "a flow, or new ones");
     }
 }

@@ -12,6 +12,7 @@ mod maps;
 mod older_form;
 mod programs;
 mod run;
+mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -22,7 +23,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
-use mesonet_ebpf_abi::{Frontend, PacketCount, PacketEvent, Place};
+use mesonet_ebpf_abi::{Frontend, PacketCount, PacketEndpoint, PacketEvent, Place};
 use mesonet_lb_plan::{
     Algorithm, PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite, RouteState,
     RouteTable, ServicePolicy, ServiceSpec,
@@ -32,9 +33,10 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::PinningError;
-use drains::{Draining, Drains, Served};
+use drains::{Drain, Draining, Drains, Served};
 use ledger::Ledger;
 use maps::{Counters, FlowTable, Maps};
+use starts::Starts;
 
 pub use run::{PacketAnswer, PacketQuestion, PacketRun};
 
@@ -169,6 +171,7 @@ pub struct PacketBalancer {
     flows: FlowTable,
     ledger: Ledger,
     drains: Drains,
+    starts: Starts,
     table: PacketTable,
     attached: Vec<Attached>,
     masquerade: bool,
@@ -198,6 +201,7 @@ impl PacketBalancer {
         let flows = FlowTable::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
         let drains = Drains::start(flows.clone(), ledger.clone()).map_err(PacketError::Thread)?;
+        let starts = Starts::start().map_err(PacketError::Thread)?;
         let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Words)?;
         for write in &garbage {
             maps.write(write).map_err(PacketError::Words)?;
@@ -221,6 +225,7 @@ impl PacketBalancer {
             flows,
             ledger,
             drains,
+            starts,
             table,
             attached,
             masquerade,
@@ -258,6 +263,16 @@ impl PacketBalancer {
     /// the endpoint has not ended, and datagrams within the last second.
     pub fn busy(&self) -> watch::Receiver<BTreeSet<TaskKey>> {
         self.drains.busy()
+    }
+
+    /// Changes when [`PacketBalancer::take_started`] has something to tell.
+    pub fn started(&self) -> watch::Receiver<()> {
+        self.starts.news()
+    }
+
+    /// The services with endpoints that listen since a moment ago. They get no flows before the services are settled again.
+    pub fn take_started(&mut self) -> BTreeSet<ServiceKey> {
+        self.starts.take().iter().filter_map(|frontend| self.owners.get(frontend).cloned()).collect()
     }
 
     /// Takes packets in tunnels from these nodes, and sends them to endpoints there if their services want it. Returns
@@ -338,20 +353,21 @@ impl PacketBalancer {
         let Some(spec) = routes.service(key) else { return draining };
         let frontends: Vec<Frontend> =
             spec.listeners.iter().map(|address| frontend(key.protocol, *address)).collect();
-        let members: BTreeMap<Place, Vec<Served>> = frontends
+        let members: BTreeMap<Place, Vec<(Served, bool)>> = frontends
             .iter()
             .flat_map(|frontend| self.table.members(frontend))
             .fold(BTreeMap::new(), |mut members, (number, endpoint)| {
-                members.entry(endpoint.place).or_insert_with(Vec::new).push(Served {
-                    number,
-                    stamp: endpoint.stamp,
-                    protocol: key.protocol,
-                });
+                let served = Served { number, stamp: endpoint.stamp, protocol: key.protocol };
+                let is_ready = endpoint.flags & PacketEndpoint::READY != 0;
+                members.entry(endpoint.place).or_insert_with(Vec::new).push((served, is_ready));
                 members
             });
         for (id, _) in spec.endpoints.iter().filter(|(_, each)| each.state == RouteState::Draining) {
-            let served = members.get(&Place::from(id.address)).into_iter().flatten().copied();
-            draining.entry(id.task.clone()).or_default().extend(served);
+            let drain: &mut Drain = draining.entry(id.task.clone()).or_default();
+            for (served, is_ready) in members.get(&Place::from(id.address)).into_iter().flatten() {
+                drain.served.insert(*served);
+                drain.stands_in |= is_ready;
+            }
         }
         draining
     }
@@ -374,8 +390,16 @@ impl PacketBalancer {
 
     fn put(&mut self, frontend: Frontend, spec: Option<&PacketSpec>) -> Result<(), PutError> {
         let writes = match spec {
-            Some(spec) => self.table.put(frontend, spec)?,
-            None => self.table.remove(&frontend),
+            Some(spec) => {
+                let is_ready = |each: &PacketEndpoint| each.flags & PacketEndpoint::READY != 0;
+                let members = self.table.members(&frontend).map(|(_, each)| each);
+                let served = members.filter(|each| is_ready(each)).map(|each| each.place).collect();
+                self.table.put(frontend, &self.starts.follow(frontend, spec, &served))?
+            }
+            None => {
+                self.starts.forget(&frontend);
+                self.table.remove(&frontend)
+            }
         };
         for write in &writes {
             if let (PacketWrite::PutMember(_, number), Some(key)) = (write, self.owners.get(&frontend)) {

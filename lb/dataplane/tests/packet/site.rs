@@ -7,12 +7,16 @@ use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use mesonet_ebpf_abi::PacketCount;
 use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
 use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState, RouteTable, ServicePolicy, ServiceSpec};
 use mesonet_model::{FrameworkId, ServiceKey, TaskId, TaskKey};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// Nothing here takes long; a test that waits for this has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The namespaces and their addresses: clients are 10.1.0.2 and fd01::2, servers 10.2.0.2 and fd02::2, the node has the
 /// same with 1. Everybody reaches addresses below 11/8 and fd11::/16 through the node.
@@ -177,6 +181,21 @@ impl Balancer {
         endpoints: &[(&str, RouteState)],
     ) {
         self.set(key, spec_of(policy, vip, endpoints));
+    }
+
+    /// Waits until a new endpoint listens, and gives it flows.
+    pub fn wait_for_start(&mut self) {
+        let mut started = self.balancer.started();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let keys = loop {
+            let keys = self.balancer.take_started();
+            if !keys.is_empty() {
+                break keys;
+            }
+            let heard = runtime.block_on(async { tokio::time::timeout(PATIENCE, started.changed()).await });
+            heard.expect("an endpoint is asked until it listens").expect("somebody asks");
+        };
+        assert_eq!(self.balancer.settle(&keys, &self.routes), [].into());
     }
 
     /// The cluster has nodes at these addresses.

@@ -216,6 +216,7 @@ fn a_draining_endpoint_keeps_its_connections_and_a_dead_one_loses_them() {
     let mut old = on(&site, Side::Client, move || Conversation::begin(address(vip)).expect("a connection"));
     assert_eq!(old.name(), 'a');
     node.put(service, vip, &[("10.2.0.2:8001", Draining), ("10.2.0.2:8002", Ready)]);
+    node.wait_for_start();
     let mut new = on(&site, Side::Client, move || {
         let mut all: Vec<_> =
             (0..20).map(|_| Conversation::begin(address(vip)).expect("a connection")).collect();
@@ -252,6 +253,7 @@ fn a_draining_endpoint_is_busy_until_its_connections_end() {
         node.put(service, vip, &[("10.2.0.2:8001", Draining), ("10.2.0.2:8002", Ready)]);
         let mut busy = node.balancer.busy();
         assert_eq!(*busy.borrow(), [task("10.2.0.2:8001")].into(), "until it is known better");
+        node.wait_for_start();
         drop(lively);
         // Whether it is looked at before or after that, one connection is left.
         let mut new = begin();
@@ -270,6 +272,46 @@ fn a_draining_endpoint_is_busy_until_its_connections_end() {
         // A dead endpoint has nothing to wait for.
         node.put(service, vip, &[]);
         assert!(node.balancer.busy().borrow().is_empty());
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_endpoint_gets_no_connections_before_it_listens() {
+    for (mode, masquerade) in WAYS {
+        let site = Site::new();
+        serve(&site, "10.2.0.2:8001", 'a');
+        let mut settings = site.settings(&["clients", "servers"], mode);
+        settings.masquerade = masquerade;
+        let mut node = Balancer::start(&settings);
+        let (service, vip) = ("tcp/web@marathon:80", "11.0.0.1:80");
+        let all_go_to = |name: char| {
+            on(&site, Side::Client, move || {
+                for _ in 0..20 {
+                    let begun = Conversation::begin(address(vip));
+                    let found = begun.map(|conversation| conversation.name()).map_err(|error| error.kind());
+                    assert_eq!(found, Ok(name), "{mode:?} {masquerade}");
+                }
+            });
+        };
+        node.put(service, vip, &[("10.2.0.2:8001", Ready)]);
+        all_go_to('a');
+        // The new one is refused to clients, and goes on to be if another process takes over.
+        node.put(service, vip, &[("10.2.0.2:8001", Ready), ("10.2.0.2:8002", Ready)]);
+        all_go_to('a');
+        drop(node);
+        let mut node = Balancer::start(&settings);
+        node.put(service, vip, &[("10.2.0.2:8001", Ready), ("10.2.0.2:8002", Ready)]);
+        all_go_to('a');
+        // One that drains does the work as long as nobody else can, and is kept for it.
+        let replaced = [("10.2.0.2:8001", Draining), ("10.2.0.2:8002", Ready)];
+        node.put(service, vip, &replaced);
+        all_go_to('a');
+        assert_eq!(*node.balancer.busy().borrow(), [task("10.2.0.2:8001")].into());
+        serve(&site, "10.2.0.2:8002", 'b');
+        node.wait_for_start();
+        all_go_to('b');
+        wait_until_idle(node.balancer.busy());
     }
 }
 
