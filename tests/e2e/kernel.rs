@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::Instant;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::harness::kernel_place::KernelPlace;
 use crate::harness::load::{Connections, Load};
 use crate::harness::network::Network;
-use crate::harness::{PATIENCE, app, cluster, equal, eventually, process, program};
+use crate::harness::{app, cluster, equal, eventually, process, program};
 
 /// How often the daemon is killed.
 const KILLS: usize = 5;
@@ -20,42 +19,26 @@ const KILLS: usize = 5;
 /// How many instances a restart replaces.
 const RESTARTED: usize = 4;
 
-/// A control group and a BPF file system of the test's own, for a host. Removed when dropped.
+/// What a host's daemon has in the kernel and on disk. Removed when dropped.
 struct Hooks {
-    cgroup: PathBuf,
-    dir: tempfile::TempDir,
+    place: KernelPlace,
 }
 
 impl Hooks {
     fn new(test: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
-        let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-        let mount =
-            mount.into_iter().find(|fields| fields[2] == "cgroup2").expect("a cgroup2 mount")[1].to_owned();
-        let cgroup = Path::new(&mount).join(format!("mesonet-e2e-{}-{test}", std::process::id()));
-        fs::create_dir(&cgroup).expect("a cgroup");
-        let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
-        let hooks = Self { cgroup, dir };
-        fs::create_dir(hooks.bpffs()).expect("a directory");
-        program::run("mount", &["-t", "bpf", "bpf", text(&hooks.bpffs())]).success();
-        hooks
+        Self { place: KernelPlace::new(test) }
     }
 
     fn bpffs(&self) -> PathBuf {
-        self.dir.path().join("bpf")
+        self.place.bpffs()
     }
 
     fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.place.dir().join("state")
     }
 
-    /// A program that will run in the control group, on the host. Its process id is that of the program.
     fn command(&self, network: &Network, program: &str) -> Command {
-        let inner = network.command("host", program);
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo $$ > \"$0\" && exec \"$@\"", text(&self.cgroup.join("cgroup.procs"))]);
-        command.arg(inner.get_program()).args(inner.get_args());
-        command
+        self.place.command(network, "host", program)
     }
 
     fn start(&self, network: &Network) -> Child {
@@ -70,7 +53,7 @@ impl Hooks {
             "--vip-range",
             "11.0.0.0/8",
         ]);
-        command.args(["--cgroup", text(&self.cgroup), "--bpffs", text(&self.bpffs())]);
+        command.args(["--cgroup", text(self.place.cgroup()), "--bpffs", text(&self.bpffs())]);
         // However long this machine takes to start tasks, those that they replace are there until they listen.
         command.args(["--drain-grace", "120s"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -127,29 +110,6 @@ impl Hooks {
             }
         });
     }
-}
-
-impl Drop for Hooks {
-    fn drop(&mut self) {
-        // All that runs in it: the daemon, its tasks, their clients. It is gone once they are.
-        let killed = fs::write(self.cgroup.join("cgroup.kill"), "1");
-        let deadline = Instant::now() + PATIENCE;
-        while killed.is_ok() && remove_cgroup(&self.cgroup).is_err() && Instant::now() < deadline {
-            thread::yield_now();
-        }
-        let _ = Command::new("umount").arg(self.bpffs()).output();
-    }
-}
-
-/// Removes a control group with those that the daemon has made in it for tasks.
-fn remove_cgroup(path: &Path) -> std::io::Result<()> {
-    for entry in fs::read_dir(path)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            remove_cgroup(&entry.path())?;
-        }
-    }
-    fs::remove_dir(path)
 }
 
 fn text(path: &Path) -> &str {
@@ -265,7 +225,7 @@ fn tasks_with_addresses_of_their_own_reach_vips_by_hooks_and_stand_behind_them()
     let create = ["network", "create", "both", "--subnet", "10.128.0.0/16", "--subnet6", "fd00:1::/64"];
     let mut command = hooks.command(&network, text(Path::new(mesonet.get_program())));
     program::outcome("mesonet", command.args(create).output()).success();
-    let dir = hooks.dir.path().join("contained");
+    let dir = hooks.place.dir().join("contained");
     fs::create_dir(&dir).expect("a directory");
     deploy_contained(&hooks, &network, &dir);
     let ways = ways_to_contained(&hooks, &network);

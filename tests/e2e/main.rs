@@ -25,4 +25,5 @@ mod overlay;
 mod packets;
 mod policies;
 mod recovery;
+mod rolling;
 mod story;

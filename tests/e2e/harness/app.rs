@@ -13,6 +13,15 @@ pub fn web(id: &str, instances: u32) -> Value {
     python(id, "whoami.py", instances, "tcp", &format!("/{name}:8080"))
 }
 
+/// A web server that says who it is, is there at once, and answers one request of a connection (`apps/brief.py`), with a VIP
+/// as that of [`web`].
+pub fn brief(id: &str, instances: u32) -> Value {
+    let script = format!("{}/tests/e2e/apps/brief.py", env!("CARGO_MANIFEST_DIR"));
+    let mut app = web(id, instances);
+    app["args"] = json!(["python3", "-IS", script]);
+    app
+}
+
 /// A UDP echo server (`apps/echo_udp.py`), with a VIP of the app's name at port 7007.
 pub fn echo_udp(id: &str, instances: u32) -> Value {
     let name = id.trim_start_matches('/');

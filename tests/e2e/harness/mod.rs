@@ -6,6 +6,7 @@ pub mod dns;
 pub mod events;
 pub mod fake_mesos;
 pub mod http;
+pub mod kernel_place;
 mod lane;
 pub mod load;
 pub mod masters;

@@ -67,9 +67,15 @@ impl Nodes {
     /// The same for a test in which nobody may lose a connection because the machine is busy.
     #[track_caller]
     pub fn start_patient(hosts: &[&str]) -> Self {
+        Self::start_patient_with(hosts, &[])
+    }
+
+    /// The same with further arguments of the master.
+    #[track_caller]
+    pub fn start_patient_with(hosts: &[&str], arguments: &[&str]) -> Self {
         let mut nodes = Self::bare(&[MASTER], hosts);
         nodes.silence = LONG_SILENCE;
-        nodes.start_master(MASTER);
+        nodes.start_master_with(MASTER, arguments);
         nodes
     }
 
