@@ -181,7 +181,7 @@ pub enum PacketEvent {
     NoPort,
     /// The flow cannot be noted.
     NoFlow,
-    /// It does not fit into the tunnel to the endpoint.
+    /// It is longer than what the way takes.
     TooLong,
     /// It cannot be sent through the tunnel to the endpoint.
     NoWay,

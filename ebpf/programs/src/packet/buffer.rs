@@ -6,10 +6,10 @@ use aya_ebpf::helpers::generated::{
     bpf_l4_csum_replace, bpf_redirect, bpf_skb_change_head, bpf_skb_pull_data,
 };
 use aya_ebpf::programs::TcContext;
-use mesonet_ebpf_abi::{Hop, LOOPBACK_INTERFACE, PacketEvent, Tuple};
+use mesonet_ebpf_abi::{Hop, LOOPBACK_INTERFACE, PacketEvent, TCP, Tuple};
 
 use crate::context::context_word;
-use crate::packet::{ChecksumChange, Family, Packet, write};
+use crate::packet::{ChecksumChange, Family, Packet, read, write};
 use crate::route::{Question, Route, redirect_to_neighbour};
 use crate::{Action, ETHERNET};
 
@@ -53,6 +53,21 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
     }
 
     #[inline(always)]
+    fn longest(&self, family: Family, protocol: u32) -> u32 {
+        if self.segments() == 1 {
+            return self.length();
+        }
+        let transport = match protocol == TCP as u32 {
+            true => {
+                let offset: u8 = read(self, LINK + family.header() + 12).unwrap_or_default();
+                (offset >> 4) as u32 * 4
+            }
+            false => 8,
+        };
+        self.segment() + family.header() as u32 + transport
+    }
+
+    #[inline(always)]
     fn is_tagged(&self) -> bool {
         word!(self, vlan_present) != 0
     }
@@ -92,12 +107,11 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
     }
 
     #[inline(always)]
-    fn way(&self, family: Family, tuple: &Tuple, route: &mut Route) -> bool {
-        route.interface = 0;
+    fn way(&self, family: Family, tuple: &Tuple, length: u32, route: &mut Route) -> bool {
         if self.interface() == LOOPBACK_INTERFACE {
             return false;
         }
-        let Some(question) = Question::new(family, tuple, self.interface(), 0) else { return false };
+        let Some(question) = Question::new(family, tuple, self.interface(), length) else { return false };
         question.ask(self.0.as_ptr(), route)
     }
 

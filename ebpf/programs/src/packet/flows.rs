@@ -58,7 +58,10 @@ pub fn translate<P: Packet>(packet: &P, segment: &Segment) -> Result<Action, Pac
         if segment.ends() {
             note_end(segment, &decision, endpoint);
         }
-        count(packet, endpoint, decision.is_reply);
+        // It is not yet known whether a tunnel takes it.
+        if action != Action::ENCAPSULATE {
+            count(packet, endpoint, decision.is_reply);
+        }
     }
     Ok(action)
 }
@@ -283,8 +286,9 @@ fn is_released(key: &mut Tuple) -> bool {
     !is_its || !current || track.seen & Track::OVER != 0 || (is_silent(track) && is_silent(reply))
 }
 
+/// Counts a packet that is sent on.
 #[inline(always)]
-fn count<P: Packet>(packet: &P, endpoint: u32, is_reply: bool) {
+pub fn count<P: Packet>(packet: &P, endpoint: u32, is_reply: bool) {
     let (packets, bytes) = (packet.segments() as u64, packet.length() as u64);
     endpoints::count(endpoint, |count| {
         if is_reply {

@@ -48,6 +48,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
+    fn longest(&self, _: Family, _: u32) -> u32 {
+        self.length()
+    }
+
+    #[inline(always)]
     fn is_tagged(&self) -> bool {
         // It would not be of a type that is looked at.
         false
@@ -73,15 +78,11 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn way(&self, family: Family, tuple: &Tuple, route: &mut Route) -> bool {
-        route.interface = 0;
+    fn way(&self, family: Family, tuple: &Tuple, length: u32, route: &mut Route) -> bool {
         if self.interface() == LOOPBACK_INTERFACE {
             return false;
         }
-        // The route must take the packet as it is.
-        let Some(question) = Question::new(family, tuple, self.interface(), self.length()) else {
-            return false;
-        };
+        let Some(question) = Question::new(family, tuple, self.interface(), length) else { return false };
         let is_lasting = question.ask(self.0.as_ptr(), route);
         if route.mtu == 0 || DEVICES.get_ifindex(route.interface).is_none() {
             route.interface = 0;

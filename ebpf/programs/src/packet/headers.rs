@@ -31,6 +31,9 @@ pub const TUNNEL: u8 = 47;
 const EXTENSIONS: [u8; 8] = [0, 43, 50, 51, 60, 135, 139, 140];
 const FRAGMENT: u8 = 44;
 
+/// "Do not fragment".
+const WHOLE_BIT: u16 = 0x4000_u16.to_be();
+
 /// "More fragments" and the offset.
 const FRAGMENT_BITS: u16 = 0x3fff_u16.to_be();
 
@@ -42,6 +45,8 @@ pub struct Header {
     pub hops: u8,
     /// The packet's way.
     pub direction: Direction,
+    /// Whether routers may cut it to pieces.
+    pub may_be_cut: bool,
 }
 
 /// A packet of TCP or UDP.
@@ -112,12 +117,14 @@ fn ipv4<P: Packet>(packet: &P, direction: Direction) -> Result<Action, PacketEve
         return Err(PacketEvent::Malformed);
     }
     let [_, _, high, low] = second.to_ne_bytes();
-    if u16::from_ne_bytes([high, low]) & FRAGMENT_BITS != 0 {
+    let fragment = u16::from_ne_bytes([high, low]);
+    if fragment & FRAGMENT_BITS != 0 {
         return Err(PacketEvent::Fragment);
     }
     let [hops, protocol, ..] = third.to_ne_bytes();
     let (from, to) = (Place::ipv4(source, 0).address, Place::ipv4(destination, 0).address);
-    let header = Header { family: Family::V4, hops, direction };
+    let may_be_cut = fragment & WHOLE_BIT == 0;
+    let header = Header { family: Family::V4, hops, direction, may_be_cut };
     match protocol {
         ICMP => icmp::translate(packet, header, &from, &to),
         protocol => transport(packet, header, from, to, protocol),
@@ -135,7 +142,7 @@ fn ipv6<P: Packet>(packet: &P, direction: Direction) -> Result<Action, PacketEve
     if u16::from_be_bytes([high, low]) as u32 + Family::V6.header() as u32 > packet.length() {
         return Err(PacketEvent::Malformed);
     }
-    let header = Header { family: Family::V6, hops, direction };
+    let header = Header { family: Family::V6, hops, direction, may_be_cut: false };
     match protocol {
         ICMPV6 => icmp::translate(packet, header, &from, &to),
         FRAGMENT => Err(PacketEvent::Fragment),

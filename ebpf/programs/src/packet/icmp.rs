@@ -43,7 +43,7 @@ pub fn translate<P: Packet>(
     // SAFETY: nothing else uses this part.
     let hop = unsafe { &mut (*scratch()?).track.hop };
     *hop = Hop::default();
-    let out = route::find(packet, &header, &outer, hop)?;
+    let out = route::find(packet, &header, &outer, packet.length(), hop)?;
     if rewrite::is_left(packet, &old, &outer, out) {
         return Ok(Action::PASS);
     }

@@ -132,9 +132,10 @@ fn finish<const LINK: usize>(packet: &Buffer<LINK>, direction: Direction) -> i32
             TC_ACT_UNSPEC
         }
         Ok(Action(verdict)) => verdict as i32,
-        Err(PacketEvent::NoEndpoint) => {
-            count(PacketEvent::NoEndpoint);
-            refusal::answer(packet).unwrap_or(TC_ACT_SHOT as i32)
+        Err(event @ (PacketEvent::NoEndpoint | PacketEvent::TooLong)) => {
+            count(event);
+            let most = if event == PacketEvent::TooLong { route::longest() } else { 0 };
+            refusal::tell(packet, most).unwrap_or(TC_ACT_SHOT as i32)
         }
         Err(event) => {
             count(event);

@@ -68,6 +68,9 @@ pub trait Packet {
     /// Packets that it is on the wire.
     fn segments(&self) -> u32;
 
+    /// Octets of the longest packet that it is on the wire, from the IP header on.
+    fn longest(&self, family: Family, protocol: u32) -> u32;
+
     /// Whether it is of a virtual LAN.
     fn is_tagged(&self) -> bool;
 
@@ -77,9 +80,9 @@ pub trait Packet {
     /// Updates a checksum. Octets that were looked at before have to be looked for anew.
     fn change_checksum(&self, change: &ChecksumChange) -> Result<(), PacketEvent>;
 
-    /// Asks the kernel for the way of a packet with such addresses out of this node, if it can be sent there from here.
-    /// Returns whether other packets of the flow go the same way for now.
-    fn way(&self, family: Family, tuple: &Tuple, route: &mut Route) -> bool;
+    /// Asks the kernel for the way of a packet with such addresses and of such a length out of this node, if it can be sent
+    /// there from here. Returns whether other packets of the flow go the same way for now.
+    fn way(&self, family: Family, tuple: &Tuple, length: u32, route: &mut Route) -> bool;
 
     /// Sends it.
     fn send(&self, family: Family, way: &Route) -> Action;

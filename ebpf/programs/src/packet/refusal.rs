@@ -40,21 +40,10 @@ pub fn has_room() -> bool {
     window().is_some_and(|window| window.answers < LIMIT)
 }
 
-/// Answers the client, by the interface that it has come through. Returns the verdict; nothing if there is no answer.
+/// Tells the sender, by the interface that the packet has come through, that it may be so long, or that nobody takes it if
+/// there is no length. Returns the verdict; nothing if nothing is told.
 #[inline(always)]
-pub fn answer<const LINK: usize>(buffer: &Buffer<LINK>) -> Option<i32> {
-    tell(buffer, 0)
-}
-
-/// Tells the client how long its packets may be.
-#[inline(always)]
-pub fn tell_length<const LINK: usize>(buffer: &Buffer<LINK>, length: u16) -> Option<i32> {
-    tell(buffer, length)
-}
-
-/// Tells that packets may be so long, or that nobody takes them if they may not.
-#[inline(always)]
-fn tell<const LINK: usize>(buffer: &Buffer<LINK>, length: u16) -> Option<i32> {
+pub fn tell<const LINK: usize>(buffer: &Buffer<LINK>, length: u16) -> Option<i32> {
     if buffer.interface() == LOOPBACK_INTERFACE {
         return None;
     }

@@ -17,10 +17,18 @@ type Applied = Result<Option<Action>, PacketEvent>;
 pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track) -> Applied {
     let (old, family) = (&segment.tuple, segment.header.family);
     let new = &track.tuple;
-    let way = route::find(packet, &segment.header, new, &mut track.hop)?;
     // A question is where it goes, not how.
-    if track.direction == Track::DIRECT && packet.interface() != LOOPBACK_INTERFACE {
+    let is_direct = track.direction == Track::DIRECT && packet.interface() != LOOPBACK_INTERFACE;
+    // What is in a tunnel may become shorter.
+    let length = if is_direct { 1 } else { packet.longest(family, old.protocol) };
+    let way = route::find(packet, &segment.header, new, length, &mut track.hop)?;
+    if is_direct {
         return prepare_tunnel::<P>(segment, track.endpoint, new, way);
+    }
+    // The rest of the kernel would not take it, or would tell whoever it seems to be from then.
+    let is_lost = old.from != new.from || !segment.header.may_be_cut;
+    if !P::IS_EARLY && way.interface == 0 && way.mtu != 0 && is_lost {
+        return Err(PacketEvent::TooLong);
     }
     if is_left(packet, old, new, way) {
         return Ok(None);
@@ -52,7 +60,7 @@ fn prepare_tunnel<P: Packet>(segment: &Segment, endpoint: u32, new: &Tuple, way:
     // SAFETY: nothing else uses these parts.
     unsafe {
         (*scratch).route = way;
-        (*scratch).ends = TunnelEnds { source, endpoint: new.destination() };
+        (*scratch).ends = TunnelEnds { source, endpoint: new.destination(), number: endpoint };
     }
     Ok(Some(Action::ENCAPSULATE))
 }

@@ -28,8 +28,8 @@ pub type Route = Hop;
 pub struct Question(*mut Lookup);
 
 impl Question {
-    /// About a packet that came in through an interface. Without a length, the kernel compares that of the segments that
-    /// a bundle consists of.
+    /// About a packet of such a length that came in through an interface. Because of the length, the kernel tells what the
+    /// route takes rather than the interface.
     #[inline(always)]
     pub fn new(family: Family, tuple: &Tuple, interface: u32, length: u32) -> Option<Self> {
         let scratch = scratch().ok()?;
@@ -89,27 +89,28 @@ impl Question {
     }
 }
 
-/// The way of a packet that gets such addresses. The kernel is asked if it is not known any more of the flow.
+/// The way of a packet that gets such addresses and has such a length. The kernel is asked if it is not known any more of the flow.
 #[inline(always)]
 pub fn find<'a, P: Packet>(
     packet: &P,
     header: &Header,
     new: &Tuple,
+    length: u32,
     known: &'a mut Hop,
 ) -> Result<&'a Route, PacketEvent> {
     // SAFETY: there is one route at a time.
     let route = unsafe { &mut (*scratch()?).route };
+    (route.interface, route.mtu) = (0, 0);
     // One that has no hop left is the kernel's, which tells the sender.
     if header.direction != Direction::In || header.hops <= 1 {
-        route.interface = 0;
         return Ok(route);
     }
     let now = ticks();
-    let is_short = packet.length() <= known.mtu || packet.segments() > 1 || known.interface == 0;
+    let is_short = length <= known.mtu || known.interface == 0;
     if now.wrapping_sub(known.since) < TICKS && known.place == P::HOP && is_short {
         return Ok(known);
     }
-    if packet.way(header.family, new, route) {
+    if packet.way(header.family, new, length, route) {
         // Another processor may read it meanwhile. What it reads is wrong at most if the way has just changed.
         known.since = now;
         known.place = P::HOP;
@@ -118,6 +119,13 @@ pub fn find<'a, P: Packet>(
         known.addresses = route.addresses;
     }
     Ok(route)
+}
+
+/// The longest packet that the way takes that the kernel was asked for last.
+#[inline(always)]
+pub fn longest() -> u16 {
+    // SAFETY: there is one route at a time.
+    scratch().map_or(0, |scratch| unsafe { (*scratch).route.mtu } as u16)
 }
 
 /// Has the kernel find the link address of the next hop first. Only of the way that was asked for last.

@@ -23,6 +23,8 @@ pub struct TunnelEnds {
     pub source: [u32; 4],
     /// The endpoint on another one.
     pub endpoint: Place,
+    /// Its number.
+    pub number: u32,
 }
 
 /// The memory of this processor. A caller must not use a part that one of its callers uses.

@@ -85,7 +85,7 @@ fn encapsulate_of<const LINK: usize>(packet: &Buffer<LINK>, family: Family) -> R
     let may_shrink = is_bundle && protocol == TCP;
     if way.mtu != 0 && !may_shrink && length + overhead as u32 > way.mtu {
         count(PacketEvent::TooLong);
-        let told = refusal::tell_length(packet, (way.mtu as u16).wrapping_sub(overhead as u16));
+        let told = refusal::tell(packet, (way.mtu as u16).wrapping_sub(overhead as u16));
         return Ok(Action(told.unwrap_or(TC_ACT_SHOT as i32) as u32));
     }
     if way.interface == 0 {
@@ -98,6 +98,7 @@ fn encapsulate_of<const LINK: usize>(packet: &Buffer<LINK>, family: Family) -> R
             first << 4 | second >> 4
         }
     };
+    flows::count(packet, ends.number, false);
     route::address(way, packet, family)?;
     let network = match family {
         Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
@@ -243,7 +244,8 @@ fn segment<const LINK: usize>(
         _ => return Err(PacketEvent::Malformed),
     };
     let tuple = Tuple { from, to, ports, protocol: protocol as u32 };
-    Ok(Segment { tuple, header: Header { family, hops: HOPS, direction: Direction::In }, flags })
+    let header = Header { family, hops: HOPS, direction: Direction::In, may_be_cut: false };
+    Ok(Segment { tuple, header, flags })
 }
 
 /// The addresses of an IP header.

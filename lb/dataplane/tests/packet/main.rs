@@ -4,6 +4,7 @@
 
 mod choice;
 mod direct;
+mod lengths;
 mod packets;
 mod site;
 mod tables;
