@@ -73,6 +73,7 @@ fn status(agent: &AgentId, task: TaskKey, state: TaskState, now: Timestamp) -> T
         message: String::new(),
         timestamp: now,
         healthy: None,
+        health_results: Vec::new(),
         addresses: Vec::new(),
         uuid: None,
     }

@@ -2,7 +2,7 @@
 //!
 //! It has a thread of its own, since starting processes and writing checkpoints block. On that thread run the loop
 //! and one small task per supervisor connection (`link`), which passes on lines and holds no state that is lost when it
-//! is dropped.
+//! is dropped, and one per health check of a task (`health`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -22,6 +22,7 @@ use crate::addresses::Addresses;
 use crate::cgroup::{self, Hierarchies};
 use crate::checkpoint::{self, Durability};
 use crate::ended::EndedTasks;
+use crate::health::Probes;
 use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
 use crate::protocol::{self, Event, Exit, Launch, Request};
@@ -57,6 +58,7 @@ pub(crate) struct Agent {
     pub(crate) addresses: Addresses,
     /// The rights that it lacks to give tasks addresses of their own, for people.
     pub(crate) lacking: String,
+    pub(crate) probes: Probes,
 }
 
 /// The channel that links speak through.
@@ -178,7 +180,7 @@ impl Agent {
 
     fn start(&mut self, spec: TaskSpec, launch: Launch) {
         let key = spec.key.clone();
-        let run = Run { launch, link: None, supervisor: None };
+        let run = Run { launch, link: None, supervisor: None, watch: None };
         self.adopt(spec, Some(run), Finding::step(TaskState::Starting, clock::now()));
         let Some(run) = self.tasks.get_mut(&key).and_then(|task| task.run.as_mut()) else { return };
         let started = launcher::start(&self.config, &self.layout, &self.hierarchies, &mut run.launch);
@@ -218,6 +220,13 @@ impl Agent {
         }
         let mut status = finding.status(&task.spec, Some(uuid));
         status.addresses = task.run.as_ref().map_or_else(Vec::new, Run::addresses);
+        if !status.state.is_terminal() {
+            status.healthy = task.statuses.latest().healthy;
+            status.health_results.clone_from(&task.statuses.latest().health_results);
+        }
+        if let Some(run) = task.run.as_mut().filter(|_| status.state != TaskState::Running) {
+            run.watch = None;
+        }
         log(&status);
         task.statuses.push(status.clone(), Instant::now());
         if status.state.is_terminal() {
@@ -261,6 +270,7 @@ impl Agent {
             message: finding.message,
             timestamp: finding.at,
             healthy: None,
+            health_results: Vec::new(),
             addresses: Vec::new(),
             uuid: None,
         };
@@ -305,8 +315,11 @@ impl Agent {
             What::Event(Event::Running { pid }) if state == TaskState::Starting => {
                 tracing::debug!(task = %key, pid, "A task's process runs");
                 self.find(&key, Finding::step(TaskState::Running, clock::now()));
+                self.begin_checks(&key);
             }
-            What::Event(Event::Running { .. }) => {}
+            What::Event(Event::Running { .. }) => self.begin_checks(&key),
+            What::Event(Event::Checked { id, failure }) => self.command_ended(&key, id, failure),
+            What::Health(news) => self.health_news(&key, news),
             What::Event(Event::Ended(exit)) => self.find(&key, Finding::end(&exit)),
             What::Closed if state.is_terminal() => self.reap_supervisor(&key),
             What::Closed => self.reconnect(&key),

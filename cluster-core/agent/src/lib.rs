@@ -20,6 +20,7 @@ mod config;
 mod container_network;
 mod ended;
 mod environment;
+mod health;
 mod interfaces;
 mod launcher;
 mod layout;

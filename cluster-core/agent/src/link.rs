@@ -9,13 +9,14 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::health::News;
 use crate::protocol::{self, Event, Request};
 
 /// Requests on their way to one supervisor, which takes them at once. If it does not, it is stuck in the kernel and
 /// one more kill changes nothing; the request is dropped.
 const REQUESTS_DEPTH: usize = 8;
 
-/// What a link has to say, and about which run of which task.
+/// What a link or a check has to say, and about which run of which task.
 #[derive(Debug)]
 pub(crate) struct Notice {
     pub(crate) task: TaskKey,
@@ -32,6 +33,8 @@ pub(crate) enum What {
     Closed,
     /// What a killed supervisor had left is dealt with.
     Cleared { nothing_left: bool },
+    /// A check of the task says something.
+    Health(News),
 }
 
 /// A connection to a supervisor.
@@ -69,15 +72,16 @@ impl Link {
 }
 
 /// Says things of one run.
-struct Speaker {
-    task: TaskKey,
-    container: Uuid,
-    notices: mpsc::Sender<Notice>,
+#[derive(Debug, Clone)]
+pub(crate) struct Speaker {
+    pub(crate) task: TaskKey,
+    pub(crate) container: Uuid,
+    pub(crate) notices: mpsc::Sender<Notice>,
 }
 
 impl Speaker {
     /// Waits while the loop is busy. If the loop has ended, nobody wants to know.
-    async fn say(&self, what: What) {
+    pub(crate) async fn say(&self, what: What) {
         let notice = Notice { task: self.task.clone(), container: self.container, what };
         let _ = self.notices.send(notice).await;
     }

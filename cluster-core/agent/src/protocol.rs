@@ -52,6 +52,13 @@ pub(crate) enum Event {
     Running { pid: i32 },
     /// The task has ended and nothing is left of it.
     Ended(Exit),
+    /// A command that checks the task has ended, or was ended.
+    Checked {
+        /// The request's.
+        id: Uuid,
+        /// Why it counts as a failure.
+        failure: Option<String>,
+    },
 }
 
 /// Agent to supervisor.
@@ -59,6 +66,13 @@ pub(crate) enum Event {
 pub(crate) enum Request {
     /// End the task: SIGTERM, and SIGKILL after the grace.
     Kill { grace_millis: u64 },
+    /// Run the command of one of the task's health checks.
+    Check {
+        /// Chosen by the agent.
+        id: Uuid,
+        /// Which check of the launch.
+        check: usize,
+    },
 }
 
 /// How a task has ended.

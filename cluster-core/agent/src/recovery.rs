@@ -13,6 +13,7 @@ use crate::agent::Agent;
 use crate::cgroup::Hierarchies;
 use crate::checkpoint::{self, FileError};
 use crate::ended::EndedTasks;
+use crate::health::Probes;
 use crate::layout::{LAUNCH_FILE, Layout, STATUSES_FILE};
 use crate::link::Notice;
 use crate::protocol::Launch;
@@ -73,6 +74,7 @@ pub(crate) fn recover(
         notices,
         addresses,
         lacking,
+        probes: Probes::new(),
     };
     let unfinished: Vec<TaskKey> = agent
         .tasks
@@ -153,7 +155,11 @@ fn read_task(directory: &Path, uuids: &mut UuidSource) -> Result<Option<AgentTas
         return Ok(None);
     }
     let spec = launch.spec.clone();
-    Ok(Some(AgentTask { spec, statuses, run: Some(Run { launch, link: None, supervisor: None }) }))
+    Ok(Some(AgentTask {
+        spec,
+        statuses,
+        run: Some(Run { launch, link: None, supervisor: None, watch: None }),
+    }))
 }
 
 fn discard(directory: &Path) {

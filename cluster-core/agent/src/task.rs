@@ -7,6 +7,7 @@ use mesonet_model::{StatusReason, StatusSource, TaskSpec, TaskState, TaskStatus,
 use uuid::Uuid;
 
 use crate::container_network::ContainerNetwork;
+use crate::health::Watch;
 use crate::link::Link;
 use crate::protocol::{Exit, ExitCause, Launch};
 use crate::status_queue::StatusQueue;
@@ -28,6 +29,8 @@ pub(crate) struct Run {
     pub(crate) link: Option<Link>,
     /// The supervisor, if it is a child of this process, to be reaped.
     pub(crate) supervisor: Option<Child>,
+    /// Its health checks, while they run.
+    pub(crate) watch: Option<Watch>,
 }
 
 impl Run {
@@ -91,6 +94,7 @@ impl Finding {
             message: self.message,
             timestamp: self.at,
             healthy: None,
+            health_results: Vec::new(),
             addresses: Vec::new(),
             uuid,
         }

@@ -72,6 +72,7 @@ pub(crate) fn instance(
         service_ports: definition.ports().iter().map(|port| port.service_port).collect(),
         addresses: vec![offer.agent_info.address],
         healthy: None,
+        health_results: Vec::new(),
         staged_at: now,
         started_at: None,
     };

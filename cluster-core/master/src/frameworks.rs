@@ -184,6 +184,7 @@ impl Master {
             message,
             timestamp: now,
             healthy: None,
+            health_results: Vec::new(),
             addresses: Vec::new(),
             uuid: None,
         });
@@ -201,6 +202,7 @@ pub(crate) fn current_status(task: &Task, now: Timestamp) -> TaskStatus {
         message: String::new(),
         timestamp: now,
         healthy: task.healthy,
+        health_results: Vec::new(),
         addresses: task.addresses.clone(),
         uuid: None,
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, Discovery, Resources, TaskKey, TaskNetworking};
+use crate::{AgentId, Discovery, HealthCheck, Resources, TaskKey, TaskNetworking};
 
 /// A task to be launched (Mesos `TaskInfo`). It goes to the master and to the task's agent and to nobody else, since
 /// the command's environment may hold secrets.
@@ -27,8 +27,12 @@ pub struct TaskSpec {
     pub discovery: Option<Discovery>,
     /// Free labels.
     pub labels: BTreeMap<String, String>,
-    /// Whether the framework will report health results for it, so that it is not ready before the first one.
+    /// Whether its agent or the framework will report health results for it, so that it is not ready before the first
+    /// one.
     pub health_checked: bool,
+    /// What its agent checks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_checks: Vec<HealthCheck>,
     /// How long after SIGTERM its processes are killed.
     pub kill_grace: Duration,
     /// Its own interfaces; the host's network if absent.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{AgentId, TaskKey, TaskState, Timestamp};
+use crate::{AgentId, HealthResult, TaskKey, TaskState, Timestamp};
 
 /// One report on a task (Mesos `TaskStatus`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct TaskStatus {
     pub timestamp: Timestamp,
     /// The result of the task's health check, if it has one and there is a result.
     pub healthy: Option<bool>,
+    /// What each of the task's checks has found, in their order; empty if it has none, or if the master says it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub health_results: Vec<HealthResult>,
     /// Addresses of the task's own; empty on the host's network.
     pub addresses: Vec<IpAddr>,
     /// Present if the sender repeats the report until it is acknowledged with this id.
@@ -68,6 +71,6 @@ pub enum StatusReason {
     ReasonReconciliation,
     /// The task is not known.
     ReasonTaskUnknown,
-    /// A health check's result changed.
+    /// The result of a health check has changed.
     ReasonTaskHealthCheckStatusUpdated,
 }

@@ -154,6 +154,7 @@ impl FilledCluster {
             }),
             labels: Default::default(),
             health_checked: false,
+            health_checks: Vec::new(),
             kill_grace: Duration::from_secs(3),
             networking: None,
         }
@@ -203,6 +204,7 @@ fn running(task: &TaskKey, agent: &AgentId, now: i64) -> TaskStatus {
         message: String::new(),
         timestamp: Timestamp::from_millis(now),
         healthy: None,
+        health_results: Vec::new(),
         addresses: Vec::new(),
         uuid: None,
     }

@@ -267,6 +267,7 @@ impl Agent {
             message: String::new(),
             timestamp: self.wall,
             healthy: None,
+            health_results: Vec::new(),
             addresses: Vec::new(),
             uuid: Some(self.uuids.next_uuid()),
         }

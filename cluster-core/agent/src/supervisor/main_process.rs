@@ -16,6 +16,9 @@ use super::signals;
 use super::user::{self, UserError};
 use crate::protocol::Launch;
 
+/// What runs lines.
+const SHELL: &str = "/bin/sh";
+
 /// What a started task is watched by.
 #[derive(Debug)]
 pub(super) struct MainProcess {
@@ -42,25 +45,43 @@ pub(super) enum StartTaskError {
 
 /// Starts the program of a launch. Returns once the program runs, not merely a process that is going to become it.
 pub(super) fn start(launch: &Launch) -> Result<MainProcess, StartTaskError> {
-    let identity = user::identity_for(launch.spec.command.user.as_deref())?;
     let at_sandbox = |source| StartTaskError::Sandbox { path: launch.sandbox.clone(), source };
-    if let Some(identity) = &identity {
+    if let Some(identity) = user::identity_for(launch.spec.command.user.as_deref())? {
         std::os::unix::fs::chown(&launch.sandbox, Some(identity.uid), Some(identity.gid))
             .map_err(at_sandbox)?;
     }
-    let groups = open_groups(&launch.cgroups)?;
     let stdout = RotatingFile::create(launch.sandbox.join("stdout"), launch.logs).map_err(at_sandbox)?;
     let stderr = RotatingFile::create(launch.sandbox.join("stderr"), launch.logs).map_err(at_sandbox)?;
 
     let (program, mut command) = command(launch)?;
+    put_in_place(&mut command, launch)?;
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(|source| StartTaskError::Execute { program, source })?;
+    let outputs = pumps(&mut child, [stdout, stderr]).map_err(at_sandbox)?;
+    Ok(MainProcess { pid: Pid::from_child(&child), outputs })
+}
+
+/// Starts a shell with a line beside the main process, where that is and as whom it runs. Its output goes nowhere.
+pub(super) fn start_beside(launch: &Launch, line: &str) -> Result<Pid, StartTaskError> {
+    let mut command = Command::new(SHELL);
+    command.arg("-c").arg(line);
+    put_in_place(&mut command, launch)?;
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let child =
+        command.spawn().map_err(|source| StartTaskError::Execute { program: SHELL.to_owned(), source })?;
+    Ok(Pid::from_child(&child))
+}
+
+/// Gives a command the task's environment, directory, user, control groups and a process group of its own.
+fn put_in_place(command: &mut Command, launch: &Launch) -> Result<(), StartTaskError> {
+    let identity = user::identity_for(launch.spec.command.user.as_deref())?;
+    let groups = open_groups(&launch.cgroups)?;
     command
         .env_clear()
         .envs(&launch.environment)
         .current_dir(&launch.sandbox)
         .process_group(0)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
+        .stdin(Stdio::null());
     let supervisor = rustix::process::getpid();
     let open_files = launch.open_files;
     let prepare = move || {
@@ -84,9 +105,7 @@ pub(super) fn start(launch: &Launch) -> Result<MainProcess, StartTaskError> {
     // SAFETY: this process has one thread, and the closure makes system calls only; it allocates nothing, since its
     // errors are plain numbers.
     unsafe { command.pre_exec(prepare) };
-    let mut child = command.spawn().map_err(|source| StartTaskError::Execute { program, source })?;
-    let outputs = pumps(&mut child, [stdout, stderr]).map_err(at_sandbox)?;
-    Ok(MainProcess { pid: Pid::from_child(&child), outputs })
+    Ok(())
 }
 
 /// Sets the soft limit, as far as the hard one lets.
@@ -99,9 +118,9 @@ fn limit_open_files(soft: Option<u64>) -> rustix::io::Result<()> {
 fn command(launch: &Launch) -> Result<(String, Command), StartTaskError> {
     let description = &launch.spec.command;
     if let Some(line) = &description.shell {
-        let mut command = Command::new("/bin/sh");
+        let mut command = Command::new(SHELL);
         command.arg("-c").arg(line);
-        return Ok(("/bin/sh".to_owned(), command));
+        return Ok((SHELL.to_owned(), command));
     }
     let (program, arguments) = description.arguments.split_first().ok_or(StartTaskError::NoCommand)?;
     let mut command = Command::new(program);

@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, Signal};
 use thiserror::Error;
 
+use super::command_checks::CommandChecks;
 use super::control::Control;
 use super::main_process::{self, MainProcess, StartTaskError};
 use super::output::Pump;
@@ -93,6 +94,7 @@ struct Supervisor {
     signals: Signals,
     control: Control,
     outputs: Vec<Pump>,
+    checks: CommandChecks,
     phase: Phase,
     /// When the grace of a kill ends.
     kill_at: Option<Instant>,
@@ -123,6 +125,7 @@ impl Supervisor {
             signals,
             control,
             outputs: Vec::new(),
+            checks: CommandChecks::default(),
             phase: Phase::Recorded,
             kill_at: None,
             unkillable_since: None,
@@ -185,7 +188,7 @@ impl Supervisor {
 
     fn next_wake(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Running { .. } => self.kill_at,
+            Phase::Running { .. } => self.kill_at.into_iter().chain(self.checks.next_wake()).min(),
             Phase::Ending { .. } => Some(Instant::now() + ENDING_TICK),
             Phase::Ended { retry_at, .. } => Some(*retry_at),
             Phase::Recorded => None,
@@ -204,9 +207,21 @@ impl Supervisor {
     }
 
     fn handle(&mut self, request: &Request) {
-        let Request::Kill { grace_millis } = request;
+        match request {
+            Request::Kill { grace_millis } => self.kill(Duration::from_millis(*grace_millis)),
+            Request::Check { id, check } => {
+                if let Phase::Running { .. } = self.phase
+                    && let Some(event) = self.checks.start(&self.launch, *id, *check, Instant::now())
+                {
+                    self.control.tell(&event);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, grace: Duration) {
         let now = Instant::now();
-        let deadline = now.checked_add(Duration::from_millis(*grace_millis)).unwrap_or(now);
+        let deadline = now.checked_add(grace).unwrap_or(now);
         if self.kill_at.is_none()
             && let Phase::Running { main } = self.phase
         {
@@ -225,7 +240,11 @@ impl Supervisor {
                 if grace_is_over || (!is_in_grace && offspring::has_ended(main)) {
                     offspring::signal_group(main, Signal::KILL);
                 }
-                if let Some(cause) = offspring::reap(main).main {
+                let late = self.checks.end_late(Instant::now());
+                let reaped = offspring::reap(main);
+                let ended = self.checks.take_ended(reaped.others);
+                late.iter().chain(&ended).for_each(|event| self.control.tell(event));
+                if let Some(cause) = reaped.main {
                     self.phase = Phase::Ending { main, cause };
                     self.finish_processes(main, is_in_grace);
                 }

@@ -4,6 +4,7 @@
 //! a supervisor must have a single thread, which the standard harness does not give.
 
 mod cases;
+mod health;
 mod networks;
 mod node;
 mod privileged;
@@ -39,8 +40,13 @@ fn run(arguments: &[String]) -> ExitCode {
             |filter: &&String| if has("--exact") { *filter == name } else { name.contains(filter.as_str()) };
         (filters.is_empty() || filters.iter().any(matches)) && (!has("--ignored") || ignored.is_some())
     };
-    let cases: Vec<&Case> =
-        cases::ALL.iter().chain(privileged::ALL).chain(networks::ALL).filter(wanted).collect();
+    let cases: Vec<&Case> = cases::ALL
+        .iter()
+        .chain(health::ALL)
+        .chain(privileged::ALL)
+        .chain(networks::ALL)
+        .filter(wanted)
+        .collect();
     if has("--list") {
         cases.iter().for_each(|(name, ..)| println!("{name}: test"));
         return ExitCode::SUCCESS;

@@ -37,7 +37,7 @@ pub const ALL: &[Case] = &[
 ];
 
 /// Runs a test on a thread with a network of its own. What the thread starts is in it, too.
-fn in_namespace(test: fn()) {
+pub fn in_namespace(test: fn()) {
     let run = move || {
         // SAFETY: what is unshared is the network namespace, not the table of descriptors.
         unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.expect("unshares");
@@ -85,7 +85,8 @@ fn greeting(address: IpAddr, port: u16) -> String {
     })
 }
 
-fn in_networks(task: &str, arguments: &[&str], networks: &[Option<(&str, &[&str])>]) -> TaskSpec {
+/// A task that runs this program in networks.
+pub fn in_networks(task: &str, arguments: &[&str], networks: &[Option<(&str, &[&str])>]) -> TaskSpec {
     let program = std::env::current_exe().expect("path of this program");
     let mut spec = shell(task, "");
     spec.command.shell = None;

@@ -62,6 +62,7 @@ pub fn shell(task: &str, line: &str) -> TaskSpec {
         discovery: None,
         labels: BTreeMap::new(),
         health_checked: false,
+        health_checks: Vec::new(),
         kill_grace: Duration::from_secs(20),
         networking: None,
     }

@@ -27,6 +27,7 @@ fn status(agent: &str) -> AgentReport {
         message: String::new(),
         timestamp: Timestamp::from_millis(0),
         healthy: None,
+        health_results: Vec::new(),
         addresses: Vec::new(),
         uuid: None,
     }))

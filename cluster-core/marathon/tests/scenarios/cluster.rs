@@ -494,6 +494,7 @@ pub fn status(task: &TaskId, agent: Option<&AgentId>, state: TaskState, now: Tim
         message: format!("it is {state}"),
         timestamp: now,
         healthy: None,
+        health_results: Vec::new(),
         addresses: Vec::new(),
         uuid: None,
     }

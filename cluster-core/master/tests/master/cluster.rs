@@ -222,6 +222,7 @@ impl Cluster {
             discovery: Some(Discovery { ports, ..Discovery::default() }),
             labels: BTreeMap::new(),
             health_checked: false,
+            health_checks: Vec::new(),
             kill_grace: Duration::from_secs(3),
             networking: None,
         }
@@ -316,6 +317,7 @@ impl Cluster {
             message: String::new(),
             timestamp: self.now,
             healthy: None,
+            health_results: Vec::new(),
             addresses: Vec::new(),
             uuid: Some(Uuid::from_u128(self.next_uuid)),
         }

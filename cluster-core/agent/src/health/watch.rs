@@ -1,0 +1,141 @@
+//! The checks of one run of a task, as they run.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use mesonet_model::{HealthCheck, HealthProbe, HealthResult};
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
+use uuid::Uuid;
+
+use super::check::{Beginning, Check, Effect, Input, Now, Outcome};
+use super::probe::Probes;
+use crate::clock;
+use crate::link::{Speaker, What};
+
+/// How long a supervisor may take beyond a command's timeout to say how it ended.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a check has to say to the agent's loop.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// Its result has changed in a way that others are to know.
+    Told { check: usize, result: HealthResult },
+    /// Its command is to be run.
+    Run { check: usize, answer: oneshot::Sender<Outcome> },
+}
+
+/// The checks of one run of a task. They end when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    checks: Vec<AbortHandle>,
+    /// What each has told.
+    pub(crate) results: Vec<HealthResult>,
+    /// Commands that the supervisor was asked to run, and who waits for their ends. At most one for each check.
+    pub(crate) commands: BTreeMap<Uuid, oneshot::Sender<Outcome>>,
+}
+
+/// What the checks of a task begin with.
+#[derive(Debug)]
+pub(crate) struct Start<'a> {
+    pub(crate) checks: &'a [HealthCheck],
+    /// What was told before, one for each check.
+    pub(crate) results: Vec<HealthResult>,
+    /// The address of the task.
+    pub(crate) address: IpAddr,
+    /// How long it has been running.
+    pub(crate) age: Duration,
+}
+
+impl Watch {
+    /// Begins to check.
+    pub(crate) fn begin(start: Start<'_>, probes: &Probes, speaker: &Speaker) -> Self {
+        let Start { checks, results, address, age } = start;
+        let begin = |(index, (settings, result)): (usize, (&HealthCheck, &HealthResult))| {
+            let beginning = Beginning { age, place: place_of(speaker.container) };
+            let runner = Runner {
+                index,
+                check: Check::new(settings.clone(), result.clone(), beginning, now()),
+                settings: settings.clone(),
+                address,
+                probes: probes.clone(),
+                speaker: speaker.clone(),
+            };
+            tokio::spawn(runner.run()).abort_handle()
+        };
+        let checks = checks.iter().zip(&results).enumerate().map(begin).collect();
+        Self { checks, results, commands: BTreeMap::new() }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.checks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+struct Runner {
+    index: usize,
+    check: Check,
+    settings: HealthCheck,
+    address: IpAddr,
+    probes: Probes,
+    speaker: Speaker,
+}
+
+impl Runner {
+    async fn run(mut self) {
+        let mut input = Input::Tick;
+        loop {
+            let mut outcome = None;
+            for effect in self.check.handle(input, now()) {
+                match effect {
+                    Effect::Probe => outcome = Some(self.probe().await),
+                    Effect::Tell(result) => {
+                        let news = News::Told { check: self.index, result };
+                        self.speaker.say(What::Health(news)).await;
+                    }
+                }
+            }
+            input = match (outcome, self.check.due()) {
+                (Some(outcome), _) => Input::Probed(outcome),
+                (None, Some(due)) => {
+                    tokio::time::sleep_until(due.into()).await;
+                    Input::Tick
+                }
+                (None, None) => Input::Probed(Outcome::Nothing),
+            };
+        }
+    }
+
+    async fn probe(&self) -> Outcome {
+        let timeout = self.settings.timeout;
+        match self.settings.probe {
+            HealthProbe::Http { .. } | HealthProbe::Tcp { .. } => {
+                self.probes.probe(&self.settings.probe, self.address, timeout).await
+            }
+            HealthProbe::Command { .. } => {
+                let _permit = self.probes.command_permit().await;
+                let (answer, answered) = oneshot::channel();
+                self.speaker.say(What::Health(News::Run { check: self.index, answer })).await;
+                match tokio::time::timeout(timeout.saturating_add(ANSWER_PATIENCE), answered).await {
+                    Ok(Ok(outcome)) => outcome,
+                    // The loop could not pass it on.
+                    Ok(Err(_)) => Outcome::Nothing,
+                    Err(_elapsed) => Outcome::Failure("the task's supervisor does not answer".to_owned()),
+                }
+            }
+        }
+    }
+}
+
+fn now() -> Now {
+    Now { instant: Instant::now(), wall: clock::now() }
+}
+
+/// Where a run is among others: the ids of runs are random.
+fn place_of(container: Uuid) -> f64 {
+    let (high, _) = container.as_u64_pair();
+    high as f64 / u64::MAX as f64
+}
