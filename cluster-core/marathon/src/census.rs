@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 
 use mesonet_model::TaskId;
 
-/// How an instance stands. The first four are wanted; their order is the one in which they are killed.
+/// How an instance stands. The first five are wanted; their order is the one in which they are killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Standing {
     /// Its agent does not answer, but it is not given up.
     Missing,
     /// It does not run yet.
     Pending,
+    /// It runs, and a check has not succeeded yet.
+    Unproved,
     /// It runs and a check fails.
     Unhealthy,
-    /// It runs.
+    /// It runs, and so does what its checks look at.
     Running,
     /// Its end was asked for.
     Doomed,
@@ -57,6 +59,8 @@ pub(crate) struct Census {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     kill_order: BTreeSet<(Standing, i64, TaskId)>,
+    running: usize,
+    proved: usize,
     serving: usize,
     doomed: usize,
 }
@@ -83,6 +87,16 @@ impl Census {
     }
 
     /// Wanted instances that run, of these generations.
+    pub(crate) fn running(&self, generations: &[Generation]) -> usize {
+        self.tallies(generations).map(|tally| tally.running).sum()
+    }
+
+    /// Wanted instances that run and were healthy at least once, of these generations.
+    pub(crate) fn proved(&self, generations: &[Generation]) -> usize {
+        self.tallies(generations).map(|tally| tally.proved).sum()
+    }
+
+    /// Wanted instances that run and are healthy, of these generations.
     pub(crate) fn serving(&self, generations: &[Generation]) -> usize {
         self.tallies(generations).map(|tally| tally.serving).sum()
     }
@@ -139,8 +153,15 @@ impl Tally {
         match entry.standing {
             Standing::Doomed => self.doomed += 1,
             Standing::Away => {}
-            Standing::Missing | Standing::Pending | Standing::Unhealthy | Standing::Running => {
-                self.serving += usize::from(entry.standing.is_serving());
+            Standing::Missing
+            | Standing::Pending
+            | Standing::Unproved
+            | Standing::Unhealthy
+            | Standing::Running => {
+                let standing = entry.standing;
+                self.running += usize::from(standing >= Standing::Unproved);
+                self.proved += usize::from(standing >= Standing::Unhealthy);
+                self.serving += usize::from(standing >= Standing::Running);
                 self.kill_order.insert((entry.standing, entry.age, entry.task));
             }
         }
@@ -150,16 +171,17 @@ impl Tally {
         match entry.standing {
             Standing::Doomed => self.doomed -= 1,
             Standing::Away => {}
-            Standing::Missing | Standing::Pending | Standing::Unhealthy | Standing::Running => {
-                self.serving -= usize::from(entry.standing.is_serving());
+            Standing::Missing
+            | Standing::Pending
+            | Standing::Unproved
+            | Standing::Unhealthy
+            | Standing::Running => {
+                let standing = entry.standing;
+                self.running -= usize::from(standing >= Standing::Unproved);
+                self.proved -= usize::from(standing >= Standing::Unhealthy);
+                self.serving -= usize::from(standing >= Standing::Running);
                 self.kill_order.remove(&(entry.standing, entry.age, entry.task));
             }
         }
-    }
-}
-
-impl Standing {
-    fn is_serving(self) -> bool {
-        matches!(self, Self::Unhealthy | Self::Running)
     }
 }

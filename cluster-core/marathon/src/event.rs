@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesonet_model::{AgentId, AppId, TaskId, TaskState, Timestamp};
+use serde_json::Value;
 
 use crate::{Deployment, DeploymentStep};
 
@@ -54,6 +55,52 @@ pub enum EventKind {
         state: TaskState,
         /// The version it was launched from.
         version: Timestamp,
+    },
+    /// `health_status_changed_event`: a health check of an instance succeeds, or does not any more.
+    HealthStatusChanged {
+        /// The task.
+        task: TaskId,
+        /// Its app.
+        app: AppId,
+        /// The version it was launched from.
+        version: Timestamp,
+        /// Whether it succeeds.
+        alive: bool,
+    },
+    /// `instance_health_changed_event`: what all checks of an instance say together has changed.
+    InstanceHealthChanged {
+        /// The task.
+        task: TaskId,
+        /// Its app.
+        app: AppId,
+        /// The version it was launched from.
+        version: Timestamp,
+        /// What they say.
+        healthy: Option<bool>,
+    },
+    /// `failed_health_check_event`: a health check has failed in a way that something follows from.
+    FailedHealthCheck {
+        /// The task.
+        task: TaskId,
+        /// Its app.
+        app: AppId,
+        /// The check, as the app has it.
+        check: Value,
+    },
+    /// `unhealthy_instance_kill_event`: an instance is killed because a check has failed too often.
+    UnhealthyInstanceKill {
+        /// The task.
+        task: TaskId,
+        /// Its app.
+        app: AppId,
+        /// Where it runs.
+        agent: AgentId,
+        /// That agent's host name.
+        host: String,
+        /// The version it was launched from.
+        version: Timestamp,
+        /// Why the check failed last.
+        reason: String,
     },
     /// `unknown_instance_terminated_event`: a task ended that Marathon does not know.
     UnknownInstanceTerminated {

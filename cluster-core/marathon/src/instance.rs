@@ -36,6 +36,9 @@ pub(crate) struct Instance {
     /// Whether its agent is to be empty, so that it is replaced elsewhere and then killed.
     #[serde(default)]
     pub(crate) is_leaving: bool,
+    /// For each of its health checks, after how many failures in a row it is killed; never if 0.
+    #[serde(default)]
+    pub(crate) failures_max: Vec<u32>,
 }
 
 impl Instance {
@@ -61,6 +64,12 @@ impl Instance {
             },
             task: self.view.task.clone(),
         }
+    }
+
+    /// The check for which it is to be killed, if there is one.
+    pub(crate) fn hopeless_check(&self) -> Option<usize> {
+        let mut checks = self.view.health_results.iter().zip(&self.failures_max);
+        checks.position(|(result, failures_max)| result.is_hopeless(*failures_max))
     }
 
     /// When it has to be looked at, if its state does not change before, and why.
@@ -103,6 +112,13 @@ impl Instance {
         Place { host: &self.view.host, attributes: &self.attributes }
     }
 
+    /// Whether each of its checks has succeeded at least once.
+    fn has_proved_itself(&self) -> bool {
+        let results = &self.view.health_results;
+        results.len() == self.failures_max.len()
+            && results.iter().all(|result| result.first_success.is_some())
+    }
+
     fn standing(&self) -> Standing {
         if self.is_given_up {
             return Standing::Away;
@@ -111,8 +127,11 @@ impl Instance {
             return Standing::Doomed;
         }
         match self.view.state {
-            TaskState::Running if self.view.healthy == Some(false) => Standing::Unhealthy,
-            TaskState::Running => Standing::Running,
+            TaskState::Running if self.failures_max.is_empty() || self.view.healthy == Some(true) => {
+                Standing::Running
+            }
+            TaskState::Running if self.has_proved_itself() => Standing::Unhealthy,
+            TaskState::Running => Standing::Unproved,
             TaskState::Unreachable => Standing::Missing,
             TaskState::Staging
             | TaskState::Starting

@@ -45,8 +45,8 @@ pub(crate) fn task_spec(
             labels: BTreeMap::new(),
         }),
         labels: definition.labels.clone(),
-        // Health checks are stored but not acted upon, so no result will ever be reported.
-        health_checked: false,
+        health_checked: !definition.health_checks.is_empty(),
+        health_checks: crate::health_checks::health_checks(definition, &fit.host_ports),
         kill_grace: definition.kill_grace.unwrap_or(KILL_GRACE),
         networking: networking(definition, &fit.host_ports),
     }
@@ -60,6 +60,7 @@ pub(crate) fn instance(
     fit: &Fit,
     now: Timestamp,
 ) -> Instance {
+    let health_checks = crate::health_checks::health_checks(definition, &fit.host_ports);
     let view = InstanceView {
         task,
         app: definition.id.clone(),
@@ -84,6 +85,7 @@ pub(crate) fn instance(
         unreachable_since: None,
         is_given_up: false,
         is_leaving: false,
+        failures_max: health_checks.iter().map(|check| check.failures_max).collect(),
     }
 }
 

@@ -13,6 +13,7 @@ mod constraints;
 mod dependencies;
 mod environment;
 mod event;
+mod health_checks;
 mod host_ports;
 mod instance;
 mod launch;

@@ -69,12 +69,13 @@ pub(crate) fn decide(goal: Goal, census: &Census, definition: &AppDefinition) ->
     }
 }
 
-/// Whether a goal is reached. A scaled app has reached it also before its instances have left agents that are to be
+/// Whether a goal is reached. An instance that fails a check after it was healthy is no reason to wait: what becomes of it
+/// is the check's business. A scaled app has reached it also before its instances have left agents that are to be
 /// empty, so that no deployment waits for room elsewhere.
 pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {
     let reached = |instances: u32, generations: &[Generation]| {
         let wanted = census.wanted(generations);
-        let runs = wanted == census.serving(generations);
+        let runs = wanted == census.proved(generations);
         count(wanted) == u64::from(instances) && runs && census.doomed() == 0
     };
     match goal {
@@ -87,8 +88,10 @@ pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {
     }
 }
 
-/// One step of a rolling restart (Marathon's `TaskReplaceActor`), or of leaving agents that are to be empty. Running
-/// instances count as healthy, because health checks are not acted upon.
+/// One step of a rolling restart (Marathon's `TaskReplaceActor`), or of leaving agents that are to be empty.
+///
+/// Instances that fail a check are replaced first, but not all at once: the check may be what is wrong, and clients get
+/// to them as long as there is nothing better.
 fn replace(goal: Goal, instances: u32, census: &Census, definition: &AppDefinition) -> Decision {
     let (outgoing, staying) = goal.generations();
     let serving = count(census.serving(&Generation::ALL));
@@ -100,17 +103,22 @@ fn replace(goal: Goal, instances: u32, census: &Census, definition: &AppDefiniti
     if healthy_min == capacity_max && capacity_max <= serving {
         capacity_max = capacity_max.saturating_add(1);
     }
-    let (out, out_serving) = (census.wanted(outgoing), census.serving(outgoing));
-    let idle = out - out_serving;
-    let spare = usize::try_from(serving.saturating_sub(healthy_min)).unwrap_or(usize::MAX);
-    let kill_outgoing = idle + out_serving.min(spare);
-    let stays = count(census.wanted(staying));
-    let surplus = if kill_outgoing == out { stays.saturating_sub(u64::from(instances)) } else { 0 };
+    let (stays, stays_serving) = (count(census.wanted(staying)), count(census.serving(staying)));
     let missing = u64::from(instances).saturating_sub(stays);
+    let room = capacity_max.saturating_sub(count(census.live()));
+    let (out, out_running) = (census.wanted(outgoing), census.running(outgoing));
+    let has_ill = census.serving(outgoing) < out_running;
+    // One that fails makes room where there is none and nothing else is under way that could.
+    let is_stuck = missing > 0 && room == 0 && stays == stays_serving && census.doomed() == 0;
+    // Each that is missing for the least number of healthy ones is kept of the others.
+    let keep = usize::try_from(healthy_min.saturating_sub(stays_serving)).unwrap_or(usize::MAX);
+    let spare = out_running.saturating_sub(keep).max(usize::from(is_stuck && has_ill));
+    let kill_outgoing = out - out_running + spare;
+    let surplus = if kill_outgoing == out { stays.saturating_sub(u64::from(instances)) } else { 0 };
     Decision {
         kill_outgoing,
         kill_any: if out == 0 { usize::try_from(surplus).unwrap_or(usize::MAX) } else { 0 },
-        launch: saturate(missing.min(capacity_max.saturating_sub(count(census.live())))),
+        launch: saturate(missing.min(room)),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use mesonet_model::{SchedulerCall, TaskState, TaskStatus, Timestamp};
+use mesonet_model::{HealthResult, SchedulerCall, TaskId, TaskState, TaskStatus, Timestamp};
 
+use crate::app::App;
 use crate::instance::Instance;
 use crate::machine::{Marathon, Turn};
 use crate::{EventKind, InstanceView, TaskFailure};
@@ -19,12 +20,68 @@ impl Marathon {
         if updated == *instance.view {
             return;
         }
-        publish(&updated, &status, turn);
+        if updated.state != instance.view.state || updated.addresses != instance.view.addresses {
+            publish(&updated, &status, turn);
+        }
         if is_over(status.state) {
             self.instance_over(instance, updated, &status, turn);
         } else {
+            self.publish_health(&instance.view, &updated, turn);
             self.instance_changed(instance, updated, turn);
+            self.kill_hopeless(&status.task.task, turn);
         }
+    }
+
+    /// Tells what has become of an instance's health.
+    fn publish_health(&self, before: &InstanceView, after: &InstanceView, turn: &mut Turn) {
+        let InstanceView { task, app, version, .. } = after;
+        let versions = self.apps.get(app).map_or(&[][..], App::versions);
+        let definition = versions.iter().find(|definition| definition.version == *version);
+        let unknown = HealthResult::default();
+        for (index, result) in after.health_results.iter().enumerate() {
+            let before = before.health_results.get(index).unwrap_or(&unknown);
+            let (task, app, version) = (task.clone(), app.clone(), *version);
+            if result.consecutive_failures > 0
+                && result.last_failure != before.last_failure
+                && let Some(check) = definition.and_then(|definition| definition.health_checks.get(index))
+            {
+                let (task, app, check) = (task.clone(), app.clone(), check.clone());
+                turn.publish(EventKind::FailedHealthCheck { task, app, check });
+            }
+            let is_alive = |result: &HealthResult| result.is_alive() == Some(true);
+            let alive = is_alive(result);
+            if alive != is_alive(before) {
+                turn.publish(EventKind::HealthStatusChanged { task, app, version, alive });
+            }
+        }
+        if before.healthy != after.healthy {
+            turn.publish(EventKind::InstanceHealthChanged {
+                task: task.clone(),
+                app: app.clone(),
+                version: *version,
+                healthy: after.healthy,
+            });
+        }
+    }
+
+    /// Kills an instance with a check that has failed too often; another one takes its place. It did not end by itself,
+    /// so that does not delay launches.
+    fn kill_hopeless(&mut self, task: &TaskId, turn: &mut Turn) {
+        let Some(instance) = self.instance(task) else { return };
+        if !instance.is_wanted() || instance.view.state != TaskState::Running {
+            return;
+        }
+        let Some(check) = instance.hopeless_check() else { return };
+        let view = &instance.view;
+        turn.publish(EventKind::UnhealthyInstanceKill {
+            task: task.clone(),
+            app: view.app.clone(),
+            agent: view.agent.clone(),
+            host: view.host.clone(),
+            version: view.version,
+            reason: view.health_results[check].last_failure_cause.clone().unwrap_or_default(),
+        });
+        self.kill(task, turn);
     }
 
     fn instance_changed(&mut self, mut instance: Instance, view: InstanceView, turn: &mut Turn) {
@@ -100,7 +157,11 @@ fn unknown_task(status: &TaskStatus, turn: &mut Turn) {
 fn updated_view(before: &InstanceView, status: &TaskStatus, now: Timestamp) -> InstanceView {
     let mut view = before.clone();
     view.state = status.state;
-    view.healthy = status.healthy;
+    // The master has no results to tell, and says no where there are none yet.
+    if !status.health_results.is_empty() {
+        view.healthy = status.healthy;
+        view.health_results.clone_from(&status.health_results);
+    }
     if !status.addresses.is_empty() {
         view.addresses.clone_from(&status.addresses);
     }

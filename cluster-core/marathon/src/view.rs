@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use mesonet_model::{
-    AgentId, AppDefinition, AppId, DeploymentId, FrameworkId, Revision, Scalar, TaskId, TaskState, Timestamp,
+    AgentId, AppDefinition, AppId, DeploymentId, FrameworkId, HealthResult, Revision, Scalar, TaskId,
+    TaskState, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -64,6 +65,9 @@ pub struct InstanceView {
     pub addresses: Vec<IpAddr>,
     /// Last health result, if it is checked and there is one.
     pub healthy: Option<bool>,
+    /// What each of its health checks has found; empty before any has.
+    #[serde(default)]
+    pub health_results: Vec<HealthResult>,
     /// When it was launched.
     pub staged_at: Timestamp,
     /// When it began to run.

@@ -1,7 +1,7 @@
 //! Tasks in Marathon's form.
 
 use mesonet_marathon::{AppView, InstanceView};
-use mesonet_model::TaskState;
+use mesonet_model::{HealthResult, TaskState};
 use serde_json::{Value, json};
 
 use crate::output::{address_json, instance_id};
@@ -50,14 +50,20 @@ pub(crate) fn endpoints_text<'view>(apps: impl Iterator<Item = &'view AppView>) 
     text
 }
 
+/// One for each check that has found something.
 fn health_results(instance: &InstanceView) -> Value {
-    match instance.healthy {
-        None => json!([]),
-        Some(alive) => json!([{
+    let result = |result: &HealthResult| {
+        let alive = result.is_alive()?;
+        Some(json!({
             "alive": alive,
-            "consecutiveFailures": i32::from(!alive),
+            "consecutiveFailures": result.consecutive_failures,
+            "firstSuccess": result.first_success,
             "instanceId": instance_id(instance.task.as_str()),
+            "lastFailure": result.last_failure,
+            "lastFailureCause": result.last_failure_cause,
+            "lastSuccess": result.last_success,
             "taskId": instance.task,
-        }]),
-    }
+        }))
+    };
+    instance.health_results.iter().filter_map(result).collect()
 }

@@ -11,8 +11,8 @@ use mesonet_marathon::{
 };
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, AppId, DeploymentId, Endpoint, EndpointKey, EndpointState,
-    FrameworkId, NetworkRange, Outage, Plane, PlaneReport, Resources, Revision, Scalar, Service, TaskId,
-    TaskKey, TaskState, Timestamp, VirtualNetwork,
+    FrameworkId, HealthResult, NetworkRange, Outage, Plane, PlaneReport, Resources, Revision, Scalar,
+    Service, TaskId, TaskKey, TaskState, Timestamp, VirtualNetwork,
 };
 use serde_json::json;
 
@@ -150,6 +150,12 @@ async fn counts_health_and_the_last_failure_are_shown() {
         ] {
             let mut each = instance(app, number, task_state);
             each.healthy = healthy;
+            each.health_results = vec![HealthResult {
+                consecutive_failures: u32::from(healthy == Some(false)),
+                first_success: healthy.map(|_| TIME),
+                last_failure: healthy.filter(|healthy| !healthy).map(|_| TIME),
+                ..HealthResult::default()
+            }];
             app.instances.insert(each.task.clone(), Arc::new(each));
         }
         app.last_failure = Some(Arc::new(TaskFailure {
@@ -171,7 +177,14 @@ async fn counts_health_and_the_last_failure_are_shown() {
     }
     assert_eq!(app["lastTaskFailure"]["message"], "exit 1");
     assert_eq!(app["lastTaskFailure"]["state"], "TASK_FAILED");
-    assert_eq!(app["tasks"][1]["healthCheckResults"][0]["alive"], json!(false));
+    let task = &app["tasks"][1]["id"];
+    let result = json!({
+        "alive": false, "consecutiveFailures": 1, "firstSuccess": TIME, "lastSuccess": null, "lastFailure": TIME,
+        "lastFailureCause": null, "taskId": task,
+        "instanceId": task.as_str().expect("text").replace("._app.1", ""),
+    });
+    assert_eq!(app["tasks"][1]["healthCheckResults"], json!([result]));
+    assert_eq!(app["tasks"][2]["healthCheckResults"], json!([]), "nothing was found yet");
     assert_eq!(app["tasks"][2]["startedAt"], json!(null));
     assert_eq!(app["taskStats"]["totalSummary"]["stats"]["counts"]["running"], json!(2));
     let listed = fixture.get("/v2/apps").await.json()["apps"][0].clone();

@@ -80,7 +80,7 @@ async fn fields_without_effect_are_named_in_a_warning() {
     assert_eq!(answer.status, StatusCode::CREATED);
     assert_eq!(
         answer.header("warning"),
-        "299 mesonet \"stored but not acted upon: container.docker, fetch, healthChecks; \
+        "299 mesonet \"stored but not acted upon: container.docker, fetch; \
          unknown and ignored: bogus, container.docker.odd\""
     );
     let update = fixture.send("PUT", "/v2/apps/web", r#"{"instances": 3}"#).await;

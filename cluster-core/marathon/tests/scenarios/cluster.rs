@@ -8,10 +8,10 @@ use mesonet_marathon::{
     Rejection, Reply,
 };
 use mesonet_model::{
-    AgentId, AgentInfo, AppDefinition, AppId, Attribute, Backoff, DeploymentId, FrameworkId, KillSelection,
-    Network, NetworkMode, NetworkRoom, Offer, OfferId, PortDefinition, PortRanges, Protocol, Resources,
-    Scalar, SchedulerCall, SchedulerEvent, StatusSource, Table, TaskId, TaskKey, TaskSpec, TaskState,
-    TaskStatus, Timestamp, UnreachableStrategy, UpgradeStrategy, VersionInfo,
+    AgentId, AgentInfo, AppDefinition, AppId, Attribute, Backoff, DeploymentId, FrameworkId, HealthResult,
+    KillSelection, Network, NetworkMode, NetworkRoom, Offer, OfferId, PortDefinition, PortRanges, Protocol,
+    Resources, Scalar, SchedulerCall, SchedulerEvent, StatusSource, Table, TaskId, TaskKey, TaskSpec,
+    TaskState, TaskStatus, Timestamp, UnreachableStrategy, UpgradeStrategy, VersionInfo,
 };
 
 /// Inputs after which a scenario that has not come to rest is considered to run for ever.
@@ -54,6 +54,17 @@ pub struct Running {
     pub spec: TaskSpec,
     pub state: TaskState,
     pub is_kill_asked: bool,
+    /// What its health checks have told last.
+    pub results: Vec<HealthResult>,
+}
+
+impl Running {
+    /// Whether clients are to be sent to it, as its agent sees it.
+    fn serves(&self) -> bool {
+        let is_healthy =
+            self.spec.health_checks.is_empty() || HealthResult::of_all(&self.results) == Some(true);
+        self.state == TaskState::Running && is_healthy
+    }
 }
 
 pub fn at(millis: i64) -> Timestamp {
@@ -417,7 +428,8 @@ impl Cluster {
         self.launches.push((self.now, spec.clone()));
         let state = if self.is_running_at_once { TaskState::Running } else { TaskState::Staging };
         let status = status(&task, Some(&spec.agent), state, self.now);
-        let before = self.tasks.insert(task, Running { spec, state, is_kill_asked: false });
+        let before =
+            self.tasks.insert(task, Running { spec, state, is_kill_asked: false, results: Vec::new() });
         assert!(before.is_none(), "a task id is used twice");
         self.inbox.push_back(SchedulerEvent::Update(Box::new(status)));
     }
@@ -477,7 +489,7 @@ impl Cluster {
         if let Some((app, least, most)) = &self.bounds {
             let name = app.task_name();
             let tasks = || self.tasks.values().filter(|task| task.spec.name == name);
-            let kept = tasks().filter(|task| task.state == TaskState::Running && !task.is_kill_asked).count();
+            let kept = tasks().filter(|task| task.serves() && !task.is_kill_asked).count();
             assert!(kept >= *least, "{kept} healthy instances, at least {least} are wanted");
             assert!(tasks().count() <= *most, "{} instances, at most {most} are wanted", tasks().count());
         }

@@ -35,6 +35,10 @@ fn words(cluster: &mut Cluster) -> Vec<&'static str> {
         EventKind::DeploymentSuccess { .. } => "success",
         EventKind::DeploymentFailed { .. } => "failed",
         EventKind::AppTerminated { .. } => "terminated",
+        EventKind::HealthStatusChanged { .. }
+        | EventKind::InstanceHealthChanged { .. }
+        | EventKind::FailedHealthCheck { .. }
+        | EventKind::UnhealthyInstanceKill { .. } => "health",
     };
     std::mem::take(&mut cluster.events).into_iter().map(word).collect()
 }

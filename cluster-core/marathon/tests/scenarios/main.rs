@@ -3,6 +3,7 @@
 mod cluster;
 mod deployments;
 mod failures;
+mod health;
 mod node_drain;
 mod placement;
 mod properties;
