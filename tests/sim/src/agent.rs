@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use mesonet_model::{
-    AgentCommand, AgentId, AgentInfo, AgentReport, Resources, RunningTask, StatusReason, StatusSource,
-    TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp, UuidSource,
+    AgentCommand, AgentId, AgentInfo, AgentReport, HealthResult, Resources, RunningTask, StatusReason,
+    StatusSource, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp, UuidSource,
 };
 use uuid::Uuid;
 
@@ -36,6 +36,8 @@ struct AgentTask {
     resend: Option<(Timestamp, Duration)>,
     process: Process,
     is_told_to_end: bool,
+    /// How often its health check would fail, in a row.
+    failures: u32,
 }
 
 /// A process and its supervisor; they do not need the agent.
@@ -54,6 +56,10 @@ pub(crate) enum ProcessEvent {
     Ended(TaskState),
     /// Because it was told to.
     Killed,
+    /// It is well, or fails its health check so many times in a row, if it has one.
+    Checked {
+        failures: u32,
+    },
 }
 
 /// What an agent wants to be done.
@@ -128,6 +134,10 @@ impl Agent {
             (_, ProcessEvent::Ended(_)) if task.is_told_to_end => Process::Ended(TaskState::Killed),
             (_, ProcessEvent::Ended(state)) => Process::Ended(state),
             (_, ProcessEvent::Started) => Process::Running,
+            (process, ProcessEvent::Checked { failures }) => {
+                task.failures = failures;
+                process
+            }
         };
         if self.is_up { self.look_at(key, now) } else { Vec::new() }
     }
@@ -193,6 +203,7 @@ impl Agent {
             resend: Some((now.plus(RESEND_FIRST), RESEND_FIRST)),
             process: Process::Starting,
             is_told_to_end: false,
+            failures: 0,
         };
         self.tasks.insert(key.clone(), task);
         vec![AgentEffect::Report(AgentReport::Status(Box::new(status))), AgentEffect::Spawn(key)]
@@ -243,14 +254,55 @@ impl Agent {
         match (task.process, task.latest.state) {
             (_, state) if state.is_terminal() => Vec::new(),
             (Process::Ended(state), _) => self.find(key, state, now),
-            (Process::Running, TaskState::Starting) => self.find(key, TaskState::Running, now),
+            (Process::Running, TaskState::Starting) => {
+                let mut effects = self.find(key, TaskState::Running, now);
+                effects.extend(self.check_health(key, now));
+                effects
+            }
+            (Process::Running, TaskState::Running) => self.check_health(key, now).into_iter().collect(),
             (Process::Starting | Process::Running, _) => Vec::new(),
         }
     }
 
+    /// Tells what a health check finds, if that is not what was told.
+    fn check_health(&mut self, key: &TaskKey, now: Timestamp) -> Option<AgentEffect> {
+        let status = self.status(key, TaskState::Running);
+        let task = self.tasks.get_mut(key).filter(|task| !task.spec.health_checks.is_empty())?;
+        let told = task.latest.health_results.first();
+        if told.map(|told| told.consecutive_failures) == Some(task.failures) {
+            return None;
+        }
+        let first_success = told.and_then(|told| told.first_success);
+        let result = HealthResult {
+            consecutive_failures: task.failures,
+            first_success: first_success.or((task.failures == 0).then_some(status.timestamp)),
+            ..HealthResult::default()
+        };
+        let reason = Some(StatusReason::ReasonTaskHealthCheckStatusUpdated);
+        let status = TaskStatus {
+            reason,
+            healthy: result.is_alive(),
+            health_results: vec![result],
+            // As the real agent does: a clock may be set back.
+            timestamp: status.timestamp.max(task.latest.timestamp),
+            ..status
+        };
+        if task.pending.back().is_some_and(|last| last.reason == reason) {
+            task.pending.pop_back();
+        }
+        task.latest = status.clone();
+        task.pending.push_back(status.clone());
+        task.resend.get_or_insert((now.plus(RESEND_FIRST), RESEND_FIRST));
+        Some(AgentEffect::Report(AgentReport::Status(Box::new(status))))
+    }
+
     fn find(&mut self, key: &TaskKey, state: TaskState, now: Timestamp) -> Vec<AgentEffect> {
-        let status = self.status(key, state);
+        let mut status = self.status(key, state);
         let Some(task) = self.tasks.get_mut(key) else { return Vec::new() };
+        if !state.is_terminal() {
+            status.healthy = task.latest.healthy;
+            status.health_results.clone_from(&task.latest.health_results);
+        }
         task.latest = status.clone();
         task.pending.push_back(status.clone());
         task.resend.get_or_insert((now.plus(RESEND_FIRST), RESEND_FIRST));

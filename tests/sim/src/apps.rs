@@ -8,6 +8,7 @@ use mesonet_model::{
     AppDefinition, AppId, Backoff, KillSelection, Network, NetworkMode, PortDefinition, Protocol, Scalar,
     Timestamp, UnreachableStrategy, UpgradeStrategy, VersionInfo,
 };
+use serde_json::{Value, json};
 
 /// The apps' ids. Their number and [`INSTANCES_MAX`] keep all of them, twice as many during upgrades, within what the
 /// agents have.
@@ -15,6 +16,9 @@ pub(crate) const APPS: [&str; 4] = ["/a", "/b", "/g/c", "/g/d"];
 
 /// The most instances of an app.
 pub(crate) const INSTANCES_MAX: u32 = 3;
+
+/// After so many failures in a row an instance is killed.
+pub(crate) const FAILURES_MAX: u32 = 3;
 
 /// Half a core each, so that rounding is of no account.
 pub(crate) const CPUS: Scalar = Scalar::from_thousandths(500);
@@ -51,7 +55,7 @@ pub(crate) fn definition(id: &AppId, rng: &mut Rng) -> AppDefinition {
         networks: vec![Network { mode: NetworkMode::Host, name: None, labels: BTreeMap::new() }],
         port_definitions: ports(id, rng),
         require_ports: false,
-        health_checks: Vec::new(),
+        health_checks: if rng.u32(..3) == 0 { vec![health_check()] } else { Vec::new() },
         readiness_checks: Vec::new(),
         upgrade_strategy: UpgradeStrategy {
             minimum_health_capacity: rng.choice([0.0, 0.5, 1.0]).unwrap_or(1.0),
@@ -64,6 +68,10 @@ pub(crate) fn definition(id: &AppId, rng: &mut Rng) -> AppDefinition {
         dependencies: BTreeSet::new(),
         passthrough: BTreeMap::new(),
     }
+}
+
+fn health_check() -> Value {
+    json!({ "protocol": "TCP", "maxConsecutiveFailures": FAILURES_MAX })
 }
 
 /// The first port belongs to the app's own VIP, or to one that the apps share; the second one, if there is one, to none.

@@ -6,6 +6,7 @@ use mesonet::leadership::Event;
 use mesonet_model::{TaskKey, TaskState};
 
 use crate::agent::ProcessEvent;
+use crate::apps::FAILURES_MAX;
 use crate::links::{Client, Side};
 use crate::network::Party;
 use crate::simulation::{Happening, Simulation};
@@ -168,7 +169,23 @@ impl Simulation {
         let running: Vec<TaskKey> =
             agent.live().map(|(key, _)| key.clone()).filter(|key| agent.is_running(key)).collect();
         if let Some(task) = self.rng.choice(running) {
-            self.process(node, &task, ProcessEvent::Ended(TaskState::Failed));
+            let event = match self.rng.u32(..6) {
+                0 => ProcessEvent::Checked { failures: 0 },
+                1 => ProcessEvent::Checked { failures: 1 },
+                2 => ProcessEvent::Checked { failures: FAILURES_MAX },
+                _ => ProcessEvent::Ended(TaskState::Failed),
+            };
+            self.process(node, &task, event);
+        }
+    }
+
+    /// Whatever runs is well.
+    pub(crate) fn heal_tasks(&mut self) {
+        for node in 0..self.nodes.len() {
+            let tasks: Vec<TaskKey> = self.nodes[node].agent.live().map(|(key, _)| key.clone()).collect();
+            for task in tasks {
+                self.process(node, &task, ProcessEvent::Checked { failures: 0 });
+            }
         }
     }
 

@@ -299,6 +299,7 @@ impl Simulation {
         for master in &mut self.masters {
             master.stalled_until = self.now;
         }
+        self.heal_tasks();
         for node in 0..self.nodes.len() {
             self.nodes[node].agent.info.resources = resources(ROOMY);
             if let Some(link) = self.nodes[node].link {
