@@ -54,7 +54,7 @@ pub struct AppDefinition {
     pub port_definitions: Vec<PortDefinition>,
     /// Whether the service ports must be the host ports.
     pub require_ports: bool,
-    /// Health checks in the API's form with all defaults; stored and returned.
+    /// Health checks in the API's form with all defaults.
     pub health_checks: Vec<Value>,
     /// Readiness checks in the API's form with all defaults; stored and returned.
     pub readiness_checks: Vec<Value>,
