@@ -24,7 +24,7 @@ const LOAD_ATTEMPTS: u32 = 10;
 
 /// Where everything of packet balancing is, below the directory of the layout. The number is that of the form of its own
 /// maps.
-const DIRECTORY: &str = "packet-3";
+const DIRECTORY: &str = "packet-4";
 
 /// What the directories of all forms begin with.
 const DIRECTORIES: &str = "packet";

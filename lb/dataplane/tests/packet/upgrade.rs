@@ -8,6 +8,8 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
+use aya::maps::MapInfo;
+use mesonet_lb_dataplane::PacketMode;
 use mesonet_lb_plan::RouteState::{Draining, Ready};
 
 use crate::site::{Balancer, Side, Site, address};
@@ -18,6 +20,24 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 const WEB: (&str, &str) = ("tcp/web@marathon:80", "11.0.0.1:80");
 const NEWS: (&str, &str) = ("tcp/news@marathon:80", "11.0.0.2:80");
+
+/// The number of the form of the maps that outlive a process, and that form: the octets of keys and values.
+const FORM: (&str, [(&str, u32, u32); 11]) = (
+    "packet-4",
+    [
+        ("COUNTS", 4, 48),
+        ("DEVICES", 4, 8),
+        ("ENDPOINTS", 4, 48),
+        ("EVENTS", 4, 8),
+        ("FLOWS", 40, 84),
+        ("MEMBERS", 24, 4),
+        ("NODES", 16, 4),
+        ("PROGRAMS", 4, 4),
+        ("SCRATCH", 4, 256),
+        ("SERVICES", 24, 20),
+        ("TABLE", 4, 64),
+    ],
+);
 
 /// Makes what a process has left look like that of another version.
 fn make_older(site: &Site, is_of_other_layout: bool) -> PathBuf {
@@ -63,6 +83,21 @@ fn converse() -> Result<(), String> {
     let mut conversation = begun.map_err(|error| format!("a new connection: {error}"))?;
     let is_whole = conversation.echoes(100) && conversation.echoes(5000);
     if is_whole { Ok(()) } else { Err("a connection has ended".to_owned()) }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn another_form_of_maps_has_another_number() {
+    let site = Site::new();
+    let node = Balancer::start(&site.settings(&["clients"], PacketMode::Tc));
+    let pins = site.pins();
+    let form = FORM.1.map(|(name, ..)| {
+        let map = MapInfo::from_pin(pins.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        (name, map.key_size(), map.value_size())
+    });
+    let number = pins.file_name().and_then(|name| name.to_str()).expect("a name");
+    assert_eq!((number, form), FORM, "a process of another version would take these maps for its own");
+    drop(node);
 }
 
 #[test]
