@@ -40,6 +40,9 @@ pub fn load_balancer(
     sockets: &SocketOptions,
     metrics: &Registry,
 ) -> anyhow::Result<Option<LoadBalancer>> {
+    if datapath == Datapath::None || sockets.packet_interface.is_none() {
+        leave_packets(sockets);
+    }
     let settings = |cgroup| EbpfSettings { cgroup, bpffs: sockets.bpffs.clone() };
     let balancer = match (datapath, sockets.cgroup.clone()) {
         (Datapath::None, _) => return Ok(None),
@@ -60,6 +63,14 @@ pub fn load_balancer(
     // What the hooks do not see is the proxy's, if nothing better is there and nobody has asked for the hooks alone.
     let is_mixed = datapath == Datapath::Auto && balancer.packets().is_none();
     Ok(Some(if is_mixed { balancer.with_proxy_beside() } else { balancer }))
+}
+
+/// Has the kernel balance no packets any more, where a daemon before had it do so that has ended.
+fn leave_packets(sockets: &SocketOptions) {
+    if let Err(error) = PacketBalancer::remove_unused(&sockets.bpffs) {
+        let path = sockets.bpffs.display();
+        tracing::warn!(%error, %path, "Cannot remove the programs for packets that a daemon has left");
+    }
 }
 
 /// Has the kernel balance packets, too, if interfaces are named. With `auto` that is no must.

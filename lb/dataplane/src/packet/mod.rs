@@ -15,6 +15,7 @@ mod run;
 mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -36,6 +37,7 @@ use crate::PinningError;
 use drains::{Drain, Draining, Drains, Served};
 use ledger::Ledger;
 use maps::{Counters, FlowTable, Maps};
+use programs::Loaded;
 use starts::Starts;
 
 pub use run::{PacketAnswer, PacketQuestion, PacketRun};
@@ -167,6 +169,8 @@ pub struct Attached {
 #[derive(Debug)]
 pub struct PacketBalancer {
     ebpf: aya::Ebpf,
+    /// Open for as long as the programs are in use.
+    _hold: File,
     maps: Maps,
     flows: FlowTable,
     ledger: Ledger,
@@ -196,7 +200,7 @@ impl PacketBalancer {
     /// # Errors
     /// When the kernel refuses.
     pub fn start(settings: &PacketSettings) -> Result<Self, PacketError> {
-        let (mut ebpf, pins) = programs::load(&settings.bpffs)?;
+        let Loaded { mut ebpf, pins, hold } = programs::load(&settings.bpffs)?;
         let mut maps = Maps::new(&mut ebpf)?;
         let flows = FlowTable::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
@@ -221,6 +225,7 @@ impl PacketBalancer {
         let owners = BTreeMap::new();
         Ok(Self {
             ebpf,
+            _hold: hold,
             maps,
             flows,
             ledger,
@@ -252,6 +257,14 @@ impl PacketBalancer {
     /// When a pin cannot be removed.
     pub fn cleanup(bpffs: &Path) -> io::Result<()> {
         programs::remove_all(bpffs)
+    }
+
+    /// The same, unless a process balances packets with them. For whoever starts and is to balance none.
+    ///
+    /// # Errors
+    /// When a pin cannot be removed.
+    pub fn remove_unused(bpffs: &Path) -> io::Result<()> {
+        programs::remove_unused(bpffs)
     }
 
     /// Which interfaces' packets are balanced.

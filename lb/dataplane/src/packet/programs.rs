@@ -1,7 +1,8 @@
 //! The programs in the kernel: loaded, attached to interfaces, and pinned, so that they outlive this process.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::ProgramArray;
@@ -14,7 +15,7 @@ use mesonet_ebpf_abi::{LAYOUT, NextProgram};
 
 use super::interfaces::{self, Interface, Link};
 use super::{Attached, PacketError, PacketHook, PacketMode, PacketSettings, maps};
-use crate::{bpf_call, pinning};
+use crate::{PinningError, bpf_call, pinning};
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/packet.o");
@@ -36,10 +37,19 @@ const NEXT: [(NextProgram, [&str; 2]); 3] = [
     (NextProgram::Decapsulate, ["mesonet_decapsulate", "mesonet_tunnel_decapsulate"]),
 ];
 
+/// The programs, and where they are pinned.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) pins: PathBuf,
+    /// Tells others that they are in use.
+    pub(super) hold: File,
+}
+
 /// Loads the programs. Maps that are there are taken over with what they hold.
-pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
+pub(super) fn load(bpffs: &Path) -> Result<Loaded, PacketError> {
     let pins = directory(bpffs);
-    pinning::make_directory(&pins)?;
+    let hold = hold(&pins)?;
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
         loader.map_pin_path(name, pins.join(name));
@@ -47,7 +57,49 @@ pub(super) fn load(bpffs: &Path) -> Result<(Ebpf, PathBuf), PacketError> {
     let mut ebpf = loader.load(OBJECT).map_err(PacketError::Load)?;
     // They answer questions, too.
     load_next(&mut ebpf, true)?;
-    Ok((ebpf, pins))
+    Ok(Loaded { ebpf, pins, hold })
+}
+
+/// Makes a directory for pins, unless it is there, and has it left alone by [`remove_unused`] for as long as the file is open.
+fn hold(pins: &Path) -> Result<File, PinningError> {
+    loop {
+        pinning::make_directory(pins)?;
+        let failed = pinning::directory_error(pins);
+        let locked = File::open(pins).and_then(|file| file.lock_shared().map(|()| file));
+        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        match locked.and_then(|file| Ok((identity(file.metadata()?), file))) {
+            // Who held it before may have removed it.
+            Ok((its, file)) => match fs::metadata(pins).map(identity) {
+                Ok(found) if found == its => return Ok(file),
+                _ => {}
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+}
+
+/// Takes the programs of processes that have ended away from all interfaces.
+pub(super) fn remove_unused(bpffs: &Path) -> io::Result<()> {
+    for pins in older(bpffs).into_iter().chain([directory(bpffs)]) {
+        let directory = match File::open(&pins) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            opened => opened?,
+        };
+        match directory.try_lock() {
+            Ok(()) => {
+                detach_all(&pins);
+                fs::remove_dir_all(&pins)?;
+                let _ = pins.parent().map(fs::remove_dir);
+                tracing::info!(path = %pins.display(), "Took the programs for packets away that a daemon had left");
+            }
+            Err(TryLockError::WouldBlock) => {
+                tracing::info!(path = %pins.display(), "Another daemon balances packets");
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Loads the programs of tc for packets that come in through interfaces of a kind, and has them go on with each other.

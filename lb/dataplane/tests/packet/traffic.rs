@@ -6,12 +6,13 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mesonet_lb_dataplane::PacketMode;
+use mesonet_lb_dataplane::{PacketBalancer, PacketMode};
 use mesonet_lb_plan::RouteState::{Draining, Ready};
 use mesonet_model::TaskKey;
 use tokio::sync::watch;
 
 use crate::site::{Balancer, Side, Site, address, task};
+use crate::upgrade::make_older;
 
 /// Nothing here takes long; a test that waits for this has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -402,5 +403,35 @@ fn another_process_takes_over_and_connections_go_on() {
             TcpStream::connect_timeout(&address("11.0.0.2:80"), Duration::from_millis(300)).is_err()
         });
         assert!(gone);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_process_has_left_is_removed_when_nobody_uses_it() {
+    for is_of_other_form in [false, true] {
+        let site = Site::new();
+        serve(&site, "10.2.0.2:8001", 'a');
+        let settings = site.settings(&["clients"], PacketMode::Tc);
+        let mut node = Balancer::start(&settings);
+        let vip = "11.0.0.1:80";
+        node.put("tcp/web@marathon:80", vip, &[("10.2.0.2:8001", Ready)]);
+        let is_reached = || {
+            on(&site, Side::Client, move || {
+                TcpStream::connect_timeout(&address(vip), Duration::from_millis(300)).is_ok()
+            })
+        };
+        PacketBalancer::remove_unused(&settings.bpffs).expect("nothing fails");
+        on(&site, Side::Client, move || Conversation::begin(address(vip)).expect("it is in use"));
+        drop(node);
+        if is_of_other_form {
+            make_older(&site, false);
+        }
+        on(&site, Side::Client, move || Conversation::begin(address(vip)).expect("the kernel goes on"));
+        PacketBalancer::remove_unused(&settings.bpffs).expect("it is removed");
+        assert!(!is_reached());
+        let left = std::fs::read_dir(settings.bpffs.join("mesonet")).expect("a directory");
+        assert_eq!(left.count(), 0, "{is_of_other_form}");
+        PacketBalancer::remove_unused(&settings.bpffs).expect("there is nothing");
     }
 }

@@ -40,7 +40,7 @@ const FORM: (&str, [(&str, u32, u32); 11]) = (
 );
 
 /// Makes what a process has left look like that of another version.
-fn make_older(site: &Site, is_of_other_layout: bool) -> PathBuf {
+pub fn make_older(site: &Site, is_of_other_layout: bool) -> PathBuf {
     let pins = site.pins();
     let older = if is_of_other_layout {
         let layout = pins.parent().expect("a layout").with_file_name("v0");
