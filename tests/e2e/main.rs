@@ -17,6 +17,7 @@ mod command_line;
 mod containers;
 mod drop_in;
 mod harness;
+mod health;
 mod host_resolver;
 mod kernel;
 mod masters;

@@ -1,6 +1,7 @@
 """A web server that answers with its task id and process id.
 
 It takes a connection for each request unless KEEP_ALIVE is set. `/slow` takes two seconds to answer, a piece at a time.
+`/health` is a failure as long as there is a file `ill` in the sandbox, or none with the name that ILL_WITHOUT says.
 """
 
 import http.server
@@ -14,7 +15,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         body = f"{os.environ['MESOS_TASK_ID']} {os.getpid()} {os.environ.get('GREETING', '')}\n".encode()
-        self.send_response(200)
+        self.send_response(503 if self.path == "/health" and is_ill() else 200)
         self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
@@ -28,6 +29,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+def is_ill():
+    needed = os.environ.get("ILL_WITHOUT")
+    return os.path.exists("ill") or bool(needed) and not os.path.exists(needed)
 
 
 class Server(http.server.ThreadingHTTPServer):
