@@ -74,6 +74,7 @@ fn status(agent: &AgentId, task: TaskKey, state: TaskState, now: Timestamp) -> T
         timestamp: now,
         healthy: None,
         health_results: Vec::new(),
+        listening: None,
         addresses: Vec::new(),
         uuid: None,
     }

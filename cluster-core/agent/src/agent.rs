@@ -2,7 +2,8 @@
 //!
 //! It has a thread of its own, since starting processes and writing checkpoints block. On that thread run the loop
 //! and one small task per supervisor connection (`link`), which passes on lines and holds no state that is lost when it
-//! is dropped, and one per health check of a task (`health`).
+//! is dropped, one per health check of a task (`health`), and one per task that is
+//! about to listen (`listening`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::{self, File};
@@ -25,6 +26,7 @@ use crate::ended::EndedTasks;
 use crate::health::Probes;
 use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
+use crate::listening::{self, HostListeners};
 use crate::protocol::{self, Event, Exit, Launch, Request};
 use crate::status_queue::StatusQueue;
 use crate::task::{AgentTask, Finding, Run};
@@ -59,6 +61,7 @@ pub(crate) struct Agent {
     /// The rights that it lacks to give tasks addresses of their own, for people.
     pub(crate) lacking: String,
     pub(crate) probes: Probes,
+    pub(crate) listeners: HostListeners,
 }
 
 /// The channel that links speak through.
@@ -180,7 +183,7 @@ impl Agent {
 
     fn start(&mut self, spec: TaskSpec, launch: Launch) {
         let key = spec.key.clone();
-        let run = Run { launch, link: None, supervisor: None, watch: None };
+        let run = Run { launch, link: None, supervisor: None, watch: None, lookout: None };
         self.adopt(spec, Some(run), Finding::step(TaskState::Starting, clock::now()));
         let Some(run) = self.tasks.get_mut(&key).and_then(|task| task.run.as_mut()) else { return };
         let started = launcher::start(&self.config, &self.layout, &self.hierarchies, &mut run.launch);
@@ -226,6 +229,7 @@ impl Agent {
         }
         if let Some(run) = task.run.as_mut().filter(|_| status.state != TaskState::Running) {
             run.watch = None;
+            run.lookout = None;
         }
         log(&status);
         task.statuses.push(status.clone(), Instant::now());
@@ -271,6 +275,7 @@ impl Agent {
             timestamp: finding.at,
             healthy: None,
             health_results: Vec::new(),
+            listening: None,
             addresses: Vec::new(),
             uuid: None,
         };
@@ -314,12 +319,18 @@ impl Agent {
         match what {
             What::Event(Event::Running { pid }) if state == TaskState::Starting => {
                 tracing::debug!(task = %key, pid, "A task's process runs");
-                self.find(&key, Finding::step(TaskState::Running, clock::now()));
+                let listening = listening::expected(&task.spec);
+                self.find(&key, Finding { listening, ..Finding::step(TaskState::Running, clock::now()) });
                 self.begin_checks(&key);
+                self.begin_to_look(&key, pid);
             }
-            What::Event(Event::Running { .. }) => self.begin_checks(&key),
+            What::Event(Event::Running { pid }) => {
+                self.begin_checks(&key);
+                self.begin_to_look(&key, pid);
+            }
             What::Event(Event::Checked { id, failure }) => self.command_ended(&key, id, failure),
             What::Health(news) => self.health_news(&key, news),
+            What::Looked { listening } => self.looked(&key, listening),
             What::Event(Event::Ended(exit)) => self.find(&key, Finding::end(&exit)),
             What::Closed if state.is_terminal() => self.reap_supervisor(&key),
             What::Closed => self.reconnect(&key),

@@ -26,6 +26,8 @@ mod launcher;
 mod layout;
 mod leftovers;
 mod link;
+mod listeners;
+mod listening;
 mod protocol;
 mod recovery;
 mod rights;

@@ -35,6 +35,8 @@ pub(crate) enum What {
     Cleared { nothing_left: bool },
     /// A check of the task says something.
     Health(News),
+    /// The task listens, or it is not waited for any more.
+    Looked { listening: Option<bool> },
 }
 
 /// A connection to a supervisor.

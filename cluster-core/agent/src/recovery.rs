@@ -16,6 +16,7 @@ use crate::ended::EndedTasks;
 use crate::health::Probes;
 use crate::layout::{LAUNCH_FILE, Layout, STATUSES_FILE};
 use crate::link::Notice;
+use crate::listening::HostListeners;
 use crate::protocol::Launch;
 use crate::status_queue::StatusQueue;
 use crate::task::{AgentTask, Finding, Run};
@@ -75,6 +76,7 @@ pub(crate) fn recover(
         addresses,
         lacking,
         probes: Probes::new(),
+        listeners: HostListeners::default(),
     };
     let unfinished: Vec<TaskKey> = agent
         .tasks
@@ -158,7 +160,7 @@ fn read_task(directory: &Path, uuids: &mut UuidSource) -> Result<Option<AgentTas
     Ok(Some(AgentTask {
         spec,
         statuses,
-        run: Some(Run { launch, link: None, supervisor: None, watch: None }),
+        run: Some(Run { launch, link: None, supervisor: None, watch: None, lookout: None }),
     }))
 }
 

@@ -127,6 +127,7 @@ mod tests {
             timestamp: Timestamp::default(),
             healthy: None,
             health_results: Vec::new(),
+            listening: None,
             addresses: Vec::new(),
             uuid: Some(Uuid::from_u128(uuid)),
         }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::container_network::ContainerNetwork;
 use crate::health::Watch;
 use crate::link::Link;
+use crate::listening::Lookout;
 use crate::protocol::{Exit, ExitCause, Launch};
 use crate::status_queue::StatusQueue;
 
@@ -31,6 +32,8 @@ pub(crate) struct Run {
     pub(crate) supervisor: Option<Child>,
     /// Its health checks, while they run.
     pub(crate) watch: Option<Watch>,
+    /// Whoever waits until it listens.
+    pub(crate) lookout: Option<Lookout>,
 }
 
 impl Run {
@@ -48,17 +51,20 @@ pub(crate) struct Finding {
     pub(crate) reason: Option<StatusReason>,
     pub(crate) message: String,
     pub(crate) at: Timestamp,
+    pub(crate) listening: Option<bool>,
 }
 
 impl Finding {
     /// A step of a task's life that needs no reason.
     pub(crate) fn step(state: TaskState, at: Timestamp) -> Self {
-        Self { state, source: StatusSource::SourceExecutor, reason: None, message: String::new(), at }
+        let source = StatusSource::SourceExecutor;
+        Self { state, source, reason: None, message: String::new(), at, listening: None }
     }
 
     /// Something that the agent did not do.
     pub(crate) fn refusal(state: TaskState, reason: StatusReason, message: String, at: Timestamp) -> Self {
-        Self { state, source: StatusSource::SourceAgent, reason: Some(reason), message, at }
+        let source = StatusSource::SourceAgent;
+        Self { state, source, reason: Some(reason), message, at, listening: None }
     }
 
     /// What the end of a task means.
@@ -80,7 +86,8 @@ impl Finding {
             }
             _ => exit.cause.to_string(),
         };
-        Self { state, source: StatusSource::SourceExecutor, reason, message, at: exit.at }
+        let source = StatusSource::SourceExecutor;
+        Self { state, source, reason, message, at: exit.at, listening: None }
     }
 
     /// The status that tells it, to be repeated until it is acknowledged if it has an id.
@@ -95,6 +102,7 @@ impl Finding {
             timestamp: self.at,
             healthy: None,
             health_results: Vec::new(),
+            listening: self.listening,
             addresses: Vec::new(),
             uuid,
         }

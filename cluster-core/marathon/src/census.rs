@@ -13,9 +13,9 @@ pub(crate) enum Standing {
     Pending,
     /// It runs, and a check has not succeeded yet.
     Unproved,
-    /// It runs and a check fails.
+    /// It runs, and a check fails, or it does not listen yet.
     Unhealthy,
-    /// It runs, and so does what its checks look at.
+    /// It runs and serves, as far as anybody looks.
     Running,
     /// Its end was asked for.
     Doomed,

@@ -39,6 +39,9 @@ pub(crate) struct Instance {
     /// For each of its health checks, after how many failures in a row it is killed; never if 0.
     #[serde(default)]
     pub(crate) failures_max: Vec<u32>,
+    /// Whether it runs, but does not listen yet on the ports that it publishes.
+    #[serde(default)]
+    pub(crate) is_opening: bool,
 }
 
 impl Instance {
@@ -127,6 +130,7 @@ impl Instance {
             return Standing::Doomed;
         }
         match self.view.state {
+            TaskState::Running if self.is_opening => Standing::Unhealthy,
             TaskState::Running if self.failures_max.is_empty() || self.view.healthy == Some(true) => {
                 Standing::Running
             }

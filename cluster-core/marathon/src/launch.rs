@@ -85,6 +85,7 @@ pub(crate) fn instance(
         unreachable_since: None,
         is_given_up: false,
         is_leaving: false,
+        is_opening: false,
         failures_max: health_checks.iter().map(|check| check.failures_max).collect(),
     }
 }

@@ -90,6 +90,9 @@ pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {
 
 /// One step of a rolling restart (Marathon's `TaskReplaceActor`), or of leaving agents that are to be empty.
 ///
+/// An instance counts for the least number of healthy ones as long as its checks succeed; one without checks once it
+/// listens on the ports that it publishes, or its agent does not wait for that any more.
+///
 /// Instances that fail a check are replaced first, but not all at once: the check may be what is wrong, and clients get
 /// to them as long as there is nothing better.
 fn replace(goal: Goal, instances: u32, census: &Census, definition: &AppDefinition) -> Decision {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use mesonet_model::{HealthResult, SchedulerCall, TaskId, TaskState, TaskStatus, Timestamp};
+use mesonet_model::{HealthResult, SchedulerCall, StatusSource, TaskId, TaskState, TaskStatus, Timestamp};
 
 use crate::app::App;
 use crate::instance::Instance;
@@ -13,13 +13,19 @@ impl Marathon {
     /// A task has a status; it is acknowledged in any case.
     pub(crate) fn status_update(&mut self, status: TaskStatus, turn: &mut Turn) {
         turn.call(SchedulerCall::Acknowledge { status: Box::new(status.clone()) });
-        let Some(instance) = self.instance(&status.task.task).cloned() else {
+        let Some(mut instance) = self.instance(&status.task.task).cloned() else {
             return unknown_task(&status, turn);
         };
         let updated = updated_view(&instance.view, &status, turn.now);
-        if updated == *instance.view {
+        // The master does not look, so it has nothing to say about that.
+        let is_opening = match status.source {
+            StatusSource::SourceMaster => instance.is_opening,
+            StatusSource::SourceAgent | StatusSource::SourceExecutor => status.listening == Some(false),
+        };
+        if updated == *instance.view && is_opening == instance.is_opening {
             return;
         }
+        instance.is_opening = is_opening;
         if updated.state != instance.view.state || updated.addresses != instance.view.addresses {
             publish(&updated, &status, turn);
         }

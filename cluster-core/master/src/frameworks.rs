@@ -185,6 +185,7 @@ impl Master {
             timestamp: now,
             healthy: None,
             health_results: Vec::new(),
+            listening: None,
             addresses: Vec::new(),
             uuid: None,
         });
@@ -203,6 +204,7 @@ pub(crate) fn current_status(task: &Task, now: Timestamp) -> TaskStatus {
         timestamp: now,
         healthy: task.healthy,
         health_results: Vec::new(),
+        listening: None,
         addresses: task.addresses.clone(),
         uuid: None,
     }

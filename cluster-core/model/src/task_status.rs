@@ -29,6 +29,9 @@ pub struct TaskStatus {
     /// What each of the task's checks has found, in their order; empty if it has none, or if the master says it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_results: Vec<HealthResult>,
+    /// Whether the task listens on the TCP ports that it publishes; `None` if nobody looks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listening: Option<bool>,
     /// Addresses of the task's own; empty on the host's network.
     pub addresses: Vec<IpAddr>,
     /// Present if the sender repeats the report until it is acknowledged with this id.

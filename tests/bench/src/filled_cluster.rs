@@ -205,6 +205,7 @@ fn running(task: &TaskKey, agent: &AgentId, now: i64) -> TaskStatus {
         timestamp: Timestamp::from_millis(now),
         healthy: None,
         health_results: Vec::new(),
+        listening: None,
         addresses: Vec::new(),
         uuid: None,
     }

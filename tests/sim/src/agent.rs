@@ -320,6 +320,7 @@ impl Agent {
             timestamp: self.wall,
             healthy: None,
             health_results: Vec::new(),
+            listening: None,
             addresses: Vec::new(),
             uuid: Some(self.uuids.next_uuid()),
         }

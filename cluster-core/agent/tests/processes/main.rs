@@ -5,6 +5,7 @@
 
 mod cases;
 mod health;
+mod listening;
 mod networks;
 mod node;
 mod privileged;
@@ -43,6 +44,7 @@ fn run(arguments: &[String]) -> ExitCode {
     let cases: Vec<&Case> = cases::ALL
         .iter()
         .chain(health::ALL)
+        .chain(listening::ALL)
         .chain(privileged::ALL)
         .chain(networks::ALL)
         .filter(wanted)

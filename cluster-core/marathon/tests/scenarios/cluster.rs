@@ -507,6 +507,7 @@ pub fn status(task: &TaskId, agent: Option<&AgentId>, state: TaskState, now: Tim
         timestamp: now,
         healthy: None,
         health_results: Vec::new(),
+        listening: None,
         addresses: Vec::new(),
         uuid: None,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mesonet_marathon::{Command, EventKind, Input};
 use mesonet_model::{
     AppDefinition, Container, ContainerKind, HealthCheck, HealthProbe, HealthResult, Network, NetworkMode,
-    PortMapping, Protocol, SchedulerEvent, StatusReason, TaskId, TaskState, TaskStatus,
+    PortMapping, Protocol, SchedulerEvent, StatusReason, StatusSource, TaskId, TaskState, TaskStatus,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -44,6 +44,17 @@ fn report(cluster: &mut Cluster, task: &TaskId, failures: u32) {
         reason: Some(StatusReason::ReasonTaskHealthCheckStatusUpdated),
         ..status(task, Some(&running.spec.agent), running.state, now)
     };
+    cluster.handle(Input::Event(SchedulerEvent::Update(Box::new(status))));
+    cluster.pass(Duration::ZERO);
+}
+
+/// The agent tells that a task runs, and whether it listens.
+fn run(cluster: &mut Cluster, task: &TaskId, listening: Option<bool>, source: StatusSource) {
+    let now = cluster.now;
+    let running = cluster.tasks.get_mut(task).expect("it is there");
+    running.state = TaskState::Running;
+    let agent = running.spec.agent.clone();
+    let status = TaskStatus { listening, source, ..status(task, Some(&agent), TaskState::Running, now) };
     cluster.handle(Input::Event(SchedulerEvent::Update(Box::new(status))));
     cluster.pass(Duration::ZERO);
 }
@@ -175,6 +186,31 @@ fn old_instances_stay_until_new_ones_are_healthy() {
     all_succeed(&mut cluster, "/web");
     assert!(cluster.view().deployments.is_empty());
     assert!(cluster.live("/web").iter().all(|task| !old.contains(task)));
+}
+
+/// Deployments of new instances do not wait for it, since there is nothing that clients could lose.
+#[test]
+fn old_instances_stay_until_new_ones_listen() {
+    let agent = StatusSource::SourceExecutor;
+    let mut cluster = Cluster::new();
+    cluster.is_running_at_once = false;
+    cluster.put(app("/web", 2)).expect("accepted");
+    let old = cluster.live("/web");
+    old.iter().for_each(|task| run(&mut cluster, task, Some(false), agent));
+    assert!(cluster.view().deployments.is_empty());
+    old.iter().for_each(|task| run(&mut cluster, task, Some(true), agent));
+    cluster.command(Command::Restart { app: id("/web"), force: false }).expect("accepted");
+    let new: Vec<TaskId> = cluster.live("/web").into_iter().filter(|task| !old.contains(task)).collect();
+    new.iter().for_each(|task| run(&mut cluster, task, Some(false), agent));
+    run(&mut cluster, &new[0], None, StatusSource::SourceMaster);
+    assert_eq!(cluster.take_kills(), [], "the master does not know better");
+    run(&mut cluster, &new[0], Some(true), agent);
+    assert_eq!(cluster.take_kills().len(), 1);
+    assert_eq!(cluster.view().deployments.len(), 1);
+    // The agent has given up.
+    run(&mut cluster, &new[1], None, agent);
+    assert_eq!(cluster.take_kills().len(), 1);
+    assert!(cluster.view().deployments.is_empty());
 }
 
 /// The check of the old version may be what is wrong, so what fails it is not all killed at once.

@@ -318,6 +318,7 @@ impl Cluster {
             timestamp: self.now,
             healthy: None,
             health_results: Vec::new(),
+            listening: None,
             addresses: Vec::new(),
             uuid: Some(Uuid::from_u128(self.next_uuid)),
         }
