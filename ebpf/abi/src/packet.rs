@@ -23,7 +23,7 @@ pub const DEVICES_MAX: u32 = 256;
 pub const NODES_MAX: u32 = 32_768;
 
 /// Programs that others go on with: one of each kind for interfaces like Ethernet, and one for those without link headers.
-pub const PROGRAMS_MAX: u32 = 6;
+pub const PROGRAMS_MAX: u32 = 8;
 
 /// The first of two programs, in the array of those that others go on with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +35,8 @@ pub enum NextProgram {
     Encapsulate = 2,
     /// For those that may have come through one.
     Decapsulate = 4,
+    /// For those whose sender is told why they reach nobody.
+    Refuse = 6,
 }
 
 /// The interface that every network namespace has and that no program is attached to: packets that seem to come from it

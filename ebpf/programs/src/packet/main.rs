@@ -118,6 +118,18 @@ pub fn mesonet_tunnel_decapsulate(context: TcContext) -> i32 {
     tunnel::decapsulate(&Buffer::<0>(context))
 }
 
+/// Tells who has sent a packet why it reaches nobody, by an interface like Ethernet.
+#[classifier]
+pub fn mesonet_refuse(context: TcContext) -> i32 {
+    refusal::tell(&Buffer::<ETHERNET>(context)).unwrap_or(TC_ACT_SHOT as i32)
+}
+
+/// The same by an interface without link headers.
+#[classifier]
+pub fn mesonet_tunnel_refuse(context: TcContext) -> i32 {
+    refusal::tell(&Buffer::<0>(context)).unwrap_or(TC_ACT_SHOT as i32)
+}
+
 #[inline(always)]
 fn finish<const LINK: usize>(packet: &Buffer<LINK>, direction: Direction) -> i32 {
     match headers::balance(packet, direction) {
@@ -135,7 +147,7 @@ fn finish<const LINK: usize>(packet: &Buffer<LINK>, direction: Direction) -> i32
         Err(event @ (PacketEvent::NoEndpoint | PacketEvent::TooLong)) => {
             count(event);
             let most = if event == PacketEvent::TooLong { route::longest() } else { 0 };
-            refusal::tell(packet, most).unwrap_or(TC_ACT_SHOT as i32)
+            refusal::refuse(packet, most)
         }
         Err(event) => {
             count(event);

@@ -1,17 +1,20 @@
 //! Answers to clients of services that no endpoint takes flows of: a reset of TCP, or "port unreachable" of ICMP. They
 //! are what the kernel says where nobody listens, so that clients need not wait. And to those whose packets are too long.
 
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::bpf_adj_room_mode::BPF_ADJ_ROOM_MAC;
 use aya_ebpf::helpers::generated::{
     bpf_ktime_get_coarse_ns, bpf_l4_csum_replace, bpf_redirect, bpf_skb_adjust_room, bpf_skb_change_tail,
 };
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
-use mesonet_ebpf_abi::{Difference, LOOPBACK_INTERFACE, PacketEvent, TCP, UDP};
+use mesonet_ebpf_abi::{Difference, LOOPBACK_INTERFACE, NextProgram, PacketEvent, TCP, UDP};
 
 use crate::buffer::Buffer;
 use crate::headers::{ICMP, ICMPV6, IPV6};
 use crate::packet::{Family, Packet, read, write};
+use crate::scratch::scratch;
+use crate::{route, tunnel};
 
 /// Answers that each processor gives in a second. Who is not answered tries again.
 const LIMIT: u64 = 1_000;
@@ -40,16 +43,28 @@ pub fn has_room() -> bool {
     window().is_some_and(|window| window.answers < LIMIT)
 }
 
-/// Tells the sender, by the interface that the packet has come through, that it may be so long, or that nobody takes it if
-/// there is no length. Returns the verdict; nothing if nothing is told.
+/// Goes on with the program that tells the sender that the packet may be so long, or that nobody takes it if there is no
+/// length. Returns the verdict if there is none.
 #[inline(always)]
-pub fn tell<const LINK: usize>(buffer: &Buffer<LINK>, length: u16) -> Option<i32> {
+pub fn refuse<const LINK: usize>(buffer: &Buffer<LINK>, most: u32) -> i32 {
+    if let Ok(scratch) = scratch() {
+        // SAFETY: there is one route at a time, and this packet needs its own no more.
+        unsafe { (*scratch).route.mtu = most };
+        tunnel::go_on(buffer, NextProgram::Refuse);
+    }
+    TC_ACT_SHOT as i32
+}
+
+/// Tells the sender, by the interface that the packet has come through. Returns the verdict; nothing if nothing is told.
+#[inline(always)]
+pub fn tell<const LINK: usize>(buffer: &Buffer<LINK>) -> Option<i32> {
+    let length = route::longest() as u16;
     if buffer.interface() == LOOPBACK_INTERFACE {
         return None;
     }
     let window = window().filter(|window| window.answers < LIMIT)?;
     window.answers += 1;
-    refuse(buffer, length).ok()?;
+    make_answer(buffer, length).ok()?;
     // SAFETY: the helper takes any number.
     Some(unsafe { bpf_redirect(buffer.interface(), 0) } as i32)
 }
@@ -69,7 +84,7 @@ fn window() -> Option<&'static mut Window> {
 }
 
 #[inline(always)]
-fn refuse<const LINK: usize>(buffer: &Buffer<LINK>, most: u16) -> Result<(), PacketEvent> {
+fn make_answer<const LINK: usize>(buffer: &Buffer<LINK>, most: u16) -> Result<(), PacketEvent> {
     let is_v6 = if LINK > 0 {
         read::<_, u16>(buffer, LINK - 2)? == IPV6
     } else {
@@ -79,11 +94,11 @@ fn refuse<const LINK: usize>(buffer: &Buffer<LINK>, most: u16) -> Result<(), Pac
         // To more than this node.
         return Err(PacketEvent::NoEndpoint);
     }
-    if is_v6 { refuse_of(buffer, Family::V6, most) } else { refuse_of(buffer, Family::V4, most) }
+    if is_v6 { make_answer_of(buffer, Family::V6, most) } else { make_answer_of(buffer, Family::V4, most) }
 }
 
 #[inline(always)]
-fn refuse_of<const LINK: usize>(
+fn make_answer_of<const LINK: usize>(
     buffer: &Buffer<LINK>,
     family: Family,
     most: u16,

@@ -123,9 +123,9 @@ pub fn find<'a, P: Packet>(
 
 /// The longest packet that the way takes that the kernel was asked for last.
 #[inline(always)]
-pub fn longest() -> u16 {
+pub fn longest() -> u32 {
     // SAFETY: there is one route at a time.
-    scratch().map_or(0, |scratch| unsafe { (*scratch).route.mtu } as u16)
+    scratch().map_or(0, |scratch| unsafe { (*scratch).route.mtu })
 }
 
 /// Has the kernel find the link address of the next hop first. Only of the way that was asked for last.

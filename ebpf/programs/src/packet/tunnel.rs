@@ -85,8 +85,7 @@ fn encapsulate_of<const LINK: usize>(packet: &Buffer<LINK>, family: Family) -> R
     let may_shrink = is_bundle && protocol == TCP;
     if way.mtu != 0 && !may_shrink && length + overhead as u32 > way.mtu {
         count(PacketEvent::TooLong);
-        let told = refusal::tell(packet, (way.mtu as u16).wrapping_sub(overhead as u16));
-        return Ok(Action(told.unwrap_or(TC_ACT_SHOT as i32) as u32));
+        return Ok(Action(refusal::refuse(packet, way.mtu.wrapping_sub(overhead as u32)) as u32));
     }
     if way.interface == 0 {
         return Err(PacketEvent::NoWay);

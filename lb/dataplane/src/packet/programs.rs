@@ -25,16 +25,17 @@ const LOAD_ATTEMPTS: u32 = 10;
 
 /// Where everything of packet balancing is, below the directory of the layout. The number is that of the form of its own
 /// maps.
-const DIRECTORY: &str = "packet-4";
+const DIRECTORY: &str = "packet-5";
 
 /// What the directories of all forms begin with.
 const DIRECTORIES: &str = "packet";
 
 /// Programs that others go on with: for interfaces like Ethernet, and for those without link headers.
-const NEXT: [(NextProgram, [&str; 2]); 3] = [
+const NEXT: [(NextProgram, [&str; 2]); 4] = [
     (NextProgram::In, ["mesonet_in", "mesonet_tunnel_in"]),
     (NextProgram::Encapsulate, ["mesonet_encapsulate", "mesonet_tunnel_encapsulate"]),
     (NextProgram::Decapsulate, ["mesonet_decapsulate", "mesonet_tunnel_decapsulate"]),
+    (NextProgram::Refuse, ["mesonet_refuse", "mesonet_tunnel_refuse"]),
 ];
 
 /// The programs, and where they are pinned.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mesonet_lb_dataplane::PacketMode;
 use mesonet_lb_plan::RouteState::Ready;
 
-use crate::packets::{ACK, Arrived, LINK, Packet, SYN, TCP, UDP, packet, reset, unreachable};
+use crate::packets::{ACK, Arrived, LINK, Packet, SYN, TCP, UDP, packet, reset, too_long, unreachable};
 use crate::site::{Balancer, Side, Site, address};
 use crate::traffic::{serve, serve_datagrams};
 
@@ -125,11 +125,12 @@ fn packets_of_a_tunnel_reach_endpoints_and_answers_come_back() {
 
 #[test]
 #[ignore = "needs root"]
-fn clients_behind_a_tunnel_are_told_that_there_is_no_endpoint() {
+fn clients_behind_a_tunnel_are_told_why_they_reach_nobody() {
     let site = Site::new();
+    site.ip(Side::Node, "link set servers mtu 1300");
     let mut tunnel = Tunnel::new(&site);
     let mut node = Balancer::start(&site.settings(&["tunnel"], PacketMode::Tc));
-    for (client, vip, _) in FLOWS {
+    for ((client, vip, _), endpoint) in FLOWS.into_iter().zip(["10.2.0.2:8001", "[fd02::2]:8001"]) {
         node.put("tcp/none@marathon:80", vip, &[]);
         node.put("udp/none@marathon:80", vip, &[]);
         let segment = packet(TCP, client, vip);
@@ -138,5 +139,9 @@ fn clients_behind_a_tunnel_are_told_that_there_is_no_endpoint() {
         let datagram = packet(UDP, client, vip);
         tunnel.send(&datagram);
         assert_eq!(tunnel.receive(client), unreachable(&datagram)[LINK..]);
+        node.put("tcp/none@marathon:80", vip, &[(endpoint, Ready)]);
+        let long = Packet { payload: vec![7; 1300], ..segment }.with_flags(ACK);
+        tunnel.send(&long);
+        assert!(tunnel.receive(client) == too_long(&long, 1300)[LINK..], "{vip}: the way is narrow");
     }
 }

@@ -21,21 +21,21 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const WEB: (&str, &str) = ("tcp/web@marathon:80", "11.0.0.1:80");
 const NEWS: (&str, &str) = ("tcp/news@marathon:80", "11.0.0.2:80");
 
-/// The number of the form of the maps that outlive a process, and that form: the octets of keys and values.
-const FORM: (&str, [(&str, u32, u32); 11]) = (
-    "packet-4",
+/// The number of the form of the maps that outlive a process, and that form: octets of keys and values, and entries.
+const FORM: (&str, [(&str, u32, u32, u32); 11]) = (
+    "packet-5",
     [
-        ("COUNTS", 4, 48),
-        ("DEVICES", 4, 8),
-        ("ENDPOINTS", 4, 48),
-        ("EVENTS", 4, 8),
-        ("FLOWS", 40, 84),
-        ("MEMBERS", 24, 4),
-        ("NODES", 16, 4),
-        ("PROGRAMS", 4, 4),
-        ("SCRATCH", 4, 256),
-        ("SERVICES", 24, 20),
-        ("TABLE", 4, 64),
+        ("COUNTS", 4, 48, 65_536),
+        ("DEVICES", 4, 8, 256),
+        ("ENDPOINTS", 4, 48, 65_536),
+        ("EVENTS", 4, 8, 8),
+        ("FLOWS", 40, 84, 262_144),
+        ("MEMBERS", 24, 4, 65_536),
+        ("NODES", 16, 4, 32_768),
+        ("PROGRAMS", 4, 4, 8),
+        ("SCRATCH", 4, 256, 1),
+        ("SERVICES", 24, 20, 131_072),
+        ("TABLE", 4, 64, 262_144),
     ],
 );
 
@@ -93,7 +93,7 @@ fn another_form_of_maps_has_another_number() {
     let pins = site.pins();
     let form = FORM.1.map(|(name, ..)| {
         let map = MapInfo::from_pin(pins.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-        (name, map.key_size(), map.value_size())
+        (name, map.key_size(), map.value_size(), map.max_entries())
     });
     let number = pins.file_name().and_then(|name| name.to_str()).expect("a name");
     assert_eq!((number, form), FORM, "a process of another version would take these maps for its own");
