@@ -4,9 +4,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::thread::JoinHandle;
 
-use mesonet_overlay_wg::{PeerSettings, PrivateKey, PublicKey, Tunnel, TunnelSettings};
+use mesonet_overlay_wg::{OpenError, PeerSettings, PrivateKey, PublicKey, Tunnel, TunnelSettings};
 
-use crate::namespaces::{Namespaces, PATIENCE};
+use crate::namespaces::{Namespaces, PATIENCE, wait_until};
 
 /// Name of the device in each namespace.
 pub const DEVICE: &str = "mnwg";
@@ -41,9 +41,23 @@ pub fn peer(key: PublicKey, endpoint: Option<&str>, end: u8) -> PeerSettings {
 
 /// Opens a tunnel in a namespace, and gives its device the addresses of an end.
 pub fn open(row: &Namespaces, place: usize, end: u8, settings: &TunnelSettings) -> Tunnel {
-    let tunnel = row.inside(place, || Tunnel::open(settings).expect("a tunnel"));
+    let tunnel = reopen(row, place, settings);
     give_addresses(row, place, end);
     tunnel
+}
+
+/// Opens a tunnel in a namespace where there may have been one. A program that another test starts meanwhile holds the
+/// former one's socket, too, until it has begun.
+pub fn reopen(row: &Namespaces, place: usize, settings: &TunnelSettings) -> Tunnel {
+    let mut tunnel = None;
+    wait_until("the port is free", || {
+        tunnel = match row.inside(place, || Tunnel::open(settings)) {
+            Err(OpenError::Socket { .. }) => None,
+            opened => Some(opened.expect("a tunnel")),
+        };
+        tunnel.is_some()
+    });
+    tunnel.expect("it was waited for")
 }
 
 /// Gives a device the addresses of an end and the routes to all others.

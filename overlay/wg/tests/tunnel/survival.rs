@@ -1,8 +1,8 @@
 //! Restarts, new keys, and a kernel that can less.
 
-use mesonet_overlay_wg::{Offloads, OwnKeys, Tunnel, TunnelSettings};
+use mesonet_overlay_wg::{Offloads, OwnKeys, TunnelSettings};
 
-use crate::far_end::{DEVICE, Echo, PORT, exchange, inside, key, open, peer};
+use crate::far_end::{DEVICE, Echo, PORT, exchange, inside, key, open, peer, reopen};
 use crate::namespaces::{Namespaces, wait_until};
 
 fn settings(key: &mesonet_overlay_wg::PrivateKey) -> TunnelSettings {
@@ -25,13 +25,12 @@ fn a_restart_breaks_no_connection_and_a_removal_leaves_nothing() {
     exchange(&mut connection, 500_000);
 
     // Addresses and routes stay with the device.
-    let reopen = |place, key| row.inside(place, || Tunnel::open(&settings(key)).expect("the same device"));
     drop(first);
-    first = reopen(0, &keys[0]);
+    first = reopen(&row, 0, &settings(&keys[0]));
     first.set_peers(left.into());
     exchange(&mut connection, 500_000);
     drop(second);
-    second = reopen(1, &keys[1]);
+    second = reopen(&row, 1, &settings(&keys[1]));
     second.set_peers(right.into());
     exchange(&mut connection, 500_000);
     drop(connection);
