@@ -1,6 +1,7 @@
 //! Measurements on the machine of who asks.
 
 mod overlay;
+mod steps;
 mod tunnels;
 mod two_ends;
 

@@ -3,17 +3,16 @@
 use std::io::{BufRead as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use mesonet_overlay_wg::{PeerSettings, PrivateKey, Tunnel, TunnelSettings};
 
-use super::two_ends::{INSIDE, OUTSIDE, TwoEnds, run};
+use super::steps::{SHORT, end, run, run_within};
+use super::two_ends::{INSIDE, OUTSIDE, TwoEnds};
 
 const PORT: &str = "51820";
-
-/// Names of the devices at both ends.
-const DEVICES: [&str; 2] = ["mnbwg0", "mnbwg1"];
 
 /// A program with a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +41,12 @@ impl Contender {
         }
     }
 
+    /// Names of its devices at both ends. Each tunnel has its own, because sockets by which others are told their keys
+    /// are named for the device, for all namespaces together.
+    fn devices(self) -> [String; 2] {
+        ["a", "b"].map(|end| format!("mnb{:.8}{end}", self.name()))
+    }
+
     /// Where its program is, if it is installed: in `MESONET_BENCH_PROGRAMS` or where programs are.
     pub fn program(self) -> Option<PathBuf> {
         if self == Self::Mesonet {
@@ -57,8 +62,9 @@ impl Contender {
 
     /// Starts both ends and gives their devices addresses.
     pub fn start(self, ends: &TwoEnds, program: &Path) -> anyhow::Result<Running> {
-        let mut running = Running { ends: Vec::new() };
+        let mut running = Running { name: self.name(), ends: Vec::new() };
         let keys = [new_key()?, new_key()?];
+        let devices = self.devices();
         for end in 0..2 {
             let other = 1 - end;
             let peer = keys[other].public().to_string();
@@ -67,20 +73,20 @@ impl Contender {
             let key = encoded(&keys[end]);
             let arguments: Vec<&str> = match self {
                 Self::Mesonet => {
-                    vec!["bench", "overlay-end", DEVICES[end], PORT, &peer, &endpoint, &addresses]
+                    vec!["bench", "overlay-end", &devices[end], PORT, &peer, &endpoint, &addresses]
                 }
-                Self::WireguardGo => vec!["-f", DEVICES[end]],
-                Self::Boringtun | Self::Gotatun => vec!["-f", "--disable-drop-privileges", DEVICES[end]],
+                Self::WireguardGo => vec!["-f", &devices[end]],
+                Self::Boringtun | Self::Gotatun => vec!["-f", "--disable-drop-privileges", &devices[end]],
             };
             let mut child = ends.spawn(end, program, &arguments)?;
             if let Some(input) = child.stdin.as_mut().filter(|_| self == Self::Mesonet) {
                 writeln!(input, "{key}")?;
             }
             running.ends.push(child);
-            ends.set_up(end, DEVICES[end])?;
+            ends.set_up(end, &devices[end])?;
             if self != Self::Mesonet {
                 let settings = ["peer", &peer, "allowed-ips", &addresses, "endpoint", &endpoint];
-                configure(&ends.names[end], DEVICES[end], &key, &settings)?;
+                configure(&ends.names[end], &devices[end], &key, &settings)?;
             }
         }
         Ok(running)
@@ -89,6 +95,7 @@ impl Contender {
 
 /// Both ends. They are ended when it is dropped.
 pub struct Running {
+    name: &'static str,
     ends: Vec<Child>,
 }
 
@@ -101,9 +108,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        for end in &mut self.ends {
-            let _ = end.kill();
-            let _ = end.wait();
+        for child in &mut self.ends {
+            end(child, self.name);
         }
     }
 }
@@ -153,23 +159,12 @@ fn configure(namespace: &str, device: &str, key: &str, peer: &[&str]) -> anyhow:
     let mut command = ["netns", "exec", namespace, "wg", "set", device].to_vec();
     command.extend(["listen-port", PORT, "private-key", "/dev/stdin"]);
     command.extend(peer);
-    let mut last = None;
-    for _ in 0..100 {
-        let mut wg = Command::new("ip")
-            .args(&command)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("running wg")?;
-        if let Some(mut input) = wg.stdin.take() {
-            let _ = writeln!(input, "{key}");
+    let deadline = Instant::now() + SHORT;
+    while let Err(error) = run_within(SHORT, "ip", &command, &format!("{key}\n")) {
+        if Instant::now() > deadline {
+            return Err(error);
         }
-        let done = wg.wait_with_output()?;
-        if done.status.success() {
-            return run("ip", &["-n", namespace, "link", "set", device, "up"]).map(drop);
-        }
-        last = Some(String::from_utf8_lossy(&done.stderr).trim().to_owned());
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
     }
-    bail!("wg: {}", last.unwrap_or_default())
+    run("ip", &["-n", namespace, "link", "set", device, "up"]).map(drop)
 }

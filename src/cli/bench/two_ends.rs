@@ -2,19 +2,25 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
+use super::steps::{SHORT, end, run, run_within};
+
 /// Seconds of one measurement.
-const SECONDS: u32 = 4;
+const SECONDS: u32 = 3;
+
+/// How long one measurement may take in all: iperf3 also waits for what is still underway.
+const MEASUREMENT_LIMIT: Duration = Duration::from_secs(SECONDS as u64 + 12);
 
 /// Octets of the payload of datagrams that fill the tunnel's packets.
 const DATAGRAM: u32 = 1392;
 
-/// Pings, and the time between them.
-const PINGS: (u32, &str) = (300, "0.01");
+/// Pings of one measurement, and the time between them.
+const PINGS: (u32, &str) = (100, "0.01");
 
 /// How long a peer may take to answer.
 const PEER_TIME: Duration = Duration::from_secs(20);
@@ -35,7 +41,9 @@ pub struct TwoEnds {
 impl TwoEnds {
     /// Makes both, and a server of iperf3 in the second one.
     pub fn new() -> anyhow::Result<Self> {
-        let names = ["a", "b"].map(|end| format!("mnb{}{end}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let names = ["a", "b"].map(|end| format!("mnb{}-{number}{end}", std::process::id()));
         let mut ends = Self { names: names.clone(), server: None };
         for name in &names {
             run("ip", &["netns", "add", name])?;
@@ -116,7 +124,8 @@ impl TwoEnds {
     /// The time of a ping: the median, because a few wait for whatever else the machine does.
     pub fn ping_ms(&self) -> anyhow::Result<f64> {
         let (count, interval) = PINGS;
-        let text = self.run(&["ping", "-c", &count.to_string(), "-i", interval, INSIDE[1]])?;
+        let count = count.to_string();
+        let text = self.run(&["ping", "-c", &count, "-i", interval, INSIDE[1]])?;
         let time = |line: &str| line.split_once("time=")?.1.split(' ').next()?.parse::<f64>().ok();
         let mut times: Vec<f64> = text.lines().filter_map(time).collect();
         times.sort_by(f64::total_cmp);
@@ -134,30 +143,22 @@ impl TwoEnds {
     }
 
     fn run(&self, command: &[&str]) -> anyhow::Result<String> {
-        run("ip", &[&["netns", "exec", self.names[0].as_str()], command].concat())
+        let command = [&["netns", "exec", self.names[0].as_str()], command].concat();
+        run_within(MEASUREMENT_LIMIT + SHORT, "ip", &command, "")
     }
 }
 
 impl Drop for TwoEnds {
     fn drop(&mut self) {
         if let Some(server) = &mut self.server {
-            let _ = server.kill();
-            let _ = server.wait();
+            end(server, "iperf3");
         }
         for name in &self.names {
-            let _ = run("ip", &["netns", "del", name]);
+            if let Err(error) = run("ip", &["netns", "del", name]) {
+                println!("a namespace is left behind: {error:#}");
+            }
         }
     }
-}
-
-/// Runs a program; what it printed.
-pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<String> {
-    let done =
-        Command::new(program).args(arguments).output().with_context(|| format!("running {program}"))?;
-    if !done.status.success() {
-        bail!("{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&done.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }
 
 /// Octets of one measurement as a rate.
