@@ -149,7 +149,7 @@ impl Sealer {
             if !self.batch.has_room(1, padded) {
                 self.flush(tables, socket);
             }
-            let place = self.batch.place(session, counter + piece as u64, to, padded);
+            let place = self.batch.place(session, counter + piece as u64, &to, padded);
             let (packet, padding) = place.split_at_mut(length);
             cut.write(piece, packet);
             padding.fill(0);
@@ -184,7 +184,7 @@ impl Sealer {
         if !self.batch.has_room(1, length) {
             self.flush(tables, socket);
         }
-        write(self.batch.place(session, counter, to, length));
+        write(self.batch.place(session, counter, &to, length));
         peer.times.sent.store(tables.clock.milliseconds(now), Ordering::Relaxed);
     }
 

@@ -24,8 +24,12 @@ pub(crate) struct Entry {
     /// Packets that were decrypted and not looked at yet. It is empty in between, and its memory reused.
     opened: Vec<Opened>,
     /// The last source address and the session it was good for, so that it need not be looked up again.
-    last_source: Option<(IpAddr, u32)>,
+    last_source: Option<(Source, u32)>,
 }
+
+/// An address as numbers that stay in registers. Reading an [`IpAddr`] that was just written in parts waits until all that
+/// was written before it is in the cache, which is the packet.
+type Source = (bool, u128);
 
 /// Messages of one length, one after the other, that are not decrypted yet.
 #[derive(Debug, Default)]
@@ -158,21 +162,21 @@ impl Entry {
         if !opened.is_empty() {
             self.note_arrival(tables, session, from, now);
         }
-        let (mut packets, mut length) = (0, 0);
+        let (mut packets, mut total) = (0, 0);
         for packet in &opened {
             let octets_of = &octets[packet.place.clone()];
             match self.judge(tables, session, octets_of) {
-                Ok(Some(outline)) => {
+                Ok(Some(length)) => {
                     packets += 1;
-                    length += outline.length as u64;
-                    joiner.push(octets, packet.place.start..packet.place.start + outline.length);
+                    total += length as u64;
+                    joiner.push(octets, packet.place.start..packet.place.start + length);
                 }
                 Ok(None) => {}
                 Err(reason) => peer.drops.count(reason),
             }
         }
         if packets > 0 {
-            peer.received.add(packets, length);
+            peer.received.add(packets, total);
             let time = tables.clock.milliseconds(now);
             peer.times.data_received.store(time, Ordering::Relaxed);
         }
@@ -193,29 +197,40 @@ impl Entry {
         }
     }
 
-    /// Whether a packet may go on. Nothing, if it was for this end of the tunnel.
+    /// How long a packet is without what pads it, if it may go on. Nothing, if it was for this end of the tunnel.
     #[inline]
-    fn judge(&mut self, tables: &Tables, session: &Session, packet: &[u8]) -> Result<Option<Outline>, Drop> {
+    fn judge(&mut self, tables: &Tables, session: &Session, packet: &[u8]) -> Result<Option<usize>, Drop> {
         if packet.is_empty() {
             return Ok(None);
         }
-        let Some(outline) = Outline::of(packet) else {
+        let Some(Outline { source, length, .. }) = Outline::of(packet) else {
             let probing = Probing::read(packet).ok_or(Drop::Malformed)?;
             tables.events.push(Event::Probe { peer: session.peer.clone(), probing });
             return Ok(None);
         };
-        let source = Some((outline.source, session.local_index));
-        if self.last_source != source {
-            let addresses = tables.addresses.load();
-            let is_owner =
-                addresses.lookup(outline.source).is_some_and(|owner| Arc::ptr_eq(owner, &session.peer));
-            if !is_owner {
+        let source: Source = match source {
+            IpAddr::V4(address) => (true, address.to_bits().into()),
+            IpAddr::V6(address) => (false, address.to_bits()),
+        };
+        let source = (source, session.local_index);
+        if self.last_source != Some(source) {
+            if !is_from_peer(tables, session, packet) {
                 return Err(Drop::WrongSource);
             }
-            self.last_source = source;
+            self.last_source = Some(source);
         }
-        Ok(Some(outline))
+        Ok(Some(length))
     }
+}
+
+/// Whether a packet comes from where the peer of a session may send from.
+#[cold]
+#[inline(never)]
+fn is_from_peer(tables: &Tables, session: &Session, packet: &[u8]) -> bool {
+    let addresses = tables.addresses.load();
+    Outline::of(packet)
+        .and_then(|outline| addresses.lookup(outline.source))
+        .is_some_and(|owner| Arc::ptr_eq(owner, &session.peer))
 }
 
 fn find(tables: &Tables, index: u32, now: Instant) -> Option<Arc<Session>> {

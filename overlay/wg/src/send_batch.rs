@@ -79,12 +79,15 @@ impl SendBatch {
     }
 
     /// A place for a packet, which becomes a message of a session with that number. There must be room.
+    ///
+    /// The address is borrowed: reading a copy of it that was just written in other parts than it is read in waits until
+    /// all that was written before it is in the cache, which is the packet before.
     #[inline]
     pub(crate) fn place(
         &mut self,
         session: &Arc<Session>,
         number: u64,
-        to: SocketAddrV6,
+        to: &SocketAddrV6,
         length: usize,
     ) -> &mut [u8] {
         let length = length + DATA_OVERHEAD;
@@ -120,11 +123,11 @@ impl SendBatch {
 
     /// Makes a datagram part of the last message of the system, or another one.
     #[inline]
-    fn append(&mut self, to: SocketAddrV6, start: usize, length: usize) {
+    fn append(&mut self, to: &SocketAddrV6, start: usize, length: usize) {
         let continued = self.messages.last_mut().filter(|last| {
             self.cuts
                 && !self.is_closed
-                && last.to == to
+                && last.to == *to
                 && length <= last.segment
                 && self.datagrams < datagrams_max(last.segment)
         });
@@ -135,7 +138,7 @@ impl SendBatch {
                 self.is_closed = length < last.segment;
             }
             None => {
-                self.messages.push(Outgoing { start, length, segment: length, to });
+                self.messages.push(Outgoing { start, length, segment: length, to: *to });
                 self.datagrams = 1;
                 self.is_closed = false;
             }
