@@ -30,6 +30,8 @@ pub struct Requests {
     pub answered: u64,
     /// Those that were refused, cut off or answered with an error.
     pub failed: u64,
+    /// Those of them whose connection was not made.
+    pub unconnected: u64,
     /// How long the slowest answer took.
     pub slowest: Duration,
 }
@@ -92,14 +94,15 @@ impl Requests {
     /// Reads wrk's report.
     fn read(report: &str) -> Option<Self> {
         let answered = report.lines().find_map(|line| line.split_once(" requests in "))?;
-        let mut failed = 0;
+        let (mut failed, mut unconnected) = (0, 0);
         for line in report.lines().map(str::trim) {
             if let Some(errors) = line.strip_prefix("Socket errors: ") {
                 // "connect 0, read 3, write 0, timeout 0"
-                failed += errors
-                    .split(", ")
-                    .filter_map(|kind| kind.rsplit(' ').next()?.parse::<u64>().ok())
-                    .sum::<u64>();
+                for (kind, count) in errors.split(", ").filter_map(|each| each.split_once(' ')) {
+                    let count: u64 = count.parse().ok()?;
+                    failed += count;
+                    unconnected += if kind == "connect" { count } else { 0 };
+                }
             } else if let Some(answers) = line.strip_prefix("Non-2xx or 3xx responses: ") {
                 failed += answers.parse::<u64>().ok()?;
             }
@@ -107,7 +110,7 @@ impl Requests {
         // "Latency     2.16ms    2.10ms  13.01ms   80.37%": mean, deviation, greatest.
         let latency = report.lines().find_map(|line| line.trim().strip_prefix("Latency"))?;
         let slowest = read_time(latency.split_whitespace().nth(2)?)?;
-        Some(Self { answered: answered.0.trim().parse().ok()?, failed, slowest })
+        Some(Self { answered: answered.0.trim().parse().ok()?, failed, unconnected, slowest })
     }
 }
 
@@ -132,6 +135,7 @@ impl std::ops::Add for Requests {
         Self {
             answered: self.answered + other.answered,
             failed: self.failed + other.failed,
+            unconnected: self.unconnected + other.unconnected,
             slowest: self.slowest.max(other.slowest),
         }
     }
