@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::sockopt::set_socket_linger;
+use rustix::net::sockopt::{set_socket_linger, set_tcp_quickack};
 use rustix::net::{SendFlags, send};
 
 use super::affinity::Visit;
@@ -55,6 +55,8 @@ pub(super) struct Connection {
     pub(super) backend_tells_room: bool,
     /// Who spoke first is known to the service.
     pub(super) is_manner_noted: bool,
+    /// What the endpoint sends first would be acknowledged late, because the end of the handshake was.
+    pub(super) acknowledges_late: bool,
     /// It is in the list of connections that have more to do.
     pub(super) is_queued: bool,
     up: Direction,
@@ -101,6 +103,7 @@ impl Connection {
             client_tells_room: false,
             backend_tells_room: false,
             is_manner_noted: false,
+            acknowledges_late: false,
             is_queued: false,
             up: Direction::new(Promptness::Unset),
             down: Direction::new(Promptness::Set),
@@ -128,6 +131,11 @@ impl Connection {
         let (bytes, down) =
             self.down.pump(backend, client, tools, seen, |bytes| exchange.endpoint_speaks(bytes));
         count(&self.metrics.bytes_down, bytes);
+        if bytes > 0 && std::mem::take(&mut self.acknowledges_late) && !self.down.has_source_ended() {
+            // An endpoint that writes an answer in pieces may hold back the next one (Nagle) until this is acknowledged.
+            // Fails only if the socket is reset, which its own event says.
+            let _was_reset = set_tcp_quickack(backend, true);
+        }
         self.is_spoken_to |= bytes > 0;
         self.is_spurned = down == Standing::SourceFailed && !self.is_spoken_to;
         let (bytes, up) =

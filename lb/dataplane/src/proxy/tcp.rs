@@ -213,6 +213,7 @@ impl Worker {
                     connection.visit =
                         self.routes.visit(connection.service, connection.peer, endpoint, self.now);
                     connection.keeps_busy = true;
+                    connection.acknowledges_late = is_spoken_for;
                     connection.backend_tells_room = !is_taken;
                     connection.dials += 1;
                     self.routes.begin(endpoint);
