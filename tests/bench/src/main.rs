@@ -11,7 +11,6 @@ mod dns;
 mod fake_mesos;
 mod filled_cluster;
 mod master;
-mod pinned_process;
 mod process;
 mod report;
 mod zone;

@@ -1,20 +1,21 @@
 //! The balancers under test, and the servers behind them.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use mesonet_lb_dataplane::LoadBalancer;
 use mesonet_model::{
     AgentId, ClusterId, ClusterView, Delta, Endpoint, EndpointKey, EndpointState, FrameworkId, Service,
     ServiceKey, TaskId, TaskKey,
 };
+use mesonet_test_process::{PinnedProcess, free_port};
 
 use crate::Measured;
 use crate::load::LOAD_CPU;
-use crate::process::{PinnedProcess, free_port};
 
 /// The CPU of the balancers.
 pub const BALANCER_CPU: &str = "0";
@@ -24,6 +25,12 @@ const STREAM_MODULE: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
 /// The address of the services: the last of the range of VIPs on loopback.
 const VIP: Ipv4Addr = Ipv4Addr::new(127, 11, 255, 254);
+
+/// How long a program may take to begin to listen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Between looks.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// An HTTP server and iperf3.
 pub struct Servers {
@@ -49,12 +56,14 @@ impl Servers {
                  location / {{ return 200 \"ok\\n\"; }}\n  }}\n}}\n"
             ),
         )?;
-        let nginx = PinnedProcess::start("nginx", LOAD_CPU, Command::new("nginx").arg("-c").arg(config))?;
+        let mut nginx = Command::new("nginx");
+        nginx.arg("-c").arg(config);
+        let nginx = PinnedProcess::start("nginx", LOAD_CPU, &nginx, Stdio::null())?;
         let mut iperf = Command::new("iperf3");
         iperf.args(["-s", "-B", "127.0.0.1", "-p"]).arg(bulk.to_string());
-        let iperf = PinnedProcess::start("iperf3", LOAD_CPU, &iperf)?;
+        let iperf = PinnedProcess::start("iperf3", LOAD_CPU, &iperf, Stdio::null())?;
         for (process, port) in [(&nginx, http), (&iperf, bulk)] {
-            process.wait_until_open((Ipv4Addr::LOCALHOST, port).into())?;
+            wait_until_open(process, (Ipv4Addr::LOCALHOST, port).into())?;
         }
         Ok(Self { dir: dir.to_owned(), http, bulk, _processes: [nginx, iperf] })
     }
@@ -125,18 +134,18 @@ impl Balancer {
         bulk: u16,
         command: &Command,
     ) -> Measured<Self> {
-        let process = PinnedProcess::start(name, BALANCER_CPU, command)?;
+        let process = PinnedProcess::start(name, BALANCER_CPU, command, Stdio::null())?;
         Ok(Self { process, http: (address, http).into(), bulk: (address, bulk).into() })
     }
 
     /// Waits until both services are there.
     pub fn wait_until_it_serves(&self) -> Measured<()> {
-        [self.http, self.bulk].into_iter().try_for_each(|address| self.process.wait_until_open(address))
+        [self.http, self.bulk].into_iter().try_for_each(|address| wait_until_open(&self.process, address))
     }
 
     /// What it is.
     pub fn name(&self) -> &'static str {
-        self.process.name
+        self.process.name()
     }
 
     /// Where the HTTP server is reached through it.
@@ -151,8 +160,20 @@ impl Balancer {
 
     /// CPU time that it has used so far.
     pub fn cpu_seconds(&self) -> Measured<f64> {
-        self.process.cpu_seconds()
+        Ok(self.process.cpu_seconds()?)
     }
+}
+
+/// Waits until a program listens.
+fn wait_until_open(process: &PinnedProcess, address: SocketAddr) -> Measured<()> {
+    let deadline = Instant::now() + PATIENCE;
+    while TcpStream::connect(address).is_err() {
+        if Instant::now() > deadline {
+            return Err(format!("{process} does not listen at {address} after {PATIENCE:?}").into());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
 }
 
 /// Balances services of one endpoint each, given as `PORT:PORT`, until the process is ended.

@@ -1,17 +1,20 @@
-//! `./x bench proxy [SECONDS]`: CPU time of TCP balancers: the userspace proxy beside HAProxy and nginx stream.
+//! `./x bench proxy [ROUNDS]`: CPU time of TCP balancers: the userspace proxy beside HAProxy and nginx stream.
 //!
 //! Each balancer has one thread and one core; the servers behind it and the client share another one, all on loopback.
 //! What a balancer uses is its CPU time divided by what it carried: that depends less on what else the machine does
-//! than requests per second do. All are measured in turns, several times. A turn compares what was measured within
-//! seconds, so the ratio to a peer is the median of the turns' ratios, and the better peer is the one that is harder to
-//! beat.
+//! than requests per second do. All are measured in turns, in many short rounds. A round compares what was measured
+//! within seconds, so the ratio to a peer is the median of the rounds' ratios, and the better peer is the one that is
+//! harder to beat. One round says little: half of them are further off than the spread that is printed beside the median.
+//! How the kernel has placed what a process uses is luck that lasts as long as the process, so all are started anew for
+//! each sitting.
 
 #![forbid(unsafe_code)]
 
 mod balancers;
 mod load;
-mod process;
 
+use std::fmt;
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,20 +24,23 @@ use load::{Cost, LOAD_CPU, Load};
 /// Nothing is expected here that a caller could do something about.
 type Measured<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// How often each balancer is measured with each load.
+/// How often everything is started.
+const SITTINGS: usize = 3;
+
+/// How often each balancer is measured with each load in a sitting, unless told.
 const ROUNDS: usize = 11;
 
-/// How long each time, unless told: longer measurements tell no more.
-const SECONDS: u64 = 1;
+/// How long each time: the shortest that wrk and iperf3 take. More rounds tell more than longer ones.
+const TIME: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let measured = match words[..] {
-        [] => run(SECONDS),
+        [] => run(ROUNDS),
         ["balance", ref services @ ..] => balancers::balance(services),
-        [seconds] => seconds.parse().map_err(Into::into).and_then(run),
-        _ => Err("takes at most a number of seconds".into()),
+        [rounds] => rounds.parse::<NonZeroUsize>().map_err(Into::into).and_then(|rounds| run(rounds.get())),
+        _ => Err("takes at most a number of rounds".into()),
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,60 +52,88 @@ fn main() -> ExitCode {
 }
 
 /// Measures and prints.
-fn run(seconds: u64) -> Measured<()> {
+fn run(rounds: usize) -> Measured<()> {
     if std::thread::available_parallelism()?.get() < 2 {
         return Err("needs two cores, one for client and servers".into());
     }
-    let dir = tempfile::tempdir()?;
-    let servers = Servers::start(dir.path())?;
-    let balancers = [Balancer::haproxy(&servers)?, Balancer::nginx(&servers)?, Balancer::mesonet(&servers)?];
-    for balancer in &balancers {
-        balancer.wait_until_it_serves()?;
-    }
     println!(
-        "balancers with one thread on CPU {BALANCER_CPU}, client and servers on CPU {LOAD_CPU}; medians of {ROUNDS} \
-         rounds of {seconds} s"
+        "balancers with one thread on CPU {BALANCER_CPU}, client and servers on CPU {LOAD_CPU}; medians of {SITTINGS} \
+         sittings of {rounds} rounds of {TIME:?}"
     );
-    let mut errors = 0;
-    for load in Load::ALL {
-        let rounds = measure_in_turns(&balancers, load, Duration::from_secs(seconds))?;
-        println!("\n{}", load.describe());
-        for (at, balancer) in balancers.iter().enumerate() {
-            let median = |of: fn(&Cost) -> f64| median(rounds.iter().map(|round| of(&round[at])).collect());
-            let (cpu, rate) = (median(|cost| cost.cpu_each), median(|cost| cost.rate));
-            println!("{:22} {}", balancer.name(), load.show(cpu, rate));
+    let mut names = Vec::new();
+    let mut measured: [Vec<[Cost; 3]>; Load::ALL.len()] = Default::default();
+    for _ in 0..SITTINGS {
+        let dir = tempfile::tempdir()?;
+        let servers = Servers::start(dir.path())?;
+        let balancers =
+            [Balancer::haproxy(&servers)?, Balancer::nginx(&servers)?, Balancer::mesonet(&servers)?];
+        for balancer in &balancers {
+            balancer.wait_until_it_serves()?;
         }
-        let [haproxy, nginx] = [0, 1].map(|peer| {
-            median(rounds.iter().map(|round| round[MESONET].cpu_each / round[peer].cpu_each).collect())
-        });
-        println!("of HAProxy {haproxy:.2}, of nginx {nginx:.2}");
-        bar(load.bar_name(), haproxy.max(nginx), load.bar());
-        errors += rounds.iter().map(|round| round[MESONET].errors).sum::<u64>();
+        for (load, measured) in Load::ALL.into_iter().zip(&mut measured) {
+            measured.extend(measure_in_turns(&balancers, load, rounds)?);
+        }
+        names = balancers.iter().map(Balancer::name).collect();
     }
+    for (load, measured) in Load::ALL.into_iter().zip(&measured) {
+        report(load, &names, measured);
+    }
+    let errors: u64 = measured.iter().flatten().map(|round| round[MESONET].errors).sum();
     bar("proxy_errors", errors as f64, 0.0);
     Ok(())
+}
+
+/// Prints what the rounds have shown with one load.
+fn report(load: Load, names: &[&str], rounds: &[[Cost; 3]]) {
+    println!("\n{}", load.describe());
+    for (at, name) in names.iter().enumerate() {
+        let median = |of: fn(&Cost) -> f64| Spread::of(rounds.iter().map(|round| of(&round[at]))).median;
+        println!("{name:22} {}", load.show(median(|cost| cost.cpu_each), median(|cost| cost.rate)));
+    }
+    let [haproxy, nginx] = [0, 1]
+        .map(|peer| Spread::of(rounds.iter().map(|round| round[MESONET].cpu_each / round[peer].cpu_each)));
+    println!("of HAProxy {haproxy}, of nginx {nginx}");
+    bar(load.bar_name(), haproxy.median.max(nginx.median), load.bar());
 }
 
 /// The place of the proxy among the balancers.
 const MESONET: usize = 2;
 
 /// What each round has shown of each balancer. Who begins changes.
-fn measure_in_turns(balancers: &[Balancer; 3], load: Load, time: Duration) -> Measured<Vec<[Cost; 3]>> {
+fn measure_in_turns(balancers: &[Balancer; 3], load: Load, count: usize) -> Measured<Vec<[Cost; 3]>> {
     let mut rounds = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..count {
         let mut measured = [Cost::default(); 3];
         for turn in 0..balancers.len() {
             let at = (round + turn) % balancers.len();
-            measured[at] = load::measure(&balancers[at], load, time)?;
+            measured[at] = load::measure(&balancers[at], load, TIME)?;
         }
         rounds.push(measured);
     }
     Ok(rounds)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// How values lie.
+struct Spread {
+    median: f64,
+    /// Half of the values lie between these.
+    quartiles: [f64; 2],
+}
+
+impl Spread {
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut values: Vec<f64> = values.collect();
+        values.sort_by(f64::total_cmp);
+        let last = values.len() - 1;
+        Self { median: values[values.len() / 2], quartiles: [values[last / 4], values[last - last / 4]] }
+    }
+}
+
+impl fmt::Display for Spread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [from, to] = self.quartiles;
+        write!(f, "{:.3} (half of the rounds {from:.2} to {to:.2})", self.median)
+    }
 }
 
 /// Prints one bar and whether it is reached.

@@ -4,14 +4,14 @@ use std::fmt;
 use std::fs;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use mesonet_test_process::{PinnedProcess, free_port};
 
 use super::inputs::{ZONE_FILE, mesos_state};
 use crate::fake_mesos;
-use crate::pinned_process::{PinnedProcess, free_port};
 
 /// The CPU of the servers.
 pub const SERVER_CPU: &str = "0";
@@ -92,12 +92,12 @@ impl Running {
     }
 
     fn start(name: &'static str, port: u16, command: &mut Command) -> anyhow::Result<Self> {
-        Ok(Self { process: PinnedProcess::start(name, SERVER_CPU, command)?, port })
+        Ok(Self { process: PinnedProcess::start(name, SERVER_CPU, command, Stdio::inherit())?, port })
     }
 
     /// CPU time that it has used so far, with the processes that it has started.
     pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        self.process.cpu_seconds()
+        Ok(self.process.cpu_seconds()?)
     }
 
     /// Where it serves.

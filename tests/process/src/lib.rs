@@ -1,21 +1,21 @@
 //! Programs under test as processes on one CPU.
 
+#![forbid(unsafe_code)]
+
 use std::fmt;
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::Usage;
-
 /// How long a process may take to end before it is killed.
-const END_PATIENCE: Duration = Duration::from_secs(5);
+const END_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Between looks.
-const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// A process that has one CPU. It is ended when this is dropped.
 #[derive(Debug)]
@@ -25,27 +25,41 @@ pub struct PinnedProcess {
 }
 
 impl PinnedProcess {
-    /// Starts a program that says nothing on its output.
-    pub fn start(name: &'static str, cpu: &str, command: &Command) -> anyhow::Result<Self> {
-        let process = Command::new("taskset")
-            .args(["-c", cpu])
-            .arg(command.get_program())
-            .args(command.get_args())
-            .stdout(Stdio::null())
-            .stdin(Stdio::null())
+    /// Starts a program whose output is of no interest. What it says of errors goes to `complaints`.
+    ///
+    /// # Errors
+    /// When there is no `taskset`, or the system starts no more processes.
+    pub fn start(name: &'static str, cpu: &str, command: &Command, complaints: Stdio) -> io::Result<Self> {
+        let mut pinned = Command::new("taskset");
+        pinned.args(["-c", cpu]).arg(command.get_program()).args(command.get_args());
+        pinned.stdin(Stdio::null()).stdout(Stdio::null()).stderr(complaints);
+        let process = pinned
             .spawn()
-            .with_context(|| format!("cannot start {name}"))?;
+            .map_err(|error| io::Error::new(error.kind(), format!("cannot start {name}: {error}")))?;
         Ok(Self { name, process })
     }
 
-    /// CPU time that it has used so far, with the processes that it has started.
-    pub fn cpu_seconds(&self) -> anyhow::Result<f64> {
-        let mut total = 0.0;
+    /// What it is.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// CPU time that its threads have used so far, with those of the processes that it has started.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn cpu_seconds(&self) -> io::Result<f64> {
+        let mut nanos = 0;
         for pid in family(self.process.id())? {
             // One that has just ended has used what its parent is charged with.
-            total += Usage::of_process(pid).map_or(0.0, |usage| usage.cpu_s);
+            let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+            for thread in threads.flatten() {
+                // Not in clock ticks as elsewhere in /proc, which would be too coarse.
+                let text = fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
+                nanos += text.split(' ').next().and_then(|run| run.parse::<u64>().ok()).unwrap_or(0);
+            }
         }
-        Ok(total)
+        Ok(nanos as f64 / 1e9)
     }
 }
 
@@ -74,7 +88,7 @@ impl Drop for PinnedProcess {
 }
 
 /// A process and those that it or they have started.
-fn family(first: u32) -> anyhow::Result<Vec<u32>> {
+fn family(first: u32) -> io::Result<Vec<u32>> {
     let mut pids = vec![first];
     let mut all: Vec<u32> = fs::read_dir("/proc")?
         .flatten()
@@ -93,7 +107,10 @@ fn family(first: u32) -> anyhow::Result<Vec<u32>> {
 }
 
 /// A port that nobody has for UDP or TCP.
-pub fn free_port() -> anyhow::Result<u16> {
+///
+/// # Errors
+/// When the system gives no socket.
+pub fn free_port() -> io::Result<u16> {
     loop {
         let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let address = tcp.local_addr()?;
