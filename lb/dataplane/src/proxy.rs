@@ -16,6 +16,7 @@ mod direction;
 mod http_close;
 mod introduction;
 mod listener;
+mod local_route;
 mod local_tcp;
 mod pace;
 mod pipe_pool;
@@ -42,7 +43,7 @@ use tracing::warn;
 
 use self::affinity::Affinities;
 use self::descriptor_budget::DescriptorBudget;
-use self::listener::{Listener, ListenerSocket};
+use self::listener::{ListenError, Listener, ListenerSocket};
 use self::local_tcp::LocalTcp;
 use self::udp::SessionIdle;
 use self::worker::{Command, Worker, WorkerSettings};
@@ -105,7 +106,8 @@ impl Proxy {
         };
         let workers = (0..count).map(start).collect();
         let ledger = metrics.ledger.clone();
-        Self { table: TrackedTable::new(metrics), workers, next_worker: 0, busy, local_tcp, ledger }
+        let table = TrackedTable::new(metrics);
+        Self { table, workers, next_worker: 0, busy, local_tcp, ledger }
     }
 
     /// The same proxy with another empty table, before it has applied anything.
@@ -125,7 +127,7 @@ impl Proxy {
         }
     }
 
-    fn open(&mut self, service: &ServiceKey, address: SocketAddr) -> io::Result<Listener> {
+    fn open(&mut self, service: &ServiceKey, address: SocketAddr) -> Result<Listener, ListenError> {
         let socket = match service.protocol {
             Protocol::Tcp => ListenerSocket::tcp(address, self.workers.len(), self.local_tcp)?,
             Protocol::Udp => {
@@ -166,7 +168,7 @@ impl Dataplane for Proxy {
                 match self.open(service, *address) {
                     Ok(listener) => batch.push(WorkerOp::Open(listener)),
                     Err(error) => {
-                        failures.insert(service.clone(), format!("cannot listen on {address}: {error}"));
+                        failures.insert(service.clone(), error.to_string());
                         continue;
                     }
                 }

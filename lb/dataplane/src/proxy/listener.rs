@@ -6,9 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::local_tcp::LocalTcp;
 use mesonet_model::ServiceKey;
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
+use thiserror::Error;
+
+use super::local_route::leads_here;
+use super::local_tcp::LocalTcp;
 
 /// Clients that wait to be accepted; the kernel caps it at net.core.somaxconn (4096 by default). When the queue is
 /// full, the kernel drops connection attempts, and clients repeat them.
@@ -21,12 +24,46 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
+/// Why there is no socket at an address.
+#[derive(Debug, Error)]
+pub(super) enum ListenError {
+    /// No packet to it would get here.
+    #[error(
+        "cannot listen on {address}: {source}: packets to it do not end on this node; as root, \
+         `ip route add local {ip} dev lo` changes that", ip = address.ip()
+    )]
+    Elsewhere {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+    /// The system refuses.
+    #[error("cannot listen on {address}: {source}")]
+    Refused {
+        /// The address.
+        address: SocketAddr,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
 /// The sockets at a virtual address of a service. All workers hold them.
 #[derive(Debug, Clone)]
 pub(super) struct Listener {
     pub(super) service: ServiceKey,
     pub(super) address: SocketAddr,
     pub(super) socket: Arc<ListenerSocket>,
+}
+
+impl ListenError {
+    fn new(address: SocketAddr, source: io::Error) -> Self {
+        if is_unknown(&source) {
+            Self::Elsewhere { address, source }
+        } else {
+            Self::Refused { address, source }
+        }
+    }
 }
 
 impl Listener {
@@ -45,10 +82,14 @@ pub(super) enum ListenerSocket {
 
 impl ListenerSocket {
     /// Listens for a number of workers.
-    pub(super) fn tcp(address: SocketAddr, workers: usize, local_tcp: LocalTcp) -> io::Result<Self> {
+    pub(super) fn tcp(address: SocketAddr, workers: usize, local_tcp: LocalTcp) -> Result<Self, ListenError> {
+        Self::tcp_sockets(address, workers, local_tcp).map_err(|error| ListenError::new(address, error))
+    }
+
+    fn tcp_sockets(address: SocketAddr, workers: usize, local_tcp: LocalTcp) -> io::Result<Self> {
         let mut sockets: Vec<Socket> = Vec::new();
         for _ in 0..workers {
-            let socket = bind(address, local_tcp, !sockets.is_empty())?;
+            let socket = tcp_socket(address, local_tcp, !sockets.is_empty())?;
             sockets.push(socket);
         }
         for socket in &sockets {
@@ -67,9 +108,9 @@ impl ListenerSocket {
         }
     }
 
-    pub(super) fn udp(address: SocketAddr, worker: usize) -> io::Result<Self> {
-        let socket = UdpSocket::bind(address)?;
-        socket.set_nonblocking(true)?;
+    /// For one worker.
+    pub(super) fn udp(address: SocketAddr, worker: usize) -> Result<Self, ListenError> {
+        let socket = udp_socket(address).map_err(|error| ListenError::new(address, error))?;
         Ok(Self::Udp(socket, worker))
     }
 }
@@ -78,7 +119,7 @@ impl ListenerSocket {
 ///
 /// The first one is not for sharing when it is bound, so that an address that somebody else has, be it for sharing, is
 /// an error.
-fn bind(address: SocketAddr, local_tcp: LocalTcp, is_shared: bool) -> io::Result<Socket> {
+fn tcp_socket(address: SocketAddr, local_tcp: LocalTcp, is_shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_cloexec(true)?;
     if address.is_ipv6() {
@@ -90,8 +131,32 @@ fn bind(address: SocketAddr, local_tcp: LocalTcp, is_shared: bool) -> io::Result
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&keepalive())?;
     local_tcp.prepare(&socket, &address)?;
-    socket.bind(&address.into())?;
+    bind(&socket, address)?;
     Ok(socket)
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.set_cloexec(true)?;
+    bind(&socket, address)?;
+    Ok(socket.into())
+}
+
+/// Binds to an address at which packets arrive. For IPv4 that is all that the kernel asks for. For IPv6 an interface must
+/// have the address besides, unless the socket renounces it; it would be bound to anything then.
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    let to = SockAddr::from(address);
+    match socket.bind(&to) {
+        Err(error) if address.is_ipv6() && is_unknown(&error) && leads_here(address.ip())? => {
+            socket.set_freebind_v6(true)?;
+            socket.bind(&to)
+        }
+        bound => bound,
+    }
+}
+
+fn is_unknown(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable
 }
 
 fn keepalive() -> TcpKeepalive {

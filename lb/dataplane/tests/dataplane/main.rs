@@ -1,5 +1,6 @@
 //! The data planes as their users see them: a view goes in, traffic goes through.
 
+mod addresses;
 mod clients;
 mod ebpf;
 mod fixture;
