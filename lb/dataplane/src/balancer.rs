@@ -265,6 +265,12 @@ impl LoadBalancer {
         if let Some(beside) = &mut self.beside {
             beside.settle(&self.unsettled_keys, self.executor.read()).await;
         }
+        let packets_fail =
+            |key: &ServiceKey| packets.as_ref().is_none_or(|failures| failures.contains_key(key));
+        if let Executor::Proxy(proxy) = &self.executor {
+            // Packets to an address that is none of the node's get to those who ask for it by the programs for packets.
+            failures.retain(|key, _| !proxy.is_elsewhere(key) || packets_fail(key));
+        }
         for (key, reason) in packets.into_iter().flatten() {
             failures.entry(key).or_insert(reason);
         }

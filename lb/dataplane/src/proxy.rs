@@ -70,6 +70,8 @@ pub struct Proxy {
     busy: Busy,
     local_tcp: LocalTcp,
     ledger: Ledger,
+    /// Services that failed in the last call only because packets to their addresses do not end here.
+    elsewhere: BTreeSet<ServiceKey>,
 }
 
 #[derive(Debug)]
@@ -107,7 +109,13 @@ impl Proxy {
         let workers = (0..count).map(start).collect();
         let ledger = metrics.ledger.clone();
         let table = TrackedTable::new(metrics);
-        Self { table, workers, next_worker: 0, busy, local_tcp, ledger }
+        Self { table, workers, next_worker: 0, busy, local_tcp, ledger, elsewhere: BTreeSet::new() }
+    }
+
+    /// Whether a service failed in the last call of [`Proxy::apply`] for no other reason than that packets to its
+    /// addresses do not end on this node, so that nobody could have reached the proxy there.
+    pub(crate) fn is_elsewhere(&self, service: &ServiceKey) -> bool {
+        self.elsewhere.contains(service)
     }
 
     /// The same proxy with another empty table, before it has applied anything.
@@ -158,6 +166,8 @@ impl Dataplane for Proxy {
     /// A listener is closed by all workers before the next one opens, because that may be at the same address.
     async fn apply(&mut self, ops: &[Op]) -> BTreeMap<ServiceKey, String> {
         let mut failures = BTreeMap::new();
+        self.elsewhere.clear();
+        let mut refused = BTreeSet::new();
         let mut batch = Vec::new();
         let mut closes = false;
         for op in ops {
@@ -168,7 +178,10 @@ impl Dataplane for Proxy {
                 match self.open(service, *address) {
                     Ok(listener) => batch.push(WorkerOp::Open(listener)),
                     Err(error) => {
-                        failures.insert(service.clone(), error.to_string());
+                        let is_refused = matches!(error, ListenError::Refused { .. });
+                        if is_refused && refused.insert(service.clone()) || !failures.contains_key(service) {
+                            failures.insert(service.clone(), error.to_string());
+                        }
                         continue;
                     }
                 }
@@ -179,6 +192,7 @@ impl Dataplane for Proxy {
             self.table.apply(op);
         }
         self.send(&mut batch).await;
+        self.elsewhere = failures.keys().filter(|service| !refused.contains(*service)).cloned().collect();
         failures
     }
 

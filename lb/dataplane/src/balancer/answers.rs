@@ -1,15 +1,18 @@
 //! What a balancer answers when it is asked about itself.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
-use mesonet_lb_plan::{Choice, EndpointCount, EndpointId, KnownBy, ServicePolicy, ServiceSpec, explain};
+use mesonet_lb_plan::{
+    Choice, EndpointCount, EndpointId, KnownBy, RouteTable, ServicePolicy, ServiceSpec, explain,
+};
 use mesonet_model::{ClusterView, Protocol, ServiceKey};
 
 use tracing::warn;
 
 use super::{Executor, LoadBalancer, counted, error_text, now};
 use crate::inspect::{Carrier, Connection, Datapath, Explained, Question, Routes, ServiceRoutes};
-use crate::{PacketAnswer, PacketQuestion};
+use crate::{Dataplane as _, PacketAnswer, PacketQuestion};
 
 impl LoadBalancer {
     /// Answers a question.
@@ -51,7 +54,10 @@ impl LoadBalancer {
         let count = |id| counted(&self.executor, self.beside.as_deref(), key, id);
         let counts = weighed.endpoints.keys().map(|id| (id.clone(), count(id))).collect();
         let in_effect = self.executor.read().service(key);
-        let listeners = in_effect.map(|spec| spec.listeners.iter().copied().collect()).unwrap_or_default();
+        let listeners = in_effect.into_iter().flat_map(|spec| spec.listeners.iter().copied());
+        let of_packets = self.packets.iter().flat_map(|packets| packets.addresses_of(key));
+        let listeners: BTreeSet<SocketAddr> = listeners.chain(of_packets).collect();
+        let listeners = listeners.into_iter().collect();
         let failure = self.failures.get(key).cloned();
         Some(ServiceRoutes { listeners, policy: service.policy, weighed, counts, failure })
     }
@@ -89,7 +95,18 @@ impl LoadBalancer {
                 format!("{client} is not on this node; packets are balanced at {}", interfaces.join(", "));
             return (Carrier::Packets, why);
         }
+        let listens =
+            |table: &RouteTable| table.service(service).is_some_and(|spec| spec.listeners.contains(&to));
         match (&self.executor, &self.beside) {
+            (Executor::Proxy(proxy), _) if !listens(proxy.read()) => {
+                let elsewhere = || {
+                    format!(
+                        "packets to {} do not end on this node, so the proxy does not listen there",
+                        to.ip()
+                    )
+                };
+                (Carrier::Nothing, self.failures.get(service).cloned().unwrap_or_else(elsewhere))
+            }
             (Executor::Proxy(_), _) if to.ip().is_loopback() && !is_here => {
                 let why = format!("only for clients on this node, as {} is a loopback address", to.ip());
                 (Carrier::Proxy, why)
@@ -101,8 +118,7 @@ impl LoadBalancer {
                 (Carrier::Hooks, why)
             }
             (Executor::Ebpf(_), Some(beside)) => {
-                let listens = |spec: &ServiceSpec| spec.listeners.contains(&to);
-                if beside.read().service(service).is_some_and(listens) {
+                if listens(beside.read()) {
                     (Carrier::Proxy, format!("{client} is not on this node, so the hooks do not see it"))
                 } else {
                     let why = format!(

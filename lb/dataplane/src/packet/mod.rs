@@ -397,6 +397,11 @@ impl PacketBalancer {
         self.ledger.events()
     }
 
+    /// The virtual addresses of a service that packets are balanced for.
+    pub(crate) fn addresses_of(&self, key: &ServiceKey) -> impl Iterator<Item = SocketAddr> {
+        self.frontends_of(key).map(|frontend| frontend.place.into())
+    }
+
     fn frontends_of(&self, key: &ServiceKey) -> impl Iterator<Item = Frontend> {
         self.owners.iter().filter(move |(_, owner)| *owner == key).map(|(frontend, _)| *frontend)
     }

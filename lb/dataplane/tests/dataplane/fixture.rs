@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mesonet_lb_dataplane::{EbpfSettings, LoadBalancer};
+use mesonet_lb_dataplane::{EbpfSettings, LoadBalancer, PacketBalancer};
 use mesonet_model::{
     AgentId, ClusterId, ClusterView, Delta, Endpoint, EndpointKey, EndpointState, FrameworkId, Service,
     ServiceKey, TaskId, TaskKey,
@@ -49,6 +49,10 @@ impl Node {
     /// The same, with a proxy for whom the hooks do not see.
     pub fn with_proxy_beside(self) -> Self {
         Self { balancer: self.balancer.with_proxy_beside(), ..self }
+    }
+
+    pub fn with_packets(self, packets: PacketBalancer) -> Self {
+        Self { balancer: self.balancer.with_packets(packets), ..self }
     }
 
     fn new(balancer: LoadBalancer, registry: prometheus::Registry) -> Self {

@@ -1,10 +1,10 @@
 //! Hooks for the processes of the cgroup, and the proxy for everybody else.
 
 use std::io::{Read as _, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use mesonet_lb_dataplane::{Carrier, Connection, Question};
+use mesonet_lb_dataplane::{Carrier, Connection, PacketBalancer, PacketMode, PacketSettings, Question};
 use mesonet_model::EndpointState::{Draining, Ready};
 use mesonet_model::{Algorithm, Protocol, Service, ServicePolicy};
 use tokio::sync::oneshot;
@@ -51,6 +51,39 @@ fn the_proxy_serves_those_whom_the_hooks_do_not_see() {
     site.enter(&site.home);
     assert!(!is_seen(local), "everybody else comes by the proxy");
     site.enter(&site.cgroup);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_packets_carry_is_no_failure_of_the_proxy() {
+    let site = Site::new("mixedpackets");
+    let _neighbour = site.container();
+    let packets = PacketBalancer::start(&PacketSettings {
+        interfaces: vec![format!("mn{}", std::process::id())],
+        mode: PacketMode::Tc,
+        masquerade: false,
+        bpffs: site.settings().bpffs,
+    });
+    let mut node = site.run(async { Node::proxy().with_packets(packets.expect("the kernel takes it")) });
+    let taken = TcpListener::bind("127.11.0.9:80").expect("free");
+    let local = node.put_service("tcp", "local", taken.local_addr().expect("bound"));
+    let away = node.put_service("tcp", "away", vip(1));
+    node.put_endpoint(&away, "a", serve_name("a"), Ready);
+    let failures = site.run(node.apply());
+    assert_eq!(failures.keys().collect::<Vec<_>>(), [&local], "{failures:?}");
+    assert_eq!(node.metric("mesonet_lb_failed_services", ""), 1.0);
+
+    let mut carrier = |client: &str| {
+        let (answer, explained) = oneshot::channel();
+        let client = client.parse().expect("address");
+        let connection = Connection { protocol: Protocol::Tcp, client, to: vip(1) };
+        node.balancer.answer(Question::Explain(connection, answer));
+        let explained = explained.blocking_recv().expect("answered").expect("a service's address");
+        assert_eq!(explained.routes.listeners, [vip(1)]);
+        explained.carrier
+    };
+    assert_eq!(carrier("10.77.0.2:1234"), Carrier::Packets);
+    assert_eq!(carrier("10.77.0.1:1234"), Carrier::Nothing);
 }
 
 #[test]
