@@ -100,8 +100,20 @@ impl Site {
         app["upgradeStrategy"] = json!({ "minimumHealthCapacity": 0.9, "maximumOverCapacity": 0.1 });
         site.nodes.deploy(&app);
         site.vip = site.nodes.vip("web");
+        site.wait_until_all_listen();
         site.who_several();
         site
+    }
+
+    /// Whoever is there from the beginning gets connections at once: nobody else could take them.
+    #[track_caller]
+    fn wait_until_all_listen(&self) {
+        let tasks = self.nodes.get("/v2/apps/web/tasks");
+        for task in tasks["tasks"].as_array().expect("tasks") {
+            let host = task["host"].as_str().expect("a host");
+            let url = format!("http://{host}:{}/", task["ports"][0]);
+            eventually("an instance listens", || self.nodes.curl(BALANCER, &url));
+        }
     }
 
     /// Has others' packets for virtual addresses come to the node that balances, and go on from there.
