@@ -10,11 +10,17 @@ use crate::site::Site;
 use crate::worker::monotonic_nanos;
 use crate::{Measured, bar, median};
 
-const TURNS: usize = 400;
-const TURN_MILLIS: u32 = 15;
+/// Each has two short turns of either side, and neither side has the same neighbour twice. What others do on the machine,
+/// and how fast it happens to be, meets both sides of a round alike, so that the ratios of rounds differ less than what
+/// they are ratios of.
+const ROUNDS: usize = 300;
+const ROUND: [usize; 4] = [DIRECT, BALANCED, BALANCED, DIRECT];
+const TURN_MILLIS: u32 = 10;
 
-/// What others do on the machine makes a turn slower and never faster, so that the best of many turns are compared:
-/// one of so many.
+const DIRECT: usize = 0;
+const BALANCED: usize = 1;
+
+/// Of processor time, which others only add to, the mean of the least is told: of one in so many.
 const BEST: usize = 4;
 
 /// Connections to an endpoint that dies.
@@ -36,23 +42,24 @@ pub fn run() -> Measured<()> {
     }
     cluster.apply()?;
     println!(
-        "{TURNS} turns of {TURN_MILLIS} ms for each side in alternation; the mean of the best of {BEST} is compared"
+        "{ROUNDS} rounds of two turns of {TURN_MILLIS} ms for each side; the median of the rounds' ratios counts"
     );
     let short = compare(&site, "connect", [&mut direct, &mut balanced], [addresses[0], vips[0]])?;
-    for (side, each) in [("direct", &short.direct), ("balanced", &short.balanced)] {
+    for (side, each) in ["direct", "balanced"].into_iter().zip(&short.sides) {
         println!(
-            "new connections, {side}: {:.0}/s (median {:.0}/s), {:.2} us of processor time for each: client {:.2}, server {:.2}",
+            "new connections, {side}: median {:.0}/s, {:.2} us of processor time for each: client {:.2}, server {:.2}",
             each.rate,
-            each.median,
             each.client + each.server,
             each.client,
             each.server
         );
     }
+    println!("new connections, balanced to direct: {}", short.spread);
     let bulk = compare(&site, "bulk", [&mut direct, &mut balanced], [addresses[1], vips[1]])?;
-    for (side, each) in [("direct", &bulk.direct), ("balanced", &bulk.balanced)] {
-        println!("bulk, {side}: {:.2} GB/s (median {:.2} GB/s)", each.rate / 1e9, each.median / 1e9);
+    for (side, each) in ["direct", "balanced"].into_iter().zip(&bulk.sides) {
+        println!("bulk, {side}: median {:.2} GB/s", each.rate / 1e9);
     }
+    println!("bulk, balanced to direct: {}", bulk.spread);
 
     let mut clients = Worker::new(&site, true, &["hold", &vips[2].to_string(), &HELD.to_string()])?;
     clients.line()?;
@@ -71,16 +78,31 @@ pub fn run() -> Measured<()> {
 /// What one side does per second, and microseconds of processor time that one thing costs.
 struct Side {
     rate: f64,
-    median: f64,
     client: f64,
     server: f64,
 }
 
 struct Comparison {
-    direct: Side,
-    balanced: Side,
-    /// Of what is done per second.
+    sides: [Side; 2],
+    /// Of what is done per second, by the median of the rounds.
     ratio: f64,
+    /// How much the rounds differ.
+    spread: String,
+}
+
+/// What happened in a turn, or in several.
+#[derive(Clone, Copy, Default)]
+struct Turn {
+    count: f64,
+    nanos: f64,
+    client: f64,
+    server: f64,
+}
+
+impl Turn {
+    fn rate(&self) -> f64 {
+        self.count / self.nanos * 1e9
+    }
 }
 
 fn compare(
@@ -90,41 +112,48 @@ fn compare(
     targets: [SocketAddr; 2],
 ) -> Measured<Comparison> {
     let mut clients = [
-        Worker::new(site, false, &["connect", &targets[0].to_string()])?,
-        Worker::new(site, true, &["connect", &targets[1].to_string()])?,
+        Worker::new(site, false, &["connect", &targets[DIRECT].to_string()])?,
+        Worker::new(site, true, &["connect", &targets[BALANCED].to_string()])?,
     ];
-    let mut turns = [Vec::new(), Vec::new()];
-    // The first turn is for warming up.
-    for turn in 0..=TURNS {
-        // Whoever comes second has no advantage of it.
-        for side in if turn % 2 == 0 { [0, 1] } else { [1, 0] } {
+    let mut rounds = Vec::new();
+    // The first round is for warming up.
+    for round in 0..=ROUNDS {
+        let mut sums = [Turn::default(); 2];
+        for side in ROUND {
             let before = servers[side].processor()?;
             let (count, nanos, client) = clients[side].turn(what)?;
             let server = servers[side].processor()? - before;
-            if turn > 0 {
-                turns[side].push([count / nanos * 1e9, client / count / 1e3, server / count / 1e3]);
-            }
+            let sum = &mut sums[side];
+            *sum = Turn {
+                count: sum.count + count,
+                nanos: sum.nanos + nanos,
+                client: sum.client + client,
+                server: sum.server + server,
+            };
+        }
+        if round > 0 {
+            rounds.push(sums);
         }
     }
-    let [direct, balanced] = turns.map(|turns| {
-        let column = |at: usize| turns.iter().map(|turn| turn[at]).collect::<Vec<f64>>();
+    let sides = [DIRECT, BALANCED].map(|side| {
+        let column = |of: fn(&Turn) -> f64| rounds.iter().map(|round| of(&round[side])).collect::<Vec<f64>>();
         Side {
-            rate: best(column(0), true),
-            median: median(&mut column(0)),
-            client: best(column(1), false),
-            server: best(column(2), false),
+            rate: median(&mut column(Turn::rate)),
+            client: least(column(|turn| turn.client / turn.count / 1e3)),
+            server: least(column(|turn| turn.server / turn.count / 1e3)),
         }
     });
-    let ratio = balanced.rate / direct.rate;
-    Ok(Comparison { direct, balanced, ratio })
+    let mut ratios: Vec<f64> =
+        rounds.iter().map(|round| round[BALANCED].rate() / round[DIRECT].rate()).collect();
+    let ratio = median(&mut ratios);
+    let quarter = |at: usize| ratios.get(ratios.len() * at / 4).copied().unwrap_or(f64::NAN);
+    let spread = format!("{ratio:.3}; half of the rounds from {:.3} to {:.3}", quarter(1), quarter(3));
+    Ok(Comparison { sides, ratio, spread })
 }
 
-/// The mean of the best ones.
-fn best(mut values: Vec<f64>, is_greatest: bool) -> f64 {
+/// The mean of the least of many.
+fn least(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    if is_greatest {
-        values.reverse();
-    }
     values.truncate(values.len().div_ceil(BEST));
     values.iter().sum::<f64>() / values.len() as f64
 }

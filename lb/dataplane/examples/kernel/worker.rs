@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::{Measured, site};
@@ -18,11 +19,25 @@ pub fn run(namespace: &str, words: &[&str]) -> Measured<()> {
     let files = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: files.maximum, ..files })?;
     match words {
-        ["serve"] => serve(),
-        ["connect", address] => connect(address.parse()?),
+        ["serve"] => {
+            stay_on_one_processor()?;
+            serve()
+        }
+        ["connect", address] => {
+            stay_on_one_processor()?;
+            connect(address.parse()?)
+        }
         ["hold", address, count] => hold(address.parse()?, count.parse()?),
         _ => Err("an unknown part".into()),
     }
+}
+
+/// All on the same, the last one: how fast processors wake each other up costs many times what is measured, and differs
+/// from moment to moment.
+fn stay_on_one_processor() -> Measured<()> {
+    let mut set = CpuSet::new();
+    set.set(thread::available_parallelism()?.get() - 1);
+    Ok(sched_setaffinity(None, &set)?)
 }
 
 /// Takes connections at three ports, which it prints: one where each gets an octet and is closed, one where each gets
