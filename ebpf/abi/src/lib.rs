@@ -14,6 +14,8 @@ mod checksum;
 mod choice;
 mod flow_hash;
 mod packet;
+mod socket_fields;
+mod tcp_end;
 mod words;
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -26,11 +28,13 @@ pub use packet::{
     PACKET_ENDPOINTS_MAX, PACKET_FLOWS_MAX, PROGRAMS_MAX, PacketCount, PacketEndpoint, PacketEvent,
     PacketMember, PacketService, ROW_SLOTS, ROWS_MAX, Row, Track, Tuple,
 };
+pub use socket_fields::SocketFields;
+pub use tcp_end::TcpEnd;
 pub use words::Words;
 
 /// Version of everything in this crate. Maps and links are pinned below a directory of this name; a program that knows
 /// another version replaces them as a whole.
-pub const LAYOUT: &str = "v4";
+pub const LAYOUT: &str = "v5";
 
 /// The number of TCP in IP headers.
 pub const TCP: u8 = 6;
@@ -45,14 +49,14 @@ pub const FRONTENDS_MAX: u32 = 131_072;
 /// Endpoints of all services together, twice while services change.
 pub const SLOTS_MAX: u32 = 1_048_576;
 
-/// Connections and datagram flows whose virtual addresses are known. The kernel forgets those that were unused for the
-/// longest time; such a socket sees its endpoint's address instead of the virtual one.
+/// Datagram flows whose virtual addresses are known, and connections beyond [`CONNECTIONS_NEAR`]. The kernel forgets
+/// flows that were unused for the longest time; such a socket sees its endpoint's address instead of the virtual one.
 pub const FLOWS_MAX: u32 = 262_144;
 
-/// Marks of places that were given to sockets. A place without a mark is no endpoint that a socket knows by another
-/// address, so most sockets that servers accept need no search among the flows. There are as few as this because each
-/// accepted socket reads another one: they must fit into the processor's nearest memory and a few pages.
-pub const MARKS: usize = 8192;
+/// Connections that are known at a position of an array. The kernel numbers sockets one after another, so that positions
+/// that are used after each other are beside each other, too, and nothing is shared between processors. Those whose
+/// position is taken go elsewhere, at the price of a few hundred nanoseconds. A power of two.
+pub const CONNECTIONS_NEAR: u32 = 65_536;
 
 /// Endpoints whose connections are counted, and services whose refusals are.
 pub const COUNTERS_MAX: u32 = 262_144;
@@ -203,10 +207,22 @@ pub struct Origin {
     pub place: Place,
     /// The number that the connection is counted under.
     pub counter: u32,
-    /// [`Origin::LOAD`], [`Origin::UNCOUNTED`] or nothing.
+    /// [`Origin::LOAD`], [`Origin::TCP`] or nothing.
     pub flags: u32,
     /// The kernel's cookie of the socket's network namespace, low word first.
     pub netns: [u32; 2],
+}
+
+/// What is known of a socket that is connected.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connection {
+    /// The kernel's cookie of the socket, never used again; 0 where there is no connection.
+    pub socket: u64,
+    /// The other side.
+    pub endpoint: Place,
+    /// Where the client meant to go, and what is counted.
+    pub origin: Origin,
 }
 
 /// A socket and one of the places that it talks to: the key of both maps of flows.
@@ -219,21 +235,22 @@ pub struct Flow {
     pub place: Place,
 }
 
-/// What is counted of an endpoint, on each processor. Octets and packets of a connection are added at its end.
+/// What is counted of an endpoint, on each processor. Octets and packets of a connection are added when its client closes
+/// it.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
     /// Connections that were tried and flows of datagrams that began.
     pub connections: u64,
-    /// Connections that have ended, or that the endpoint has ended, or that failed.
+    /// Connections that their clients have closed, and attempts that were followed by another of the same socket.
     pub ended: u64,
     /// Connections that failed; of a service, clients that were refused because it has no endpoint.
     pub failures: u64,
     /// Connections that were reset by either side.
     pub resets: u64,
-    /// Octets that the endpoint has acknowledged.
+    /// Octets to the endpoint.
     pub bytes_out: u64,
-    /// Octets that came from the endpoint. The end of a connection may count as one.
+    /// Octets from the endpoint.
     pub bytes_in: u64,
     /// Segments, and datagrams of sockets that are not connected, to the endpoint.
     pub packets_out: u64,
@@ -265,16 +282,6 @@ pub fn netns_hash(netns: [u32; 2]) -> u32 {
 }
 
 const NETNS_SEED: u32 = 0x6e73_6373;
-
-/// Which of the [`MARKS`] is a place's.
-#[inline(always)]
-pub fn mark(place: &Place) -> usize {
-    let [a, b, c, d] = place.address;
-    // A power of two, so that the remainder is a mask.
-    hash_words(&[a ^ b ^ c ^ d, place.port], MARK_SEED) as usize % MARKS
-}
-
-const MARK_SEED: u32 = 0x6d61_726b;
 
 // === impl Service ===
 
@@ -312,8 +319,8 @@ impl Origin {
     /// It counts among the open connections that endpoints are chosen by.
     pub const LOAD: u32 = 1;
 
-    /// It was made by programs of another layout, and is in no counter.
-    pub const UNCOUNTED: u32 = 2;
+    /// It is a connection of TCP, which has an end.
+    pub const TCP: u32 = 2;
 }
 
 // === impl Place ===

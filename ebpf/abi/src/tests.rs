@@ -28,6 +28,8 @@ fn types_have_no_gaps() {
             size_of::<Affinity>(),
             size_of::<Flow>(),
             size_of::<Origin>(),
+            size_of::<Connection>(),
+            size_of::<SocketFields>(),
             size_of::<Count>(),
             size_of::<Load>(),
             size_of::<Track>(),
@@ -47,6 +49,8 @@ fn types_have_no_gaps() {
             Affinity::SIZE,
             Flow::SIZE,
             Origin::SIZE,
+            Connection::SIZE,
+            SocketFields::SIZE,
             Count::SIZE,
             Load::SIZE,
             Track::SIZE,
@@ -54,6 +58,9 @@ fn types_have_no_gaps() {
         ]
     );
     assert_eq!([Frontend::SIZE, Slot::SIZE, Flow::SIZE, Origin::SIZE], [24, 36, 28, 36]);
+    // One line of a processor's nearest memory.
+    assert_eq!(Connection::SIZE, 64);
+    assert_eq!(SocketFields::SIZE, SocketFields::NAMES.len() * u32::SIZE);
 }
 
 #[test]
@@ -77,6 +84,14 @@ fn fields_are_where_the_compiler_puts_them() {
     assert_eq!(u32::read(&octets[offset_of!(Origin, counter)..]), 7);
     assert_eq!(u32::read(&octets[offset_of!(Origin, flags)..]), 8);
     assert_eq!(u32::read(&octets[offset_of!(Origin, netns)..]), 9);
+    let mut octets = [0; Connection::SIZE];
+    let origin = Origin { place, counter: 7, flags: 8, netns: [9, 10] };
+    Connection { socket: 11, endpoint: place, origin }.write(&mut octets);
+    assert_eq!(u32::read(&octets[offset_of!(Connection, endpoint)..]), 1);
+    assert_eq!(u32::read(&octets[offset_of!(Connection, origin) + offset_of!(Origin, counter)..]), 7);
+    let mut octets = [0; SocketFields::SIZE];
+    SocketFields { next_read: 12, ..SocketFields::default() }.write(&mut octets);
+    assert_eq!(u32::read(&octets[offset_of!(SocketFields, next_read)..]), 12);
     let mut octets = [0; Count::SIZE];
     Count { failures: 3, packets_in: 9, ..Count::default() }.write(&mut octets);
     assert_eq!(u64::read(&octets[offset_of!(Count, failures)..]), 3);
@@ -126,6 +141,9 @@ proptest! {
         round_trip(&AffinityKey { service: a, netns: [b, c] });
         round_trip(&Affinity { slot, used: c });
         round_trip(&Origin { place, counter: f, flags: g, netns: [a, b] });
+        let origin = Origin { place, counter: f, flags: g, netns: [a, b] };
+        round_trip(&Connection { socket: u64::from(a) << 32 | u64::from(b), endpoint: place, origin });
+        round_trip(&SocketFields { of_call: a, next_read: b, ..SocketFields::default() });
         round_trip(&Load { connections: a });
         round_trip(&Member { service: g, place });
         round_trip(&Flow { socket: [f, g], place });
@@ -201,5 +219,54 @@ fn loads_are_weighed() {
         (u32::MAX, u32::MAX, u32::MAX, u32::MAX - 1, true),
     ] {
         assert_eq!(slot(weight).has_fewer(own, &slot(other_weight), others), is_fewer);
+    }
+}
+
+#[test]
+fn the_end_of_a_connection_is_judged_by_what_the_kernel_keeps() {
+    let open = TcpEnd {
+        state: 1,
+        segments_out: 5,
+        segments_in: 4,
+        bytes_sent: 300,
+        bytes_resent: 100,
+        bytes_received: 70,
+        next_written: 1201,
+        next_sent: 1201,
+        next_received: 171,
+        next_read: 171,
+        ..TcpEnd::default()
+    };
+    let over = TcpEnd { is_done: true, bytes_received: 71, ..open };
+    // What it is, then failures, resets, octets out and in.
+    let cases = [
+        ("open", open, [0, 0, 200, 70]),
+        ("ended by the endpoint", TcpEnd { state: 8, ..over }, [0, 0, 200, 70]),
+        ("ended by both", TcpEnd { state: 7, ..over }, [0, 0, 200, 70]),
+        ("reset", TcpEnd { state: 7, ..open }, [0, 1, 200, 70]),
+        ("not read to its end", TcpEnd { next_read: 170, ..open }, [0, 1, 200, 70]),
+        ("abortive", TcpEnd { is_abortive: true, next_written: 1299, ..open }, [0, 1, 200, 70]),
+        ("with more to send", TcpEnd { next_written: 1211, ..open }, [0, 0, 210, 70]),
+        ("with more to send, then its end", TcpEnd { state: 4, next_written: 1212, ..open }, [0, 0, 210, 70]),
+        ("lost with more to send", TcpEnd { state: 7, next_written: 1211, ..open }, [0, 1, 200, 70]),
+        ("numbers that begin anew", TcpEnd { next_written: 9, next_sent: u32::MAX, ..open }, [0, 0, 210, 70]),
+        ("in vain", TcpEnd { state: 2, next_written: 1, ..TcpEnd::default() }, [1, 0, 0, 0]),
+        ("refused", TcpEnd { state: 7, next_written: 1, ..TcpEnd::default() }, [1, 0, 0, 0]),
+        ("given up and forgotten", TcpEnd { state: 7, ..TcpEnd::default() }, [1, 0, 0, 0]),
+    ];
+    for (what, end, [failures, resets, bytes_out, bytes_in]) in cases {
+        let packets = (u64::from(end.segments_out), u64::from(end.segments_in));
+        let (packets_out, packets_in) = packets;
+        let expected = Count {
+            connections: 0,
+            ended: 1,
+            failures,
+            resets,
+            bytes_out,
+            bytes_in,
+            packets_out,
+            packets_in,
+        };
+        assert_eq!(end.count(), expected, "{what}");
     }
 }

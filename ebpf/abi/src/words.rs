@@ -1,8 +1,8 @@
 //! Types of the maps as octets.
 
 use crate::{
-    Affinity, AffinityKey, Count, Flow, Frontend, Load, MAGLEV_CHUNK, MaglevChunk, MaglevKey, Member,
-    MemberState, Origin, Place, Service, Share, Slot, SlotKey,
+    Affinity, AffinityKey, Connection, Count, Flow, Frontend, Load, MAGLEV_CHUNK, MaglevChunk, MaglevKey,
+    Member, MemberState, Origin, Place, Service, Share, Slot, SlotKey, SocketFields,
 };
 
 /// A type that is a fixed number of words in the machine's byte order, without gaps.
@@ -103,6 +103,22 @@ words!(MemberState { counter: u32, flags: u32 });
 words!(AffinityKey { service: u32, netns: [u32; 2] });
 words!(Affinity { slot: Slot, used: u32 });
 words!(Origin { place: Place, counter: u32, flags: u32, netns: [u32; 2] });
+words!(Connection { socket: u64, endpoint: Place, origin: Origin });
+words!(SocketFields {
+    of_call: u32,
+    cookie: u32,
+    flags: u32,
+    linger_time: u32,
+    segments_out: u32,
+    segments_in: u32,
+    bytes_sent: u32,
+    bytes_resent: u32,
+    bytes_received: u32,
+    next_written: u32,
+    next_sent: u32,
+    next_received: u32,
+    next_read: u32,
+});
 words!(Flow { socket: [u32; 2], place: Place });
 words!(Count {
     connections: u64,

@@ -17,6 +17,7 @@ mod endpoint_metrics;
 mod inspect;
 mod ledger;
 mod listening;
+mod mapped_array;
 mod memory;
 mod metrics;
 mod packet;
@@ -28,7 +29,7 @@ mod word_map;
 
 pub use balancer::LoadBalancer;
 pub use dataplane::Dataplane;
-pub use ebpf::{Ebpf, EbpfError, EbpfSettings, cleanup};
+pub use ebpf::{Ebpf, EbpfError, EbpfSettings, KernelTypesError, cleanup};
 pub use inspect::{
     Carrier, Connection, Datapath, Explained, Inspector, Question, Routes, ServiceRoutes, inspection,
 };

@@ -137,6 +137,16 @@ impl KernelTable {
         self.services.get(frontend)?.members.get(endpoint).map(|state| state.counter)
     }
 
+    /// The first number that no endpoint had so far.
+    pub const fn next_counter(&self) -> u32 {
+        self.next_counter
+    }
+
+    /// Numbers below are not given to endpoints: connections may still be counted under them.
+    pub fn skip_counters(&mut self, next: u32) {
+        self.next_counter = self.next_counter.max(next & !REFUSALS);
+    }
+
     /// The counters of a virtual address: of its endpoints, ready or draining, and of clients that are refused.
     pub fn counters(&self, frontend: &Frontend) -> impl Iterator<Item = (u32, Option<Place>)> {
         self.services.get(frontend).into_iter().flat_map(|programmed| {

@@ -2,7 +2,7 @@
 //!
 //! `connect` and `sendmsg` replace a virtual address by an endpoint's before the kernel looks for a route; `recvmsg`
 //! and `getpeername` put the virtual one back, so that the client never sees another. Packets are not touched at all:
-//! what is counted of a TCP connection is read when its state changes. Every address that is not virtual passes
+//! what is counted of a TCP connection is read when its socket is closed. Every address that is not virtual passes
 //! unchanged.
 
 #![no_std]
@@ -10,23 +10,29 @@
 #![feature(core_intrinsics)]
 #![expect(internal_features, reason = "the target has no atomic types")]
 
+mod connections;
 mod ledger;
 mod sock_addr;
+mod socket_fields;
 
 use aya_ebpf::EbpfContext as _;
 use aya_ebpf::helpers::generated::{
     bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_set_retval,
 };
-use aya_ebpf::macros::{cgroup_sock_addr, map, sock_ops};
-use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuHashMap};
-use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr, map};
+use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuHashMap};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use mesonet_ebpf_abi::{
     AFFINITIES_MAX, Affinity, AffinityKey, COUNTERS_MAX, Count, FLOWS_MAX, FRONTENDS_MAX, Flow, Frontend,
-    Load, MAGLEV_CHUNK, MAGLEV_CHUNKS_MAX, MARKS, MaglevChunk, MaglevKey, Member, MemberState, Origin, Place, SLOTS_MAX,
-    Service, Slot, SlotKey, TCP, choose_slot, hash_slot, mark, netns_hash, refusals,
+    Load, MAGLEV_CHUNK, MAGLEV_CHUNKS_MAX, MaglevChunk, MaglevKey, Member, MemberState, Origin, Place, SLOTS_MAX,
+    Service, Slot, SlotKey, TCP, choose_slot, hash_slot, netns_hash, refusals,
 };
 
 use sock_addr::{Family, place, set_place};
+use socket_fields::Socket;
+
+/// The state of a TCP socket that is about to connect (net/tcp_states.h).
+const CLOSE: u32 = 7;
 
 /// Goes on with the system call.
 const PASS: i32 = 1;
@@ -38,7 +44,7 @@ const REFUSE: i32 = 0;
 const ECONNREFUSED: i32 = 111;
 
 /// Memory is only taken for what is there: most nodes have few services.
-const NO_PREALLOC: u32 = 1;
+pub const NO_PREALLOC: u32 = 1;
 
 /// How often a choice is tried anew if the service changes while it is made.
 const ATTEMPTS: usize = 3;
@@ -65,13 +71,9 @@ static MEMBERS: HashMap<Member, MemberState> = HashMap::with_max_entries(SLOTS_M
 #[map]
 static AFFINITIES: LruHashMap<AffinityKey, Affinity> = LruHashMap::with_max_entries(AFFINITIES_MAX, 0);
 
-/// From a socket and an endpoint to the virtual address that the client knows.
+/// From a socket and the endpoint of its datagrams to the virtual address that the client knows.
 #[map]
 static ORIGINS: LruHashMap<Flow, Origin> = LruHashMap::with_max_entries(FLOWS_MAX, 0);
-
-/// One octet for each mark, which is set for good when an endpoint is first given to a socket.
-#[map]
-static PEERS: Array<[u8; MARKS]> = Array::with_max_entries(1, 0);
 
 /// From a socket and a virtual address to the endpoint of its datagrams.
 #[map]
@@ -115,29 +117,29 @@ pub fn mesonet_sendmsg6(context: SockAddrContext) -> i32 {
 
 #[cgroup_sock_addr(recvmsg4)]
 pub fn mesonet_recvmsg4(context: SockAddrContext) -> i32 {
-    restore(&context, Family::V4)
+    restore(&context, Family::V4, false)
 }
 
 #[cgroup_sock_addr(recvmsg6)]
 pub fn mesonet_recvmsg6(context: SockAddrContext) -> i32 {
-    restore(&context, Family::V6)
+    restore(&context, Family::V6, false)
 }
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn mesonet_getpeername4(context: SockAddrContext) -> i32 {
-    restore(&context, Family::V4)
+    restore(&context, Family::V4, true)
 }
 
 #[cgroup_sock_addr(getpeername6)]
 pub fn mesonet_getpeername6(context: SockAddrContext) -> i32 {
-    restore(&context, Family::V6)
+    restore(&context, Family::V6, true)
 }
 
-#[sock_ops]
-pub fn mesonet_state(context: SockOpsContext) -> u32 {
-    ledger::observe(&context);
+#[cgroup_sock(sock_release)]
+pub fn mesonet_release(context: SockContext) -> i32 {
+    release(&context);
     // The kernel goes on in any case.
-    1
+    PASS
 }
 
 /// Chooses the endpoint of a connection.
@@ -152,10 +154,16 @@ fn connect(context: &SockAddrContext, family: Family) -> Verdict {
         return refuse(id);
     }
     let is_tcp = frontend.protocol == TCP as u32;
-    let flags = if is_tcp && service.algorithm == Service::LEAST_CONNECTIONS { Origin::LOAD } else { 0 };
-    remember(context, &slot, Origin { place: frontend.place, counter: slot.counter, flags, netns });
-    if !is_tcp {
-        ledger::count_flow(slot.counter);
+    let is_load = is_tcp && service.algorithm == Service::LEAST_CONNECTIONS;
+    let flags = if is_tcp { Origin::TCP } else { 0 } | if is_load { Origin::LOAD } else { 0 };
+    let origin = Origin { place: frontend.place, counter: slot.counter, flags, netns };
+    let is_known = remember(context, &slot, &origin);
+    ledger::count_begin(slot.counter);
+    if !is_known {
+        // Nobody will know when it ends.
+        ledger::count_end(slot.counter);
+    } else if is_load {
+        ledger::add_load(slot.counter);
     }
     set_place(context, family, &slot.place);
     Verdict::Pass
@@ -167,7 +175,8 @@ fn send(context: &SockAddrContext, family: Family) -> Verdict {
     let frontend = frontend(context, family);
     // SAFETY: as in `connect`.
     let Some(service) = (unsafe { SERVICES.get(&frontend) }).copied() else { return Verdict::Pass };
-    let flow = Flow { socket: socket(context), place: frontend.place };
+    let socket = halves(socket(context));
+    let flow = Flow { socket, place: frontend.place };
     let netns = netns(context);
     // SAFETY: as in `connect`.
     let known = (unsafe { FLOWS.get(&flow) }).copied();
@@ -180,12 +189,14 @@ fn send(context: &SockAddrContext, family: Family) -> Verdict {
             }
             // A full map forgets its oldest flow; if even that fails, the next datagram chooses anew.
             let _ = FLOWS.insert(&flow, &slot, 0);
-            ledger::count_flow(slot.counter);
+            ledger::count_begin(slot.counter);
             slot
         }
     };
     ledger::count_datagram(slot.counter);
-    remember(context, &slot, Origin { place: frontend.place, counter: slot.counter, flags: 0, netns });
+    let origin = Origin { place: frontend.place, counter: slot.counter, flags: 0, netns };
+    // As above; if that fails, the client sees the endpoint's address.
+    let _ = ORIGINS.insert(&Flow { socket, place: slot.place }, &origin, 0);
     set_place(context, family, &slot.place);
     Verdict::Pass
 }
@@ -322,42 +333,62 @@ fn is_mapped(family: Family, slot: &Slot) -> bool {
     matches!(family, Family::V6) && slot.place.is_ipv4()
 }
 
+/// Remembers where a socket goes that connects. An attempt that it has made before is over.
 #[inline(always)]
-fn remember(context: &SockAddrContext, slot: &Slot, origin: Origin) {
-    let flow = Flow { socket: socket(context), place: slot.place };
-    if let Some(peer) = peer(&slot.place) {
-        // SAFETY: an octet of a value of the map, which is only ever set.
+fn remember(context: &SockAddrContext, slot: &Slot, origin: &Origin) -> bool {
+    let socket = socket(context);
+    if let Some(connection) = connections::find(socket) {
+        // SAFETY: this socket's, which is locked by the system call.
         unsafe {
-            if peer.read_volatile() == 0 {
-                peer.write_volatile(1);
-            }
+            let before = (&raw const (*connection).origin).read();
+            ledger::settle(&before, Socket::of_call(context), CLOSE);
+            connections::set(connection, &slot.place, origin);
         }
+        return true;
     }
-    // A full map forgets its oldest flow; if even that fails, the client sees the endpoint's address.
-    let _ = ORIGINS.insert(&flow, &origin, 0);
+    connections::insert(socket, &slot.place, origin)
 }
 
-/// The mark of a place.
+/// Counts what a socket has done that is closed now, and forgets it.
 #[inline(always)]
-fn peer(place: &Place) -> Option<*mut u8> {
-    let marks = PEERS.get_ptr_mut(0)?;
-    // SAFETY: the remainder is within the value.
-    Some(unsafe { marks.cast::<u8>().add(mark(place)) })
+fn release(context: &SockContext) {
+    let kernels = Socket::of_release(context);
+    let socket = kernels.known_cookie();
+    if socket == 0 {
+        return;
+    }
+    if let Some(connection) = connections::find(socket) {
+        // SAFETY: this socket's; the kernel allows a read of the whole field.
+        let (origin, state) = unsafe {
+            ((&raw const (*connection).origin).read(), (&raw const (*context.sock).state).read_volatile())
+        };
+        ledger::settle(&origin, kernels, state);
+        connections::remove(socket);
+    }
 }
 
-/// Puts the virtual address back.
+/// Puts the virtual address back. Datagrams may come from others than the one that the socket is connected to.
 #[inline(always)]
-fn restore(context: &SockAddrContext, family: Family) -> i32 {
-    let place = place(context, family);
-    // SAFETY: an octet of a value of the map.
-    if peer(&place).is_some_and(|peer| unsafe { peer.read_volatile() } == 0) {
+fn restore(context: &SockAddrContext, family: Family, is_peer: bool) -> i32 {
+    let socket = Socket::of_call(context).known_cookie();
+    // Most are those that servers have accepted.
+    if socket == 0 {
         return PASS;
     }
-    let flow = Flow { socket: socket(context), place };
+    let place = place(context, family);
+    let connected = || {
+        let connection = connections::find(socket)?;
+        // SAFETY: this socket's; all of it is copied.
+        let (endpoint, origin) =
+            unsafe { ((&raw const (*connection).endpoint).read(), (&raw const (*connection).origin.place).read()) };
+        (endpoint == place).then_some(origin)
+    };
+    let flow = Flow { socket: halves(socket), place };
     // SAFETY: as in `connect`.
-    if let Some(origin) = unsafe { ORIGINS.get(&flow) } {
-        let place = origin.place;
-        set_place(context, family, &place);
+    let sent = || unsafe { ORIGINS.get(&flow) }.map(|origin| origin.place);
+    let origin = if is_peer { connected().or_else(sent) } else { sent().or_else(connected) };
+    if let Some(origin) = origin {
+        set_place(context, family, &origin);
     }
     PASS
 }
@@ -386,9 +417,9 @@ fn frontend(context: &SockAddrContext, family: Family) -> Frontend {
 }
 
 #[inline(always)]
-fn socket(context: &SockAddrContext) -> [u32; 2] {
+fn socket(context: &SockAddrContext) -> u64 {
     // SAFETY: the context is this program's.
-    halves(unsafe { bpf_get_socket_cookie(context.as_ptr()) })
+    unsafe { bpf_get_socket_cookie(context.as_ptr()) }
 }
 
 /// The network namespace of the socket, which stands for the client: its address is not chosen yet.

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Scope, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use mesonet_ebpf_abi::{Frontend, Place, TCP};
+use mesonet_ebpf_abi::{Connection, Frontend, Place, TCP};
 use mesonet_lb_plan::{Candidate, KernelTable, MapWrite, ServicePolicy};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
@@ -58,10 +58,13 @@ pub(super) struct SharedKernel {
 }
 
 impl SharedKernel {
-    /// What the maps hold, without what belongs to nothing.
-    pub(super) fn new(maps: Maps) -> io::Result<Self> {
+    /// What the maps hold, without what belongs to nothing. New endpoints are counted under numbers that none of the open
+    /// connections has.
+    pub(super) fn new(maps: Maps, open: &[Connection]) -> io::Result<Self> {
         let mut kernel =
             Kernel { maps: Arc::new(maps), table: KernelTable::default(), starting: BTreeMap::new() };
+        let used = open.iter().map(|each| each.origin.counter).max();
+        kernel.table.skip_counters(used.map_or(0, |counter| counter.wrapping_add(1)));
         kernel.read_again()?;
         let kernel = Arc::new(Mutex::new(kernel));
         Ok(Self { kernel, asked: Arc::new(Semaphore::new(ASKED_MAX)) })
@@ -166,7 +169,8 @@ impl Kernel {
     }
 
     fn read_again(&mut self) -> io::Result<()> {
-        let (table, garbage) = self.maps.read()?;
+        let (mut table, garbage) = self.maps.read()?;
+        table.skip_counters(self.table.next_counter());
         self.table = table;
         self.maps.write(&garbage)
     }

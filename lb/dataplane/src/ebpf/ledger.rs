@@ -13,8 +13,11 @@ use crate::Metrics;
 use super::maps::{Counts, Loads};
 
 /// How often a counter is read after its endpoint is gone: a program that chose the endpoint just before counts long
-/// before the last time, and so do the ends of its connections.
+/// before the last time.
 const LAST_LOOKS: u8 = 3;
+
+/// How often, if clients have not closed all of its connections. What one counts later is lost.
+const LAST_LOOKS_OPEN: u8 = 8;
 
 /// The counters of the programs, and what they are of.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub(super) struct Ledger {
     loads: Loads,
     metrics: Metrics,
     accounts: BTreeMap<u32, Account>,
-    /// Those whose endpoints are gone.
+    /// Those whose endpoints are gone, and how often they have been read since.
     closing: BTreeMap<u32, u8>,
     /// Endpoints that have failed since somebody asked.
     failed: BTreeSet<(Arc<ServiceKey>, SocketAddr)>,
@@ -96,7 +99,7 @@ impl Ledger {
 
     /// The endpoint is gone; what is still counted is its.
     pub(super) fn close(&mut self, counter: u32) {
-        self.closing.insert(counter, LAST_LOOKS);
+        self.closing.insert(counter, 0);
     }
 
     /// Whether connections or flows of datagrams may be open.
@@ -128,9 +131,15 @@ impl Ledger {
                 );
             }
         }
-        self.closing.values_mut().for_each(|looks| *looks = looks.saturating_sub(1));
-        let closed: BTreeSet<u32> =
-            self.closing.iter().filter(|(_, looks)| **looks == 0).map(|(counter, _)| *counter).collect();
+        self.closing.values_mut().for_each(|looks| *looks = looks.saturating_add(1));
+        let is_open = |counter| self.accounts.get(counter).is_some_and(Account::is_open);
+        let is_closed = |counter, looks| looks >= if is_open(counter) { LAST_LOOKS_OPEN } else { LAST_LOOKS };
+        let closed: BTreeSet<u32> = self
+            .closing
+            .iter()
+            .filter(|(counter, looks)| is_closed(counter, **looks))
+            .map(|(counter, _)| *counter)
+            .collect();
         for counter in &closed {
             self.closing.remove(counter);
             if let Some(account) = self.accounts.remove(counter) {
@@ -177,6 +186,11 @@ impl Account {
         if let Some(endpoint) = self.endpoint {
             metrics.endpoint_traffic().forget(&self.service, endpoint.into());
         }
+    }
+
+    /// Whether connections were open when it was read last.
+    fn is_open(&self) -> bool {
+        self.exported.as_deref().is_some_and(|count| self.open(count) > 0)
     }
 
     /// Connections that are open; nothing tells the end of a flow of datagrams.

@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use aya::Ebpf;
 use aya::maps::MapData;
 use mesonet_ebpf_abi::{
-    Count, Flow, Frontend, Load, MARKS, MaglevChunk, MaglevKey, Member, MemberState, Origin, Service, Slot,
-    SlotKey, Words,
+    Connection, Count, Flow, Frontend, Load, MaglevChunk, MaglevKey, Member, MemberState, Origin, Service,
+    Slot, SlotKey, Words,
 };
 use mesonet_lb_plan::{FoundMaps, KernelTable, MapWrite};
 
 use super::EbpfError;
 use crate::bpf_call;
+use crate::mapped_array::MappedArray;
 use crate::word_map::{self, WordMap, octets, remove_all};
 
 /// A map of counts, of which each processor has its own.
@@ -23,10 +25,6 @@ pub(super) struct Counts {
     data: MapData,
     processors: usize,
 }
-
-/// The marks of endpoints that sockets know by other addresses.
-#[derive(Debug)]
-pub(super) struct Peers(MapData);
 
 /// What says where connections go.
 #[derive(Debug)]
@@ -40,28 +38,60 @@ pub(super) struct Maps {
 /// What the programs remember of sockets.
 #[derive(Debug)]
 pub(super) struct Memory {
-    /// From a socket and an endpoint to the virtual address that the client knows.
+    /// Sockets that are connected.
+    pub(super) connections: Connections,
+    /// From a socket and the endpoint of its datagrams to the virtual address that the client knows. Connections that
+    /// programs of an older layout have made are here, too, and are in no counter.
     pub(super) origins: WordMap<Flow, Origin>,
-    /// Which places are such endpoints.
-    pub(super) peers: Peers,
     /// From a socket and a virtual address to the endpoint of its datagrams.
     pub(super) flows: WordMap<Flow, Slot>,
-    /// Some were made by programs of an older layout, and are in no counter.
+    /// Whether there are such connections.
     pub(super) has_uncounted: AtomicBool,
 }
 
-// === impl Peers ===
+/// The connections of sockets that are open.
+#[derive(Debug)]
+pub(super) struct Connections {
+    near: MappedArray<Connection>,
+    more: WordMap<u64, Connection>,
+    more_count: WordMap<u32, u64>,
+}
 
-impl Peers {
+// === impl Connections ===
+
+impl Connections {
+    const NEAR: &str = "CONNECTIONS";
+    const MORE: &str = "MORE_CONNECTIONS";
+
+    const MORE_COUNT: &str = "MORE_COUNT";
+
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, EbpfError> {
-        const NAME: &str = "PEERS";
-        take_data(ebpf, NAME).map(Self)
+        let near = take_data(ebpf, Self::NEAR)?;
+        Ok(Self {
+            near: MappedArray::new(&near).map_err(EbpfError::Map)?,
+            more: take(ebpf, Self::MORE)?,
+            more_count: take(ebpf, Self::MORE_COUNT)?,
+        })
     }
 
-    /// Marks every place: sockets are known that the programs have not marked. To mark theirs alone could undo what a
-    /// program marks at the same time.
-    pub(super) fn mark_all(&self) -> io::Result<()> {
-        bpf_call::update_many(self.0.fd().as_fd(), &octets(&0_u32), &[1; MARKS], 1)
+    /// Those of another layout, if their form is this version's.
+    pub(super) fn open(layout: &Path) -> Option<Self> {
+        let near = MapData::from_pin(layout.join(Self::NEAR)).ok()?;
+        Some(Self {
+            near: MappedArray::new(&near).ok()?,
+            more: WordMap::open(&layout.join(Self::MORE)).ok()?,
+            more_count: WordMap::open(&layout.join(Self::MORE_COUNT)).ok()?,
+        })
+    }
+
+    /// All that are there. One that is made meanwhile may have the endpoint of the one before it at its position.
+    pub(super) fn all(&self) -> io::Result<Vec<Connection>> {
+        let mut all = self.near.used();
+        // To look through an empty map takes longer than all else.
+        if self.more_count.all()?.iter().any(|(_, count)| *count > 0) {
+            all.extend(self.more.all()?.into_iter().map(|(_, connection)| connection));
+        }
+        Ok(all)
     }
 }
 

@@ -3,7 +3,9 @@
 //! The kernel does everything that happens per connection; this side keeps its maps equal to the table, ends
 //! connections to dead endpoints, tells which draining ones are still in use, and exports what has been counted.
 
+mod drain;
 mod kernel;
+mod kernel_types;
 mod ledger;
 mod maps;
 mod namespaces;
@@ -33,10 +35,11 @@ use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics, PinningError};
 use kernel::{Kernel, SharedKernel};
 use ledger::{Account, Ledger};
-use maps::{Counts, Maps, Memory, Peers, take};
+use maps::{Connections, Counts, Maps, Memory, take};
 use programs::Attached;
 use usage::{Dead, Draining, Usage};
 
+pub use kernel_types::KernelTypesError;
 pub use programs::cleanup;
 
 /// Virtual addresses whose writes are made while those of the next ones are found.
@@ -72,8 +75,13 @@ pub enum EbpfError {
     #[error(transparent)]
     Pinning(#[from] PinningError),
     /// The object or its maps are refused.
-    #[error("cannot load the eBPF programs (they need CAP_BPF and CAP_NET_ADMIN, and Linux 5.8 or later)")]
+    #[error(
+        "cannot load the eBPF programs (they need CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and Linux 5.18 or later)"
+    )]
     Load(#[source] aya::EbpfError),
+    /// It is not known where this kernel keeps what is counted.
+    #[error(transparent)]
+    Types(#[from] KernelTypesError),
     /// A program is refused.
     #[error("cannot attach the eBPF program {hook}")]
     Attach {
@@ -146,7 +154,9 @@ impl Ebpf {
     /// When the kernel refuses.
     pub fn start(settings: &EbpfSettings, metrics: &Metrics) -> Result<Self, EbpfError> {
         let Attached { mut ebpf, older } = programs::attach(&settings.bpffs, &settings.cgroup)?;
-        let kernel = SharedKernel::new(Maps::take(&mut ebpf)?).map_err(EbpfError::Read)?;
+        let connections = Connections::take(&mut ebpf)?;
+        let open = connections.all().map_err(EbpfError::Read)?;
+        let kernel = SharedKernel::new(Maps::take(&mut ebpf)?, &open).map_err(EbpfError::Read)?;
         let found = kernel.lock().table.frontends().count();
         tracing::info!(
             cgroup = %settings.cgroup.display(), found, "Balancing sockets in the kernel"
@@ -155,8 +165,8 @@ impl Ebpf {
         let ledger = Ledger::new(counts, loads, metrics, &all_counters(&kernel.lock().table))
             .map_err(EbpfError::Read)?;
         let memory = Memory {
+            connections,
             origins: take(&mut ebpf, "ORIGINS")?,
-            peers: Peers::take(&mut ebpf)?,
             flows: take(&mut ebpf, "FLOWS")?,
             has_uncounted: AtomicBool::new(false),
         };

@@ -29,18 +29,18 @@ pub(super) struct Visit<T> {
     pub(super) reason: Option<io::Error>,
 }
 
-/// Calls a function within every network namespace whose cookie is wanted, by a thread that ends with it. Processes are
+/// Calls a function within every network namespace whose cookie is wanted, and tells it the cookie, by a thread that ends with it. Processes are
 /// those that /proc shows: a daemon in a process namespace of its own sees no others.
 pub(super) fn visit<T: Send>(
     is_wanted: impl Fn(u64) -> bool + Sync,
-    act: impl Fn(&OwnedFd) -> T + Sync,
+    act: impl Fn(u64, &OwnedFd) -> T + Sync,
 ) -> Visit<T> {
     // A thread that has entered a namespace stays there.
     let visitor = || {
         let mut visit = Visit { found: Vec::new(), closed: 0, reason: None };
         for path in every() {
             match enter(&path) {
-                Ok((cookie, socket)) if is_wanted(cookie) => visit.found.push(act(&socket)),
+                Ok((cookie, socket)) if is_wanted(cookie) => visit.found.push(act(cookie, &socket)),
                 Ok(_) => {}
                 Err(error) if is_none(&error) => {}
                 Err(error) => {
@@ -117,12 +117,12 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn each_namespace_is_visited_once() {
-        let visit = visit(|_| true, |socket| cookie(socket).expect("a cookie"));
+        let visit = visit(|_| true, |_, socket| cookie(socket).expect("a cookie"));
         let cookies: BTreeSet<u64> = visit.found.iter().copied().collect();
         assert_eq!(cookies.len(), visit.found.len());
         let own = cookie(&sockets::open().expect("a socket")).expect("a cookie");
         assert!(cookies.contains(&own));
-        let others = super::visit(|cookie| cookie != own, |socket| cookie(socket).expect("a cookie"));
+        let others = super::visit(|cookie| cookie != own, |cookie, _| cookie);
         assert!(!others.found.contains(&own));
     }
 }

@@ -9,10 +9,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use mesonet_ebpf_abi::{Flow, Frontend, LAYOUT, Origin, Slot, UDP};
+use mesonet_ebpf_abi::{Connection, Flow, Frontend, LAYOUT, Origin, Slot, UDP};
 use mesonet_lb_plan::KernelTable;
 
-use super::maps::Memory;
+use super::maps::{Connections, Memory};
 use super::programs;
 use crate::word_map::WordMap;
 
@@ -28,6 +28,7 @@ pub(super) fn find(directory: &Path) -> Vec<PathBuf> {
 /// Ends the programs of another layout, after what they remember has been copied.
 pub(super) fn replace(layout: &Path, memory: &Memory, kernel: &KernelTable) -> io::Result<()> {
     let old = Old {
+        connections: Connections::open(layout),
         origins: WordMap::open(&layout.join("ORIGINS")).ok(),
         flows: WordMap::open(&layout.join("FLOWS")).ok(),
     };
@@ -42,20 +43,17 @@ pub(super) fn replace(layout: &Path, memory: &Memory, kernel: &KernelTable) -> i
 
 /// What the other programs remember, if its form is this version's.
 struct Old {
+    connections: Option<Connections>,
     origins: Option<WordMap<Flow, Origin>>,
     flows: Option<WordMap<Flow, Slot>>,
 }
 
 impl Old {
     fn copy(&self, memory: &Memory, kernel: &KernelTable) -> io::Result<()> {
-        let origins = self.origins.as_ref().map_or_else(|| Ok(Vec::new()), WordMap::all)?;
-        // Counters have other numbers there.
-        let uncounted = |origin: Origin| Origin { flags: Origin::UNCOUNTED, ..origin };
-        let origins: Vec<(Flow, Origin)> =
-            origins.into_iter().map(|(flow, origin)| (flow, uncounted(origin))).collect();
-        if !origins.is_empty() {
-            memory.peers.mark_all()?;
-        }
+        let connections = self.connections.as_ref().map_or_else(|| Ok(Vec::new()), Connections::all)?;
+        let mut origins = self.origins.as_ref().map_or_else(|| Ok(Vec::new()), WordMap::all)?;
+        // Counters have other numbers there, so that nothing is counted at the end of these.
+        origins.extend(connections.into_iter().map(flow));
         memory.origins.put_many(&borrowed(&origins))?;
         let flows = self.flows.as_ref().map_or_else(|| Ok(Vec::new()), WordMap::all)?;
         let counted = |(flow, slot): (Flow, Slot)| {
@@ -70,6 +68,13 @@ impl Old {
         }
         Ok(())
     }
+}
+
+/// A connection as the flow that it is.
+pub(super) fn flow(connection: Connection) -> (Flow, Origin) {
+    let Connection { socket, endpoint, origin } = connection;
+    // Low word first.
+    (Flow { socket: [socket as u32, (socket >> 32) as u32], place: endpoint }, origin)
 }
 
 fn borrowed<K, V>(entries: &[(K, V)]) -> Vec<(&K, &V)> {

@@ -5,19 +5,20 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError, SockOps};
+use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use mesonet_ebpf_abi::LAYOUT;
 
-use super::{EbpfError, older_layout};
+use super::{EbpfError, kernel_types, older_layout};
+use crate::word_map::octets;
 use crate::{bpf_call, pinning};
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/socket.o");
 
-/// Those that count come first, so that what the others send is counted.
+/// The one that counts comes first, so that what the others send is counted.
 const HOOKS: [&str; 9] = [
-    "mesonet_state",
+    "mesonet_release",
     "mesonet_recvmsg4",
     "mesonet_recvmsg6",
     "mesonet_getpeername4",
@@ -28,8 +29,23 @@ const HOOKS: [&str; 9] = [
     "mesonet_sendmsg6",
 ];
 
-const MAPS: [&str; 10] =
-    ["SERVICES", "SLOTS", "MAGLEV", "MEMBERS", "AFFINITIES", "ORIGINS", "PEERS", "FLOWS", "COUNTS", "LOADS"];
+const MAPS: [&str; 12] = [
+    "SERVICES",
+    "SLOTS",
+    "MAGLEV",
+    "MEMBERS",
+    "AFFINITIES",
+    "CONNECTIONS",
+    "MORE_CONNECTIONS",
+    "MORE_COUNT",
+    "ORIGINS",
+    "FLOWS",
+    "COUNTS",
+    "LOADS",
+];
+
+/// What the programs are told of the kernel.
+const SOCKET_FIELDS: &str = "SOCKET_FIELDS";
 
 /// Links are always beside those of others; the kernel wants no flag that says so.
 const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
@@ -55,7 +71,9 @@ pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<Attached, EbpfError>
     pinning::make_directory(&pins)?;
     let cgroup_file =
         File::open(cgroup).map_err(|source| EbpfError::Cgroup { path: cgroup.to_path_buf(), source })?;
+    let fields = octets(&kernel_types::socket_fields()?);
     let mut loader = EbpfLoader::new();
+    loader.override_global(SOCKET_FIELDS, &fields[..], true);
     for name in MAPS {
         loader.map_pin_path(name, pins.join(name));
     }
@@ -112,8 +130,8 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &'static str, cgroup: &File, pins: &Path) 
 
 /// Nothing, if the kernel is too old for links.
 fn link(program: &mut Program, cgroup: &File) -> Result<Option<FdLink>, ProgramError> {
-    if let Program::SockOps(_) = program {
-        let program: &mut SockOps = program.try_into()?;
+    if let Program::CgroupSock(_) = program {
+        let program: &mut CgroupSock = program.try_into()?;
         program.load()?;
         let id = program.attach(cgroup, LINK_MODE)?;
         return Ok(program.take_link(id)?.try_into().ok());

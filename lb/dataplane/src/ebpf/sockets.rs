@@ -57,7 +57,10 @@ const IDENTITY_IN_ENTRY: usize = 4;
 
 /// TCP's states in which a client has something to expect: ESTABLISHED, SYN_SENT, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT.
 /// A connected UDP socket is ESTABLISHED.
-const CONNECTED: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 8;
+pub(super) const CONNECTED: u32 = LIVE | 1 << 8;
+
+/// The same without CLOSE_WAIT, in which the other side has ended.
+pub(super) const LIVE: u32 = 1 << 1 | 1 << 2 | 1 << 4 | 1 << 5;
 
 /// The kernel fills at most this much per read.
 const BUFFER: usize = 64 << 10;
@@ -77,14 +80,17 @@ pub(super) struct Connection {
     pub(super) cookie: [u32; 2],
 }
 
-/// The sockets that are connected to one of the peers, in the namespace of the netlink socket.
+/// The sockets that are connected to one of the peers and in one of the states, in the namespace of the netlink socket.
 pub(super) fn connected(
     netlink: &OwnedFd,
     protocol: Protocol,
     peers: &BTreeSet<SocketAddr>,
+    states: u32,
 ) -> io::Result<Vec<Connection>> {
     let filter = if peers.len() <= FILTER_PEERS_MAX { filter(peers) } else { Vec::new() };
-    let of = |netlink: &OwnedFd, family| connected_of(netlink, (family, number(protocol)), peers, &filter);
+    let of = |netlink: &OwnedFd, family| {
+        connected_of(netlink, (family, number(protocol)), peers, (&filter, states))
+    };
     // The kernel walks through its whole table for each family. A thread is in the namespace of the one that made it.
     let (ipv4, ipv6) = thread::scope(|scope| {
         let other = scope.spawn(|| of(&open()?, AF_INET6));
@@ -99,13 +105,13 @@ fn connected_of(
     netlink: &OwnedFd,
     (family, protocol): (u8, u8),
     peers: &BTreeSet<SocketAddr>,
-    filter: &[u8],
+    (filter, states): (&[u8], u32),
 ) -> io::Result<Vec<Connection>> {
     let mut found = Vec::new();
     let mut body = [0; REQUEST];
     body[0] = family;
     body[1] = protocol;
-    body[4..8].copy_from_slice(&CONNECTED.to_ne_bytes());
+    body[4..8].copy_from_slice(&states.to_ne_bytes());
     send(netlink, &message(SOCK_DIAG_BY_FAMILY, NLM_F_DUMP, 0, &body, filter), SendFlags::empty())?;
     read_answers(netlink, |entry| {
         found.extend(connection(protocol, entry).filter(|each| peers.contains(&each.peer)));
@@ -329,7 +335,7 @@ mod tests {
         for more in [0, FILTER_PEERS_MAX] {
             let mut wanted = peers.clone();
             wanted.extend((1..=more).map(|port| SocketAddr::from((mapped, port as u16))));
-            let found = connected(&netlink, Protocol::Tcp, &wanted).expect("sockets");
+            let found = connected(&netlink, Protocol::Tcp, &wanted, CONNECTED).expect("sockets");
             let seen: BTreeSet<SocketAddr> = found.iter().map(|each| each.peer).collect();
             assert_eq!((seen, found.len()), (peers.clone(), 4));
             assert!(found.iter().all(|each| each.cookie != [0, 0]));
@@ -350,13 +356,13 @@ mod tests {
                 client
             })
             .collect();
-        let found = connected(&netlink, Protocol::Udp, &peers).expect("sockets");
+        let found = connected(&netlink, Protocol::Udp, &peers, CONNECTED).expect("sockets");
         assert_eq!(found.len(), count);
         destroy(&netlink, &found).expect("ended");
         assert!(clients.iter().all(|client| client.send(b"!").is_err()));
         // Again, while none is left.
         destroy(&netlink, &found).expect("ended");
-        assert_eq!(connected(&netlink, Protocol::Udp, &peers).expect("sockets"), []);
+        assert_eq!(connected(&netlink, Protocol::Udp, &peers, CONNECTED).expect("sockets"), []);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Which connections the programs have made: told as metrics, looked at while endpoints drain, ended when one is dead.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -14,11 +15,14 @@ use tokio::sync::watch;
 use super::kernel::SharedKernel;
 use super::ledger::Ledger;
 use super::maps::Memory;
-use super::{namespaces, sockets};
+use super::{drain, namespaces, older_layout, sockets};
 use crate::Metrics;
 
 /// How often it is looked whether draining endpoints are in use: a fraction of what a drain waits for.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How many times as long as a look takes it is that none is taken: there may be many namespaces and connections.
+const DRAIN_PAUSE: u32 = 20;
 
 /// How long an endpoint must have been without a connection: a program may have chosen it just before it began to drain,
 /// and the connection may not have begun since.
@@ -111,7 +115,7 @@ impl Usage {
         if !has_uncounted && !dead.values().any(|counter| self.ledger().is_used(*counter)) {
             return;
         }
-        let origins = match self.memory.origins.all() {
+        let origins = match self.origins(has_uncounted) {
             Ok(origins) => origins,
             Err(error) => {
                 tracing::warn!(%error, "Cannot read which connections lead to dead endpoints");
@@ -122,7 +126,7 @@ impl Usage {
         if ends.sockets.is_empty() {
             return;
         }
-        let visit = namespaces::visit(|cookie| ends.is_in(cookie), |netlink| ends.end_here(netlink));
+        let visit = namespaces::visit(|cookie| ends.is_in(cookie), |_, netlink| ends.end_here(netlink));
         let ended: usize = visit.found.iter().sum();
         tracing::debug!(ended, namespaces = visit.found.len(), "Ended connections to dead endpoints");
         self.metrics.set_closed_namespaces(visit.closed);
@@ -134,6 +138,27 @@ impl Usage {
         }
     }
 
+    /// The connections that are open, and if asked for those that no counter has.
+    fn origins(&self, has_uncounted: bool) -> io::Result<Vec<(Flow, Origin)>> {
+        let connections = self.memory.connections.all()?;
+        let mut origins: Vec<(Flow, Origin)> = connections.into_iter().map(older_layout::flow).collect();
+        if has_uncounted {
+            origins.extend(self.memory.origins.all()?);
+        }
+        Ok(origins)
+    }
+
+    /// Those of the counters with open connections whose endpoints have not ended them.
+    fn in_use(&self, open: BTreeSet<u32>) -> BTreeSet<u32> {
+        if open.is_empty() {
+            return open;
+        }
+        drain::in_use(&self.memory.connections, &open).unwrap_or_else(|error| {
+            tracing::warn!(%error, "Cannot read in which state connections to draining endpoints are");
+            open
+        })
+    }
+
     fn look_now(&self, draining: &Draining, is_export: bool) {
         // Connections of these come and go, and there may be none at the moment.
         let stand_ins = self.kernel.lock().stand_ins();
@@ -141,12 +166,15 @@ impl Usage {
         if is_export && let Err(error) = ledger.export() {
             tracing::warn!(%error, "Cannot read what the eBPF programs have counted");
         }
+        let open: BTreeSet<u32> =
+            draining.values().flatten().copied().filter(|counter| ledger.is_used(*counter)).collect();
+        drop(ledger);
+        let in_use = self.in_use(open);
         let is_used = |counters: &BTreeSet<u32>| {
-            counters.iter().any(|counter| stand_ins.contains(counter) || ledger.is_used(*counter))
+            counters.iter().any(|counter| stand_ins.contains(counter) || in_use.contains(counter))
         };
         let unused: BTreeSet<&TaskKey> =
             draining.iter().filter(|(_, counters)| !is_used(counters)).map(|(task, _)| task).collect();
-        drop(ledger);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         idle.retain(|task, _| unused.contains(task));
         let mut is_busy = |task: &TaskKey| {
@@ -154,6 +182,11 @@ impl Usage {
                 || idle.entry(task.clone()).or_insert_with(Instant::now).elapsed() < SETTLE_TIME
         };
         let found: BTreeSet<TaskKey> = draining.keys().filter(|task| is_busy(task)).cloned().collect();
+        let current = self.draining.borrow();
+        if *current != *draining {
+            // Others drain since this look began. The next one comes at once.
+            return;
+        }
         self.busy.send_if_modified(|busy| {
             let is_new = *busy != found;
             *busy = found;
@@ -196,11 +229,12 @@ impl Ends {
     fn end_here(&self, netlink: &OwnedFd) -> usize {
         let mut ended = 0;
         for (protocol, peers) in &self.peers {
-            let result = sockets::connected(netlink, *protocol, peers).and_then(|mut found| {
-                found.retain(|each| self.sockets.contains(&each.cookie));
-                sockets::destroy(netlink, &found)?;
-                Ok(found.len())
-            });
+            let result =
+                sockets::connected(netlink, *protocol, peers, sockets::CONNECTED).and_then(|mut found| {
+                    found.retain(|each| self.sockets.contains(&each.cookie));
+                    sockets::destroy(netlink, &found)?;
+                    Ok(found.len())
+                });
             match result {
                 Ok(count) => ended += count,
                 Err(error) => tracing::warn!(%error, %protocol, "Cannot end connections to dead endpoints"),
@@ -219,11 +253,14 @@ async fn look(usage: std::sync::Weak<Usage>, mut draining: watch::Receiver<Drain
         if is_export {
             exported = Some(Instant::now());
         }
-        let pause = if current.is_empty() { EXPORT_INTERVAL } else { DRAIN_INTERVAL };
+        let is_quiet = current.is_empty();
+        let begun = Instant::now();
         let looking = tokio::task::spawn_blocking(move || usage.look_now(&current, is_export));
         if let Err(error) = looking.await {
             tracing::error!(%error, "BUG: looking at connections has failed");
         }
+        let drain_pause = DRAIN_INTERVAL.max(begun.elapsed() * DRAIN_PAUSE);
+        let pause = if is_quiet { EXPORT_INTERVAL } else { drain_pause };
         tokio::select! {
             changed = draining.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(pause) => {}

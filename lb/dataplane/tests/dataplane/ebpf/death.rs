@@ -6,7 +6,9 @@ use std::net::{TcpStream, UdpSocket};
 use mesonet_model::EndpointState::{Draining, Ready};
 
 use super::{Container, Site, vip};
-use crate::fixture::{PATIENCE, connect, echoes, eventually, read_name, serve_name, serve_name_at, task};
+use crate::fixture::{
+    PATIENCE, connect, echoes, eventually, read_name, serve, serve_name, serve_name_at, task,
+};
 
 #[test]
 #[ignore = "needs root"]
@@ -58,6 +60,30 @@ fn a_draining_endpoint_is_busy_until_its_connections_end() {
     let idle = async { busy.wait_for(|busy| busy.is_empty()).await.map(drop) };
     let waited = site.run(async { tokio::time::timeout(PATIENCE, idle).await });
     waited.expect("the endpoint is free in time").expect("the balancer runs");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_that_a_draining_endpoint_has_ended_keep_it_busy_no_more() {
+    let site = Site::new("ended");
+    let mut node = site.node();
+    let service = node.put_service("tcp", "web", vip(1));
+    // Ends each connection when its client has said something.
+    let a = serve(|mut stream| drop(stream.read(&mut [0])));
+    node.put_endpoint(&service, "a", a, Ready);
+    site.run(node.apply());
+    let (mut ended, mut open) = (connect(vip(1)), connect(vip(1)));
+    node.put_endpoint(&service, "a", a, Draining);
+    site.run(node.apply());
+    let busy = site.run(async { node.balancer.busy() });
+    ended.write_all(b"!").expect("sent");
+    assert_eq!(ended.read(&mut [0]).expect("the end"), 0);
+    eventually("the other connection keeps the task busy", || busy.borrow().contains(&task("a")));
+    open.write_all(b"!").expect("sent");
+    assert_eq!(open.read(&mut [0]).expect("the end"), 0);
+    // The clients keep theirs.
+    eventually("the task is idle", || busy.borrow().is_empty());
+    assert_eq!(ended.peer_addr().expect("connected"), vip(1));
 }
 
 #[test]

@@ -2,9 +2,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::thread;
 
+use mesonet_ebpf_abi::CONNECTIONS_NEAR;
 use mesonet_model::EndpointState::Ready;
+use rustix::net::sockopt::socket_cookie;
 
 use super::{Site, vip};
 use crate::fixture::{Node, connect, dead_address, eventually, serve};
@@ -64,10 +67,7 @@ fn sums_agree_with_what_clients_did() {
         assert!(count > total as f64 / 6.0, "{endpoint}: {count} of {total}");
     }
     wait_for(&node, "mesonet_lb_bytes_total", "in", total * REQUEST);
-    // The end of the connection may count as an octet.
-    let received = node.metric("mesonet_lb_bytes_total", "out");
-    let payload = (total * ANSWER) as f64;
-    assert!((payload..=payload + total as f64).contains(&received), "{received}, not {payload}");
+    wait_for(&node, "mesonet_lb_bytes_total", "out", total * ANSWER);
     assert_eq!(node.metric("mesonet_lb_connect_failures_total", &label), 0.0);
     let mut open: Vec<TcpStream> = (0..7).map(|_| connect(vip(1))).collect();
     wait_for(&node, "mesonet_lb_active_connections", &label, 7);
@@ -116,6 +116,80 @@ fn failures_are_counted() {
     wait_for(&node, "mesonet_lb_connect_failures_total", &deaf.to_string(), 40);
     assert_eq!(node.metric("mesonet_lb_connect_failures_total", &empty.to_string()), 0.0);
     assert_eq!(node.metric("mesonet_lb_active_connections", ""), 0.0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_socket_that_connects_again_counts_each_time() {
+    let site = Site::new("again");
+    let mut node = site.node();
+    let deaf = node.put_service("tcp", "deaf", vip(1));
+    node.put_endpoint(&deaf, "a", dead_address(), Ready);
+    let web = node.put_service("tcp", "web", vip(2));
+    node.put_endpoint(&web, "a", answering(), Ready);
+    site.run(node.apply());
+    let socket =
+        || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let client = socket();
+    for _ in 0..2 {
+        assert!(client.connect(&vip(1).into()).is_err());
+    }
+    client.connect(&vip(2).into()).expect("the service listens");
+    let mut stream = TcpStream::from(client);
+    assert_eq!(stream.peer_addr().expect("connected"), vip(2));
+    let (deaf, web) = (deaf.to_string(), web.to_string());
+    wait_for(&node, "mesonet_lb_connect_failures_total", &deaf, 2);
+    wait_for(&node, "mesonet_lb_active_connections", &web, 1);
+    stream.write_all(&[0; REQUEST]).expect("sent");
+    stream.read_exact(&mut [0; ANSWER]).expect("an answer");
+    drop(stream);
+    // One that gives up before it knows, with a socket that does not wait.
+    let client = socket();
+    client.set_nonblocking(true).expect("valid");
+    let _refused = client.connect(&vip(1).into());
+    drop(client);
+    wait_for(&node, "mesonet_lb_connect_failures_total", &deaf, 3);
+    wait_for(&node, "mesonet_lb_connections_total", &deaf, 3);
+    wait_for(&node, "mesonet_lb_connections_total", &web, 1);
+    wait_for(&node, "mesonet_lb_active_connections", "", 0);
+    wait_for(&node, "mesonet_lb_bytes_total", "in", REQUEST);
+    wait_for(&node, "mesonet_lb_bytes_total", "out", ANSWER);
+    assert_eq!(node.metric("mesonet_lb_connect_failures_total", &web), 0.0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn connections_whose_positions_are_taken_are_known_too() {
+    let site = Site::new("crowded");
+    let mut node = site.node();
+    let service = node.put_service("tcp", "web", vip(1));
+    let endpoint = answering();
+    node.put_endpoint(&service, "a", endpoint, Ready);
+    site.run(node.apply());
+    let first = connect(vip(1));
+    let position =
+        |socket: BorrowedFd<'_>| socket_cookie(socket).expect("a cookie") % u64::from(CONNECTIONS_NEAR);
+    // The kernel numbers sockets one after another.
+    let mut second = loop {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        if position(socket.as_fd()) == position(first.as_fd()) {
+            break socket;
+        }
+    };
+    second.connect(&vip(1).into()).expect("the service listens");
+    let third = connect(vip(1));
+    let label = service.to_string();
+    wait_for(&node, "mesonet_lb_active_connections", &label, 3);
+    drop(first);
+    wait_for(&node, "mesonet_lb_active_connections", &label, 2);
+    assert_eq!(second.peer_addr().expect("connected").as_socket(), Some(vip(1)));
+    node.remove_endpoint(&service, "a", endpoint);
+    site.run(node.apply());
+    assert!(second.write_all(b"!").and_then(|()| second.read_exact(&mut [0])).is_err());
+    drop((second, third));
+    wait_for(&node, "mesonet_lb_active_connections", &label, 0);
+    wait_for(&node, "mesonet_lb_reset_connections_total", &label, 2);
 }
 
 #[test]

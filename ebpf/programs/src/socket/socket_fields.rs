@@ -1,0 +1,138 @@
+//! What the kernel knows of a socket and tells no hook: read at offsets that the user side has found.
+
+use core::ffi::c_void;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::EbpfContext as _;
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use aya_ebpf::programs::{SockAddrContext, SockContext};
+use mesonet_ebpf_abi::{SocketFields, TcpEnd};
+
+/// Set before the programs are loaded, so that the kernel knows the values when it compiles them.
+#[unsafe(no_mangle)]
+static SOCKET_FIELDS: SocketFields = SocketFields {
+    of_call: 0,
+    cookie: 0,
+    flags: 0,
+    linger_time: 0,
+    segments_out: 0,
+    segments_in: 0,
+    bytes_sent: 0,
+    bytes_resent: 0,
+    bytes_received: 0,
+    next_written: 0,
+    next_sent: 0,
+    next_received: 0,
+    next_read: 0,
+};
+
+const CLOSE: u32 = 7;
+const ESTABLISHED: u32 = 1;
+
+/// The kernel's structure.
+#[derive(Clone, Copy)]
+pub struct Socket(*const c_void);
+
+/// Where a field is. The compiler must not know that.
+macro_rules! offset {
+    ($name:ident) => {
+        // SAFETY: a part of a static.
+        unsafe { (&raw const SOCKET_FIELDS.$name).read_volatile() }
+    };
+}
+
+impl Socket {
+    /// The one that a system call with an address is about.
+    #[inline(always)]
+    pub fn of_call(context: &SockAddrContext) -> Self {
+        Self(read::<u64>(context.as_ptr(), offset!(of_call)) as *const c_void)
+    }
+
+    /// The one that is closed: the context itself.
+    #[inline(always)]
+    pub fn of_release(context: &SockContext) -> Self {
+        Self(context.as_ptr())
+    }
+
+    /// Its cookie, or 0 if nobody has asked for it: these programs ask when they give an endpoint to a socket, so that
+    /// nothing is known of one without.
+    #[inline(always)]
+    pub fn known_cookie(self) -> u64 {
+        self.read(offset!(cookie))
+    }
+
+    /// What is to be counted of a connection of TCP. To read all that lies between the fields at once takes longer.
+    #[inline(always)]
+    pub fn end(self, state: u32) -> TcpEnd {
+        // The end is an octet. If it comes just now, it had better be counted as one than taken from the others.
+        let flags: u64 = self.read(offset!(flags));
+        let out = Pair::new(self, offset!(segments_out), offset!(bytes_sent));
+        let received = Pair::new(self, offset!(segments_in), offset!(bytes_received));
+        let mut end = TcpEnd {
+            state,
+            is_done: flags & SocketFields::DONE != 0,
+            bytes_sent: out.get(offset!(bytes_sent)),
+            bytes_resent: self.read(offset!(bytes_resent)),
+            bytes_received: received.get(offset!(bytes_received)),
+            segments_out: out.get(offset!(segments_out)),
+            segments_in: received.get(offset!(segments_in)),
+            ..TcpEnd::default()
+        };
+        if state == ESTABLISHED || end.bytes_received == 0 {
+            end.next_received = self.read(offset!(next_received));
+        }
+        if state != CLOSE {
+            end.next_written = self.read(offset!(next_written));
+            end.next_sent = self.read(offset!(next_sent));
+        }
+        if state == ESTABLISHED {
+            end.next_read = self.read(offset!(next_read));
+            end.is_abortive = flags & SocketFields::LINGERS != 0 && self.read::<u64>(offset!(linger_time)) == 0;
+        }
+        end
+    }
+
+    #[inline(always)]
+    fn read<T: Copy>(self, offset: u32) -> T {
+        read(self.0, offset)
+    }
+}
+
+/// Two words of a socket, in which two fields are that are beside each other in this kernel.
+struct Pair {
+    socket: Socket,
+    begin: u32,
+    words: [u64; 2],
+}
+
+impl Pair {
+    #[inline(always)]
+    fn new(socket: Socket, one: u32, other: u32) -> Self {
+        let begin = if one < other { one } else { other } & !7;
+        Self { socket, begin, words: socket.read(begin) }
+    }
+
+    /// A field, wherever it is: the kernel knows that when it compiles this, and leaves out the other way.
+    #[inline(always)]
+    fn get<T: Copy>(&self, offset: u32) -> T {
+        let at = offset.wrapping_sub(self.begin);
+        if at > size_of::<u64>() as u32 {
+            return self.socket.read(offset);
+        }
+        // SAFETY: within the words, as just seen, and aligned as in the kernel. Numbers may have any value.
+        unsafe { self.words.as_ptr().cast::<u8>().add(at as usize).cast::<T>().read() }
+    }
+}
+
+/// Reads what is at an offset; zero, if it cannot be read.
+#[inline(always)]
+fn read<T: Copy>(base: *const c_void, offset: u32) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the address, and writes as many octets as there are in any case. Numbers may have any
+    // value.
+    unsafe {
+        let at = base.cast::<u8>().wrapping_add(offset as usize).cast();
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, at);
+        value.assume_init()
+    }
+}
