@@ -173,8 +173,12 @@ impl Ledger {
             | Command::Restart { force: true, .. }
             | Command::KillTasks { force: true, .. } => {
                 let touched = |apps: &&Vec<AppId>| apps.iter().any(|app| asked.apps.contains(app));
-                let cancelled = self.deployments.values().filter(touched);
-                self.mixed.extend(cancelled.flatten().filter(|app| !asked.apps.contains(*app)).cloned());
+                let cancelled = self.deployments.values().filter(touched).flatten();
+                // Killing what is to end anyway changes nothing of its app, so no new deployment goes on with it.
+                let goes_on = |app: &AppId| {
+                    asked.apps.contains(app) && !matches!(asked.command, Command::KillTasks { .. })
+                };
+                self.mixed.extend(cancelled.filter(|app| !goes_on(app)).cloned());
             }
             Command::Put { .. }
             | Command::Delete { .. }
