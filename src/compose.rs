@@ -128,7 +128,7 @@ impl LocalCluster {
         let zone = dns_server.served();
         let dns_plane = master.feed.subscribe(node.clone(), Plane::Dns);
         others.spawn(planes::follow_with_dns(dns_server, dns_plane, planes::always_fresh()));
-        let balancer = planes::start_lb(balancer, &master.feed, &node, &mut others);
+        let balancer = planes::start_lb(balancer, &master.feed, &node, None, &mut others);
         let lb_api = LbApi { node, balancer, feed: master.feed.clone(), zone, overlay: None };
         let context = Context {
             state: master.state.clone(),

@@ -91,7 +91,7 @@ impl MeasuredCluster {
             planes::always_fresh(),
         ));
         let balancer = LoadBalancer::memory(&metrics);
-        planes::start_lb(Some(balancer), &master.feed, &node, &mut others);
+        planes::start_lb(Some(balancer), &master.feed, &node, None, &mut others);
         Ok(Self { master, metrics, others })
     }
 

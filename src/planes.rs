@@ -2,18 +2,24 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::{Server, StartError};
 use mesonet_lb_dataplane::{EbpfSettings, Inspector, LoadBalancer, PacketBalancer, PacketSettings, Question};
-use mesonet_model::{AgentId, Plane, Revision};
+use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::cgroup_mount;
 use crate::config::{Datapath, Interfaces, SocketOptions, Switch};
+use crate::roles::AppliedMark;
+
+/// How long a balancer waits for a view as new as what is in the kernel, before it begins with an older one.
+const OLDER_VIEW_HOLD: Duration = Duration::from_secs(10);
 
 /// Starts to answer for names: SERVFAIL until the plane follows.
 ///
@@ -101,17 +107,46 @@ fn with_packets(
     }
 }
 
-/// Starts to balance. Returns whom to ask about it, if anything balances.
+/// What a balancer that begins knows of one before it.
+#[derive(Debug)]
+pub struct Resumption {
+    /// Where it is noted which view is carried out.
+    mark: AppliedMark,
+    /// The cluster, if its view on disk is known.
+    cluster: Option<ClusterId>,
+}
+
+impl Resumption {
+    /// With what the node's directory says, and the view that the balancer begins with, if one is known.
+    pub fn of(dir: &Path, kept: Option<&ClusterView>) -> Self {
+        Self { mark: AppliedMark::of(dir), cluster: kept.map(|view| view.cluster.clone()) }
+    }
+
+    /// Waits until there is a view as new as the one that is in effect, at most so long. What is in the kernel goes on
+    /// meanwhile.
+    async fn wait_for_view(&self, subscriber: &mut Subscriber, most: Duration) {
+        // If no view is on disk, the first one is a master's.
+        let Some(cluster) = &self.cluster else { return };
+        let revision = self.mark.read(cluster);
+        if tokio::time::timeout(most, subscriber.reaches(revision)).await.is_err() {
+            tracing::warn!(%revision, "Balancing by an older view than before, because no master answers");
+        }
+    }
+}
+
+/// Starts to balance. Returns whom to ask about it, if anything balances. `resumption` is of what outlives a process.
 pub fn start_lb(
     balancer: Option<LoadBalancer>,
     feed: &Feed,
     node: &AgentId,
+    resumption: Option<Resumption>,
     tasks: &mut JoinSet<()>,
 ) -> Option<Inspector> {
     let balancer = balancer?.on_node(node.clone());
+    let resumption = resumption.filter(|_| balancer.outlives_process());
     let subscriber = feed.subscribe(node.clone(), Plane::Lb);
     let (inspector, questions) = mesonet_lb_dataplane::inspection();
-    tasks.spawn(follow_with_lb(balancer, subscriber, questions));
+    tasks.spawn(follow_with_lb(balancer, subscriber, resumption, questions));
     Some(inspector)
 }
 
@@ -140,11 +175,17 @@ pub async fn follow_with_dns(
 
 /// Balances services until the control plane is gone, and answers questions. Reports also when connections of draining
 /// endpoints end, and when services that failed are in effect after all.
-pub async fn follow_with_lb(
+async fn follow_with_lb(
     mut balancer: LoadBalancer,
     mut subscriber: Subscriber,
+    resumption: Option<Resumption>,
     mut questions: mpsc::Receiver<Question>,
 ) {
+    let mut mark = None;
+    if let Some(resumption) = resumption {
+        resumption.wait_for_view(&mut subscriber, OLDER_VIEW_HOLD).await;
+        mark = Some(resumption.mark);
+    }
     let (mut busy, mut started) = (balancer.busy(), balancer.started());
     let mut failed = BTreeMap::new();
     let mut applied = Revision::ZERO;
@@ -160,6 +201,9 @@ pub async fn follow_with_lb(
         tokio::select! {
             update = subscriber.next() => {
                 let Some(update) = update else { return };
+                if let Some(mark) = &mut mark {
+                    mark.write(&update.view);
+                }
                 failed = balancer.apply(&update.view, &update.delta).await;
                 applied = update.view.revision;
             }
@@ -177,5 +221,39 @@ pub async fn follow_with_lb(
         }
         busy.mark_unchanged();
         subscriber.report(applied, balancer.busy_now(), failed.clone()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(revision: u64) -> ClusterView {
+        let mut view = ClusterView::empty(ClusterId::new("c"));
+        view.revision = Revision(revision);
+        view
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_kernel_gives_way_to_no_older_view_while_a_master_answers() {
+        let dir = tempfile::tempdir().expect("directory");
+        AppliedMark::of(dir.path()).write(&view(7));
+        let (long, short) = (Duration::from_secs(3600), Duration::from_millis(10));
+        for (kept, told, most, begins_with) in [
+            (7, None, long, 7),
+            (8, None, long, 8),
+            (5, Some(7), long, 7),
+            (5, Some(6), short, 6),
+            (5, None, short, 5),
+        ] {
+            let (views, feed, _reports) = mesonet_bus::channel();
+            views.publish(view(kept));
+            let mut subscriber = feed.subscribe(AgentId::new("n"), Plane::Lb);
+            let resumption = Resumption::of(dir.path(), Some(&view(kept)));
+            let master = async { told.into_iter().for_each(|revision| views.publish(view(revision))) };
+            tokio::join!(resumption.wait_for_view(&mut subscriber, most), master);
+            let first = subscriber.next().await.expect("a view");
+            assert_eq!(first.view.revision, Revision(begins_with), "{kept}, {told:?}");
+        }
     }
 }

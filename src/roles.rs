@@ -4,6 +4,7 @@
 //! A node's daemons share one directory with the node's identity. Nothing that runs needs a master to go on.
 
 mod agent;
+mod applied_mark;
 mod authority;
 mod bus_metrics;
 mod elected_master;
@@ -17,9 +18,11 @@ mod supervisor;
 mod view_age;
 mod view_cache;
 
+pub(crate) use applied_mark::AppliedMark;
 pub(crate) use authority::authority_dir;
 
 pub use agent::run_agent;
+
 pub use authority::{InitError, NewToken, TokenRoles, create_token, init, revoke_node, revoke_token, tokens};
 pub use master::run_master;
 pub use net::{clean_up_net, run_net};

@@ -27,9 +27,10 @@ use crate::host::{LoopbackAddress, ResolvConf};
 use crate::lb_api::LbApi;
 use crate::net_plan::NetPlan;
 use crate::overlay::{self, Overlay, OverlaySettings};
+use crate::planes::{self, Resumption};
 use crate::process::{self, Running};
 use crate::sources::{self, Sink, SourceMetrics};
-use crate::{http, http_server, open_files, planes, process_metrics};
+use crate::{http, http_server, open_files, process_metrics};
 
 /// Runs the node's network daemon until SIGINT or SIGTERM. `token` is needed if the view comes from masters of mesonet
 /// and neither it nor the agent has joined.
@@ -139,7 +140,8 @@ impl NetProcess {
         }
         let zone = dns_server.served();
         tasks.spawn(planes::follow_with_dns(dns_server, feed.subscribe(name.clone(), Plane::Dns), is_stale));
-        let balancer = planes::start_lb(balancer, &feed, &name, &mut tasks);
+        let resumption = Some(Resumption::of(&options.dir, known.as_ref().map(|known| &known.view)));
+        let balancer = planes::start_lb(balancer, &feed, &name, resumption, &mut tasks);
         let inspector = overlay.as_ref().map(Overlay::inspector);
         if let Some(overlay) = overlay {
             tasks.spawn(overlay.follow(name.clone(), feed.subscribe(name.clone(), Plane::Overlay)));
@@ -151,13 +153,12 @@ impl NetProcess {
         if let Some(resolver) = ResolverPlan::of(plan, &dns)? {
             tasks.spawn(resolver.carry_out(feed.clone()));
         }
-        let Grace(stale_after) = options.stale_after;
         let keeper = ViewKeeper {
             feed,
             confirmation,
             cache,
             confirmed_before,
-            stale_after,
+            stale_after: options.stale_after.0,
             stale,
             metrics: view_metrics,
         };

@@ -52,6 +52,13 @@ impl Subscriber {
         Some(Update { view, delta })
     }
 
+    /// Waits until there is a view of at least a revision, or the control plane is gone. Nothing is returned by that.
+    pub async fn reaches(&mut self, revision: Revision) {
+        let reaches =
+            |view: &Option<Arc<ClusterView>>| view.as_ref().is_some_and(|view| view.revision >= revision);
+        let _ = self.feed.views.wait_for(reaches).await;
+    }
+
     /// Reports what is in effect: everything up to a revision, which draining tasks still have open connections, and
     /// which services could not be put into effect.
     pub async fn report(

@@ -139,6 +139,11 @@ impl LoadBalancer {
         }
     }
 
+    /// Whether what it has put into effect stays so when the process ends.
+    pub fn outlives_process(&self) -> bool {
+        matches!(self.executor, Executor::Ebpf(_)) || self.packets.is_some()
+    }
+
     /// What balances packets from outside, if anything does.
     pub fn packets(&self) -> Option<&PacketBalancer> {
         self.packets.as_deref()
