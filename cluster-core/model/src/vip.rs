@@ -105,7 +105,20 @@ pub enum VipLabelError {
     /// Nothing is left of the name once it is made a DNS name.
     #[error("VIP label '{0}' has no name: expected letters or digits before the port")]
     NoName(String),
+    /// What stands before the port looks like an address and is none.
+    #[error("VIP label '{0}' has neither a name nor an IPv4 or IPv6 address before the port")]
+    NoAddress(String),
+    /// No client can connect to the address.
+    #[error("VIP label '{0}' has an address that is no single host's: expected a unicast address")]
+    NotUnicast(String),
+    /// The name is too long to be resolved.
+    #[error("VIP label '{0}' has a name that is too long: expected at most {NAME_LENGTH_MAX} characters")]
+    TooLong(String),
 }
+
+/// The longest name: with a framework's name of one label and the domain behind it, it has the 253 characters that a
+/// domain name may have.
+const NAME_LENGTH_MAX: usize = 165;
 
 impl VipLabel {
     /// Reads a label's value by the rules of spec/dcos-networking.md §2.3.1: split at the last colon.
@@ -118,10 +131,17 @@ impl VipLabel {
             .ok_or_else(|| VipLabelError::BadPort(text.to_owned()))?;
         let literal = left.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(left);
         if let Ok(address) = literal.parse() {
-            return Ok(Self::Static { address, port });
+            return match is_one_hosts(address) {
+                true => Ok(Self::Static { address, port }),
+                false => Err(VipLabelError::NotUnicast(text.to_owned())),
+            };
+        }
+        if looks_like_address(left) {
+            return Err(VipLabelError::NoAddress(text.to_owned()));
         }
         match name::domain_fragment(left) {
             name if name.is_empty() => Err(VipLabelError::NoName(text.to_owned())),
+            name if name.len() > NAME_LENGTH_MAX => Err(VipLabelError::TooLong(text.to_owned())),
             name => Ok(Self::Named { name, port }),
         }
     }
@@ -136,6 +156,23 @@ impl VipLabel {
             Self::Static { address, port } => ServiceKey { protocol, vip: Vip::Static(address), port },
         }
     }
+}
+
+/// Whether a client anywhere can connect to the address, and means one host by it. An IPv6 address that stands for an IPv4
+/// one is reached as that.
+fn is_one_hosts(address: IpAddr) -> bool {
+    let is_special = match address {
+        IpAddr::V4(address) => address.is_broadcast(),
+        IpAddr::V6(address) => address.to_ipv4_mapped().is_some() || address.is_unicast_link_local(),
+    };
+    !is_special && !address.is_unspecified() && !address.is_multicast()
+}
+
+/// Made a name, it would be one that nobody asks for.
+fn looks_like_address(text: &str) -> bool {
+    let is_dotted = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+    let has_numbers = text.contains('.') && text.bytes().any(|byte| byte.is_ascii_digit());
+    text.contains([':', '[', ']']) || (has_numbers && text.bytes().all(is_dotted))
 }
 
 /// A service: protocol, virtual address and port. Its text is `tcp/web@marathon:80` for a named VIP and
@@ -209,9 +246,35 @@ mod tests {
             ("web:0", VipLabelError::BadPort("web:0".into())),
             ("web:65536", VipLabelError::BadPort("web:65536".into())),
             ("/:80", VipLabelError::NoName("/:80".into())),
+            ("...:80", VipLabelError::NoName("...:80".into())),
+            ("1.2.3.400:80", VipLabelError::NoAddress("1.2.3.400:80".into())),
+            ("fd01:c:::1:80", VipLabelError::NoAddress("fd01:c:::1:80".into())),
+            ("[web]:80", VipLabelError::NoAddress("[web]:80".into())),
+            ("tcp://web:80", VipLabelError::NoAddress("tcp://web:80".into())),
+            ("0.0.0.0:80", VipLabelError::NotUnicast("0.0.0.0:80".into())),
+            ("255.255.255.255:80", VipLabelError::NotUnicast("255.255.255.255:80".into())),
+            ("224.0.0.1:80", VipLabelError::NotUnicast("224.0.0.1:80".into())),
+            ("[::]:80", VipLabelError::NotUnicast("[::]:80".into())),
+            ("[ff02::1]:80", VipLabelError::NotUnicast("[ff02::1]:80".into())),
+            ("[fe80::1]:80", VipLabelError::NotUnicast("[fe80::1]:80".into())),
+            ("[::ffff:1.2.3.4]:80", VipLabelError::NotUnicast("[::ffff:1.2.3.4]:80".into())),
         ] {
             assert_eq!(VipLabel::parse(text), Err(expected), "{text}");
         }
+    }
+
+    #[test]
+    fn names_end_where_nobody_could_resolve_them() {
+        let label = "a".repeat(54);
+        let longest = format!("{label}.{label}.{label}a");
+        assert_eq!(longest.len(), NAME_LENGTH_MAX);
+        let parsed = VipLabel::parse(&format!("/{longest}:80"));
+        assert_eq!(parsed, Ok(VipLabel::Named { name: longest.clone(), port: 80 }));
+        let domain = format!("{longest}.{}.l4lb.thisdcos.directory", "f".repeat(name::LABEL_LENGTH_MAX));
+        assert_eq!(domain.len(), 253);
+        let too_long = format!("/{longest}b:80");
+        assert_eq!(VipLabel::parse(&too_long), Err(VipLabelError::TooLong(too_long)));
+        assert!(VipLabel::parse("10:80").is_ok() && VipLabel::parse("v1.2:80").is_ok(), "names with digits");
     }
 
     #[test]

@@ -126,7 +126,8 @@ pub(crate) fn unacted_fields(app: &AppDefinition, body: &Map<String, Value>) -> 
         fields.extend(container.docker.is_some().then_some("container.docker"));
         fields.extend((!container.volumes.is_empty()).then_some("container.volumes"));
     }
-    fields.into_iter().filter(|field| is_given(field, body)).map(str::to_owned).collect()
+    let fields = fields.into_iter().filter(|field| is_given(field, body)).map(str::to_owned);
+    fields.chain(ports::unacted_labels(app, body)).collect()
 }
 
 fn is_given(field: &str, body: &Map<String, Value>) -> bool {

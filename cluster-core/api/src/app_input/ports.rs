@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use mesonet_model::{NetworkMode, PortDefinition, PortMapping, Protocol};
+use mesonet_model::{AppDefinition, NetworkMode, PortDefinition, PortMapping, Protocol, VipLabel};
+use serde_json::{Map, Value};
 
 use crate::json_reader::{Object, whole_of};
 
@@ -66,6 +67,44 @@ pub(super) fn default_mappings(mode: NetworkMode) -> Vec<PortMapping> {
         labels: BTreeMap::new(),
         network_names: Vec::new(),
     }]
+}
+
+/// Labels that have no effect or another one than they seem to: those of a port that the app itself has, and VIPs whose
+/// names are not as they are written. Only what the body gives counts.
+pub(super) fn unacted_labels(app: &AppDefinition, body: &Map<String, Value>) -> Vec<String> {
+    let mut found = Vec::new();
+    if body.contains_key("labels") {
+        let of_ports = app.labels.keys().filter(|key| is_vip_key(key) || key.starts_with("MESONET_LB_"));
+        found.extend(of_ports.map(|key| format!("labels/{key} (it belongs to a port)")));
+    }
+    let list = port_list(app);
+    let is_given = body.contains_key(list.split('/').next().unwrap_or(list));
+    for (index, port) in app.ports().iter().enumerate().filter(|_| is_given) {
+        for (key, value) in port.labels.iter().filter(|(key, _)| is_vip_key(key)) {
+            if let Some(name) = other_name(value) {
+                found.push(format!("{list}({index})/labels/{key} as it is written (its name is {name})"));
+            }
+        }
+    }
+    found
+}
+
+/// `VIP_` and a number, in upper or lower case, or what was meant to be that.
+pub(super) fn is_vip_key(key: &str) -> bool {
+    let number = key.strip_prefix("VIP").or_else(|| key.strip_prefix("vip"));
+    number.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_'))
+}
+
+/// Where the app's ports are.
+pub(super) fn port_list(app: &AppDefinition) -> &'static str {
+    if app.is_on_host_network() { "portDefinitions" } else { "container/portMappings" }
+}
+
+/// The name of a VIP that has lost more than slashes on the way to it.
+fn other_name(label: &str) -> Option<String> {
+    let VipLabel::Named { name, .. } = VipLabel::parse(label).ok()? else { return None };
+    let written = label.rsplit_once(':')?.0.chars().filter(|character| *character != '/').count();
+    (written != name.len()).then_some(name)
 }
 
 /// `^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`

@@ -8,6 +8,7 @@ use mesonet_model::{
 use serde_json::Value;
 
 use super::SINGLE_INSTANCE_LABEL;
+use super::ports::{is_vip_key, port_list};
 use crate::json_reader::Findings;
 
 /// Where the rules report.
@@ -142,7 +143,7 @@ fn check_mappings(app: &AppDefinition, report: &Report<'_>) {
 
 /// A label `VIP_<n>` that declares no virtual address would silently do nothing, and so would a wrong `MESONET_LB_*`.
 fn check_port_labels(app: &AppDefinition, report: &Report<'_>) {
-    let list = if app.is_on_host_network() { "portDefinitions" } else { "container/portMappings" };
+    let list = port_list(app);
     for (index, port) in app.ports().iter().enumerate() {
         for (key, value) in port.labels.iter().filter(|(key, _)| is_vip_key(key)) {
             if let Err(error) = VipLabel::parse(value) {
@@ -153,12 +154,6 @@ fn check_port_labels(app: &AppDefinition, report: &Report<'_>) {
             report.invalid(&format!("{list}({index})/labels/{}", error.label()), error.to_string());
         }
     }
-}
-
-/// `VIP_` and a number, in upper or lower case.
-fn is_vip_key(key: &str) -> bool {
-    let number = key.strip_prefix("VIP_").or_else(|| key.strip_prefix("vip_"));
-    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
 }
 
 fn check_health_checks(app: &AppDefinition, report: &Report<'_>) {

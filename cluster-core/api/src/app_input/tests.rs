@@ -288,7 +288,7 @@ fn broken_rules_of_commands_and_constraints_are_named_by_path() {
 }
 
 #[test]
-fn broken_rules_of_ports_and_networks_are_named_by_path() {
+fn labels_that_mean_nothing_are_named_by_path() {
     assert_breaks([
         (
             json!({"portDefinitions": [{"labels": {"VIPER": "x", "VIP_0": "/web"}}]}),
@@ -303,6 +303,16 @@ fn broken_rules_of_ports_and_networks_are_named_by_path() {
             "no number from 1 to 65535",
         ),
         (
+            json!({"portDefinitions": [{"labels": {"VIP0": "web"}}]}),
+            "/portDefinitions(0)/labels/VIP0",
+            "VIP label 'web' has no port",
+        ),
+        (
+            json!({"portDefinitions": [{"labels": {"VIP_0": "0.0.0.0:80"}}]}),
+            "/portDefinitions(0)/labels/VIP_0",
+            "expected a unicast address",
+        ),
+        (
             json!({"portDefinitions": [{"labels": {"MESONET_LB_ALGORITHM": "rr"}}]}),
             "/portDefinitions(0)/labels/MESONET_LB_ALGORITHM",
             "expected weighted-random, least-connections or maglev",
@@ -314,6 +324,12 @@ fn broken_rules_of_ports_and_networks_are_named_by_path() {
             "/container/portMappings(0)/labels/MESONET_LB_WIEGHT",
             "is unknown: expected one of MESONET_LB_ALGORITHM, ",
         ),
+    ]);
+}
+
+#[test]
+fn broken_rules_of_ports_and_networks_are_named_by_path() {
+    assert_breaks([
         (
             json!({"portDefinitions": [{"name": "a"}, {"name": "a"}]}),
             "/portDefinitions",

@@ -21,6 +21,8 @@ mod fixture;
 #[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
+mod label_tests;
+#[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod task_tests;
