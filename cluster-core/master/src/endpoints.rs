@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use mesonet_model::{
     DEFAULT_SHARE, Endpoint, EndpointKey, EndpointState, PortPolicy, ServiceKey, ServicePort, ServiceWish,
-    Serving, SlowStart, Task, Vip,
+    Serving, SlowStart, Task, Vip, VipLabel,
 };
 
 /// What a task adds to the view.
@@ -51,6 +51,28 @@ pub fn endpoints_of(task: &Task, agent: IpAddr, framework_name: &str) -> Publish
         }
     }
     published
+}
+
+/// The static VIPs of a task that do not lead to it, because it has no address of their family, and why.
+pub(crate) fn out_of_reach(task: &Task, agent: IpAddr) -> Vec<String> {
+    let mut reasons = Vec::new();
+    for port in task.service_ports() {
+        let addresses = addresses_of(&port, task, agent);
+        for label in port.vips.iter().flatten() {
+            let VipLabel::Static { address, port } = label else { continue };
+            if addresses.is_empty() || addresses.iter().any(|each| each.is_ipv4() == address.is_ipv4()) {
+                continue;
+            }
+            let has: Vec<String> = addresses.iter().map(|each| each.ip().to_string()).collect();
+            reasons.push(format!(
+                "VIP label '{}' does not lead to the task: expected an {} address of the task, which has {}",
+                SocketAddr::new(*address, *port),
+                if address.is_ipv4() { "IPv4" } else { "IPv6" },
+                has.join(", ")
+            ));
+        }
+    }
+    reasons
 }
 
 /// An endpoint whose checks fail begins anew when they pass.

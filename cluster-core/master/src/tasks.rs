@@ -9,6 +9,7 @@ use mesonet_model::{
 use uuid::Uuid;
 
 use crate::drain_label::drain_grace;
+use crate::endpoints::out_of_reach;
 use crate::frameworks::current_status;
 use crate::machine::Master;
 
@@ -229,9 +230,21 @@ impl Master {
         if status.state.is_terminal() {
             self.remove_task(&task.key, now);
         } else {
-            self.put_task(with_report(&task, &status), now);
+            let reported = with_report(&task, &status);
+            if task.started_at.is_none() && reported.started_at.is_some() {
+                self.warn_of_vips(&reported);
+            }
+            self.put_task(reported, now);
         }
         self.forward(status);
+    }
+
+    /// Says which of a task's VIPs cannot lead to it, once its addresses are known.
+    fn warn_of_vips(&mut self, task: &Task) {
+        let Some(agent) = self.view.agents.get(&task.agent) else { return };
+        for reason in out_of_reach(task, agent.info.address) {
+            self.out.warn(&task.key, reason);
+        }
     }
 
     fn forward(&mut self, status: TaskStatus) {

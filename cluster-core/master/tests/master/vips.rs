@@ -34,6 +34,22 @@ fn a_named_vip_has_the_address_of_its_hash() {
 }
 
 #[test]
+fn a_static_vip_of_another_family_is_warned_of() {
+    let (mut cluster, agent) = cluster_with_agent();
+    cluster.run(&agent, "a", 31000, "[fd00::5]:80");
+    cluster.report("a", TaskState::Running);
+    assert_eq!(
+        cluster.warnings(),
+        [
+            "VIP label '[fd00::5]:80' does not lead to the task: expected an IPv6 address of the task, which has \
+          10.0.0.1"
+        ]
+    );
+    cluster.run(&agent, "b", 31001, "10.9.9.9:80");
+    assert_eq!(cluster.warnings(), Vec::<String>::new());
+}
+
+#[test]
 fn names_that_collide_get_different_addresses_that_stay() {
     let narrow = Config { vip_range_v4: ([11, 0, 0, 1].into(), [11, 0, 0, 2].into()), ..config() };
     let mut cluster = Cluster::without_framework(narrow);
