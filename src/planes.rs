@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::{Server, StartError};
-use mesonet_lb_dataplane::{EbpfSettings, Inspector, LoadBalancer, PacketBalancer, PacketSettings, Question};
+use mesonet_lb_dataplane::{
+    EbpfSettings, Inspector, KernelHold, LoadBalancer, PacketBalancer, PacketSettings, Question,
+};
 use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
 use prometheus::Registry;
 use tokio::sync::{mpsc, watch};
@@ -49,6 +51,24 @@ pub fn load_balancer(
     if datapath == Datapath::None || sockets.packet_interface.is_none() {
         leave_packets(sockets);
     }
+    let takes_kernel = match datapath {
+        Datapath::None => false,
+        Datapath::Proxy => sockets.packet_interface.is_some(),
+        Datapath::Auto => sockets.packet_interface.is_some() || sockets.cgroup.is_some(),
+        Datapath::Ebpf => true,
+    };
+    let hold = match takes_kernel.then(|| KernelHold::take(&sockets.bpffs)).transpose() {
+        Ok(hold) => hold,
+        Err(error) if datapath == Datapath::Auto => {
+            let error = format!("{:#}", anyhow!(error));
+            tracing::warn!(error, "The kernel does not balance; the proxy does");
+            let why = format!("auto: the kernel does not balance: {error}");
+            return Ok(Some(LoadBalancer::proxy(metrics).because(why)));
+        }
+        Err(error) => {
+            return Err(anyhow!(error).context("the kernel does not balance (use --datapath proxy)"));
+        }
+    };
     let settings = |cgroup| EbpfSettings { cgroup, bpffs: sockets.bpffs.clone() };
     let balancer = match (datapath, sockets.cgroup.clone()) {
         (Datapath::None, _) => return Ok(None),
@@ -65,7 +85,7 @@ pub fn load_balancer(
                 .context("the kernel does not balance (use --datapath proxy)")?
         }
     };
-    let balancer = with_packets(balancer, datapath, sockets, metrics)?;
+    let balancer = with_packets(balancer, datapath, sockets, metrics)?.holding(hold);
     // What the hooks do not see is the proxy's, if nothing better is there and nobody has asked for the hooks alone.
     let is_mixed = datapath == Datapath::Auto && balancer.packets().is_none();
     Ok(Some(if is_mixed { balancer.with_proxy_beside() } else { balancer }))

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, anyhow, bail};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, KnownView, PlaneNews, Publisher};
 use mesonet_dns_server::{CertificateFiles, EncryptedAddresses};
-use mesonet_lb_dataplane::PacketBalancer;
+use mesonet_lb_dataplane::{KernelHold, PacketBalancer};
 use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -60,9 +60,10 @@ pub fn run_net(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<()> 
 /// Takes everything that network daemons have left in the kernel out of it.
 ///
 /// # Errors
-/// When it cannot be removed.
+/// When it cannot be removed, or a daemon balances by it.
 pub fn clean_up_net(plan: &NetPlan) -> anyhow::Result<()> {
     let bpffs = &plan.options.sockets.bpffs;
+    let _hold = KernelHold::take_present(bpffs)?;
     PacketBalancer::cleanup(bpffs)
         .and_then(|()| mesonet_lb_dataplane::cleanup(bpffs))
         .with_context(|| format!("cannot remove the programs that are pinned in {}", bpffs.display()))?;

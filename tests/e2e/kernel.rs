@@ -136,12 +136,32 @@ fn no_connection_is_lost_when_the_daemon_is_killed_under_load() {
     }
     load.finish_without_failure();
 
-    process::signal(daemon.id(), Signal::TERM);
-    daemon.wait().expect("the process ends");
     let mesonet = cluster::mesonet();
     let mesonet = text(Path::new(mesonet.get_program()));
     let bpffs = hooks.bpffs();
     let cleanup = ["net", "--cleanup", "--bpffs", text(&bpffs)];
+    let second = [
+        "dev",
+        "--http",
+        "127.0.0.1:0",
+        "--dns",
+        "127.0.0.1:0",
+        "--datapath",
+        "ebpf",
+        "--cgroup",
+        text(hooks.place.cgroup()),
+        "--bpffs",
+        text(&bpffs),
+    ];
+    for arguments in [&cleanup[..], &second] {
+        let error = program::outcome("mesonet", hooks.command(&network, mesonet).args(arguments).output());
+        let error = error.failure(1);
+        assert!(error.contains("end it first") && error.contains(text(&bpffs)), "{error}");
+    }
+    assert!(hooks.get(&network, &url).is_some(), "who is told so has changed nothing");
+
+    process::signal(daemon.id(), Signal::TERM);
+    daemon.wait().expect("the process ends");
     program::run(mesonet, &cleanup).success();
     assert_eq!(hooks.get(&network, &url), None, "the address is none any more");
 }

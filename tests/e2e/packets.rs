@@ -357,8 +357,7 @@ fn servers_answer_clients_directly_where_their_service_asks_for_it() {
         let arguments = arguments(pins);
         NetDaemon::start_by(site.mesonet_on(host), &arguments.iter().map(String::as_str).collect::<Vec<_>>())
     };
-    let _balancing = start("node", node);
-    let _serving = start("servers", servers);
+    let daemons = [start("node", node), start("servers", servers)];
     for vip in WEB {
         site.wait_for(vip, &["a", "b"]);
     }
@@ -377,6 +376,7 @@ fn servers_answer_clients_directly_where_their_service_asks_for_it() {
     let output = command.args(["explain", "--api", API, "10.77.0.1:20001", "11.0.0.1:80"]).output();
     let told = program::outcome("mesonet explain", output).success();
     assert!(told.contains("answers it directly"), "{told}");
+    drop(daemons);
     for pins in &own {
         let mut command = site.mesonet();
         program::outcome("mesonet net", command.args(["net", "--cleanup", "--bpffs", text(pins)]).output())

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::busy;
 use crate::proxy_beside::ProxyBeside;
-use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, Memory, Metrics, PacketBalancer, Proxy};
+use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, KernelHold, Memory, Metrics, PacketBalancer, Proxy};
 
 /// How often a balancer looks at what connections have come to, and tries again what failed: soon enough that an endpoint
 /// that fails is left out before many clients have met it, and that whoever frees a port that was taken sees the
@@ -28,6 +28,8 @@ pub struct LoadBalancer {
     packets: Option<Box<PacketBalancer>>,
     /// What serves them where packets are not balanced.
     beside: Option<Box<ProxyBeside>>,
+    /// Keeps other processes from what this one has in the kernel.
+    _hold: Option<KernelHold>,
     metrics: Metrics,
     /// Why this executor.
     why: String,
@@ -104,6 +106,7 @@ impl LoadBalancer {
             executor,
             packets: None,
             beside: None,
+            _hold: None,
             metrics,
             why,
             planner: NodePlanner::new(AgentId::new("")),
@@ -120,6 +123,12 @@ impl LoadBalancer {
     #[must_use]
     pub fn with_packets(self, packets: PacketBalancer) -> Self {
         Self { packets: Some(Box::new(packets)), ..self }
+    }
+
+    /// Keeps other processes from what this one has in the kernel, for as long as it balances.
+    #[must_use]
+    pub fn holding(self, hold: Option<KernelHold>) -> Self {
+        Self { _hold: hold, ..self }
     }
 
     /// Has the proxy serve whoever the hooks in the kernel do not see, at virtual addresses that are local ones. Where

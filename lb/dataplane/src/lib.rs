@@ -39,5 +39,5 @@ pub use packet::{
     PacketAnswer, PacketBalancer, PacketError, PacketHook, PacketMode, PacketQuestion, PacketRun,
     PacketSettings,
 };
-pub use pinning::PinningError;
+pub use pinning::{KernelHold, PinningError};
 pub use proxy::Proxy;

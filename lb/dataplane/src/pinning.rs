@@ -1,8 +1,11 @@
 //! What keeps programs in the kernel while no process has them: names in a BPF file system.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use aya::pin::PinError;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -27,7 +30,77 @@ pub enum PinningError {
         /// The kernel's words.
         source: PinError,
     },
+    /// Two would undo what the other does.
+    #[error(
+        "another daemon balances by what is pinned in {}: end it first, or name another BPF file system (--bpffs)",
+        path.display()
+    )]
+    Held {
+        /// The BPF file system.
+        path: PathBuf,
+    },
 }
+
+/// How long to wait for a daemon that is just ending.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How often to look whether it has ended.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// For as long as a process has it, no other one changes what is pinned in a BPF file system.
+#[derive(Debug)]
+pub struct KernelHold {
+    _directory: File,
+}
+
+impl KernelHold {
+    /// Takes it; waits some seconds for a process that ends.
+    ///
+    /// # Errors
+    /// When another process has it, or there is no such file system.
+    pub fn take(bpffs: &Path) -> Result<Self, PinningError> {
+        let directory = bpffs.join(DIRECTORY);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            make_directory(&directory)?;
+            if let Some(file) = try_lock(bpffs, &directory)? {
+                return Ok(Self { _directory: file });
+            }
+            if Instant::now() > deadline {
+                return Err(PinningError::Held { path: bpffs.to_path_buf() });
+            }
+            thread::sleep(LOOK);
+        }
+    }
+
+    /// Takes it to remove everything, if there is anything.
+    ///
+    /// # Errors
+    /// As [`KernelHold::take`].
+    pub fn take_present(bpffs: &Path) -> Result<Option<Self>, PinningError> {
+        if bpffs.join(DIRECTORY).exists() { Self::take(bpffs).map(Some) } else { Ok(None) }
+    }
+}
+
+/// The directory, locked, unless another process has it or has just removed it.
+fn try_lock(bpffs: &Path, directory: &Path) -> Result<Option<File>, PinningError> {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    let file = match File::open(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(directory_error(directory))?,
+    };
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(None),
+        Err(TryLockError::Error(source)) => return Err(directory_error(bpffs)(source)),
+    }
+    let its = file.metadata().map(identity).map_err(directory_error(directory))?;
+    let is_there = fs::metadata(directory).is_ok_and(|found| identity(found) == its);
+    Ok(is_there.then_some(file))
+}
+
+/// The directory of a BPF file system that holds everything of mesonet.
+const DIRECTORY: &str = "mesonet";
 
 /// Makes a directory for pins, unless it is there.
 pub(crate) fn make_directory(path: &Path) -> Result<(), PinningError> {
@@ -42,4 +115,27 @@ pub(crate) fn directory_error(path: &Path) -> impl FnOnce(io::Error) -> PinningE
 /// Keeps a program attached for as long as the name is there.
 pub(crate) fn pin(link: FdLink, path: &Path) -> Result<PinnedLink, PinningError> {
     link.pin(path).map_err(|source| PinningError::Pin { path: path.to_path_buf(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time_changes_what_is_pinned() {
+        let dir = tempfile::tempdir().expect("directory");
+        assert!(KernelHold::take_present(dir.path()).expect("nothing to hold").is_none());
+        let first = KernelHold::take(dir.path()).expect("nobody has it");
+        let error = KernelHold::take(dir.path()).expect_err("it is taken").to_string();
+        assert!(error.contains(&dir.path().display().to_string()) && error.contains("--bpffs"), "{error}");
+        assert!(KernelHold::take_present(dir.path()).is_err());
+        let waiting = thread::spawn({
+            let path = dir.path().to_path_buf();
+            move || KernelHold::take(&path).map(drop)
+        });
+        // Whoever waits is given the directory that is there then.
+        fs::remove_dir(dir.path().join(DIRECTORY)).expect("removed");
+        drop(first);
+        waiting.join().expect("no panic").expect("it is free");
+    }
 }
