@@ -208,6 +208,9 @@ impl LoadBalancer {
     /// [`LoadBalancer::deadline`] or [`LoadBalancer::started`] says. Returns as [`LoadBalancer::apply`].
     pub async fn observe(&mut self) -> BTreeMap<ServiceKey, String> {
         self.observed_at = Instant::now();
+        if let Some(packets) = &mut self.packets {
+            packets.follow_interfaces();
+        }
         let Some(view) = self.view.clone() else { return BTreeMap::new() };
         let mut failed = self.executor.take_failed();
         failed.extend(self.beside.iter_mut().flat_map(|beside| beside.take_failed()));

@@ -27,7 +27,8 @@ impl LoadBalancer {
     fn datapath(&self) -> Datapath {
         let packets = self.packets.iter().flat_map(|packets| packets.attached());
         let text = |each: &crate::packet::Attached| {
-            format!("{} at {}: {}", each.mode.as_str(), each.name, each.reason)
+            let what = if each.is_present() { each.mode.as_str() } else { "nothing" };
+            format!("{what} at {}: {}", each.name, each.reason)
         };
         let beside = self.beside.as_ref().map(|_| {
             "the proxy: the hooks see only processes of the cgroup, and no packets are balanced".to_owned()
@@ -90,7 +91,12 @@ impl LoadBalancer {
         let client = client.ip();
         let is_here = self.is_here(view, client);
         if let Some(packets) = self.packets.as_ref().filter(|_| !is_here) {
-            let interfaces: Vec<&str> = packets.attached().iter().map(|each| each.name.as_str()).collect();
+            let there = packets.attached().iter().filter(|each| each.is_present());
+            let interfaces: Vec<&str> = there.map(|each| each.name.as_str()).collect();
+            if interfaces.is_empty() {
+                let why = format!("{client} is not on this node, and the interfaces for packets are gone");
+                return (Carrier::Nothing, why);
+            }
             let why =
                 format!("{client} is not on this node; packets are balanced at {}", interfaces.join(", "));
             return (Carrier::Packets, why);

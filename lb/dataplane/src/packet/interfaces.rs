@@ -1,7 +1,9 @@
 //! What the kernel says of an interface, by netlink (linux/rtnetlink.h).
 
 use std::io;
+use std::os::fd::OwnedFd;
 
+use rustix::io::Errno;
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socket_with};
 
@@ -39,10 +41,22 @@ pub(super) enum Link {
     Nothing,
 }
 
+/// The number of the interface with a name, 0 if there is none.
+pub(super) fn index(name: &str) -> io::Result<u32> {
+    match name_to_index(netlink()?, name) {
+        Err(Errno::NODEV) => Ok(0),
+        found => Ok(found?),
+    }
+}
+
+/// Without a protocol it is that of interfaces and routes.
+fn netlink() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?)
+}
+
 /// Looks at an interface.
 pub(super) fn find(name: &str) -> io::Result<Interface> {
-    // Without a protocol it is that of interfaces and routes.
-    let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+    let socket = netlink()?;
     let index = name_to_index(&socket, name)?;
     let mut message = [0; HEADER + INFORMATION];
     // The length is a constant that fits.
@@ -101,6 +115,8 @@ mod tests {
         let found = find("lo").expect("every namespace has it");
         assert_eq!(found, Interface { index: 1, link: Link::Loopback, is_virtual: false });
         assert!(find("none-such").is_err());
+        assert_eq!(index("lo").expect("an answer"), 1);
+        assert_eq!(index("none-such").expect("an answer"), 0);
     }
 
     #[test]

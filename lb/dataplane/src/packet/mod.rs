@@ -6,6 +6,7 @@
 //! table of routes and reads what is counted.
 
 mod drains;
+mod following;
 mod interfaces;
 mod ledger;
 mod maps;
@@ -98,6 +99,9 @@ pub enum PacketError {
     /// Packets of loopback are not from outside.
     #[error("cannot balance packets of interface {0}: it leads nowhere")]
     Loopback(String),
+    /// The interface was there.
+    #[error("there is no interface {0} any more; its packets are balanced again once it is back")]
+    Gone(String),
     /// Nothing can be kept in the kernel.
     #[error(transparent)]
     Pinning(#[from] PinningError),
@@ -157,12 +161,19 @@ pub enum PacketError {
 pub struct Attached {
     /// Its name.
     pub name: String,
-    /// Its number.
+    /// Its number; 0 while it is gone, which no interface has.
     pub index: u32,
     /// Where its packets are met; never [`PacketMode::Auto`].
     pub mode: PacketMode,
-    /// Why there.
+    /// Why there, or why not at the moment.
     pub reason: String,
+}
+
+impl Attached {
+    /// Whether the interface is there.
+    pub fn is_present(&self) -> bool {
+        self.index != 0
+    }
 }
 
 /// Balances packets. A restart of the process goes unnoticed: programs and maps stay in the kernel.
@@ -178,6 +189,9 @@ pub struct PacketBalancer {
     starts: Starts,
     table: PacketTable,
     attached: Vec<Attached>,
+    /// Where programs are pinned, and what is wanted of interfaces that come back.
+    pins: PathBuf,
+    mode: PacketMode,
     masquerade: bool,
     /// The addresses of the cluster's nodes.
     nodes: BTreeSet<IpAddr>,
@@ -212,12 +226,8 @@ impl PacketBalancer {
         }
         let older = programs::older(&settings.bpffs);
         let attached = programs::attach(&mut ebpf, &pins, &older, settings)?;
-        let devices: Vec<u32> =
-            attached.iter().filter(|each| each.mode == PacketMode::Xdp).map(|each| each.index).collect();
-        maps.set_devices(&devices)?;
-        for Attached { name, mode, reason, .. } in &attached {
-            tracing::info!(interface = name, mode = mode.as_str(), reason, "Balancing packets in the kernel");
-        }
+        maps.set_devices(&following::devices(&attached))?;
+        attached.iter().for_each(following::log);
         let found: BTreeSet<Frontend> = table.frontends().copied().collect();
         let has_leftovers = !found.is_empty();
         let masquerade = settings.masquerade;
@@ -233,6 +243,8 @@ impl PacketBalancer {
             starts,
             table,
             attached,
+            pins,
+            mode: settings.mode,
             masquerade,
             nodes,
             owners,

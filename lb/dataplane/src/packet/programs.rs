@@ -195,28 +195,57 @@ pub(super) fn attach(
     let mut attached = Vec::new();
     let mut kept = Vec::new();
     for name in &settings.interfaces {
-        let interface =
-            interfaces::find(name).map_err(|source| PacketError::Interface { name: name.clone(), source })?;
-        if interface.link == Link::Loopback {
-            return Err(PacketError::Loopback(name.clone()));
-        }
-        let (mode, reason) = attach_early(ebpf, (pins, older), name, &interface, settings.mode)?;
-        let is_ethernet = interface.link == Link::Ethernet;
-        let out = if is_ethernet { PacketHook::Out } else { PacketHook::TunnelOut };
-        let at = Attachment { pins, older, name, index: interface.index };
-        at.classifier(ebpf, out, TcAttachType::Egress)?;
-        load_next(ebpf, is_ethernet)?;
-        // It also meets what XDP leaves.
-        let incoming = if is_ethernet { PacketHook::In } else { PacketHook::TunnelIn };
-        at.classifier(ebpf, incoming, TcAttachType::Ingress)?;
-        kept.extend([at.pin(out), at.pin(incoming)]);
-        if mode != PacketMode::Tc {
-            kept.push(at.pin(PacketHook::Xdp));
-        }
-        attached.push(Attached { name: name.clone(), index: interface.index, mode, reason });
+        let (one, links) = attach_one(ebpf, pins, older, name, settings.mode)?;
+        attached.push(one);
+        kept.extend(links);
     }
     remove_others(pins, &kept);
     Ok(attached)
+}
+
+/// Attaches the programs to an interface. Also tells where their links are pinned.
+pub(super) fn attach_one(
+    ebpf: &mut Ebpf,
+    pins: &Path,
+    older: &[PathBuf],
+    name: &str,
+    mode: PacketMode,
+) -> Result<(Attached, Vec<PathBuf>), PacketError> {
+    let interface =
+        interfaces::find(name).map_err(|source| PacketError::Interface { name: name.to_owned(), source })?;
+    if interface.link == Link::Loopback {
+        return Err(PacketError::Loopback(name.to_owned()));
+    }
+    let (mode, reason) = attach_early(ebpf, (pins, older), name, &interface, mode)?;
+    let is_ethernet = interface.link == Link::Ethernet;
+    let out = if is_ethernet { PacketHook::Out } else { PacketHook::TunnelOut };
+    let at = Attachment { pins, older, name, index: interface.index };
+    at.classifier(ebpf, out, TcAttachType::Egress)?;
+    load_next(ebpf, is_ethernet)?;
+    // It also meets what XDP leaves.
+    let incoming = if is_ethernet { PacketHook::In } else { PacketHook::TunnelIn };
+    at.classifier(ebpf, incoming, TcAttachType::Ingress)?;
+    let mut links = vec![at.pin(out), at.pin(incoming)];
+    if mode != PacketMode::Tc {
+        links.push(at.pin(PacketHook::Xdp));
+    }
+    Ok((Attached { name: name.to_owned(), index: interface.index, mode, reason }, links))
+}
+
+/// Ends what is attached to an interface that is gone, or has another name.
+pub(super) fn leave(pins: &Path, index: u32) {
+    use PacketHook::{In, Out, TunnelIn, TunnelOut, Xdp};
+    for hook in [Xdp, In, Out, TunnelIn, TunnelOut] {
+        let path = link_path(pins, hook, index);
+        // With the interface, the kernel has ended it already.
+        let _ = bpf_call::detach_pinned(&path);
+        let _ = fs::remove_file(&path);
+    }
+}
+
+/// Where a link is pinned. The file system takes no dots, which names may have.
+fn link_path(pins: &Path, hook: PacketHook, index: u32) -> PathBuf {
+    pins.join(format!("{}_{index}", hook.program()))
 }
 
 /// Attaches XDP where that is told or the best.
@@ -257,9 +286,8 @@ struct Attachment<'a> {
 }
 
 impl Attachment<'_> {
-    /// Where a link is pinned. The file system takes no dots, which names may have.
     fn pin(&self, hook: PacketHook) -> PathBuf {
-        self.pins.join(format!("{}_{}", hook.program(), self.index))
+        link_path(self.pins, hook, self.index)
     }
 
     fn classifier(&self, ebpf: &mut Ebpf, hook: PacketHook, way: TcAttachType) -> Result<(), PacketError> {

@@ -4,6 +4,7 @@
 
 mod choice;
 mod direct;
+mod interfaces;
 mod lengths;
 mod packets;
 mod site;

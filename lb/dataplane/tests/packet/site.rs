@@ -62,7 +62,7 @@ impl Site {
     }
 
     /// A pair of interfaces between the node and another namespace.
-    fn connect(&self, side: Side, name: &str, network: u8) {
+    pub fn connect(&self, side: Side, name: &str, network: u8) {
         let (node, other) = (self.name(Side::Node), self.name(side));
         run(
             "ip",

@@ -1,0 +1,64 @@
+//! Interfaces that go away and come back: a card that is replaced, a tunnel that is made anew.
+//!
+//! With an interface, the kernel ends the programs at it. Another one of the same name has another number and none of them.
+
+use super::{Attached, PacketBalancer, PacketError, PacketMode, interfaces, programs};
+
+impl PacketBalancer {
+    /// Takes note of interfaces that are gone, and attaches the programs to those that have come back. Call it from time
+    /// to time.
+    pub fn follow_interfaces(&mut self) {
+        let mut has_changed = false;
+        for at in 0..self.attached.len() {
+            let Attached { name, index: known, .. } = &self.attached[at];
+            let Ok(found) = interfaces::index(name) else { continue };
+            if *known != found {
+                self.follow(at, found);
+                has_changed = true;
+            }
+        }
+        if has_changed && let Err(error) = self.maps.set_devices(&devices(&self.attached)) {
+            tracing::warn!(%error, "Cannot send packets on to an interface that has come back");
+        }
+    }
+
+    /// Makes do with what has become of an interface.
+    fn follow(&mut self, at: usize, found: u32) {
+        let Attached { name, index, reason, .. } = &mut self.attached[at];
+        if *index != 0 {
+            programs::leave(&self.pins, std::mem::take(index));
+        }
+        let attached = match found {
+            0 => Err(PacketError::Gone(name.clone())),
+            _ => programs::attach_one(&mut self.ebpf, &self.pins, &self.older, name, self.mode),
+        };
+        match attached {
+            Ok((attached, _)) => {
+                log(&attached);
+                self.attached[at] = attached;
+            }
+            Err(error) => {
+                let error = crate::balancer::error_text(&error);
+                if *reason != error {
+                    tracing::warn!(
+                        interface = name,
+                        error,
+                        "Packets of an interface are not balanced any more"
+                    );
+                    *reason = error;
+                }
+            }
+        }
+    }
+}
+
+/// Says where packets are balanced.
+pub(super) fn log(Attached { name, mode, reason, .. }: &Attached) {
+    tracing::info!(interface = name, mode = mode.as_str(), reason, "Balancing packets in the kernel");
+}
+
+/// The interfaces that XDP may send packets to.
+pub(super) fn devices(attached: &[Attached]) -> Vec<u32> {
+    let by_xdp = attached.iter().filter(|each| each.mode == PacketMode::Xdp && each.is_present());
+    by_xdp.map(|each| each.index).collect()
+}
