@@ -5,6 +5,8 @@
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SocketFields {
+    /// The number of the kernel's type of TCP sockets; 0 if the kernel does not take a pointer for one on a program's word.
+    pub kernel_type: u32,
     /// The pointer to the socket in the context of hooks about addresses.
     pub of_call: u32,
     /// The socket's cookie, 0 until somebody has asked for it.
@@ -34,7 +36,16 @@ pub struct SocketFields {
 }
 
 impl SocketFields {
-    /// Their names in the kernel, in order: a structure and what it holds.
+    /// What programs call as if it was a helper where they mean [`SocketFields::CAST_NAME`]. The user side puts that in.
+    pub const CAST: u32 = 0x6d65_736f;
+
+    /// The kernel's function that takes a pointer for one to a type.
+    pub const CAST_NAME: &'static str = "bpf_rdonly_cast";
+
+    /// The kernel's type of TCP sockets.
+    pub const TYPE_NAME: &'static str = "tcp_sock";
+
+    /// The names of the offsets in the kernel, in order: a structure and what it holds.
     pub const NAMES: [(&'static str, &'static str); 13] = [
         ("bpf_sock_addr_kern", "sk"),
         ("sock_common", "skc_cookie"),

@@ -60,7 +60,7 @@ fn types_have_no_gaps() {
     assert_eq!([Frontend::SIZE, Slot::SIZE, Flow::SIZE, Origin::SIZE], [24, 36, 28, 36]);
     // One line of a processor's nearest memory.
     assert_eq!(Connection::SIZE, 64);
-    assert_eq!(SocketFields::SIZE, SocketFields::NAMES.len() * u32::SIZE);
+    assert_eq!(SocketFields::SIZE, (1 + SocketFields::NAMES.len()) * u32::SIZE);
 }
 
 #[test]

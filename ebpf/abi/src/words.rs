@@ -105,6 +105,7 @@ words!(Affinity { slot: Slot, used: u32 });
 words!(Origin { place: Place, counter: u32, flags: u32, netns: [u32; 2] });
 words!(Connection { socket: u64, endpoint: Place, origin: Origin });
 words!(SocketFields {
+    kernel_type: u32,
     of_call: u32,
     cookie: u32,
     flags: u32,

@@ -1,4 +1,7 @@
 //! What the kernel knows of a socket and tells no hook: read at offsets that the user side has found.
+//!
+//! Where the kernel takes a pointer for one of its own types on a program's word (`bpf_rdonly_cast`, Linux 6.2), a read is
+//! one instruction; elsewhere it is the call of a function, which takes ten times as long.
 
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
@@ -11,6 +14,7 @@ use mesonet_ebpf_abi::{SocketFields, TcpEnd};
 /// Set before the programs are loaded, so that the kernel knows the values when it compiles them.
 #[unsafe(no_mangle)]
 static SOCKET_FIELDS: SocketFields = SocketFields {
+    kernel_type: 0,
     of_call: 0,
     cookie: 0,
     flags: 0,
@@ -45,13 +49,17 @@ impl Socket {
     /// The one that a system call with an address is about.
     #[inline(always)]
     pub fn of_call(context: &SockAddrContext) -> Self {
-        Self(read::<u64>(context.as_ptr(), offset!(of_call)) as *const c_void)
+        if offset!(kernel_type) == 0 {
+            return Self(probe::<u64>(context.as_ptr(), offset!(of_call)) as *const c_void);
+        }
+        // SAFETY: the kernel allows a read of the whole field; a volatile one is neither joined nor split.
+        cast(unsafe { (&raw const (*context.sock_addr).__bindgen_anon_1.sk).read_volatile() }.cast())
     }
 
     /// The one that is closed: the context itself.
     #[inline(always)]
     pub fn of_release(context: &SockContext) -> Self {
-        Self(context.as_ptr())
+        if offset!(kernel_type) == 0 { Self(context.as_ptr()) } else { cast(context.as_ptr()) }
     }
 
     /// Its cookie, or 0 if nobody has asked for it: these programs ask when they give an endpoint to a socket, so that
@@ -61,21 +69,19 @@ impl Socket {
         self.read(offset!(cookie))
     }
 
-    /// What is to be counted of a connection of TCP. To read all that lies between the fields at once takes longer.
+    /// What is to be counted of a connection of TCP.
     #[inline(always)]
     pub fn end(self, state: u32) -> TcpEnd {
         // The end is an octet. If it comes just now, it had better be counted as one than taken from the others.
         let flags: u64 = self.read(offset!(flags));
-        let out = Pair::new(self, offset!(segments_out), offset!(bytes_sent));
-        let received = Pair::new(self, offset!(segments_in), offset!(bytes_received));
         let mut end = TcpEnd {
             state,
             is_done: flags & SocketFields::DONE != 0,
-            bytes_sent: out.get(offset!(bytes_sent)),
+            bytes_sent: self.read(offset!(bytes_sent)),
             bytes_resent: self.read(offset!(bytes_resent)),
-            bytes_received: received.get(offset!(bytes_received)),
-            segments_out: out.get(offset!(segments_out)),
-            segments_in: received.get(offset!(segments_in)),
+            bytes_received: self.read(offset!(bytes_received)),
+            segments_out: self.read(offset!(segments_out)),
+            segments_in: self.read(offset!(segments_in)),
             ..TcpEnd::default()
         };
         if state == ESTABLISHED || end.bytes_received == 0 {
@@ -94,39 +100,26 @@ impl Socket {
 
     #[inline(always)]
     fn read<T: Copy>(self, offset: u32) -> T {
-        read(self.0, offset)
-    }
-}
-
-/// Two words of a socket, in which two fields are that are beside each other in this kernel.
-struct Pair {
-    socket: Socket,
-    begin: u32,
-    words: [u64; 2],
-}
-
-impl Pair {
-    #[inline(always)]
-    fn new(socket: Socket, one: u32, other: u32) -> Self {
-        let begin = if one < other { one } else { other } & !7;
-        Self { socket, begin, words: socket.read(begin) }
-    }
-
-    /// A field, wherever it is: the kernel knows that when it compiles this, and leaves out the other way.
-    #[inline(always)]
-    fn get<T: Copy>(&self, offset: u32) -> T {
-        let at = offset.wrapping_sub(self.begin);
-        if at > size_of::<u64>() as u32 {
-            return self.socket.read(offset);
+        if offset!(kernel_type) == 0 {
+            return probe(self.0, offset);
         }
-        // SAFETY: within the words, as just seen, and aligned as in the kernel. Numbers may have any value.
-        unsafe { self.words.as_ptr().cast::<u8>().add(at as usize).cast::<T>().read() }
+        // SAFETY: the kernel has been told what type this is, and reads zero where there is nothing.
+        unsafe { self.0.cast::<u8>().wrapping_add(offset as usize).cast::<T>().read_volatile() }
     }
+}
+
+/// Tells the kernel what a socket is. Of one that is not of TCP, only what all sockets have may be read.
+#[inline(always)]
+fn cast(socket: *const c_void) -> Socket {
+    type Cast = unsafe extern "C" fn(*const c_void, u32) -> *const c_void;
+    let kernel_type = offset!(kernel_type);
+    // SAFETY: the user side puts a call of the function of this type here, whose number it finds with the offsets.
+    Socket(unsafe { core::mem::transmute::<usize, Cast>(SocketFields::CAST as usize)(socket, kernel_type) })
 }
 
 /// Reads what is at an offset; zero, if it cannot be read.
 #[inline(always)]
-fn read<T: Copy>(base: *const c_void, offset: u32) -> T {
+fn probe<T: Copy>(base: *const c_void, offset: u32) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper checks the address, and writes as many octets as there are in any case. Numbers may have any
     // value.

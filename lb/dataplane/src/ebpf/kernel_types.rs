@@ -19,6 +19,7 @@ const MEMBER: usize = 12;
 /// Kinds of types.
 const STRUCT: u32 = 4;
 const UNION: u32 = 5;
+const FUNCTION: u32 = 12;
 
 /// How deep members without a name are nested in each other.
 const DEPTH_MAX: usize = 8;
@@ -42,19 +43,41 @@ pub enum KernelTypesError {
     },
 }
 
-/// The offsets of the fields that the programs read.
-pub(super) fn socket_fields() -> Result<SocketFields, KernelTypesError> {
-    find(&fs::read(PATH).map_err(KernelTypesError::Read)?)
+/// What the programs are told of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KernelTypes {
+    /// The offsets of the fields that they read.
+    pub(super) fields: SocketFields,
+    /// The number of the function [`SocketFields::CAST_NAME`], if the kernel has it.
+    pub(super) cast: Option<u32>,
 }
 
-fn find(description: &[u8]) -> Result<SocketFields, KernelTypesError> {
-    let types = Types::read(description).ok_or(KernelTypesError::Form)?;
-    let mut octets = [0; SocketFields::SIZE];
-    for (at, (structure, field)) in SocketFields::NAMES.into_iter().enumerate() {
-        let offset = types.offset(structure, field).ok_or(KernelTypesError::NoField { structure, field })?;
-        offset.write(&mut octets[at * u32::SIZE..]);
+impl KernelTypes {
+    /// Those of the kernel that runs.
+    pub(super) fn of_kernel() -> Result<Self, KernelTypesError> {
+        Self::find(&fs::read(PATH).map_err(KernelTypesError::Read)?)
     }
-    Ok(SocketFields::read(&octets))
+
+    /// The same for a kernel that does not let the programs call the function.
+    pub(super) fn without_cast(self) -> Self {
+        Self { fields: SocketFields { kernel_type: 0, ..self.fields }, cast: None }
+    }
+
+    fn find(description: &[u8]) -> Result<Self, KernelTypesError> {
+        let types = Types::read(description).ok_or(KernelTypesError::Form)?;
+        let mut octets = [0; SocketFields::SIZE];
+        for (at, (structure, field)) in SocketFields::NAMES.into_iter().enumerate() {
+            let offset =
+                types.offset(structure, field).ok_or(KernelTypesError::NoField { structure, field })?;
+            // Behind the type.
+            offset.write(&mut octets[(1 + at) * u32::SIZE..]);
+        }
+        let kernel_type = types.structures.get(SocketFields::TYPE_NAME.as_bytes());
+        let kernel_type = kernel_type.and_then(|number| u32::try_from(*number).ok()).unwrap_or_default();
+        let found =
+            Self { fields: SocketFields { kernel_type, ..SocketFields::read(&octets) }, cast: types.cast };
+        Ok(if found.cast.is_some() { found } else { found.without_cast() })
+    }
 }
 
 /// The types of a description.
@@ -64,6 +87,8 @@ struct Types<'a> {
     types: Vec<(Type, &'a [u8])>,
     /// Structures, by their names.
     structures: BTreeMap<&'a [u8], usize>,
+    /// The function that makes a pointer one to a type.
+    cast: Option<u32>,
 }
 
 #[derive(Clone, Copy)]
@@ -114,7 +139,7 @@ impl<'a> Types<'a> {
             parts.get(offset..)?.get(..length)
         };
         let (mut rest, strings) = (part(8)?, part(16)?);
-        let mut all = Self { strings, types: Vec::new(), structures: BTreeMap::new() };
+        let mut all = Self { strings, types: Vec::new(), structures: BTreeMap::new(), cast: None };
         while !rest.is_empty() {
             let each = Type { name: word(rest, 0)?, info: word(rest, 4)? };
             let members = rest.get(TYPE..)?.get(..each.rest()?)?;
@@ -122,6 +147,9 @@ impl<'a> Types<'a> {
             all.types.push((each, members));
             if each.kind() == STRUCT && each.name != 0 {
                 all.structures.insert(all.string(each.name)?, all.types.len());
+            }
+            if each.kind() == FUNCTION && all.string(each.name)? == SocketFields::CAST_NAME.as_bytes() {
+                all.cast = u32::try_from(all.types.len()).ok();
             }
         }
         Some(all)
@@ -210,16 +238,20 @@ mod tests {
             let cut = Types::read(&description[..length]).map(|types| types.offset("pair", "third"));
             assert!(!matches!(cut, Some(Some(_))), "{length}");
         }
-        assert!(matches!(find(&description), Err(KernelTypesError::NoField { field: "sk", .. })));
+        assert!(matches!(
+            KernelTypes::find(&description),
+            Err(KernelTypesError::NoField { field: "sk", .. })
+        ));
     }
 
     #[test]
     fn this_kernel_has_all_fields() {
-        let Ok(fields) = socket_fields() else {
+        let Ok(KernelTypes { fields, cast }) = KernelTypes::of_kernel() else {
             // A kernel without a description runs no programs.
             assert!(fs::metadata(PATH).is_err());
             return;
         };
+        assert_eq!(fields.kernel_type != 0, cast.is_some());
         assert!(fields.cookie < fields.linger_time && fields.linger_time < fields.segments_out);
         assert_ne!(fields.bytes_sent, fields.bytes_resent);
     }

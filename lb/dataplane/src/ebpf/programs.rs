@@ -5,11 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSock, CgroupSockAddr, Program, ProgramError};
+use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
-use mesonet_ebpf_abi::LAYOUT;
+use mesonet_ebpf_abi::{LAYOUT, SocketFields};
 
-use super::{EbpfError, kernel_types, older_layout};
+use super::kernel_types::KernelTypes;
+use super::{EbpfError, older_layout};
 use crate::word_map::octets;
 use crate::{bpf_call, pinning};
 
@@ -71,17 +72,63 @@ pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<Attached, EbpfError>
     pinning::make_directory(&pins)?;
     let cgroup_file =
         File::open(cgroup).map_err(|source| EbpfError::Cgroup { path: cgroup.to_path_buf(), source })?;
-    let fields = octets(&kernel_types::socket_fields()?);
+    let mut ebpf = load(&pins)?;
+    for hook in HOOKS {
+        attach_hook(&mut ebpf, hook, &cgroup_file, &pins)?;
+    }
+    Ok(Attached { ebpf, older: older_layout::find(&bpffs.join(DIRECTORY)) })
+}
+
+/// Loads the programs. Those that read sockets in a way that this kernel does not take are replaced by others, which need
+/// more time.
+fn load(pins: &Path) -> Result<Ebpf, EbpfError> {
+    let types = KernelTypes::of_kernel()?;
+    let loaded = load_for(types, pins);
+    match loaded {
+        Err(error) if types.cast.is_some() => {
+            tracing::debug!(%error, "This kernel lets programs read sockets only by calls");
+            load_for(types.without_cast(), pins)
+        }
+        loaded => loaded,
+    }
+}
+
+fn load_for(types: KernelTypes, pins: &Path) -> Result<Ebpf, EbpfError> {
+    let fields = octets(&types.fields);
     let mut loader = EbpfLoader::new();
     loader.override_global(SOCKET_FIELDS, &fields[..], true);
     for name in MAPS {
         loader.map_pin_path(name, pins.join(name));
     }
-    let mut ebpf = loader.load(OBJECT).map_err(EbpfError::Load)?;
+    let mut ebpf = loader.load(&with_cast(OBJECT, types.cast)).map_err(EbpfError::Load)?;
     for hook in HOOKS {
-        attach_hook(&mut ebpf, hook, &cgroup_file, &pins)?;
+        let program = ebpf.program_mut(hook).ok_or(EbpfError::NoHook(hook))?;
+        let loaded = match program {
+            Program::CgroupSock(program) => program.load(),
+            Program::CgroupSockAddr(program) => program.load(),
+            _ => return Err(EbpfError::NoHook(hook)),
+        };
+        loaded.map_err(|source| EbpfError::Attach { hook, source })?;
     }
-    Ok(Attached { ebpf, older: older_layout::find(&bpffs.join(DIRECTORY)) })
+    Ok(ebpf)
+}
+
+/// The object with calls of the kernel's function in it; aya knows only those of helpers. Without the function, the calls
+/// are never reached, and the kernel removes them.
+fn with_cast(object: &[u8], function: Option<u32>) -> Vec<u8> {
+    /// A call of a helper (the instruction set is in Documentation/bpf/standardization of Linux).
+    const CALL: [u8; 4] = [0x85, 0, 0, 0];
+    /// A call of a function of the kernel, by its number in the description of types.
+    const CALL_KERNEL: [u8; 4] = [0x85, 0x20, 0, 0];
+    let mut object = object.to_vec();
+    if let Some(function) = function {
+        let call = [CALL, SocketFields::CAST.to_ne_bytes()].concat();
+        let kernels = [CALL_KERNEL, function.to_ne_bytes()].concat();
+        for instruction in object.chunks_exact_mut(call.len()).filter(|each| **each == call) {
+            instruction.copy_from_slice(&kernels);
+        }
+    }
+    object
 }
 
 /// Removes everything of mesonet from the kernel. When it returns, no program is run any more.
@@ -130,14 +177,43 @@ fn attach_hook(ebpf: &mut Ebpf, hook: &'static str, cgroup: &File, pins: &Path) 
 
 /// Nothing, if the kernel is too old for links.
 fn link(program: &mut Program, cgroup: &File) -> Result<Option<FdLink>, ProgramError> {
-    if let Program::CgroupSock(_) = program {
-        let program: &mut CgroupSock = program.try_into()?;
-        program.load()?;
+    if let Program::CgroupSock(program) = program {
         let id = program.attach(cgroup, LINK_MODE)?;
         return Ok(program.take_link(id)?.try_into().ok());
     }
     let program: &mut CgroupSockAddr = program.try_into()?;
-    program.load()?;
     let id = program.attach(cgroup, LINK_MODE)?;
     Ok(program.take_link(id)?.try_into().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// A BPF file system, gone in the end.
+    struct FileSystem(PathBuf);
+
+    impl Drop for FileSystem {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg(&self.0).status();
+            let _ = fs::remove_dir(&self.0);
+        }
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn the_kernel_takes_both_ways_to_read_sockets() {
+        let path = std::env::temp_dir().join(format!("mesonet-programs-{}", std::process::id()));
+        fs::create_dir(&path).expect("a directory");
+        let file_system = FileSystem(path);
+        let mount = ["-t", "bpf", "bpf"];
+        let mounted = Command::new("mount").args(mount).arg(&file_system.0).status().expect("mount");
+        assert!(mounted.success());
+        let types = KernelTypes::of_kernel().expect("a description");
+        for types in [types, types.without_cast()] {
+            drop(load_for(types, &file_system.0).expect("the programs"));
+        }
+    }
 }
