@@ -4,10 +4,12 @@
 mod explanation;
 mod listing;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -78,12 +80,16 @@ impl LbApi {
             .route("/v1/vips", get(vips))
             .route("/v1/routes", get(routes))
             .route("/v1/explain", get(explain))
+            .method_not_allowed_fallback(only_get)
             .with_state(Arc::new(self))
     }
 
     /// Its routes with `/v1/services`.
     pub fn router_with_services(self) -> Router {
-        let services = Router::new().route("/v1/services", get(services)).with_state(Arc::new(self.clone()));
+        let services = Router::new()
+            .route("/v1/services", get(services))
+            .method_not_allowed_fallback(only_get)
+            .with_state(Arc::new(self.clone()));
         self.router().merge(services)
     }
 
@@ -139,16 +145,32 @@ impl IntoResponse for NoAnswer {
     }
 }
 
+async fn only_get() -> Response {
+    let message = json!({ "message": "this can only be read (GET)" });
+    (StatusCode::METHOD_NOT_ALLOWED, axum::Json(message)).into_response()
+}
+
 async fn vips(State(api): State<Arc<LbApi>>, headers: HeaderMap) -> Result<Response, NoAnswer> {
     let view = api.view()?;
-    let tag = format!("\"{}\"", view.revision);
+    let tag = tag(&view);
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
-    let is_known =
-        known.flat_map(|value| value.split(',')).any(|each| matches!(each.trim(), each if each == tag));
-    if is_known {
+    if known.flat_map(|value| value.split(',')).any(|each| is_tag(each, &tag)) {
         return Ok((StatusCode::NOT_MODIFIED, [(header::ETAG, tag)]).into_response());
     }
     Ok(([(header::ETAG, tag)], axum::Json(listing::vips(&view))).into_response())
+}
+
+/// What tells a view from every other one: another cluster may have come to the same revision.
+fn tag(view: &ClusterView) -> String {
+    let mut cluster = DefaultHasher::new();
+    view.cluster.as_str().hash(&mut cluster);
+    format!("\"{:016x}-{}\"", cluster.finish(), view.revision)
+}
+
+/// Whether an element of `If-None-Match` names the tag. A weak one is as good as it (RFC 9110 §13.1.2).
+fn is_tag(element: &str, tag: &str) -> bool {
+    let element = element.trim();
+    element == "*" || element.strip_prefix("W/").unwrap_or(element) == tag
 }
 
 async fn routes(State(api): State<Arc<LbApi>>) -> Result<axum::Json<Value>, NoAnswer> {
@@ -168,8 +190,14 @@ async fn services(State(api): State<Arc<LbApi>>) -> Result<axum::Json<Value>, No
 
 async fn explain(
     State(api): State<Arc<LbApi>>,
-    Query(question): Query<ExplainQuestion>,
+    question: Result<Query<ExplainQuestion>, QueryRejection>,
 ) -> Result<axum::Json<Value>, NoAnswer> {
+    let Query(question) = question.map_err(|error| {
+        NoAnswer::BadQuestion(format!(
+            "{}: expected client=ADDRESS[:PORT]&to=NAME-OR-VIP:PORT and maybe &protocol=tcp or udp",
+            error.body_text()
+        ))
+    })?;
     let view = api.view()?;
     let client = client(&question.client)?;
     let Resolved { dns, address } = api.resolve(&question.to)?;
@@ -210,4 +238,32 @@ fn client(text: &str) -> Result<SocketAddr, NoAnswer> {
     text.parse().or(plain).map_err(|_| {
         NoAnswer::BadQuestion(format!("the client '{text}' is neither ADDRESS nor ADDRESS:PORT"))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use mesonet_model::{ClusterId, Revision};
+
+    use super::*;
+
+    #[test]
+    fn a_tag_names_one_view_of_one_cluster() {
+        let view = |cluster: &str, revision| {
+            let mut view = ClusterView::empty(ClusterId::new(cluster));
+            view.revision = Revision(revision);
+            tag(&view)
+        };
+        let known = view("one", 7);
+        for (element, expected) in [
+            (known.clone(), true),
+            (format!(" W/{known} "), true),
+            ("*".to_owned(), true),
+            (view("one", 8), false),
+            (view("another", 7), false),
+            (known.trim_matches('"').to_owned(), false),
+            (String::new(), false),
+        ] {
+            assert_eq!(is_tag(&element, &known), expected, "{element}");
+        }
+    }
 }

@@ -85,6 +85,29 @@ fn a_label_that_is_no_vip_is_refused_with_its_name() {
 }
 
 #[test]
+fn questions_about_connections_that_make_no_sense_are_answered_as_such() {
+    let cluster = Cluster::start();
+    for (query, expected) in [
+        ("", "client=ADDRESS"),
+        ("?client=10.0.0.1", "to=NAME-OR-VIP:PORT"),
+        ("?client=nobody&to=127.11.0.1:80", "the client 'nobody'"),
+        ("?client=10.0.0.1&to=127.11.0.1:99999", "127.11.0.1:99999"),
+        ("?client=10.0.0.1&to=127.11.0.1:80&protocol=sctp", "neither tcp nor udp"),
+        ("?client=10.0.0.1&to=127.11.0.1:80&to=127.11.0.1:80", "to"),
+    ] {
+        let reply = cluster.send(Method::GET, &format!("/v1/explain{query}"), None);
+        assert_eq!(reply.status, 400, "{query}: {}", reply.text);
+        let message = reply.json()["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains(expected), "{query}: {message}");
+    }
+    for path in ["/v1/explain", "/v1/routes", "/v1/vips"] {
+        let reply = cluster.send(Method::POST, path, Some("{}"));
+        assert_eq!(reply.status, 405, "{path}: {}", reply.text);
+        assert!(reply.json()["message"].is_string(), "{path}: {}", reply.text);
+    }
+}
+
+#[test]
 fn a_vip_port_of_somebody_else_fails_that_service_alone() {
     let cluster = Cluster::start();
     // An address in 127/8 that no named VIP gets, with a port that this test holds.
