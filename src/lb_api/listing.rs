@@ -1,10 +1,11 @@
 //! Lists of services as JSON.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesonet_lb_dataplane::{Datapath, Routes, ServiceRoutes};
-use mesonet_lb_plan::{NodePlanner, Reach};
+use mesonet_lb_plan::{Observed, Reach, Vantage, weigh};
 use mesonet_model::{AgentId, ClusterView, EndpointState, Service, ServiceKey, Timestamp, Vip};
 use serde_json::{Value, json};
 
@@ -48,15 +49,9 @@ pub(super) fn routes(node: &AgentId, view: &ClusterView, routes: &Routes) -> Val
 
 /// Every service of the view, with what the node's balancer makes of it.
 pub(super) fn services(node: &AgentId, view: &ClusterView, routes: Option<&Routes>) -> Value {
-    let of = |known: &Service| {
-        let routes = routes.and_then(|routes| routes.services.get(&known.key));
-        match routes {
-            Some(routes) => service(view, &known.key, routes),
-            None => {
-                let endpoints = unobserved(node, view, &known.key);
-                json!({ "service": known.key, "name": name(&known.key), "endpoints": endpoints })
-            }
-        }
+    let of = |known: &Service| match routes.and_then(|routes| routes.services.get(&known.key)) {
+        Some(routes) => service(view, &known.key, routes),
+        None => service(view, &known.key, &unobserved(node, view, known)),
     };
     let services: Vec<Value> = view.services.values().map(|service| of(service)).collect();
     json!({ "node": node, "revision": view.revision, "services": services })
@@ -122,24 +117,17 @@ pub(super) fn datapath(datapath: &Datapath) -> Value {
     })
 }
 
-/// Endpoints as a node weighs them that has seen no connection.
-fn unobserved(node: &AgentId, view: &ClusterView, key: &ServiceKey) -> Vec<Value> {
-    let weighed = NodePlanner::new(node.clone()).weigh(view, key, now());
-    let endpoints = weighed.into_iter().flat_map(|weighed| weighed.endpoints);
-    endpoints
-        .map(|(id, each)| {
-            json!({
-                "task": id.task.task,
-                "framework": id.task.framework,
-                "address": id.address,
-                "agent": each.agent,
-                "state": each.standing.state(),
-                "weight": each.weight,
-                "healthy": each.standing.is_healthy(),
-                "reason": each.standing.to_string(),
-            })
-        })
-        .collect()
+/// A service as a node has it that balances nothing and has seen no connection.
+fn unobserved(node: &AgentId, view: &ClusterView, known: &Service) -> ServiceRoutes {
+    let addresses = known.ipv4.map(IpAddr::V4).into_iter().chain(known.ipv6.map(IpAddr::V6));
+    let vantage = Vantage { node: node.clone() };
+    ServiceRoutes {
+        listeners: addresses.map(|address| SocketAddr::new(address, known.key.port)).collect(),
+        policy: known.policy,
+        weighed: weigh(view, known, &vantage, &Observed::default(), now()),
+        counts: BTreeMap::new(),
+        failure: None,
+    }
 }
 
 fn now() -> Timestamp {
@@ -153,5 +141,34 @@ fn reach(reach: Reach) -> &'static str {
         Reach::Node => "node",
         Reach::Zone => "zone",
         Reach::Cluster => "cluster",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesonet_model::{ClusterId, Endpoint, EndpointKey, FrameworkId, TaskId, TaskKey};
+
+    use super::*;
+
+    #[test]
+    fn a_node_that_balances_nothing_lists_services_in_the_same_form() {
+        let key: ServiceKey = "tcp/web@marathon:80".parse().expect("a key");
+        let mut view = ClusterView::empty(ClusterId::new("c"));
+        let known = Service { ipv4: Some([127, 11, 0, 1].into()), ..Service::new(key.clone()) };
+        view.services.insert(key.clone(), Arc::new(known));
+        let task = TaskKey::new(FrameworkId::new("f"), TaskId::new("t"));
+        let address = SocketAddr::from(([10, 0, 0, 1], 31000));
+        let endpoint = Endpoint::new(AgentId::new("s"), EndpointState::Ready, 1);
+        view.endpoints.insert(EndpointKey { service: key, task, address }, Arc::new(endpoint));
+
+        let listed = services(&AgentId::new("n"), &view, None);
+        let service = &listed["services"][0];
+        assert_eq!(service["name"], "web.marathon.l4lb.thisdcos.directory");
+        assert_eq!((&service["protocol"], &service["port"]), (&json!("tcp"), &json!(80)));
+        assert_eq!(service["addresses"], json!(["127.11.0.1"]));
+        let endpoint = &service["endpoints"][0];
+        assert_eq!((&endpoint["address"], &endpoint["weight"]), (&json!("10.0.0.1:31000"), &json!(100)));
     }
 }
