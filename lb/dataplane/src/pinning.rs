@@ -22,6 +22,12 @@ pub enum PinningError {
         /// The system's words.
         source: io::Error,
     },
+    /// It is a directory of another kind.
+    #[error("{} is no BPF file system: mount one there with mount -t bpf bpf DIR, or name another (--bpffs)", path.display())]
+    OtherFileSystem {
+        /// The path.
+        path: PathBuf,
+    },
     /// Something cannot be pinned.
     #[error("cannot pin {} (is a BPF file system mounted there? mount -t bpf bpf DIR)", path.display())]
     Pin {
@@ -41,6 +47,9 @@ pub enum PinningError {
     },
 }
 
+/// What tells a BPF file system from others (linux/magic.h).
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
+
 /// How long to wait for a daemon that is just ending.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -59,6 +68,16 @@ impl KernelHold {
     /// # Errors
     /// When another process has it, or there is no such file system.
     pub fn take(bpffs: &Path) -> Result<Self, PinningError> {
+        // A directory of such a file system will do, and may yet have to be made.
+        let there = bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs);
+        let found = rustix::fs::statfs(there).map_err(|error| directory_error(bpffs)(error.into()))?;
+        if found.f_type != BPF_FS_MAGIC {
+            return Err(PinningError::OtherFileSystem { path: bpffs.to_path_buf() });
+        }
+        Self::take_directory(bpffs)
+    }
+
+    fn take_directory(bpffs: &Path) -> Result<Self, PinningError> {
         let directory = bpffs.join(DIRECTORY);
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -78,7 +97,7 @@ impl KernelHold {
     /// # Errors
     /// As [`KernelHold::take`].
     pub fn take_present(bpffs: &Path) -> Result<Option<Self>, PinningError> {
-        if bpffs.join(DIRECTORY).exists() { Self::take(bpffs).map(Some) } else { Ok(None) }
+        if bpffs.join(DIRECTORY).exists() { Self::take_directory(bpffs).map(Some) } else { Ok(None) }
     }
 }
 
@@ -125,17 +144,29 @@ mod tests {
     fn one_process_at_a_time_changes_what_is_pinned() {
         let dir = tempfile::tempdir().expect("directory");
         assert!(KernelHold::take_present(dir.path()).expect("nothing to hold").is_none());
-        let first = KernelHold::take(dir.path()).expect("nobody has it");
-        let error = KernelHold::take(dir.path()).expect_err("it is taken").to_string();
+        let first = KernelHold::take_directory(dir.path()).expect("nobody has it");
+        let error = KernelHold::take_directory(dir.path()).expect_err("it is taken").to_string();
         assert!(error.contains(&dir.path().display().to_string()) && error.contains("--bpffs"), "{error}");
         assert!(KernelHold::take_present(dir.path()).is_err());
         let waiting = thread::spawn({
             let path = dir.path().to_path_buf();
-            move || KernelHold::take(&path).map(drop)
+            move || KernelHold::take_directory(&path).map(drop)
         });
         // Whoever waits is given the directory that is there then.
         fs::remove_dir(dir.path().join(DIRECTORY)).expect("removed");
         drop(first);
         waiting.join().expect("no panic").expect("it is free");
+    }
+
+    #[test]
+    fn a_directory_of_another_kind_is_named() {
+        let dir = tempfile::tempdir().expect("directory");
+        let error = KernelHold::take(dir.path()).expect_err("it is no BPF file system").to_string();
+        assert!(
+            error.contains("mount -t bpf") && error.contains(&dir.path().display().to_string()),
+            "{error}"
+        );
+        assert_eq!(fs::read_dir(dir.path()).expect("it is left").count(), 0, "nothing is made there");
+        assert!(KernelHold::take(&dir.path().join("none")).is_err());
     }
 }

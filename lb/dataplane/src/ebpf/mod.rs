@@ -71,6 +71,9 @@ pub enum EbpfError {
         /// The system's words.
         source: io::Error,
     },
+    /// The path is somewhere else.
+    #[error("{} is no cgroup: expected a directory of a cgroup2 mount", .0.display())]
+    NoCgroup(PathBuf),
     /// Nothing can be kept in the kernel.
     #[error(transparent)]
     Pinning(#[from] PinningError),

@@ -8,6 +8,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, Program, ProgramError};
 use aya::{Ebpf, EbpfLoader};
 use mesonet_ebpf_abi::{LAYOUT, SocketFields};
+use rustix::fs::{FsWord, fstatfs};
 
 use super::kernel_types::KernelTypes;
 use super::{EbpfError, older_layout};
@@ -51,6 +52,9 @@ const SOCKET_FIELDS: &str = "SOCKET_FIELDS";
 /// Links are always beside those of others; the kernel wants no flag that says so.
 const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
+/// What tells a file system of control groups, version 2, from others (linux/magic.h).
+const CGROUP2_MAGIC: FsWord = 0x6367_7270;
+
 /// The directory of bpffs that holds everything of mesonet.
 const DIRECTORY: &str = "mesonet";
 
@@ -70,8 +74,11 @@ pub(super) struct Attached {
 pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<Attached, EbpfError> {
     let pins = bpffs.join(DIRECTORY).join(LAYOUT);
     pinning::make_directory(&pins)?;
-    let cgroup_file =
-        File::open(cgroup).map_err(|source| EbpfError::Cgroup { path: cgroup.to_path_buf(), source })?;
+    let failed = |source| EbpfError::Cgroup { path: cgroup.to_path_buf(), source };
+    let cgroup_file = File::open(cgroup).map_err(failed)?;
+    if fstatfs(&cgroup_file).map_err(|error| failed(error.into()))?.f_type != CGROUP2_MAGIC {
+        return Err(EbpfError::NoCgroup(cgroup.to_path_buf()));
+    }
     let mut ebpf = load(&pins)?;
     for hook in HOOKS {
         attach_hook(&mut ebpf, hook, &cgroup_file, &pins)?;

@@ -79,7 +79,7 @@ impl Worker {
         let mut accepted = 0;
         while accepted < batch {
             if self.connections.len() >= self.budget.connections {
-                self.pause_accepting("The bound on open connections is reached; clients wait");
+                self.pause_accepting("the bound on open connections is reached; clients wait (raise the limit on open files, ulimit -n)");
                 return;
             }
             let Some(watched) = self.listeners.get_mut(listener) else { return };
