@@ -56,7 +56,10 @@ pub fn react(agent: &AgentId, command: &AgentCommand, now: Timestamp) -> Option<
     let status = match command {
         AgentCommand::Launch(spec) => status(agent, spec.key.clone(), TaskState::Running, now),
         AgentCommand::Kill { task, .. } => status(agent, task.clone(), TaskState::Killed, now),
-        AgentCommand::Registered { .. } | AgentCommand::Reregister | AgentCommand::Acknowledge { .. } => {
+        AgentCommand::Registered { .. }
+        | AgentCommand::Reregister
+        | AgentCommand::EndReadiness { .. }
+        | AgentCommand::Acknowledge { .. } => {
             return None;
         }
     };
@@ -74,6 +77,7 @@ fn status(agent: &AgentId, task: TaskKey, state: TaskState, now: Timestamp) -> T
         timestamp: now,
         healthy: None,
         health_results: Vec::new(),
+        readiness: None,
         listening: None,
         addresses: Vec::new(),
         uuid: None,

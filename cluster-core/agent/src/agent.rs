@@ -2,7 +2,7 @@
 //!
 //! It has a thread of its own, since starting processes and writing checkpoints block. On that thread run the loop
 //! and one small task per supervisor connection (`link`), which passes on lines and holds no state that is lost when it
-//! is dropped, one per health check of a task (`health`), and one per task that is
+//! is dropped, one per check of a task (`health`), and one per task that is
 //! about to listen (`listening`).
 
 use std::collections::{BTreeMap, VecDeque};
@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use mesonet_model::{
-    AgentCommand, AgentId, AgentInfo, AgentReport, RunningTask, StatusReason, TaskKey, TaskSpec, TaskState,
-    TaskStatus, UuidSource,
+    AgentCommand, AgentId, AgentInfo, AgentReport, ReadinessResult, RunningTask, StatusReason, TaskKey,
+    TaskSpec, TaskState, TaskStatus, UuidSource,
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -137,6 +137,7 @@ impl Agent {
             AgentCommand::Reregister => self.register(),
             AgentCommand::Launch(spec) => self.launch(*spec),
             AgentCommand::Kill { task, grace } => self.kill(&task, grace),
+            AgentCommand::EndReadiness { task } => self.end_readiness(&task),
             AgentCommand::Acknowledge { task, uuid } => self.acknowledge(&task, uuid),
         }
     }
@@ -227,6 +228,9 @@ impl Agent {
             status.healthy = task.statuses.latest().healthy;
             status.health_results.clone_from(&task.statuses.latest().health_results);
         }
+        if status.state == TaskState::Running {
+            status.readiness = task.spec.readiness_check.as_ref().map(|_| ReadinessResult::default());
+        }
         if let Some(run) = task.run.as_mut().filter(|_| status.state != TaskState::Running) {
             run.watch = None;
             run.lookout = None;
@@ -275,6 +279,7 @@ impl Agent {
             timestamp: finding.at,
             healthy: None,
             health_results: Vec::new(),
+            readiness: None,
             listening: None,
             addresses: Vec::new(),
             uuid: None,

@@ -187,6 +187,7 @@ mod tests {
             labels: BTreeMap::new(),
             health_checked: false,
             health_checks: Vec::new(),
+            readiness_check: None,
             kill_grace: Duration::ZERO,
             networking: None,
         }

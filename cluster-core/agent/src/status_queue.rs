@@ -14,7 +14,7 @@ const RESEND_FIRST: Duration = Duration::from_secs(10);
 const RESEND_MAX: Duration = Duration::from_secs(600);
 
 /// The latest status and those that the master has not acknowledged, oldest first. There are at most as many as a task
-/// has states on its way, and one on its health.
+/// has states on its way, and one on what checks have found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct StatusQueue {
     latest: TaskStatus,
@@ -44,13 +44,16 @@ impl StatusQueue {
         self.resend.get_or_insert(Resend::from(now));
     }
 
-    /// Takes in what has become of the task's health; it is to be sent now. It takes the place of what was found before
-    /// if that is not acknowledged, whose id is returned: only the last word on a task's health matters.
-    pub(crate) fn push_health(&mut self, status: TaskStatus, now: Instant) -> Option<Uuid> {
-        let is_replaced = |last: &TaskStatus| {
-            last.reason == Some(StatusReason::ReasonTaskHealthCheckStatusUpdated)
-                && last.state == status.state
+    /// Takes in what checks have found; it is to be sent now. It takes the place of what was found before if that is not
+    /// acknowledged, whose id is returned: each says what all checks have found, so only the last word matters.
+    pub(crate) fn push_checked(&mut self, status: TaskStatus, now: Instant) -> Option<Uuid> {
+        let is_of_check = |status: &TaskStatus| match status.reason {
+            Some(
+                StatusReason::ReasonTaskHealthCheckStatusUpdated | StatusReason::ReasonTaskCheckStatusUpdated,
+            ) => true,
+            Some(_) | None => false,
         };
+        let is_replaced = |last: &TaskStatus| is_of_check(last) && last.state == status.state;
         let replaced =
             if self.pending.back().is_some_and(is_replaced) { self.pending.pop_back() } else { None };
         if self.pending.is_empty() {
@@ -58,6 +61,11 @@ impl StatusQueue {
         }
         self.push(status, now);
         replaced.and_then(|status| status.uuid)
+    }
+
+    /// The task is not checked for readiness any more, and who listens knows that.
+    pub(crate) fn end_readiness(&mut self) {
+        self.latest.readiness = None;
     }
 
     /// The state of the task, as last reported.
@@ -127,6 +135,7 @@ mod tests {
             timestamp: Timestamp::default(),
             healthy: None,
             health_results: Vec::new(),
+            readiness: None,
             listening: None,
             addresses: Vec::new(),
             uuid: Some(Uuid::from_u128(uuid)),
@@ -168,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_last_word_on_health_is_kept() {
+    fn only_the_last_word_of_checks_is_kept() {
         let start = Instant::now();
         let mut queue = StatusQueue::new(status(TaskState::Running, 1), start);
         let health = |healthy, uuid| TaskStatus {
@@ -176,13 +185,13 @@ mod tests {
             reason: Some(StatusReason::ReasonTaskHealthCheckStatusUpdated),
             ..status(TaskState::Running, uuid)
         };
-        assert_eq!(queue.push_health(health(true, 2), start), None);
-        assert_eq!(queue.push_health(health(false, 3), start), Some(Uuid::from_u128(2)));
+        assert_eq!(queue.push_checked(health(true, 2), start), None);
+        assert_eq!(queue.push_checked(health(false, 3), start), Some(Uuid::from_u128(2)));
         let ids = |queue: &StatusQueue| queue.pending().filter_map(|status| status.uuid).collect::<Vec<_>>();
         assert_eq!(ids(&queue), [1, 3].map(Uuid::from_u128));
         assert!(queue.acknowledge(Uuid::from_u128(1), start));
         let later = start + Duration::from_secs(9);
-        assert_eq!(queue.push_health(health(true, 4), later), Some(Uuid::from_u128(3)));
+        assert_eq!(queue.push_checked(health(true, 4), later), Some(Uuid::from_u128(3)));
         assert!(!queue.acknowledge(Uuid::from_u128(3), later), "it may still come");
         assert_eq!(run(&mut queue, start, 0..30), [(19, TaskState::Running)]);
         assert_eq!(queue.latest().healthy, Some(true));

@@ -102,6 +102,7 @@ impl Finding {
             timestamp: self.at,
             healthy: None,
             health_results: Vec::new(),
+            readiness: None,
             listening: self.listening,
             addresses: Vec::new(),
             uuid,

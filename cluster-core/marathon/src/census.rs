@@ -11,7 +11,7 @@ pub(crate) enum Standing {
     Missing,
     /// It does not run yet.
     Pending,
-    /// It runs, and a check has not succeeded yet.
+    /// It runs, and a check has not succeeded yet, or it is not ready.
     Unproved,
     /// It runs, and a check fails, or it does not listen yet.
     Unhealthy,
@@ -91,12 +91,12 @@ impl Census {
         self.tallies(generations).map(|tally| tally.running).sum()
     }
 
-    /// Wanted instances that run and were healthy at least once, of these generations.
+    /// Wanted instances that run, are ready and were healthy at least once, of these generations.
     pub(crate) fn proved(&self, generations: &[Generation]) -> usize {
         self.tallies(generations).map(|tally| tally.proved).sum()
     }
 
-    /// Wanted instances that run and are healthy, of these generations.
+    /// Wanted instances that run, are ready and are healthy, of these generations.
     pub(crate) fn serving(&self, generations: &[Generation]) -> usize {
         self.tallies(generations).map(|tally| tally.serving).sum()
     }

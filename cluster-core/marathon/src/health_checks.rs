@@ -1,8 +1,8 @@
-//! From an app's health checks, as the API has them, to those of a task (spec/client-surface.md §6.4).
+//! From an app's health and readiness checks, as the API has them, to those of a task (spec/client-surface.md §6.1, §6.4).
 
 use std::time::Duration;
 
-use mesonet_model::{AppDefinition, HealthCheck, HealthProbe};
+use mesonet_model::{AppDefinition, HealthCheck, HealthProbe, IpProtocol, ReadinessCheck};
 use serde_json::Value;
 
 /// No check is made more often, and none has less time.
@@ -11,6 +11,35 @@ const SECONDS_MIN: u64 = 1;
 /// What the agent of an instance with these host ports checks: one for each of the app's checks, in their order.
 pub(crate) fn health_checks(definition: &AppDefinition, host_ports: &[Option<u16>]) -> Vec<HealthCheck> {
     definition.health_checks.iter().map(|check| health_check(check, definition, host_ports)).collect()
+}
+
+/// What the agent of an instance with these host ports checks until the instance is ready, if the app says so.
+pub(crate) fn readiness_check(
+    definition: &AppDefinition,
+    host_ports: &[Option<u16>],
+) -> Option<ReadinessCheck> {
+    let check = definition.readiness_checks.first()?;
+    let seconds = |key, default| {
+        let number = check.get(key).and_then(Value::as_u64).unwrap_or(default);
+        Duration::from_secs(number.max(SECONDS_MIN))
+    };
+    let text = |key| check.get(key).and_then(Value::as_str);
+    let statuses = check.get("httpStatusCodesForReady").and_then(Value::as_array);
+    let statuses = statuses.map(|statuses| {
+        let number = |status: &Value| u16::try_from(status.as_u64()?).ok();
+        statuses.iter().filter_map(number).collect()
+    });
+    let name = text("portName").unwrap_or("http-api");
+    let index = definition.ports().iter().position(|port| port.name == Some(name));
+    Some(ReadinessCheck {
+        port: index.map_or(0, |index| port_at(index, definition, host_ports)),
+        path: text("path").unwrap_or("/").to_owned(),
+        tls: text("protocol") == Some("HTTPS"),
+        interval: seconds("intervalSeconds", 30),
+        timeout: seconds("timeoutSeconds", 10),
+        ready_statuses: statuses.unwrap_or_else(|| vec![200]),
+        keeps_response: check.get("preserveLastResponse").and_then(Value::as_bool).unwrap_or(false),
+    })
 }
 
 fn health_check(check: &Value, definition: &AppDefinition, host_ports: &[Option<u16>]) -> HealthCheck {
@@ -41,17 +70,27 @@ fn health_check(check: &Value, definition: &AppDefinition, host_ports: &[Option<
         interval: Duration::from_secs(number("intervalSeconds", 60).max(SECONDS_MIN)),
         timeout: Duration::from_secs(number("timeoutSeconds", 20).max(SECONDS_MIN)),
         failures_max: u32::try_from(number("maxConsecutiveFailures", 3)).unwrap_or(u32::MAX),
+        ip_protocol: match text("ipProtocol") {
+            Some("IPv4") => Some(IpProtocol::V4),
+            Some("IPv6") => Some(IpProtocol::V6),
+            Some(_) | None => None,
+        },
     }
 }
 
-/// The port at the task's own address, or at its node's with host networking. 0, where nobody answers, if the app has
-/// no such port.
+/// The port that a health check asks.
 fn port(check: &Value, definition: &AppDefinition, host_ports: &[Option<u16>]) -> u16 {
     let number = |key| check.get(key).and_then(Value::as_u64);
     if let Some(port) = number("port") {
         return u16::try_from(port).unwrap_or(0);
     }
     let index = usize::try_from(number("portIndex").unwrap_or(0)).unwrap_or(usize::MAX);
+    port_at(index, definition, host_ports)
+}
+
+/// The port at the task's own address, or at its node's with host networking. 0, where nobody answers, if the app has
+/// no such port.
+fn port_at(index: usize, definition: &AppDefinition, host_ports: &[Option<u16>]) -> u16 {
     let host_port = host_ports.get(index).copied().flatten();
     let own = definition.ports().get(index).and_then(|port| port.container_port);
     own.filter(|port| *port != 0).or(host_port).unwrap_or(0)

@@ -69,6 +69,11 @@ impl Instance {
         }
     }
 
+    /// Whether a deployment waits until it is ready.
+    pub(crate) fn is_unready(&self) -> bool {
+        self.view.readiness.as_ref().is_some_and(|result| !result.ready)
+    }
+
     /// The check for which it is to be killed, if there is one.
     pub(crate) fn hopeless_check(&self) -> Option<usize> {
         let mut checks = self.view.health_results.iter().zip(&self.failures_max);
@@ -130,6 +135,7 @@ impl Instance {
             return Standing::Doomed;
         }
         match self.view.state {
+            TaskState::Running if self.is_unready() => Standing::Unproved,
             TaskState::Running if self.is_opening => Standing::Unhealthy,
             TaskState::Running if self.failures_max.is_empty() || self.view.healthy == Some(true) => {
                 Standing::Running

@@ -47,6 +47,7 @@ pub(crate) fn task_spec(
         labels: definition.labels.clone(),
         health_checked: !definition.health_checks.is_empty(),
         health_checks: crate::health_checks::health_checks(definition, &fit.host_ports),
+        readiness_check: None,
         kill_grace: definition.kill_grace.unwrap_or(KILL_GRACE),
         networking: networking(definition, &fit.host_ports),
     }
@@ -74,6 +75,7 @@ pub(crate) fn instance(
         addresses: vec![offer.agent_info.address],
         healthy: None,
         health_results: Vec::new(),
+        readiness: None,
         staged_at: now,
         started_at: None,
     };

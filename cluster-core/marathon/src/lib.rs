@@ -23,6 +23,7 @@ mod offers;
 mod plan;
 mod progress;
 mod queue;
+mod readiness;
 mod recover;
 mod rolling;
 mod service_ports;

@@ -37,6 +37,8 @@ struct Wanted {
     definition: Arc<AppDefinition>,
     placement: Placement,
     count: u32,
+    /// Whether a deployment waits until its instances are ready.
+    is_deploying: bool,
 }
 
 /// What became of an app on an offer.
@@ -96,7 +98,8 @@ impl Marathon {
                 app.instances().values().filter(|instance| instance.config == config && !instance.is_leaving);
             let placement = Placement::new(&definition, alike.map(Instance::place));
             let count = app.queue.as_ref()?.count();
-            Some((id.clone(), Wanted { definition, placement, count }))
+            let is_deploying = self.is_deploying(id, app);
+            Some((id.clone(), Wanted { definition, placement, count, is_deploying }))
         });
         wanted.collect()
     }
@@ -108,13 +111,17 @@ impl Marathon {
         open: &mut Open<'_>,
         turn: &mut Turn,
     ) -> Result<(), Vec<NoMatchReason>> {
-        let Wanted { definition, placement, count } = wanted;
+        let Wanted { definition, placement, count, is_deploying } = wanted;
         let agent = (&open.offer.agent, &open.offer.agent_info);
         let fit = fit(definition, placement, agent, (&open.left, &open.rooms), &mut self.host_ports)?;
         let prefix = definition.id.task_id_prefix();
         let task = TaskId::new(format!("{prefix}.instance-{}._app.1", self.uuids.next_uuid()));
-        let spec = crate::launch::task_spec(definition, framework, &task, open.offer, &fit);
-        let instance = crate::launch::instance(definition, task, open.offer, &fit, turn.now);
+        let mut spec = crate::launch::task_spec(definition, framework, &task, open.offer, &fit);
+        let mut instance = crate::launch::instance(definition, task, open.offer, &fit, turn.now);
+        if *is_deploying {
+            spec.readiness_check = crate::health_checks::readiness_check(definition, &fit.host_ports);
+            instance.wait_for_readiness(&spec);
+        }
         placement.add(instance.place());
         self.put_instance(instance, turn);
         open.left.subtract(&fit.resources);

@@ -108,6 +108,7 @@ impl Marathon {
             if let Some(app) = self.apps.get_mut(app) {
                 app.deployments.retain(|other| other != id);
             }
+            self.end_readiness(app, turn);
             self.touch(app);
         }
         self.view.deployments.remove(id);

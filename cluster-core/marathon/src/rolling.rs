@@ -69,7 +69,7 @@ pub(crate) fn decide(goal: Goal, census: &Census, definition: &AppDefinition) ->
     }
 }
 
-/// Whether a goal is reached. An instance that fails a check after it was healthy is no reason to wait: what becomes of it
+/// Whether a goal is reached. An instance that is not ready yet has not proved itself. One that fails a check after it was healthy is no reason to wait: what becomes of it
 /// is the check's business. A scaled app has reached it also before its instances have left agents that are to be
 /// empty, so that no deployment waits for room elsewhere.
 pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {

@@ -16,7 +16,8 @@ impl Marathon {
         let Some(mut instance) = self.instance(&status.task.task).cloned() else {
             return unknown_task(&status, turn);
         };
-        let updated = updated_view(&instance.view, &status, turn.now);
+        let mut updated = updated_view(&instance.view, &status, turn.now);
+        updated.readiness = Self::readiness_after(&instance.view, &status, turn);
         // The master does not look, so it has nothing to say about that.
         let is_opening = match status.source {
             StatusSource::SourceMaster => instance.is_opening,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 use mesonet_model::{
-    AgentId, AppDefinition, AppId, DeploymentId, FrameworkId, HealthResult, Revision, Scalar, TaskId,
-    TaskState, Timestamp,
+    AgentId, AppDefinition, AppId, DeploymentId, FrameworkId, HealthResult, ReadinessResult, Revision,
+    Scalar, TaskId, TaskState, Timestamp,
 };
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,9 @@ pub struct InstanceView {
     /// What each of its health checks has found; empty before any has.
     #[serde(default)]
     pub health_results: Vec<HealthResult>,
+    /// What its readiness check has found; `None` if no deployment waits until it is ready.
+    #[serde(default)]
+    pub readiness: Option<ReadinessResult>,
     /// When it was launched.
     pub staged_at: Timestamp,
     /// When it began to run.

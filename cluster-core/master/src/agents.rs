@@ -104,7 +104,12 @@ impl Master {
         for (key, task) in running {
             // The id may be one that the agent had before it got this one.
             let status = TaskStatus { agent: Some(agent.clone()), ..task.status };
+            let is_checked_in_vain = self.is_checked_in_vain(&status);
             self.status(status, now);
+            if is_checked_in_vain {
+                // The command has not arrived.
+                self.end_readiness(&key);
+            }
             if expected.contains(&key) && self.drains.is_killed(&key) {
                 self.send_kill(&key);
             }

@@ -53,6 +53,7 @@ impl Master {
             SchedulerCall::SetServing { task, healthy, ready } => {
                 self.set_serving(&TaskKey::new(framework, task), healthy, ready, now);
             }
+            SchedulerCall::EndReadiness { task } => self.end_readiness(&TaskKey::new(framework, task)),
             SchedulerCall::Acknowledge { status } => self.acknowledge(&framework, &status),
             SchedulerCall::Reconcile { tasks } => self.reconcile(&framework, tasks, now),
             SchedulerCall::Revive => self.allocator.revive(&framework),
@@ -185,6 +186,7 @@ impl Master {
             timestamp: now,
             healthy: None,
             health_results: Vec::new(),
+            readiness: None,
             listening: None,
             addresses: Vec::new(),
             uuid: None,
@@ -204,6 +206,7 @@ pub(crate) fn current_status(task: &Task, now: Timestamp) -> TaskStatus {
         timestamp: now,
         healthy: task.healthy,
         health_results: Vec::new(),
+        readiness: None,
         listening: None,
         addresses: task.addresses.clone(),
         uuid: None,

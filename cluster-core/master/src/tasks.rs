@@ -175,6 +175,22 @@ impl Master {
         self.put_task(Task { healthy: healthy.or(task.healthy), ready, ..task.as_ref().clone() }, now);
     }
 
+    /// The framework does not wait any more until a task is ready.
+    pub(crate) fn end_readiness(&mut self, key: &TaskKey) {
+        let (Some(task), Some(entry)) = (self.view.tasks.get(key), self.tasks.get_mut(key)) else { return };
+        if entry.spec.readiness_check.take().is_some() {
+            self.out.dirty.tasks.insert(key.clone());
+        }
+        self.out.command(&task.agent, AgentCommand::EndReadiness { task: key.clone() });
+    }
+
+    /// Whether a task's agent checks a readiness that nobody waits for.
+    pub(crate) fn is_checked_in_vain(&self, status: &TaskStatus) -> bool {
+        let is_checked = status.readiness.as_ref().is_some_and(|result| !result.ready);
+        let entry = self.tasks.get(&status.task);
+        is_checked && entry.is_some_and(|entry| entry.spec.readiness_check.is_none())
+    }
+
     /// Makes a task in the view what is given, and its endpoints what follows from it.
     pub(crate) fn put_task(&mut self, task: Task, now: Timestamp) {
         let before = self.view.tasks.get(&task.key).map(Arc::as_ref);

@@ -26,6 +26,11 @@ pub enum AgentCommand {
         /// From SIGTERM to SIGKILL; the launch's own grace if absent.
         grace: Option<Duration>,
     },
+    /// Nobody waits any more until a task is ready: its readiness check ends.
+    EndReadiness {
+        /// The task.
+        task: TaskKey,
+    },
     /// A status has arrived and need not be repeated.
     Acknowledge {
         /// The task.

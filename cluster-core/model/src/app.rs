@@ -56,7 +56,7 @@ pub struct AppDefinition {
     pub require_ports: bool,
     /// Health checks in the API's form with all defaults.
     pub health_checks: Vec<Value>,
-    /// Readiness checks in the API's form with all defaults; stored and returned.
+    /// Readiness checks in the API's form with all defaults; at most one.
     pub readiness_checks: Vec<Value>,
     /// Rolling restarts.
     pub upgrade_strategy: UpgradeStrategy,

@@ -2,6 +2,7 @@
 //!
 //! Source: Marathon's documentation of health checks and spec/client-surface.md §6.4.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -23,9 +24,23 @@ pub struct HealthCheck {
     pub timeout: Duration,
     /// After so many failures in a row the task is to be killed; never if 0.
     pub failures_max: u32,
+    /// Which of the task's addresses is probed; the first one, and rather one of IPv4, if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_protocol: Option<IpProtocol>,
 }
 
-/// How a task is probed: at its own first address, or at its node's if it is on the host's network.
+/// A version of IP, as Marathon names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum IpProtocol {
+    /// Version 4.
+    #[serde(rename = "IPv4")]
+    V4,
+    /// Version 6.
+    #[serde(rename = "IPv6")]
+    V6,
+}
+
+/// How a task is probed: at an address of its own, or at its node's if it is on the host's network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthProbe {
@@ -69,6 +84,24 @@ pub struct HealthResult {
     /// Why it failed then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_failure_cause: Option<String>,
+}
+
+impl IpProtocol {
+    /// Whether an address is one of this version.
+    pub fn is_of(self, address: IpAddr) -> bool {
+        match self {
+            Self::V4 => address.is_ipv4(),
+            Self::V6 => address.is_ipv6(),
+        }
+    }
+
+    /// The name in Marathon's API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
 }
 
 impl HealthResult {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentId, Discovery, HealthCheck, Resources, TaskKey, TaskNetworking};
+use crate::{AgentId, Discovery, HealthCheck, ReadinessCheck, Resources, TaskKey, TaskNetworking};
 
 /// A task to be launched (Mesos `TaskInfo`). It goes to the master and to the task's agent and to nobody else, since
 /// the command's environment may hold secrets.
@@ -33,6 +33,9 @@ pub struct TaskSpec {
     /// What its agent checks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_checks: Vec<HealthCheck>,
+    /// What its agent checks until the task is ready; absent if nobody waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness_check: Option<ReadinessCheck>,
     /// How long after SIGTERM its processes are killed.
     pub kill_grace: Duration,
     /// Its own interfaces; the host's network if absent.

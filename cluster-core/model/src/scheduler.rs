@@ -53,8 +53,13 @@ pub enum SchedulerCall {
         task: TaskId,
         /// Health check result; `None` leaves it.
         healthy: Option<bool>,
-        /// Readiness; `None` leaves it.
+        /// Whether it wants clients to be sent to the task; `None` leaves it.
         ready: Option<bool>,
+    },
+    /// Do not check any more whether a task is ready. Unknown ones are ignored.
+    EndReadiness {
+        /// The task.
+        task: TaskId,
     },
     /// A status has been dealt with and need not be repeated.
     Acknowledge {

@@ -44,7 +44,7 @@ pub struct Task {
     pub network: Option<Arc<TaskNetwork>>,
     /// Last health check result; `None` without a check, `Some(false)` before the first result.
     pub healthy: Option<bool>,
-    /// Whether the framework wants clients to be sent to it (readiness checks).
+    /// Whether the framework wants clients to be sent to it.
     pub ready: bool,
     /// Whether its endpoints are withdrawn because it is about to be killed.
     pub draining: bool,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{AgentId, HealthResult, TaskKey, TaskState, Timestamp};
+use crate::{AgentId, HealthResult, ReadinessResult, TaskKey, TaskState, Timestamp};
 
 /// One report on a task (Mesos `TaskStatus`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct TaskStatus {
     /// What each of the task's checks has found, in their order; empty if it has none, or if the master says it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health_results: Vec<HealthResult>,
+    /// What the task's readiness check has found; `None` if it is not checked, or if the master says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<ReadinessResult>,
     /// Whether the task listens on the TCP ports that it publishes; `None` if nobody looks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listening: Option<bool>,
@@ -76,4 +79,6 @@ pub enum StatusReason {
     ReasonTaskUnknown,
     /// The result of a health check has changed.
     ReasonTaskHealthCheckStatusUpdated,
+    /// The result of a readiness check has changed.
+    ReasonTaskCheckStatusUpdated,
 }

@@ -155,6 +155,7 @@ impl FilledCluster {
             labels: Default::default(),
             health_checked: false,
             health_checks: Vec::new(),
+            readiness_check: None,
             kill_grace: Duration::from_secs(3),
             networking: None,
         }
@@ -205,6 +206,7 @@ fn running(task: &TaskKey, agent: &AgentId, now: i64) -> TaskStatus {
         timestamp: Timestamp::from_millis(now),
         healthy: None,
         health_results: Vec::new(),
+        readiness: None,
         listening: None,
         addresses: Vec::new(),
         uuid: None,

@@ -110,6 +110,13 @@ impl Agent {
             }
             AgentCommand::Launch(spec) => self.launch(*spec, now),
             AgentCommand::Kill { task, grace } => self.kill(&task, grace, now),
+            AgentCommand::EndReadiness { task } => {
+                if let Some(task) = self.tasks.get_mut(&task) {
+                    task.spec.readiness_check = None;
+                    task.latest.readiness = None;
+                }
+                Vec::new()
+            }
             AgentCommand::Acknowledge { task, uuid } => {
                 self.acknowledge(&task, uuid, now);
                 Vec::new()
@@ -320,6 +327,7 @@ impl Agent {
             timestamp: self.wall,
             healthy: None,
             health_results: Vec::new(),
+            readiness: None,
             listening: None,
             addresses: Vec::new(),
             uuid: Some(self.uuids.next_uuid()),

@@ -71,6 +71,9 @@ impl Simulation {
             AgentCommand::Registered { agent } => self.note(format_args!("agent {node} is {agent}")),
             AgentCommand::Launch(spec) => self.note(format_args!("agent {node} launches {}", spec.key.task)),
             AgentCommand::Kill { task, .. } => self.note(format_args!("agent {node} ends {}", task.task)),
+            AgentCommand::EndReadiness { task } => {
+                self.note(format_args!("agent {node} does not check {} any more", task.task));
+            }
             AgentCommand::Acknowledge { .. } | AgentCommand::Reregister => {}
         }
         let own = &mut self.nodes[node];

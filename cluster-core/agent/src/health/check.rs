@@ -94,10 +94,10 @@ impl Check {
         let is_first =
             result == HealthResult::default() && age < settings.delay.saturating_add(settings.interval);
         let spread = match is_first {
-            true => (settings.interval / FIRST_SPREAD_DIVISOR).min(FIRST_SPREAD_MAX),
-            false => settings.interval,
+            true => first_spread(settings.interval, place),
+            false => settings.interval.mul_f64(place.clamp(0.0, 1.0)),
         };
-        let wait = settings.delay.saturating_sub(age).saturating_add(spread.mul_f64(place.clamp(0.0, 1.0)));
+        let wait = settings.delay.saturating_sub(age).saturating_add(spread);
         let grace_ends = later(now.instant, settings.grace.saturating_sub(age));
         let phase = Phase::Waiting { until: later(now.instant, wait) };
         Self { settings, result, grace_ends, phase }
@@ -144,7 +144,7 @@ impl Check {
             Outcome::Failure(cause) => {
                 result.consecutive_failures = result.consecutive_failures.saturating_add(1);
                 result.last_failure = Some(now.wall);
-                result.last_failure_cause = Some(shortened(cause));
+                result.last_failure_cause = Some(shortened_to(CAUSE_BYTES_MAX, cause));
             }
         }
         // Once more each time the bound is reached again: whoever was to kill the task may not have.
@@ -154,24 +154,25 @@ impl Check {
     }
 }
 
+/// How long the first probe of a task waits, so that tasks that start together are probed one after the other.
+pub(super) fn first_spread(interval: Duration, place: f64) -> Duration {
+    (interval / FIRST_SPREAD_DIVISOR).min(FIRST_SPREAD_MAX).mul_f64(place.clamp(0.0, 1.0))
+}
+
 /// A time beyond what the clock can say never comes.
-fn later(now: Instant, wait: Duration) -> Instant {
+pub(super) fn later(now: Instant, wait: Duration) -> Instant {
     const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     now + wait.min(FAR)
 }
 
-fn shortened(mut cause: String) -> String {
-    if cause.len() > CAUSE_BYTES_MAX {
-        let fits =
-            |(index, letter): (usize, char)| index + letter.len_utf8() + '…'.len_utf8() <= CAUSE_BYTES_MAX;
-        let kept = cause
-            .char_indices()
-            .take_while(|each| fits(*each))
-            .map(|(index, letter)| index + letter.len_utf8());
-        cause.truncate(kept.last().unwrap_or(0));
-        cause.push('…');
+/// A text of at most so many bytes: its end gives way to an ellipsis if it has more.
+pub(super) fn shortened_to(bytes_max: usize, mut text: String) -> String {
+    if text.len() > bytes_max {
+        let fitting = 0..=bytes_max.saturating_sub('…'.len_utf8());
+        text.truncate(fitting.rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0));
+        text.push('…');
     }
-    cause
+    text
 }
 
 #[cfg(test)]
@@ -191,6 +192,7 @@ mod tests {
             interval: Duration::from_secs(interval),
             timeout: 5 * SECOND,
             failures_max,
+            ip_protocol: None,
         }
     }
 

@@ -1,6 +1,6 @@
-//! Health checks of tasks.
+//! Health and readiness checks of tasks.
 //!
-//! `check` decides, on given time, when a task is probed and what of it others are told. Each check that runs is a small
+//! `check` and `readiness` decide, on given time, when a task is probed and what of it others are told. Each check that runs is a small
 //! task on the agent's thread (`watch`), which waits, probes (`probe`), and passes what is to be told to the agent's
 //! loop. It is dropped with its run, and what is lost then is a probe under way. Commands are run by the task's
 //! supervisor, who is in the task's namespaces already; the loop passes them on.
@@ -9,6 +9,7 @@
 
 mod check;
 mod probe;
+mod readiness;
 mod statuses;
 mod watch;
 

@@ -8,10 +8,10 @@ use std::time::Duration;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::{Body as _, Bytes};
 use hyper::client::conn::http1;
-use hyper::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
+use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use mesonet_model::HealthProbe;
+use mesonet_model::{HealthProbe, ReadinessCheck};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -25,6 +25,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 
 use super::check::Outcome;
+use super::readiness::{self, Answer};
 use crate::checkpoint;
 
 /// Probes over the network at a time. Each is a socket and some kilobytes. Further ones are late: tasks that do not
@@ -98,8 +99,8 @@ impl Probes {
                 }
                 HealthProbe::Http { port, path, tls, ignore_informational } => {
                     let to = SocketAddr::new(address, *port);
-                    let status = self.ask(to, path, *tls).await?;
-                    judge(to, status, *ignore_informational)
+                    let response = self.ask(to, path, *tls, 0).await?;
+                    judge(to, response.status, *ignore_informational)
                 }
                 HealthProbe::Command { .. } => Ok(Outcome::Nothing),
             }
@@ -107,19 +108,48 @@ impl Probes {
         match timeout(limit, probing).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(error)) => Outcome::Failure(checkpoint::in_full(&error)),
-            Err(_elapsed) => Outcome::Failure(format!("no answer within {} s", limit.as_secs_f64())),
+            Err(_elapsed) => Outcome::Failure(lateness(limit)),
         }
     }
 
-    async fn ask(&self, to: SocketAddr, path: &str, tls: bool) -> Result<StatusCode, ProbeError> {
+    /// Asks whether a task at an address is ready, as soon as that may be done.
+    pub(super) async fn ask_readiness(&self, check: &ReadinessCheck, address: IpAddr) -> Answer {
+        let _permit = self.network.acquire().await.expect("BUG: the semaphore is never closed");
+        // One byte more than is kept shows that there is more.
+        let kept = if check.keeps_response { readiness::BODY_BYTES_MAX + 1 } else { 0 };
+        let asking = self.ask(SocketAddr::new(address, check.port), &check.path, check.tls, kept);
+        match timeout(check.timeout, asking).await {
+            Ok(Ok(Response { status, content_type, body })) => {
+                Answer::Response { status: status.as_u16(), content_type, body }
+            }
+            Ok(Err(error)) => Answer::Failure(checkpoint::in_full(&error)),
+            Err(_elapsed) => Answer::Failure(lateness(check.timeout)),
+        }
+    }
+
+    /// Asks, and keeps so many bytes of the answer's body.
+    async fn ask(&self, to: SocketAddr, path: &str, tls: bool, kept: usize) -> Result<Response, ProbeError> {
         let stream = connect(to).await?;
         if !tls {
-            return exchange(stream, to, path).await;
+            return exchange(stream, to, path, kept).await;
         }
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let stream = connector.connect(ServerName::from(to.ip()), stream).await;
-        exchange(stream.map_err(|source| ProbeError::Tls { to, source })?, to, path).await
+        exchange(stream.map_err(|source| ProbeError::Tls { to, source })?, to, path, kept).await
     }
+}
+
+/// An answer.
+struct Response {
+    status: StatusCode,
+    /// The media type without its parameters; empty if it is not given.
+    content_type: String,
+    /// The beginning of the body.
+    body: Vec<u8>,
+}
+
+fn lateness(limit: Duration) -> String {
+    format!("no answer within {} s", limit.as_secs_f64())
 }
 
 async fn connect(to: SocketAddr) -> Result<TcpStream, ProbeError> {
@@ -132,7 +162,7 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, ProbeError> {
     }
 }
 
-async fn exchange<S>(stream: S, to: SocketAddr, path: &str) -> Result<StatusCode, ProbeError>
+async fn exchange<S>(stream: S, to: SocketAddr, path: &str, kept: usize) -> Result<Response, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -150,14 +180,21 @@ where
     let (mut sender, connection) = handshake.await.map_err(failed)?;
     let _connection = Connection(tokio::spawn(connection).abort_handle());
     let answer = sender.send_request(request).await.map_err(failed)?;
-    let (status, mut body) = (answer.status(), answer.into_body());
+    let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
+    let mut response =
+        Response { status: answer.status(), content_type: media_type.trim().to_owned(), body: Vec::new() };
+    let mut body = answer.into_body();
     let mut left = BODY_BYTES_MAX;
     while !body.is_end_stream() && left > 0 {
         // A body that breaks off has nothing to do with the status.
         let Some(Ok(frame)) = body.frame().await else { break };
-        left = left.saturating_sub(frame.data_ref().map_or(1, |data| data.len() as u64));
+        let data = frame.data_ref().map_or(&[][..], |data| data);
+        left = left.saturating_sub(data.len().max(1) as u64);
+        let room = kept.saturating_sub(response.body.len()).min(data.len());
+        response.body.extend_from_slice(&data[..room]);
     }
-    Ok(status)
+    Ok(response)
 }
 
 fn judge(to: SocketAddr, status: StatusCode, ignore_informational: bool) -> Result<Outcome, ProbeError> {

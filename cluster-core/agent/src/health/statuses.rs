@@ -2,12 +2,15 @@
 
 use std::time::Instant;
 
-use mesonet_model::{AgentReport, HealthResult, StatusReason, StatusSource, TaskKey, TaskState, TaskStatus};
+use mesonet_model::{
+    AgentReport, HealthResult, ReadinessResult, StatusReason, StatusSource, TaskKey, TaskState, TaskStatus,
+};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::check::Outcome;
-use super::watch::{News, Start, Watch};
+use super::readiness::Readiness;
+use super::watch::{News, Start, Watch, place_of};
 use crate::agent::Agent;
 use crate::clock;
 use crate::link::Speaker;
@@ -20,17 +23,25 @@ impl Agent {
         let latest = task.statuses.latest();
         let Some(run) = task.run.as_mut() else { return };
         let checks = &task.spec.health_checks;
-        if latest.state != TaskState::Running || run.watch.is_some() || checks.is_empty() {
+        let place = place_of(run.launch.container);
+        let readiness = task.spec.readiness_check.clone().zip(latest.readiness.clone());
+        let readiness = readiness.filter(|(_, result)| !result.ready);
+        let readiness = readiness.map(|(check, result)| Readiness::new(check, result, place, Instant::now()));
+        let has_checks = !checks.is_empty() || readiness.is_some();
+        if latest.state != TaskState::Running || run.watch.is_some() || !has_checks {
             return;
         }
         let mut results = latest.health_results.clone();
         results.resize(checks.len(), HealthResult::default());
-        let own = run.addresses();
-        let address = own.iter().find(|address| address.is_ipv4()).or(own.first()).copied();
+        let mut addresses = run.addresses();
+        if addresses.is_empty() {
+            addresses.push(self.config.address);
+        }
         let start = Start {
             checks,
             results,
-            address: address.unwrap_or(self.config.address),
+            readiness,
+            addresses,
             // That of a task whose other check has told something since is too little, which lengthens the grace.
             age: clock::now().since(latest.timestamp),
         };
@@ -43,6 +54,7 @@ impl Agent {
     pub(crate) fn health_news(&mut self, key: &TaskKey, news: News) {
         match news {
             News::Told { check, result } => self.told(key, check, result),
+            News::Readiness(result) => self.told_readiness(key, result),
             News::Run { check, answer } => self.run_command(key, check, answer),
         }
     }
@@ -56,6 +68,36 @@ impl Agent {
         }
     }
 
+    /// Nobody waits any more until a task is ready. The next agent does not check it either.
+    pub(crate) fn end_readiness(&mut self, key: &TaskKey) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        task.spec.readiness_check = None;
+        task.statuses.end_readiness();
+        if let Some(watch) = task.run.as_mut().and_then(|run| run.watch.as_mut()) {
+            watch.end_readiness();
+        }
+        self.keep_statuses(key);
+    }
+
+    fn told_readiness(&mut self, key: &TaskKey, result: ReadinessResult) {
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let Some(watch) = task.run.as_mut().and_then(|run| run.watch.as_mut()) else { return };
+        if !watch.is_waiting_for_readiness() {
+            return;
+        }
+        if result.ready {
+            watch.end_readiness();
+        }
+        let message = if result.ready { "The task is ready" } else { "The task is not ready" };
+        let status = TaskStatus {
+            reason: Some(StatusReason::ReasonTaskCheckStatusUpdated),
+            message: message.to_owned(),
+            readiness: Some(result),
+            ..task.statuses.latest().clone()
+        };
+        self.checked(key, status);
+    }
+
     fn run_command(&mut self, key: &TaskKey, check: usize, answer: oneshot::Sender<Outcome>) {
         let id = self.uuids.next_uuid();
         let Some(run) = self.tasks.get_mut(key).and_then(|task| task.run.as_mut()) else { return };
@@ -67,26 +109,34 @@ impl Agent {
     }
 
     fn told(&mut self, key: &TaskKey, check: usize, result: HealthResult) {
-        let uuid = self.uuids.next_uuid();
         let Some(task) = self.tasks.get_mut(key) else { return };
         let Some(watch) = task.run.as_mut().and_then(|run| run.watch.as_mut()) else { return };
         let Some(of_check) = watch.results.get_mut(check) else { return };
         let message = message(&result);
         *of_check = result;
-        let latest = task.statuses.latest();
         let status = TaskStatus {
-            source: StatusSource::SourceExecutor,
             reason: Some(StatusReason::ReasonTaskHealthCheckStatusUpdated),
             message,
-            // The master takes what seems older for old, and the clock of this machine may be set back.
-            timestamp: clock::now().max(latest.timestamp),
             healthy: HealthResult::of_all(&watch.results),
             health_results: watch.results.clone(),
-            uuid: Some(uuid),
-            ..latest.clone()
+            ..task.statuses.latest().clone()
         };
-        tracing::debug!(task = %key, healthy = ?status.healthy, message = status.message, "The health of a task changes");
-        let replaced = task.statuses.push_health(status.clone(), Instant::now());
+        self.checked(key, status);
+    }
+
+    /// Checks have found something else of a task than before.
+    fn checked(&mut self, key: &TaskKey, status: TaskStatus) {
+        let uuid = self.uuids.next_uuid();
+        let Some(task) = self.tasks.get_mut(key) else { return };
+        let status = TaskStatus {
+            source: StatusSource::SourceExecutor,
+            // The master takes what seems older for old, and the clock of this machine may be set back.
+            timestamp: clock::now().max(status.timestamp),
+            uuid: Some(uuid),
+            ..status
+        };
+        tracing::debug!(task = %key, healthy = ?status.healthy, message = status.message, "A task was checked");
+        let replaced = task.statuses.push_checked(status.clone(), Instant::now());
         self.keep_statuses(key);
         self.send_instead(replaced, status);
     }

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mesonet_model::{HealthCheck, HealthProbe, HealthResult};
+use mesonet_model::{HealthCheck, HealthProbe, HealthResult, IpProtocol, ReadinessResult};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::check::{Beginning, Check, Effect, Input, Now, Outcome};
 use super::probe::Probes;
+use super::readiness::Readiness;
 use crate::clock;
 use crate::link::{Speaker, What};
 
@@ -22,6 +23,8 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) enum News {
     /// Its result has changed in a way that others are to know.
     Told { check: usize, result: HealthResult },
+    /// What its readiness check has found has changed in a way that others are to know.
+    Readiness(ReadinessResult),
     /// Its command is to be run.
     Run { check: usize, answer: oneshot::Sender<Outcome> },
 }
@@ -30,6 +33,7 @@ pub(crate) enum News {
 #[derive(Debug)]
 pub(crate) struct Watch {
     checks: Vec<AbortHandle>,
+    readiness: Option<AbortHandle>,
     /// What each has told.
     pub(crate) results: Vec<HealthResult>,
     /// Commands that the supervisor was asked to run, and who waits for their ends. At most one for each check.
@@ -42,8 +46,10 @@ pub(crate) struct Start<'a> {
     pub(crate) checks: &'a [HealthCheck],
     /// What was told before, one for each check.
     pub(crate) results: Vec<HealthResult>,
-    /// The address of the task.
-    pub(crate) address: IpAddr,
+    /// What finds out whether it is ready, if somebody waits for that.
+    pub(crate) readiness: Option<Readiness>,
+    /// The addresses of the task; never empty.
+    pub(crate) addresses: Vec<IpAddr>,
     /// How long it has been running.
     pub(crate) age: Duration,
 }
@@ -51,27 +57,41 @@ pub(crate) struct Start<'a> {
 impl Watch {
     /// Begins to check.
     pub(crate) fn begin(start: Start<'_>, probes: &Probes, speaker: &Speaker) -> Self {
-        let Start { checks, results, address, age } = start;
+        let Start { checks, results, readiness, addresses, age } = start;
         let begin = |(index, (settings, result)): (usize, (&HealthCheck, &HealthResult))| {
             let beginning = Beginning { age, place: place_of(speaker.container) };
             let runner = Runner {
                 index,
                 check: Check::new(settings.clone(), result.clone(), beginning, now()),
                 settings: settings.clone(),
-                address,
+                address: address_of(&addresses, settings.ip_protocol),
                 probes: probes.clone(),
                 speaker: speaker.clone(),
             };
             tokio::spawn(runner.run()).abort_handle()
         };
         let checks = checks.iter().zip(&results).enumerate().map(begin).collect();
-        Self { checks, results, commands: BTreeMap::new() }
+        let readiness = readiness.zip(address_of(&addresses, None)).map(|(check, address)| {
+            let waiting = wait_until_ready(check, address, probes.clone(), speaker.clone());
+            tokio::spawn(waiting).abort_handle()
+        });
+        Self { checks, readiness, results, commands: BTreeMap::new() }
+    }
+
+    /// Whether it is waited until the task is ready.
+    pub(crate) fn is_waiting_for_readiness(&self) -> bool {
+        self.readiness.is_some()
+    }
+
+    /// Ends the readiness check.
+    pub(crate) fn end_readiness(&mut self) {
+        self.readiness.take().inspect(AbortHandle::abort);
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.checks.iter().for_each(AbortHandle::abort);
+        self.checks.iter().chain(&self.readiness).for_each(AbortHandle::abort);
     }
 }
 
@@ -79,7 +99,8 @@ struct Runner {
     index: usize,
     check: Check,
     settings: HealthCheck,
-    address: IpAddr,
+    /// None if the task has no address of the check's version of IP.
+    address: Option<IpAddr>,
     probes: Probes,
     speaker: Speaker,
 }
@@ -111,11 +132,15 @@ impl Runner {
 
     async fn probe(&self) -> Outcome {
         let timeout = self.settings.timeout;
-        match self.settings.probe {
-            HealthProbe::Http { .. } | HealthProbe::Tcp { .. } => {
-                self.probes.probe(&self.settings.probe, self.address, timeout).await
+        match (&self.settings.probe, self.address) {
+            (HealthProbe::Http { .. } | HealthProbe::Tcp { .. }, Some(address)) => {
+                self.probes.probe(&self.settings.probe, address, timeout).await
             }
-            HealthProbe::Command { .. } => {
+            (HealthProbe::Http { .. } | HealthProbe::Tcp { .. }, None) => {
+                let wanted = self.settings.ip_protocol.map_or("", IpProtocol::as_str);
+                Outcome::Failure(format!("the task has no {wanted} address"))
+            }
+            (HealthProbe::Command { .. }, _) => {
                 let _permit = self.probes.command_permit().await;
                 let (answer, answered) = oneshot::channel();
                 self.speaker.say(What::Health(News::Run { check: self.index, answer })).await;
@@ -130,12 +155,32 @@ impl Runner {
     }
 }
 
+async fn wait_until_ready(mut check: Readiness, address: IpAddr, probes: Probes, speaker: Speaker) {
+    while let Some(due) = check.due() {
+        tokio::time::sleep_until(due.into()).await;
+        let answer = probes.ask_readiness(check.settings(), address).await;
+        if let Some(result) = check.answered(answer, Instant::now()) {
+            speaker.say(What::Health(News::Readiness(result))).await;
+        }
+    }
+}
+
+/// The address of a task that a check asks: the first one of its version of IP. One that does not say which asks the
+/// first one of IPv4, and another one if there is none.
+fn address_of(addresses: &[IpAddr], wanted: Option<IpProtocol>) -> Option<IpAddr> {
+    let first_of = |version: IpProtocol| addresses.iter().find(|address| version.is_of(**address));
+    match wanted {
+        Some(version) => first_of(version).copied(),
+        None => first_of(IpProtocol::V4).or(addresses.first()).copied(),
+    }
+}
+
 fn now() -> Now {
     Now { instant: Instant::now(), wall: clock::now() }
 }
 
-/// Where a run is among others: the ids of runs are random.
-fn place_of(container: Uuid) -> f64 {
+/// Where a run is among others, from 0 to 1: the ids of runs are random.
+pub(super) fn place_of(container: Uuid) -> f64 {
     let (high, _) = container.as_u64_pair();
     high as f64 / u64::MAX as f64
 }

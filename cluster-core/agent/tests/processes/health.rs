@@ -3,16 +3,20 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mesonet_model::{AgentCommand, HealthCheck, HealthProbe, StatusReason, TaskSpec, TaskState, TaskStatus};
+use mesonet_model::{
+    AgentCommand, HealthCheck, HealthProbe, HealthResult, IpProtocol, StatusReason, TaskSpec, TaskState,
+    TaskStatus,
+};
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::Case;
 use crate::cases::directory;
-use crate::networks::in_namespace;
+use crate::networks::{self, in_namespace};
 use crate::node::{self, Node, is_alive, shell, wait_for};
 
 /// All of them.
@@ -28,18 +32,30 @@ pub const ALL: &[Case] = &[
     ("a_slow_command_ends_with_its_children", None, a_slow_command_ends_with_its_children),
     ("health_outlives_the_agent", None, health_outlives_the_agent),
     ("failures_do_not_count_before_the_first_success", None, failures_do_not_count_before_the_first_success),
+    ("a_check_asks_an_address_of_its_version_of_ip", Some("needs root"), || {
+        in_namespace(a_check_asks_an_address_of_its_version_of_ip)
+    }),
+    ("a_task_without_such_an_address_is_not_healthy", None, a_task_without_such_an_address_is_not_healthy),
     ("checks_are_made_where_the_task_is", Some("needs root"), || {
         in_namespace(checks_are_made_where_the_task_is)
     }),
 ];
 
 /// Long enough for a machine that is busy, where nothing is meant to be late.
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 
 fn check(probe: HealthProbe) -> HealthCheck {
     let delay = Duration::ZERO;
     let interval = Duration::from_millis(20);
-    HealthCheck { probe, delay, grace: Duration::ZERO, interval, timeout: LONG, failures_max: 3 }
+    HealthCheck {
+        probe,
+        delay,
+        grace: Duration::ZERO,
+        interval,
+        timeout: LONG,
+        failures_max: 3,
+        ip_protocol: None,
+    }
 }
 
 fn http(port: u16, tls: bool) -> HealthCheck {
@@ -76,7 +92,7 @@ fn cause(status: &TaskStatus) -> String {
     status.health_results[0].last_failure_cause.clone().expect("a cause")
 }
 
-fn end(node: &mut Node, spec: &TaskSpec) {
+pub fn end(node: &mut Node, spec: &TaskSpec) {
     node.kill(spec);
     loop {
         let status = node.next_status("the end of the task");
@@ -88,20 +104,26 @@ fn end(node: &mut Node, spec: &TaskSpec) {
 }
 
 /// What a server answers; nothing at all if empty.
-type Answer = Arc<Mutex<String>>;
+pub type Answer = Arc<Mutex<String>>;
 
-fn say(answer: &Answer, text: &str) {
+pub fn say(answer: &Answer, text: &str) {
     *answer.lock().expect("no panic holds it") = text.to_owned();
 }
 
 /// A server of this process that answers each request in the way that it is told. Gives its port.
 fn serve(answer: &Answer) -> u16 {
+    serve_counting(answer, &Arc::default())
+}
+
+/// One that counts requests, too.
+pub fn serve_counting(answer: &Answer, asked: &Arc<AtomicUsize>) -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("listens");
     let port = listener.local_addr().expect("bound").port();
-    let answer = Arc::clone(answer);
+    let (answer, asked) = (Arc::clone(answer), Arc::clone(asked));
     std::thread::spawn(move || {
         let mut unanswered = Vec::new();
         for stream in listener.incoming().flatten() {
+            asked.fetch_add(1, Ordering::SeqCst);
             let text = answer.lock().expect("no panic holds it").clone();
             if text.is_empty() {
                 unanswered.push(stream);
@@ -275,11 +297,51 @@ fn failures_do_not_count_before_the_first_success() {
     end(&mut node, &spec);
 }
 
+/// The task answers to both, but nothing that is HTTP.
+fn a_check_asks_an_address_of_its_version_of_ip() {
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let mut spec = networks::in_networks("greeter", &["greet", "8080"], &[networks::DUAL]);
+    let of = |ip_protocol| HealthCheck { ip_protocol, ..http(8080, false) };
+    spec.health_checked = true;
+    spec.health_checks = vec![of(None), of(Some(IpProtocol::V4)), of(Some(IpProtocol::V6))];
+    node.launch(&spec);
+    let no_http = |result: &HealthResult, address: &str| {
+        let cause = result.last_failure_cause.as_deref().unwrap_or_default();
+        cause.contains(&format!("no HTTP answer from {address}:8080"))
+    };
+    loop {
+        let status = node.next_status("failures of all checks");
+        node.acknowledge(&status);
+        assert!(!status.state.is_terminal(), "{status:?}");
+        let expected = ["9.0.7.2", "9.0.7.2", "[fd01:b::7:0:0:2]"];
+        if status.health_results.len() == expected.len()
+            && status.health_results.iter().zip(expected).all(|(result, address)| no_http(result, address))
+        {
+            break;
+        }
+    }
+    node.send(AgentCommand::Kill { task: spec.key.clone(), grace: Some(Duration::ZERO) });
+    while !node.next_status("the end").state.is_terminal() {}
+}
+
+fn a_task_without_such_an_address_is_not_healthy() {
+    let answer = Answer::default();
+    say(&answer, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let check = HealthCheck { ip_protocol: Some(IpProtocol::V6), ..http(serve(&answer), false) };
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let spec = checked("v4", "exec sleep 1000", vec![check]);
+    node.launch(&spec);
+    assert_eq!(cause(&until_health(&mut node, &spec, false, 1)), "the task has no IPv6 address");
+    end(&mut node, &spec);
+}
+
 /// A command in the task's network namespace reaches the task on the loopback interface, the agent by its address.
 fn checks_are_made_where_the_task_is() {
     let directory = directory();
     let mut node = Node::start(directory.path());
-    let mut spec = crate::networks::in_networks("greeter", &["greet", "8080"], &[None]);
+    let mut spec = networks::in_networks("greeter", &["greet", "8080"], &[None]);
     let program = std::env::current_exe().expect("path of this program");
     let ask = format!("test $('{}' ask 127.0.0.1 8080) = 127.0.0.1", program.display());
     spec.health_checked = true;

@@ -9,6 +9,7 @@ mod listening;
 mod networks;
 mod node;
 mod privileged;
+mod readiness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -44,6 +45,7 @@ fn run(arguments: &[String]) -> ExitCode {
     let cases: Vec<&Case> = cases::ALL
         .iter()
         .chain(health::ALL)
+        .chain(readiness::ALL)
         .chain(listening::ALL)
         .chain(privileged::ALL)
         .chain(networks::ALL)

@@ -104,7 +104,8 @@ pub fn in_networks(task: &str, arguments: &[&str], networks: &[Option<(&str, &[&
     spec
 }
 
-const DUAL: Option<(&str, &[&str])> = Some(("dual", &["9.0.7.0/24", "fd01:b:0:0:7::/80"]));
+/// A network with addresses of both versions of IP.
+pub const DUAL: Option<(&str, &[&str])> = Some(("dual", &["9.0.7.0/24", "fd01:b:0:0:7::/80"]));
 
 fn texts(addresses: &[IpAddr]) -> Vec<String> {
     addresses.iter().map(IpAddr::to_string).collect()

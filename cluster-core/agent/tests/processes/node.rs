@@ -63,6 +63,7 @@ pub fn shell(task: &str, line: &str) -> TaskSpec {
         labels: BTreeMap::new(),
         health_checked: false,
         health_checks: Vec::new(),
+        readiness_check: None,
         kill_grace: Duration::from_secs(20),
         networking: None,
     }

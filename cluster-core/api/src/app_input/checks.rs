@@ -1,5 +1,6 @@
 //! Health and readiness checks, checked, completed with their defaults and kept in the API's form.
 
+use axum::http::uri::PathAndQuery;
 use serde_json::{Map, Value, json};
 
 use super::INT_MAX;
@@ -106,26 +107,26 @@ fn read_readiness_check(check: &Object<'_>) -> Value {
     let text = |key, default: &str| check.filled_text(key).unwrap_or_else(|| default.to_owned());
     let interval = check.whole("intervalSeconds", INT_MAX).unwrap_or(30);
     let timeout = check.whole("timeoutSeconds", INT_MAX).unwrap_or(10);
-    if timeout >= interval {
+    let path = text("path", "/");
+    if PathAndQuery::try_from(path.as_str()).is_err() {
+        check.invalid("path", format!("'{path}' is no path of a URL"));
+    }
+    if interval == 0 {
+        check.invalid("intervalSeconds", "must be at least 1");
+    } else if timeout >= interval {
         check.invalid(
             "timeoutSeconds",
             format!("got {timeout}, expected less than intervalSeconds ({interval})"),
         );
     }
-    let codes = check.list("httpStatusCodesForReady").map(|codes| {
-        let findings = check.findings();
-        let read = |(value, path): (&Value, String)| {
-            crate::json_reader::whole_of(value, HTTP_STATUS_MAX, &path, findings)
-        };
-        codes.into_iter().filter_map(read).collect::<Vec<u32>>()
-    });
+    let codes = read_status_codes(check);
     if codes.as_ref().is_some_and(Vec::is_empty) {
         check.invalid("httpStatusCodesForReady", "must not be empty");
     }
     json!({
         "name": text("name", "readinessCheck"),
         "protocol": check.choice("protocol", &[("HTTP", "HTTP"), ("HTTPS", "HTTPS")]).unwrap_or("HTTP"),
-        "path": text("path", "/"),
+        "path": path,
         "portName": text("portName", "http-api"),
         "intervalSeconds": interval,
         "timeoutSeconds": timeout,
@@ -134,5 +135,21 @@ fn read_readiness_check(check: &Object<'_>) -> Value {
     })
 }
 
-/// The greatest HTTP status code.
-const HTTP_STATUS_MAX: u32 = 999;
+/// The least and the greatest status code of HTTP.
+const HTTP_STATUSES: (u32, u32) = (100, 599);
+
+/// The status codes that mean ready, each once.
+fn read_status_codes(check: &Object<'_>) -> Option<Vec<u32>> {
+    let (min, max) = HTTP_STATUSES;
+    let mut codes = Vec::new();
+    for (value, path) in check.list("httpStatusCodesForReady")? {
+        match crate::json_reader::whole_of(value, max, &path, check.findings()) {
+            Some(code) if code < min => check.findings().malformed(path, "error.min"),
+            Some(code) if !codes.contains(&code) => codes.push(code),
+            Some(_) => {}
+            // What is wrong with the list is said; that it is empty, too, would not help.
+            None => return None,
+        }
+    }
+    Some(codes)
+}

@@ -188,9 +188,10 @@ fn check_readiness_checks(app: &AppDefinition, report: &Report<'_>) {
     for (index, check) in app.readiness_checks.iter().enumerate() {
         let name = check.get("portName").and_then(Value::as_str);
         if !app.ports().iter().any(|port| port.name == name) {
+            let name = name.unwrap_or_default();
             report.invalid(
                 &format!("readinessChecks({index})/portName"),
-                "must be the name of one of the app's ports",
+                format!("'{name}' is not the name of one of the app's ports"),
             );
         }
     }

@@ -7,7 +7,7 @@ use crate::json_reader::Details;
 use crate::output::app::definition;
 
 /// Reads an app: the definition, else malformed values and broken rules.
-fn read(value: &Value) -> Result<AppDefinition, (Details, Details)> {
+pub(super) fn read(value: &Value) -> Result<AppDefinition, (Details, Details)> {
     let findings = Findings::default();
     match read_app(value, "", None, &findings) {
         Some(app) => Ok(app),
@@ -16,7 +16,7 @@ fn read(value: &Value) -> Result<AppDefinition, (Details, Details)> {
 }
 
 /// An app with these fields besides `id` and `cmd`.
-fn with(fields: Value) -> Value {
+pub(super) fn with(fields: Value) -> Value {
     let mut app = json!({"id": "/a/b", "cmd": "sleep 1"});
     app.as_object_mut().expect("object").extend(fields.as_object().expect("object").clone());
     app
@@ -51,7 +51,7 @@ fn defaults_are_marathons() {
 }
 
 /// Checks what is printed at a pointer into an app with these fields, and that it reads as it is printed.
-fn assert_prints<const N: usize>(cases: [(Value, &str, Value); N]) {
+pub(super) fn assert_prints<const N: usize>(cases: [(Value, &str, Value); N]) {
     for (fields, pointer, expected) in cases {
         let printed = printed(fields.clone());
         assert_eq!(printed.pointer(pointer), Some(&expected), "{fields}");
@@ -245,7 +245,7 @@ fn malformed_values_are_named_by_path_and_code() {
 }
 
 /// Checks that an app with these fields breaks a rule at the path, with a text that contains this one.
-fn assert_breaks<const N: usize>(cases: [(Value, &str, &str); N]) {
+pub(super) fn assert_breaks<const N: usize>(cases: [(Value, &str, &str); N]) {
     for (fields, path, text) in cases {
         let (malformed, invalid) = read(&with(fields.clone())).expect_err(&fields.to_string());
         assert!(malformed.is_empty(), "{fields} {malformed:?}");

@@ -91,7 +91,7 @@ pub(crate) fn info(app: &AppView, embed: AppEmbed) -> Value {
         put("tasks", app.instances.values().map(|instance| task::info(instance)).collect());
     }
     if embed.readiness {
-        put("readinessCheckResults", json!([]));
+        put("readinessCheckResults", Value::Array(task::readiness_results(app)));
     }
     if embed.last_task_failure
         && let Some(failure) = &app.last_failure

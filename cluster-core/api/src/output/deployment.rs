@@ -1,18 +1,25 @@
 //! Deployments in Marathon's form.
 
-use mesonet_marathon::{Deployment, DeploymentAction, DeploymentStep};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use mesonet_marathon::{AppView, Deployment, DeploymentAction, DeploymentStep};
+use mesonet_model::AppId;
 use serde_json::{Value, json};
 
-use crate::output::{app, group};
+use crate::output::{app, group, task};
 
-/// An element of `/v2/deployments`.
-pub(crate) fn info(deployment: &Deployment) -> Value {
+/// An element of `/v2/deployments`; `apps` are those that are known.
+pub(crate) fn info(deployment: &Deployment, apps: &OrdMap<AppId, Arc<AppView>>) -> Value {
     let last = deployment.steps.len().saturating_sub(1);
     let current = deployment.steps.get(deployment.current.min(last));
     let current_actions: Vec<Value> = current
         .iter()
         .flat_map(|step| &step.actions)
-        .map(|each| json!({"action": each.kind.as_str(), "app": each.app, "readinessCheckResults": []}))
+        .map(|each| {
+            let readiness = apps.get(&each.app).map_or_else(Vec::new, |app| task::readiness_results(app));
+            json!({"action": each.kind.as_str(), "app": each.app, "readinessCheckResults": readiness})
+        })
         .collect();
     json!({
         "id": deployment.id,
@@ -34,7 +41,7 @@ pub(crate) fn plan(deployment: &Deployment, light: bool) -> Value {
         "steps": steps(deployment),
     });
     if !light {
-        let apps = |apps: &[std::sync::Arc<mesonet_model::AppDefinition>]| {
+        let apps = |apps: &[Arc<mesonet_model::AppDefinition>]| {
             group::flat(apps.iter().map(|each| Value::Object(app::definition(each))), deployment.version)
         };
         plan["original"] = apps(&deployment.original);

@@ -1,5 +1,7 @@
 //! Tasks in Marathon's form.
 
+use std::sync::Arc;
+
 use mesonet_marathon::{AppView, InstanceView};
 use mesonet_model::{HealthResult, TaskState};
 use serde_json::{Value, json};
@@ -48,6 +50,30 @@ pub(crate) fn endpoints_text<'view>(apps: impl Iterator<Item = &'view AppView>) 
         }
     }
     text
+}
+
+/// One for each instance that runs and that a deployment waits for until it is ready, or has waited for.
+pub(crate) fn readiness_results(app: &AppView) -> Vec<Value> {
+    let running = app.instances.values().filter(|instance| instance.state == TaskState::Running);
+    let result = |instance: &Arc<InstanceView>| {
+        let found = instance.readiness.as_ref()?;
+        let version = app.versions.iter().find(|version| version.version == instance.version);
+        let check = version.unwrap_or(&app.definition).readiness_checks.first();
+        let mut result = json!({
+            "name": check.map_or(&Value::Null, |check| &check["name"]),
+            "taskId": instance.task,
+            "ready": found.ready,
+        });
+        if let Some(response) = &found.last_response {
+            result["lastResponse"] = json!({
+                "status": response.status,
+                "contentType": response.content_type,
+                "body": response.body,
+            });
+        }
+        Some(result)
+    };
+    running.filter_map(result).collect()
 }
 
 /// One for each check that has found something.

@@ -2,7 +2,7 @@
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
-use mesonet_marathon::{Command, Reply};
+use mesonet_marathon::{Command, MarathonView, Reply};
 use mesonet_model::{AppId, DeploymentId, Revision, Timestamp};
 use serde_json::{Value, json};
 
@@ -18,8 +18,8 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
         [] => {
             allow_get(call)?;
             let state = api.state()?;
-            let all: Vec<Value> =
-                state.marathon.deployments.values().map(|each| deployment::info(each)).collect();
+            let MarathonView { deployments, apps, .. } = &state.marathon;
+            let all: Vec<Value> = deployments.values().map(|each| deployment::info(each, apps)).collect();
             Ok(respond::ok(&all))
         }
         [id] => {

@@ -189,6 +189,7 @@ pub(super) fn instance(app: &AppView, number: u16, state: TaskState) -> Instance
         addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
         healthy: None,
         health_results: Vec::new(),
+        readiness: None,
         staged_at: Timestamp::from_millis(1),
         started_at: (state == TaskState::Running).then_some(Timestamp::from_millis(2)),
     }

@@ -6,15 +6,15 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use mesonet_marathon::{
-    ActionKind, Deployment, DeploymentAction, DeploymentStep, NoMatchReason, QueueEntry, RejectSummary,
-    TaskFailure, UnusedOffer,
+    ActionKind, Deployment, DeploymentAction, DeploymentStep, InstanceView, NoMatchReason, QueueEntry,
+    RejectSummary, TaskFailure, UnusedOffer,
 };
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, AppId, DeploymentId, Endpoint, EndpointKey, EndpointState,
-    FrameworkId, HealthResult, NetworkRange, Outage, Plane, PlaneReport, Resources, Revision, Scalar,
-    Service, TaskId, TaskKey, TaskState, Timestamp, VirtualNetwork,
+    FrameworkId, HealthResult, NetworkRange, Outage, Plane, PlaneReport, ReadinessResponse, ReadinessResult,
+    Resources, Revision, Scalar, Service, TaskId, TaskKey, TaskState, Timestamp, VirtualNetwork,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::NodeOrder;
 
@@ -69,6 +69,45 @@ async fn deployments_are_listed_and_cancelled() {
     let unknown = fixture.send("DELETE", "/v2/deployments/d1", "").await;
     assert_eq!(unknown.status, StatusCode::NOT_FOUND);
     assert_eq!(unknown.json(), json!({"message": "DeploymentPlan d1 does not exist"}));
+}
+
+#[tokio::test]
+async fn what_readiness_checks_find_is_shown_while_a_deployment_waits_for_it() {
+    let check = json!({"name": "warm", "portName": "web", "preserveLastResponse": true});
+    let ports = json!([{"port": 0, "name": "web"}]);
+    let web = json!({"id": "/web", "cmd": "a", "portDefinitions": ports, "readinessChecks": [check]});
+    let fixture = Fixture::with_apps(&[web]).await;
+    let shown = |app: &Value| app["app"]["readinessCheckResults"].clone();
+    let embedded = "/v2/apps/web?embed=app.readiness";
+    assert_eq!(shown(&fixture.get("/v2/apps/web").await.json()), json!(null));
+    assert_eq!(shown(&fixture.get(embedded).await.json()), json!([]));
+    let response =
+        ReadinessResponse { status: 503, content_type: "text/plain".to_owned(), body: "10 %".to_owned() };
+    let waiting = ReadinessResult { ready: false, last_response: Some(response) };
+    fixture.change(|state| {
+        state.marathon.deployments.insert(DeploymentId::new("d1"), Arc::new(deployment("/web")));
+        let app = app(state, "/web");
+        for (number, task_state, readiness) in [
+            (1, TaskState::Running, Some(waiting.clone())),
+            (2, TaskState::Running, Some(ReadinessResult { ready: true, last_response: None })),
+            (3, TaskState::Running, None),
+            (4, TaskState::Staging, Some(ReadinessResult::default())),
+        ] {
+            let each = InstanceView { readiness, ..instance(app, number, task_state) };
+            app.instances.insert(each.task.clone(), Arc::new(each));
+        }
+    });
+    let task = |number: u16| format!("web.instance-{number}._app.1");
+    let response = json!({"status": 503, "contentType": "text/plain", "body": "10 %"});
+    let expected = json!([
+        {"name": "warm", "taskId": task(1), "ready": false, "lastResponse": response},
+        {"name": "warm", "taskId": task(2), "ready": true},
+    ]);
+    assert_eq!(shown(&fixture.get(embedded).await.json()), expected);
+    let listed = fixture.get("/v2/apps?embed=apps.readiness").await.json();
+    assert_eq!(listed["apps"][0]["readinessCheckResults"], expected);
+    let deployments = fixture.get("/v2/deployments").await.json();
+    assert_eq!(deployments[0]["currentActions"][0]["readinessCheckResults"], expected);
 }
 
 fn queued() -> QueueEntry {

@@ -28,6 +28,7 @@ fn status(agent: &str) -> AgentReport {
         timestamp: Timestamp::from_millis(0),
         healthy: None,
         health_results: Vec::new(),
+        readiness: None,
         listening: None,
         addresses: Vec::new(),
         uuid: None,

@@ -10,8 +10,8 @@ use mesonet_marathon::{
 use mesonet_model::{
     AgentId, AgentInfo, AppDefinition, AppId, Attribute, Backoff, DeploymentId, FrameworkId, HealthResult,
     KillSelection, Network, NetworkMode, NetworkRoom, Offer, OfferId, PortDefinition, PortRanges, Protocol,
-    Resources, Scalar, SchedulerCall, SchedulerEvent, StatusSource, Table, TaskId, TaskKey, TaskSpec,
-    TaskState, TaskStatus, Timestamp, UnreachableStrategy, UpgradeStrategy, VersionInfo,
+    ReadinessResult, Resources, Scalar, SchedulerCall, SchedulerEvent, StatusSource, Table, TaskId, TaskKey,
+    TaskSpec, TaskState, TaskStatus, Timestamp, UnreachableStrategy, UpgradeStrategy, VersionInfo,
 };
 
 /// Inputs after which a scenario that has not come to rest is considered to run for ever.
@@ -40,6 +40,8 @@ pub struct Cluster {
     pub is_suppressed: bool,
     /// Number of all calls to the master.
     pub acknowledged: usize,
+    /// Tasks that are not to be checked for readiness any more, in the order in which that was said.
+    pub unchecked: Vec<TaskId>,
     pub reconciled: Vec<Vec<TaskId>>,
     /// Least running and most live tasks allowed of an app, looked at after every input.
     pub bounds: Option<(AppId, usize, usize)>,
@@ -56,6 +58,8 @@ pub struct Running {
     pub is_kill_asked: bool,
     /// What its health checks have told last.
     pub results: Vec<HealthResult>,
+    /// What its readiness check has told last, while it is checked.
+    pub readiness: Option<ReadinessResult>,
 }
 
 impl Running {
@@ -169,6 +173,7 @@ impl Cluster {
             is_killing_at_once: true,
             is_suppressed: false,
             acknowledged: 0,
+            unchecked: Vec::new(),
             reconciled: Vec::new(),
             bounds: None,
             refused: BTreeMap::new(),
@@ -297,7 +302,9 @@ impl Cluster {
         let (status, is_over) = match self.tasks.get_mut(task) {
             Some(running) => {
                 running.state = state;
-                (status(task, Some(&running.spec.agent), state, self.now), state.is_terminal())
+                let status = status(task, Some(&running.spec.agent), state, self.now);
+                let readiness = running.readiness.clone().filter(|_| state == TaskState::Running);
+                (TaskStatus { readiness, ..status }, state.is_terminal())
             }
             None => (status(task, None, state, self.now), false),
         };
@@ -411,6 +418,7 @@ impl Cluster {
                 self.refused.clear();
             }
             SchedulerCall::Suppress => self.is_suppressed = true,
+            SchedulerCall::EndReadiness { task } => self.end_readiness(task),
             SchedulerCall::SetServing { .. } => panic!("checks are not acted upon"),
         }
     }
@@ -427,11 +435,23 @@ impl Cluster {
         let task = spec.key.task.clone();
         self.launches.push((self.now, spec.clone()));
         let state = if self.is_running_at_once { TaskState::Running } else { TaskState::Staging };
-        let status = status(&task, Some(&spec.agent), state, self.now);
-        let before =
-            self.tasks.insert(task, Running { spec, state, is_kill_asked: false, results: Vec::new() });
+        let readiness = spec.readiness_check.as_ref().map(|_| ReadinessResult::default());
+        let status = TaskStatus {
+            readiness: readiness.clone().filter(|_| state == TaskState::Running),
+            ..status(&task, Some(&spec.agent), state, self.now)
+        };
+        let results = Vec::new();
+        let running = Running { spec, state, is_kill_asked: false, results, readiness };
+        let before = self.tasks.insert(task, running);
         assert!(before.is_none(), "a task id is used twice");
         self.inbox.push_back(SchedulerEvent::Update(Box::new(status)));
+    }
+
+    fn end_readiness(&mut self, task: TaskId) {
+        if let Some(running) = self.tasks.get_mut(&task) {
+            running.readiness = None;
+        }
+        self.unchecked.push(task);
     }
 
     fn kill(&mut self, task: TaskId) {
@@ -466,7 +486,8 @@ impl Cluster {
             let running = self.tasks.get(&task);
             let state = running.map_or(TaskState::Unknown, |running| running.state);
             let agent = running.map(|running| &running.spec.agent);
-            let status = status(&task, agent, state, self.now);
+            let source = StatusSource::SourceMaster;
+            let status = TaskStatus { source, ..status(&task, agent, state, self.now) };
             self.inbox.push_back(SchedulerEvent::Update(Box::new(status)));
         }
         self.reconciled.push(tasks);
@@ -507,6 +528,7 @@ pub fn status(task: &TaskId, agent: Option<&AgentId>, state: TaskState, now: Tim
         timestamp: now,
         healthy: None,
         health_results: Vec::new(),
+        readiness: None,
         listening: None,
         addresses: Vec::new(),
         uuid: None,

@@ -20,7 +20,7 @@ fn checked(path: &str, instances: u32) -> AppDefinition {
 }
 
 /// The agent tells that the only check of a task succeeds, or has failed so many times in a row.
-fn report(cluster: &mut Cluster, task: &TaskId, failures: u32) {
+pub fn report(cluster: &mut Cluster, task: &TaskId, failures: u32) {
     let now = cluster.now;
     let running = cluster.tasks.get_mut(task).expect("it runs");
     let result = running.results.pop().unwrap_or_default();
@@ -41,6 +41,7 @@ fn report(cluster: &mut Cluster, task: &TaskId, failures: u32) {
     let status = TaskStatus {
         healthy: HealthResult::of_all(&running.results),
         health_results: running.results.clone(),
+        readiness: running.readiness.clone(),
         reason: Some(StatusReason::ReasonTaskHealthCheckStatusUpdated),
         ..status(task, Some(&running.spec.agent), running.state, now)
     };
@@ -53,8 +54,9 @@ fn run(cluster: &mut Cluster, task: &TaskId, listening: Option<bool>, source: St
     let now = cluster.now;
     let running = cluster.tasks.get_mut(task).expect("it is there");
     running.state = TaskState::Running;
-    let agent = running.spec.agent.clone();
-    let status = TaskStatus { listening, source, ..status(task, Some(&agent), TaskState::Running, now) };
+    let (agent, readiness) = (running.spec.agent.clone(), running.readiness.clone());
+    let status =
+        TaskStatus { listening, source, readiness, ..status(task, Some(&agent), TaskState::Running, now) };
     cluster.handle(Input::Event(SchedulerEvent::Update(Box::new(status))));
     cluster.pass(Duration::ZERO);
 }
@@ -249,6 +251,7 @@ fn agents_check_what_the_app_says() {
         interval: seconds(60),
         timeout: seconds(20),
         failures_max: 3,
+        ip_protocol: None,
     };
     let http = |port, path: &str, tls, ignore_informational| HealthProbe::Http {
         port,
@@ -279,6 +282,7 @@ fn agents_check_what_the_app_says() {
         interval: seconds(1),
         timeout: seconds(1),
         failures_max: 0,
+        ip_protocol: None,
     };
     assert_eq!(check, expected);
     let (check, _) = on_host(json!({"protocol": "TCP", "port": 8080, "delaySeconds": 7}));

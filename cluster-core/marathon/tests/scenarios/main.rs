@@ -7,7 +7,7 @@ mod health;
 mod node_drain;
 mod placement;
 mod properties;
-
+mod readiness;
 mod recovery;
 mod rolling;
 mod scaling;

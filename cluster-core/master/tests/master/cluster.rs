@@ -223,6 +223,7 @@ impl Cluster {
             labels: BTreeMap::new(),
             health_checked: false,
             health_checks: Vec::new(),
+            readiness_check: None,
             kill_grace: Duration::from_secs(3),
             networking: None,
         }
@@ -318,6 +319,7 @@ impl Cluster {
             timestamp: self.now,
             healthy: None,
             health_results: Vec::new(),
+            readiness: None,
             listening: None,
             addresses: Vec::new(),
             uuid: Some(Uuid::from_u128(self.next_uuid)),

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use mesonet_master::{Effect, Input};
 use mesonet_model::{
-    AgentCommand, AgentId, AgentReport, AgentState, FrameworkId, RunningTask, SchedulerCall, StatusReason,
-    TaskId, TaskState, TaskStatus,
+    AgentCommand, AgentId, AgentReport, AgentState, FrameworkId, ReadinessCheck, ReadinessResult,
+    RunningTask, SchedulerCall, StatusReason, TaskId, TaskState, TaskStatus,
 };
 
 use crate::cluster::{Cluster, agent_info};
@@ -148,6 +148,48 @@ fn health_and_readiness_decide_the_weight() {
     let before = cluster.view().revision;
     cluster.call(SchedulerCall::SetServing { task, healthy: Some(false), ready: None });
     assert_eq!(cluster.view().revision, before, "nothing has changed");
+}
+
+#[test]
+fn an_agent_ends_a_readiness_check_even_if_it_was_away() {
+    let (mut cluster, agent) = cluster_with_agent();
+    let mut spec = cluster.spec(&agent, "a", Vec::new());
+    spec.readiness_check = Some(ReadinessCheck {
+        port: 31000,
+        path: "/".to_owned(),
+        tls: false,
+        interval: Duration::from_secs(30),
+        timeout: Duration::from_secs(10),
+        ready_statuses: vec![200],
+        keeps_response: false,
+    });
+    cluster.launch(spec.clone());
+    let status = TaskStatus {
+        readiness: Some(ReadinessResult::default()),
+        ..cluster.status(&agent, "a", TaskState::Running)
+    };
+    let end = |cluster: &mut Cluster| cluster.call(SchedulerCall::EndReadiness { task: TaskId::new("a") });
+    let ended = (agent.clone(), AgentCommand::EndReadiness { task: cluster.key("a") });
+    let come_back = |cluster: &mut Cluster, readiness: Option<bool>| {
+        let readiness = readiness.map(|ready| ReadinessResult { ready, last_response: None });
+        let status = TaskStatus { readiness, ..status.clone() };
+        cluster.commands();
+        cluster.register(Some(&agent), agent_info(1, 8), vec![RunningTask { spec: spec.clone(), status }]);
+        cluster.commands().contains(&ended)
+    };
+    assert!(!come_back(&mut cluster, Some(false)), "it is waited for");
+    end(&mut cluster);
+    assert!(cluster.commands().contains(&ended));
+    for is_restarted in [false, true] {
+        if is_restarted {
+            cluster.restart();
+        }
+        assert!(come_back(&mut cluster, Some(false)));
+        assert!(!come_back(&mut cluster, Some(true)));
+        assert!(!come_back(&mut cluster, None));
+    }
+    cluster.call(SchedulerCall::EndReadiness { task: TaskId::new("unknown") });
+    assert_eq!(cluster.commands(), []);
 }
 
 #[test]
