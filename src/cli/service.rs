@@ -103,7 +103,9 @@ impl Service {
 
     fn problem(&self) -> String {
         let problems = self.failures.iter().map(|failure| format!("{} ({})", failure.reason, failure.node));
-        problems.collect::<Vec<_>>().join("; ")
+        let unaddressed = "it has no address; the master's log says why";
+        let unaddressed = self.addresses.is_empty().then(|| unaddressed.to_owned());
+        problems.chain(unaddressed).collect::<Vec<_>>().join("; ")
     }
 }
 
@@ -126,6 +128,10 @@ mod tests {
                 "addresses": ["127.11.9.9"], "endpoints": [],
                 "failures": [{ "node": "S0", "plane": "lb", "reason": "address in use" }],
             },
+            {
+                "service": "tcp/127.11.0.9:80", "name": null, "protocol": "tcp", "port": 80,
+                "addresses": [], "endpoints": [{ "state": "ready" }], "failures": [],
+            },
         ] }))
         .expect("services");
         assert_eq!(
@@ -133,7 +139,8 @@ mod tests {
             "SERVICE ADDRESS NAME ENDPOINTS PROBLEM \
              tcp/web@marathon:80 127.11.0.9:80,[fd01:c::9]:80 web.marathon.l4lb.thisdcos.directory \
              2 ready, 1 draining - \
-             udp/127.11.9.9:53 127.11.9.9:53 - none address in use (S0)"
+             udp/127.11.9.9:53 127.11.9.9:53 - none address in use (S0) \
+             tcp/127.11.0.9:80 - - 1 ready it has no address; the master's log says why"
         );
     }
 }

@@ -9,6 +9,7 @@ use mesonet_model::{
     ClusterView, Endpoint, EndpointKey, Service, ServiceKey, ServiceWish, Serving, Task, TaskKey, Timestamp,
     Vip,
 };
+use thiserror::Error;
 
 use crate::endpoints::{Published, endpoints_of};
 use crate::outbox::Outbox;
@@ -207,12 +208,12 @@ impl Services {
         if old.is_none() && self.hold_address(key) {
             out.dirty.vips.extend(key.vip.allocation_name());
         }
-        match self.give_addresses(&mut service, needs, out) {
+        match self.give_addresses(view, &mut service, needs, out) {
             Ok(()) => {
                 self.unaddressed.remove(key);
             }
-            Err(exhausted) if self.unaddressed.insert(key.clone()) => {
-                out.warn(task, format!("service {key} has no address: {exhausted}"));
+            Err(reason) if self.unaddressed.insert(key.clone()) => {
+                out.warn(task, format!("service {key} has no address: {reason}"));
             }
             Err(_) => {}
         }
@@ -234,37 +235,51 @@ impl Services {
     /// Gives the service an address of each family that it needs. One that it has stays.
     fn give_addresses(
         &mut self,
+        view: &ClusterView,
         service: &mut Service,
         needs: Families,
         out: &mut Outbox,
-    ) -> Result<(), Exhausted> {
-        let name = match &service.key.vip {
-            Vip::Static(IpAddr::V4(address)) => {
-                service.ipv4 = Some(*address);
-                return Ok(());
-            }
-            Vip::Static(IpAddr::V6(address)) => {
-                service.ipv6 = Some(*address);
-                return Ok(());
-            }
+    ) -> Result<(), NoAddress> {
+        let name = match service.key.vip.clone() {
+            Vip::Static(address) => return self.give(view, service, address),
             named @ Vip::Named { .. } => named.allocation_name().unwrap_or_default(),
         };
         let mut result = Ok(());
         if needs.ipv4 && service.ipv4.is_none() {
-            match self.vips.ipv4(&name) {
-                Ok(address) => service.ipv4 = Some(address),
-                Err(exhausted) => result = Err(exhausted),
-            }
             out.dirty.vips.insert(name.clone());
+            let chosen = self.vips.ipv4(&name).map(IpAddr::V4).map_err(NoAddress::Exhausted);
+            result = chosen.and_then(|address| self.give(view, service, address));
         }
         if needs.ipv6 && service.ipv6.is_none() {
-            match self.vips.ipv6(&name) {
-                Ok(address) => service.ipv6 = Some(address),
-                Err(exhausted) => result = Err(exhausted),
-            }
+            let chosen = self.vips.ipv6(&name).map(IpAddr::V6).map_err(NoAddress::Exhausted);
+            result = result.and(chosen.and_then(|address| self.give(view, service, address)));
             out.dirty.vips.insert(name);
         }
         result
+    }
+
+    /// Gives the service this address, unless another one has it with the same port and protocol: users may choose any
+    /// address, also that of a name, and clients would be sent to whichever of the two came last.
+    fn give(&self, view: &ClusterView, service: &mut Service, address: IpAddr) -> Result<(), NoAddress> {
+        let has = |other: &Service| {
+            other.ipv4.map(IpAddr::V4) == Some(address) || other.ipv6.map(IpAddr::V6) == Some(address)
+        };
+        let is_rival = |other: &&Arc<Service>| {
+            (other.key.protocol, other.key.port) == (service.key.protocol, service.key.port)
+                && other.key != service.key
+                && has(other)
+        };
+        if !has(service)
+            && self.vips.is_shared(address)
+            && let Some(other) = view.services.values().find(is_rival)
+        {
+            return Err(NoAddress::Taken { address, by: other.key.clone() });
+        }
+        match address {
+            IpAddr::V4(address) => service.ipv4 = Some(address),
+            IpAddr::V6(address) => service.ipv6 = Some(address),
+        }
+        Ok(())
     }
 
     /// Counts a service in for its name or address. Whether the reservation of its name ended by that.
@@ -297,6 +312,15 @@ impl Services {
             out.dirty.vips.insert(name);
         }
     }
+}
+
+/// Why a service is not reached.
+#[derive(Debug, Error)]
+enum NoAddress {
+    #[error(transparent)]
+    Exhausted(Exhausted),
+    #[error("{address} with this port is that of {by}")]
+    Taken { address: IpAddr, by: ServiceKey },
 }
 
 /// What a task has in the view.

@@ -113,6 +113,14 @@ impl Vips {
         }
     }
 
+    /// Whether several have the address: a name, and users who chose it, or some of them.
+    pub(crate) fn is_shared(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(address) => self.v4.is_shared(address.to_bits().into()),
+            IpAddr::V6(address) => self.v6.is_shared(address.to_bits()),
+        }
+    }
+
     /// The end of one [`Vips::take_static`].
     pub fn free_static(&mut self, address: IpAddr) {
         match address {
@@ -192,6 +200,10 @@ impl Pool {
 
     fn take(&mut self, address: u128) {
         *self.taken.entry(address).or_default() += 1;
+    }
+
+    fn is_shared(&self, address: u128) -> bool {
+        self.taken.get(&address).is_some_and(|count| *count > 1)
     }
 
     fn free(&mut self, address: u128) {

@@ -1,11 +1,12 @@
 //! mesonet's own resources below `/v1`.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use mesonet_lb_plan::{EndpointId, Observed, Vantage, WeighedEndpoint, weigh};
-use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, TaskId, TaskKey, Vip};
+use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, TaskId, TaskKey};
 use serde_json::{Value, json};
 
 use crate::api::{Api, allow, allow_get, now};
@@ -90,13 +91,8 @@ fn ready(api: &Api) -> Result<Response, Failure> {
 fn service(state: &State, service: &Service) -> Value {
     let key = &service.key;
     let name = key.vip.allocation_name().map(|name| format!("{name}.{VIP_DOMAIN}"));
-    let mut addresses: Vec<String> = match &key.vip {
-        Vip::Static(address) => vec![address.to_string()],
-        Vip::Named { .. } => Vec::new(),
-    };
-    for address in [service.ipv4.map(|each| each.to_string()), service.ipv6.map(|each| each.to_string())] {
-        addresses.extend(address.filter(|address| !addresses.contains(address)));
-    }
+    let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
+    let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
     // As the view of the whole cluster has it: what nodes see of connections and places is theirs.
     let nowhere = Vantage { node: AgentId::new("") };
     let weighed = weigh(&state.cluster, service, &nowhere, &Observed::default(), now());

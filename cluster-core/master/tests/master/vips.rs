@@ -50,6 +50,35 @@ fn a_static_vip_of_another_family_is_warned_of() {
 }
 
 #[test]
+fn nobody_takes_the_address_and_port_of_another_service() {
+    let (mut cluster, agent) = cluster_with_agent();
+    cluster.run(&agent, "a", 31000, "/web:80");
+    cluster.run(&agent, "b", 31001, "11.225.36.193:80");
+    let rival = "tcp/11.225.36.193:80";
+    assert_eq!(
+        cluster.warnings(),
+        [format!("service {rival} has no address: 11.225.36.193 with this port is that of {WEB}")]
+    );
+    assert_eq!(address(&cluster, rival), None);
+    cluster.report("b", TaskState::Running);
+    assert_eq!(cluster.warnings(), Vec::<String>::new(), "it is said once");
+    // Another port is free, and then the name's service has to do without it.
+    cluster.run(&agent, "c", 31002, "11.225.36.193:443");
+    assert_eq!(address(&cluster, "tcp/11.225.36.193:443").as_deref(), Some("11.225.36.193"));
+    cluster.run(&agent, "d", 31003, "/web:443");
+    assert_eq!(address(&cluster, "tcp/web@marathon:443"), None);
+    assert_eq!(cluster.warnings().len(), 1);
+    // Once the service is gone, the next change of the other one's tasks gives it the address.
+    cluster.report("a", TaskState::Failed);
+    cluster.pass(LINGER);
+    cluster.run(&agent, "e", 31004, "11.225.36.193:80");
+    assert_eq!(address(&cluster, rival).as_deref(), Some("11.225.36.193"));
+    let before = cluster.view().services.clone();
+    cluster.restart();
+    assert_eq!(cluster.view().services, before);
+}
+
+#[test]
 fn names_that_collide_get_different_addresses_that_stay() {
     let narrow = Config { vip_range_v4: ([11, 0, 0, 1].into(), [11, 0, 0, 2].into()), ..config() };
     let mut cluster = Cluster::without_framework(narrow);
