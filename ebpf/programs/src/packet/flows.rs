@@ -1,5 +1,8 @@
 //! The flows that have an endpoint.
 
+use core::intrinsics::{AtomicOrdering, atomic_or};
+use core::mem::offset_of;
+
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::LruHashMap;
 use mesonet_ebpf_abi::{
@@ -117,13 +120,27 @@ fn note_end(segment: &Segment, decision: &Decision, endpoint: u32) {
     } else {
         (segment.tuple, Track::CLIENT_ENDED)
     };
-    let Some(track) = find(&key) else { return };
-    let seen = track.seen | half;
-    let is_over = segment.resets() || seen & BOTH == BOTH;
-    if is_over && seen & Track::OVER == 0 {
+    let Some(track) = FLOWS.get_ptr_mut(&key) else { return };
+    // Both sides may end it at the same moment, on two processors.
+    let seen = mark(track, half) | half;
+    if (segment.resets() || seen & BOTH == BOTH) && mark(track, Track::OVER) & Track::OVER == 0 {
         endpoints::count(endpoint, |count| count.ended += 1);
     }
-    track.seen = if is_over { seen | Track::OVER } else { seen };
+}
+
+/// Adds to what has been seen of a flow, in one step. Returns what had been before.
+#[inline(always)]
+fn mark(track: *mut Track, more: u32) -> u32 {
+    const {
+        assert!(offset_of!(Track, seen).is_multiple_of(size_of::<u64>()));
+    }
+    // SAFETY: a value of the map, aligned to eight octets, as in `find`. The target has no atomic types, only the instruction,
+    // and that only for two words, of which the first is the lower one: the direction behind it stays as it is.
+    let before = unsafe {
+        let words = (&raw mut (*track).seen).cast::<u64>();
+        atomic_or::<u64, u64, { AtomicOrdering::Relaxed }>(words, u64::from(more))
+    };
+    before as u32
 }
 
 #[inline(always)]

@@ -7,7 +7,8 @@
 
 #![no_std]
 #![no_main]
-#![feature(asm_experimental_arch)]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![expect(internal_features, reason = "the target has no atomic types")]
 
 mod buffer;
 mod context;
