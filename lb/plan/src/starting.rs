@@ -2,7 +2,9 @@
 //!
 //! A task runs before it listens, and whoever is sent to it then is refused; a data plane that cannot try another endpoint
 //! has to know better. So an endpoint that joins others gets connections when it is known to take them. While all that are
-//! ready start, those go on that had the connections before.
+//! ready start, those go on that had the connections before. Where there are none, all get connections until half of them
+//! are known to take them: to be refused is no worse than to be at one of few that break under the load of all. One that is
+//! alone gets them whatever it would answer, so it is not asked.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,6 +12,10 @@ use mesonet_ebpf_abi::Place;
 
 /// The share of new connections that each endpoint of a virtual address should get; none if it drains.
 pub type Shares = BTreeMap<Place, Option<u32>>;
+
+/// Fewer of a new address than this are not left alone with its connections: the share below which failing checks are ignored
+/// by default.
+const FEW_PERCENT: usize = 50;
 
 /// What is known of the endpoints of a virtual address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub struct Starting {
     started: BTreeSet<Place>,
     /// Those that drain and had connections when they began to. Others may have ended already.
     stand_ins: BTreeSet<Place>,
+    /// Nobody was there before them, and some have got connections without being asked.
+    is_first: bool,
 }
 
 impl Starting {
@@ -29,10 +37,10 @@ impl Starting {
         let all = |is_ready: bool| {
             wanted.iter().filter(move |(_, share)| share.is_some() == is_ready).map(|(place, _)| *place)
         };
-        let is_known = |place: &Place| {
-            // Where nobody is, nobody can do their work meanwhile.
-            served.is_empty() || served.contains(place) || self.started.contains(place)
-        };
+        let is_alone = served.is_empty() && all(true).count() == 1;
+        let is_known = |place: &Place| is_alone || served.contains(place) || self.started.contains(place);
+        self.is_first =
+            served.is_empty() || (self.is_first && served.iter().any(|place| self.places.contains(place)));
         let ready: BTreeSet<Place> = all(true).collect();
         let new: BTreeSet<Place> =
             ready.iter().filter(|place| !is_known(place) && !self.places.contains(place)).copied().collect();
@@ -51,16 +59,24 @@ impl Starting {
         is_new
     }
 
+    /// Whether an endpoint does not listen yet, as far as is known.
+    pub fn contains(&self, place: &Place) -> bool {
+        self.places.contains(place)
+    }
+
     /// Whether there is nothing that has to be known any more.
     pub fn is_over(&self) -> bool {
         self.places.is_empty() && self.started.is_empty()
     }
 
     /// Who gets connections for now: those that are ready and have started; if there are none, those that stand in for them; if
-    /// there are none, those that start.
+    /// there are none, those that start. At a new address these get them, too, for as long as few have started.
     pub fn effective(&self, wanted: &Shares) -> Shares {
-        let is_served = self.is_served(wanted);
-        if !is_served && (self.places.is_empty() || self.stand_ins.is_empty()) {
+        let ready = wanted.iter().filter(|(_, share)| share.is_some());
+        let (starting, started): (Vec<_>, Vec<_>) = ready.partition(|(place, _)| self.places.contains(place));
+        let is_served = !started.is_empty();
+        let is_few = started.len() * 100 < (started.len() + starting.len()) * FEW_PERCENT;
+        if starting.is_empty() || (self.stand_ins.is_empty() && (!is_served || self.is_first && is_few)) {
             return wanted.clone();
         }
         let share = |place: &Place, share: Option<u32>| match share {
@@ -69,10 +85,6 @@ impl Starting {
             share => share,
         };
         wanted.iter().map(|(place, wanted)| (*place, share(place, *wanted))).collect()
-    }
-
-    fn is_served(&self, wanted: &Shares) -> bool {
-        wanted.iter().any(|(place, share)| share.is_some() && !self.places.contains(place))
     }
 }
 
@@ -102,6 +114,12 @@ mod tests {
     }
 
     impl Address {
+        /// One where these are known to take connections.
+        fn serving(numbers: &[u8]) -> Self {
+            let effective = numbers.iter().map(|number| (place(*number), Some(3))).collect();
+            Self { effective, ..Self::default() }
+        }
+
         #[track_caller]
         fn wants(&mut self, wanted: &[(u8, Option<u32>)], asked: &[u8], effective: &[(u8, Option<u32>)]) {
             let wanted = shares(wanted);
@@ -114,7 +132,7 @@ mod tests {
 
     #[test]
     fn who_joins_others_waits_until_it_listens() {
-        let mut address = Address::default();
+        let mut address = Address::serving(&[1]);
         let first = [(1, Some(3))];
         address.wants(&first, &[], &first);
         let both = [(1, Some(3)), (2, Some(4))];
@@ -129,7 +147,7 @@ mod tests {
 
     #[test]
     fn those_that_drain_stand_in_until_one_listens() {
-        let mut address = Address::default();
+        let mut address = Address::serving(&[1, 2]);
         address.wants(&[(1, Some(3)), (2, Some(3))], &[], &[(1, Some(3)), (2, Some(3))]);
         let replaced = [(1, None), (2, None), (3, Some(5)), (4, Some(5))];
         let stood_in = [(1, Some(1)), (2, Some(1)), (3, None), (4, None)];
@@ -145,12 +163,43 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_is_nobody_waits() {
+    fn where_nobody_is_few_are_not_left_alone() {
         let mut address = Address::default();
-        let all = [(1, Some(3)), (2, Some(4))];
+        let all = [(1, Some(3)), (2, Some(4)), (3, Some(5))];
+        address.wants(&all, &[1, 2, 3], &all);
+        assert!(address.starting.has_started(place(2)));
         address.wants(&all, &[], &all);
-        address.wants(&[(1, None)], &[], &[(1, None)]);
-        address.wants(&all, &[], &all);
+        assert!(address.starting.has_started(place(3)));
+        address.wants(&all, &[], &[(1, None), (2, Some(4)), (3, Some(5))]);
+        // Others join, which are not the first any more.
+        let more = [(1, Some(3)), (2, Some(4)), (3, Some(5)), (4, Some(6)), (5, Some(6)), (6, Some(6))];
+        let two = [(1, None), (2, Some(4)), (3, Some(5)), (4, None), (5, None), (6, None)];
+        address.wants(&more, &[4, 5, 6], &two);
+        (1..=6).filter(|number| ![2, 3].contains(number)).for_each(|number| {
+            assert!(address.starting.has_started(place(number)));
+        });
+        address.wants(&more, &[], &more);
+        address.wants(&more, &[], &more);
         assert!(address.starting.is_over());
+    }
+
+    #[test]
+    fn who_is_alone_is_not_asked() {
+        let mut address = Address::default();
+        address.wants(&[(1, Some(3))], &[], &[(1, Some(3))]);
+        assert!(address.starting.is_over());
+        address.wants(&[(1, Some(3)), (2, Some(4))], &[2], &[(1, Some(3)), (2, None)]);
+    }
+
+    #[test]
+    fn where_all_have_left_those_that_come_are_the_first() {
+        let mut address = Address::serving(&[1]);
+        address.wants(&[(1, None)], &[], &[(1, None)]);
+        let two = [(1, Some(3)), (2, Some(4))];
+        address.wants(&two, &[1, 2], &two);
+        assert!(address.starting.has_started(place(2)));
+        address.wants(&two, &[], &[(1, None), (2, Some(4))]);
+        // The only one that listens goes, and nobody stands in for the other.
+        address.wants(&two[..1], &[], &two[..1]);
     }
 }

@@ -1,53 +1,34 @@
 //! What the maps hold, and new endpoints that do not listen yet.
-//!
-//! A task runs before it listens, and whoever is sent to it then is refused: the kernel asks no second endpoint. So an
-//! endpoint that joins others gets connections when it has taken one of this process, or has not said for its time to
-//! start that it does not listen. While all that are ready start, those go on that had the connections before.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Scope, ScopedJoinHandle};
-use std::time::{Duration, Instant};
 
 use mesonet_ebpf_abi::{Connection, Frontend, Place, TCP};
-use mesonet_lb_plan::{Candidate, KernelTable, MapWrite, ServicePolicy};
-use tokio::net::TcpStream;
+use mesonet_lb_plan::{Candidate, KernelTable, MapWrite, ServicePolicy, Shares, Starting};
 use tokio::sync::Semaphore;
 
 use super::maps::Maps;
-
-/// For how long an endpoint is asked that does not answer at all: as long as the proxy gives it.
-const START_TIME: Duration = Duration::from_secs(10);
-
-/// How often it is asked, as a part of the time since it was asked first: many that start have other things to do.
-const ASK_PART: u32 = 10;
-const ASK_INTERVAL: Duration = Duration::from_millis(20);
-const ASK_INTERVAL_MAX: Duration = Duration::from_millis(250);
-
-/// How long it may take to answer.
-const ANSWER_TIME: Duration = Duration::from_millis(250);
-
-/// How many are asked at a time.
-const ASKED_MAX: usize = 64;
+use crate::listening::{ASKED_MAX, listens};
 
 /// The maps with what is known of them. Whoever changes the table makes the writes before others come to it.
 #[derive(Debug)]
 pub(super) struct Kernel {
     maps: Arc<Maps>,
     pub(super) table: KernelTable,
-    starting: BTreeMap<Frontend, Starting>,
+    wishes: BTreeMap<Frontend, Wish>,
+    /// Nothing is in the maps, and the first view is not in effect. Its endpoints count as started: most are, and on every node
+    /// that starts, all endpoints of the cluster would be asked.
+    is_fresh: bool,
 }
 
-/// A virtual address with endpoints that do not listen yet.
+/// What a virtual address should lead to that has endpoints which do not listen yet.
 #[derive(Debug)]
-struct Starting {
-    candidates: BTreeSet<Candidate>,
+struct Wish {
+    shares: Shares,
     policy: ServicePolicy,
-    places: BTreeSet<Place>,
-    /// Those that drain and had connections when they began to. Others may have ended already.
-    stand_ins: BTreeSet<Place>,
+    starting: Starting,
 }
 
 /// Shared with those that ask.
@@ -61,11 +42,16 @@ impl SharedKernel {
     /// What the maps hold, without what belongs to nothing. New endpoints are counted under numbers that none of the open
     /// connections has.
     pub(super) fn new(maps: Maps, open: &[Connection]) -> io::Result<Self> {
-        let mut kernel =
-            Kernel { maps: Arc::new(maps), table: KernelTable::default(), starting: BTreeMap::new() };
+        let mut kernel = Kernel {
+            maps: Arc::new(maps),
+            table: KernelTable::default(),
+            wishes: BTreeMap::new(),
+            is_fresh: false,
+        };
         let used = open.iter().map(|each| each.origin.counter).max();
         kernel.table.skip_counters(used.map_or(0, |counter| counter.wrapping_add(1)));
         kernel.read_again()?;
+        kernel.is_fresh = kernel.table.frontends().next().is_none();
         let kernel = Arc::new(Mutex::new(kernel));
         Ok(Self { kernel, asked: Arc::new(Semaphore::new(ASKED_MAX)) })
     }
@@ -77,7 +63,13 @@ impl SharedKernel {
     /// Gives an endpoint connections as soon as it takes one. Must be called within a runtime.
     pub(super) fn ask(&self, frontend: Frontend, place: Place) {
         let (kernel, asked) = (Arc::downgrade(&self.kernel), self.asked.clone());
-        tokio::spawn(admit_when_listening(kernel, asked, frontend, place));
+        tokio::spawn(async move {
+            let is_starting =
+                || with(&kernel, |kernel| kernel.is_starting(&frontend, &place)).unwrap_or(false);
+            if listens(place.into(), &asked, is_starting).await {
+                with(&kernel, |kernel| kernel.admit(frontend, place));
+            }
+        });
     }
 }
 
@@ -90,62 +82,58 @@ impl Kernel {
         candidates: BTreeSet<Candidate>,
         policy: ServicePolicy,
     ) -> (Vec<MapWrite>, BTreeSet<Place>) {
-        if !self.table.contains(&frontend) {
-            // Where nobody was, nobody can do their work meanwhile.
+        if self.is_fresh || frontend.protocol != u32::from(TCP) {
             return (self.table.put(frontend, &candidates, policy), BTreeSet::new());
         }
-        let served: BTreeSet<Place> = self.table.ready(&frontend).collect();
-        let before = self.starting.remove(&frontend).map(|starting| starting.places).unwrap_or_default();
-        let (ready, draining): (BTreeSet<&Candidate>, BTreeSet<&Candidate>) =
-            candidates.iter().partition(|each| each.weight.is_some());
-        let ready: BTreeSet<Place> = ready.into_iter().map(|each| each.place).collect();
-        let draining = draining.into_iter().map(|each| each.place);
-        let stand_ins = draining.filter(|place| served.contains(place)).collect();
-        let is_joined = frontend.protocol == u32::from(TCP) && !served.is_empty();
-        let is_new = |place: &&Place| is_joined && !served.contains(place) && !before.contains(place);
-        let new: BTreeSet<Place> = ready.iter().filter(is_new).copied().collect();
-        let places = before.intersection(&ready).chain(&new).copied().collect();
-        let starting = Starting { candidates, policy, places, stand_ins };
-        let writes = self.table.put(frontend, &starting.effective(), policy);
-        if !starting.places.is_empty() {
-            self.starting.insert(frontend, starting);
+        let shares: Shares = candidates.iter().map(|each| (each.place, each.weight)).collect();
+        let served = self.table.ready(&frontend).collect();
+        let mut starting = self.wishes.remove(&frontend).map(|wish| wish.starting).unwrap_or_default();
+        let new = starting.follow(&shares, &served);
+        if starting.is_over() {
+            return (self.table.put(frontend, &candidates, policy), new);
         }
+        let wish = Wish { shares, policy, starting };
+        let writes = self.table.put(frontend, &wish.candidates(), policy);
+        self.wishes.insert(frontend, wish);
         (writes, new)
+    }
+
+    /// The first view is in effect.
+    pub(super) fn end_first(&mut self) {
+        self.is_fresh = false;
     }
 
     /// The counters of those that drain and get connections nevertheless, because no other has started.
     pub(super) fn stand_ins(&self) -> BTreeSet<u32> {
-        let waiting = self.starting.iter().filter(|(_, starting)| !starting.is_served());
-        let of = |(frontend, starting): (&Frontend, &Starting)| -> Vec<u32> {
-            starting.stand_ins.iter().filter_map(|place| self.table.counter(frontend, place)).collect()
+        let of = |(frontend, wish): (&Frontend, &Wish)| -> Vec<u32> {
+            let effective = wish.starting.effective(&wish.shares);
+            let drains = |place: &Place| wish.shares.get(place).is_some_and(Option::is_none);
+            let stand_ins = effective.iter().filter(|(place, share)| share.is_some() && drains(place));
+            stand_ins.filter_map(|(place, _)| self.table.counter(frontend, place)).collect()
         };
-        waiting.flat_map(of).collect()
+        self.wishes.iter().flat_map(of).collect()
     }
 
     /// Ends an address. Returns the writes that do it.
     pub(super) fn remove(&mut self, frontend: &Frontend) -> Vec<MapWrite> {
-        self.starting.remove(frontend);
+        self.wishes.remove(frontend);
         self.table.remove(frontend)
     }
 
-    /// An endpoint that has started gets connections from now on. Whether to ask it again.
-    fn hear(&mut self, frontend: Frontend, place: &Place, has_started: bool) -> bool {
-        let is_starting = |starting: &Starting| starting.places.contains(place);
-        if !self.starting.get(&frontend).is_some_and(is_starting) {
-            return false;
-        }
-        if has_started {
-            self.admit(frontend, place);
-        }
-        !has_started
+    fn is_starting(&self, frontend: &Frontend, place: &Place) -> bool {
+        self.wishes.get(frontend).is_some_and(|wish| wish.starting.contains(place))
     }
 
-    fn admit(&mut self, frontend: Frontend, place: &Place) {
-        let Some(mut starting) = self.starting.remove(&frontend) else { return };
-        starting.places.remove(place);
-        let writes = self.table.put(frontend, &starting.effective(), starting.policy);
-        if !starting.places.is_empty() {
-            self.starting.insert(frontend, starting);
+    /// An endpoint that has started gets connections from now on.
+    fn admit(&mut self, frontend: Frontend, place: Place) {
+        let Some(mut wish) = self.wishes.remove(&frontend) else { return };
+        wish.starting.has_started(place);
+        let writes = self.table.put(frontend, &wish.candidates(), wish.policy);
+        let served = self.table.ready(&frontend).collect();
+        // Nobody is new who is to be asked.
+        wish.starting.follow(&wish.shares, &served);
+        if !wish.starting.is_over() {
+            self.wishes.insert(frontend, wish);
         }
         if let Err(error) = self.change(|_, writer| writer.write(writes)) {
             tracing::warn!(%error, "Cannot give connections to an endpoint that has started");
@@ -210,91 +198,15 @@ fn wait(writing: Option<ScopedJoinHandle<'_, io::Result<()>>>) -> io::Result<()>
     joined.unwrap_or_else(|_| Err(io::Error::other("BUG: a thread has failed")))
 }
 
-impl Starting {
-    /// Who gets connections: those that are ready and have started; if there are none, those that stand in for them; if
-    /// there are none, those that start.
-    fn effective(&self) -> BTreeSet<Candidate> {
-        let is_served = self.is_served();
-        if !is_served && (self.places.is_empty() || self.stand_ins.is_empty()) {
-            return self.candidates.clone();
-        }
-        let weight = |each: &Candidate| match each.weight {
-            Some(_) if self.places.contains(&each.place) => None,
-            None if !is_served && self.stand_ins.contains(&each.place) => Some(1),
-            weight => weight,
-        };
-        self.candidates.iter().map(|each| Candidate { weight: weight(each), ..*each }).collect()
-    }
-
-    fn is_served(&self) -> bool {
-        self.candidates.iter().any(|each| each.weight.is_some() && !self.places.contains(&each.place))
+impl Wish {
+    /// Who gets connections for now, and who does not.
+    fn candidates(&self) -> BTreeSet<Candidate> {
+        let shares = self.starting.effective(&self.shares);
+        shares.into_iter().map(|(place, weight)| Candidate { place, weight }).collect()
     }
 }
 
-async fn admit_when_listening(
-    kernel: Weak<Mutex<Kernel>>,
-    asked: Arc<Semaphore>,
-    frontend: Frontend,
-    place: Place,
-) {
-    let begun = Instant::now();
-    let mut silent_since = begun;
-    loop {
-        let Ok(permit) = asked.acquire().await else { return };
-        let connecting = TcpStream::connect(SocketAddr::from(place));
-        let answer = tokio::time::timeout(ANSWER_TIME, connecting).await;
-        drop(permit);
-        let has_started = match answer {
-            Ok(Ok(_)) => true,
-            // It says itself that it does not listen.
-            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-                silent_since = Instant::now();
-                false
-            }
-            // On a busy machine a single answer may come too late.
-            _ => silent_since.elapsed() >= START_TIME,
-        };
-        let Some(kernel) = kernel.upgrade() else { return };
-        if !kernel.lock().unwrap_or_else(PoisonError::into_inner).hear(frontend, &place, has_started) {
-            return;
-        }
-        let pause = (begun.elapsed() / ASK_PART).clamp(ASK_INTERVAL, ASK_INTERVAL_MAX);
-        tokio::time::sleep(pause).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn those_that_start_wait_while_others_can_do_their_work() {
-        let place = |number: u8| Place::from(SocketAddr::from(([10, 0, 0, number], 80)));
-        let check = |candidates: &[(u8, Option<u32>)],
-                     starting: &[u8],
-                     stand_ins: &[u8],
-                     expected: &[(u8, Option<u32>)]| {
-            let all = |list: &[(u8, Option<u32>)]| -> BTreeSet<Candidate> {
-                list.iter()
-                    .map(|(number, weight)| Candidate { place: place(*number), weight: *weight })
-                    .collect()
-            };
-            let places = |numbers: &[u8]| numbers.iter().map(|number| place(*number)).collect();
-            let starting = Starting {
-                candidates: all(candidates),
-                policy: ServicePolicy::default(),
-                places: places(starting),
-                stand_ins: places(stand_ins),
-            };
-            assert_eq!(starting.effective(), all(expected));
-        };
-        check(&[(1, Some(3)), (2, None)], &[], &[], &[(1, Some(3)), (2, None)]);
-        check(&[(1, Some(3)), (2, Some(4))], &[2], &[], &[(1, Some(3)), (2, None)]);
-        check(&[(1, Some(3)), (2, Some(4)), (3, None)], &[2], &[3], &[(1, Some(3)), (2, None), (3, None)]);
-        check(&[(1, None), (2, Some(4))], &[2], &[1], &[(1, Some(1)), (2, None)]);
-        // One that drains for longer may have ended.
-        check(&[(1, None), (2, Some(4)), (3, None)], &[2], &[3], &[(1, None), (2, None), (3, Some(1))]);
-        check(&[(1, None), (2, Some(4))], &[2], &[], &[(1, None), (2, Some(4))]);
-        check(&[(1, Some(3)), (2, Some(4))], &[1, 2], &[], &[(1, Some(3)), (2, Some(4))]);
-    }
+/// Looks at what the maps hold; `None` if nobody has them any more.
+fn with<T>(kernel: &Weak<Mutex<Kernel>>, look: impl FnOnce(&mut Kernel) -> T) -> Option<T> {
+    Some(look(&mut kernel.upgrade()?.lock().unwrap_or_else(PoisonError::into_inner)))
 }

@@ -240,6 +240,7 @@ impl Ebpf {
             Ok(()) => BTreeMap::new(),
             Err(error) => self.find_failures(&mut kernel, &error, change),
         };
+        kernel.end_first();
         drop(kernel);
         self.usage.ledger().open(std::mem::take(&mut change.accounts));
         for (frontend, place) in change.starting.drain(..) {

@@ -219,7 +219,6 @@ impl PacketBalancer {
         let flows = FlowTable::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
         let drains = Drains::start(flows.clone(), ledger.clone()).map_err(PacketError::Thread)?;
-        let starts = Starts::start().map_err(PacketError::Thread)?;
         let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Words)?;
         for write in &garbage {
             maps.write(write).map_err(PacketError::Words)?;
@@ -230,6 +229,7 @@ impl PacketBalancer {
         attached.iter().for_each(following::log);
         let found: BTreeSet<Frontend> = table.frontends().copied().collect();
         let has_leftovers = !found.is_empty();
+        let starts = Starts::start(!has_leftovers).map_err(PacketError::Thread)?;
         let masquerade = settings.masquerade;
         let nodes = maps.nodes().map_err(PacketError::Words)?.into_iter().map(ip).collect();
         let owners = BTreeMap::new();
@@ -362,6 +362,7 @@ impl PacketBalancer {
                 }
             }
         }
+        self.starts.end_first();
         for (frontend, error) in self.take_over() {
             if let Some(key) = self.owners.get(&frontend) {
                 failures.insert(key.clone(), failure(&frontend, &error));

@@ -20,6 +20,9 @@ type Newcomer = (Frontend, Place);
 #[derive(Debug)]
 pub(super) struct Starts {
     by_address: BTreeMap<Frontend, Starting>,
+    /// Nothing was in the maps, and the first services are not in effect. Their endpoints count as started: most are, and on
+    /// every node that starts, all endpoints of the cluster would be asked.
+    is_fresh: bool,
     /// To the thread that asks. There are no more than endpoints.
     orders: mpsc::UnboundedSender<Newcomer>,
     shared: Arc<Shared>,
@@ -36,7 +39,8 @@ struct Shared {
 }
 
 impl Starts {
-    pub(super) fn start() -> io::Result<Self> {
+    /// Whether the maps are empty.
+    pub(super) fn start(is_fresh: bool) -> io::Result<Self> {
         let runtime = runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (orders, received) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -46,7 +50,12 @@ impl Starts {
         });
         let asking = ask_all(received, shared.clone());
         thread::Builder::new().name("packet-starts".to_owned()).spawn(move || runtime.block_on(asking))?;
-        Ok(Self { by_address: BTreeMap::new(), orders, shared })
+        Ok(Self { by_address: BTreeMap::new(), is_fresh, orders, shared })
+    }
+
+    /// The first services are in effect.
+    pub(super) fn end_first(&mut self) {
+        self.is_fresh = false;
     }
 
     /// Changes when there is something to take.
@@ -73,7 +82,7 @@ impl Starts {
         spec: &PacketSpec,
         served: &BTreeSet<Place>,
     ) -> PacketSpec {
-        if frontend.protocol != u32::from(TCP) {
+        if self.is_fresh || frontend.protocol != u32::from(TCP) {
             return spec.clone();
         }
         let wanted: Shares = spec.usable(&frontend).map(|each| (each.place, each.weight)).collect();

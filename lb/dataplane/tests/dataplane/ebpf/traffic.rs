@@ -123,10 +123,7 @@ fn an_endpoint_that_joins_others_gets_connections_when_it_listens() {
     let a = serve_name("a");
     node.put_endpoint(&service, "a", a, EndpointState::Ready);
     site.run(node.apply());
-    // Its port is taken, and nobody listens there yet.
-    let late = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    late.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
-    let b = late.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
+    let (late, b) = bound();
     node.put_endpoint(&service, "b", b, EndpointState::Ready);
     site.run(node.apply());
     assert!((0..20).all(|_| ask(vip(1)).is_ok_and(|name| name == 'a')));
@@ -139,14 +136,45 @@ fn an_endpoint_that_joins_others_gets_connections_when_it_listens() {
         assert!(busy.borrow().contains(&task("a")));
         assert!(ask(vip(1)).is_ok_and(|name| name == 'a'));
     }
-    late.listen(64).expect("it listens");
-    let listener: std::net::TcpListener = late.into();
+    serve(late);
+    eventually("it gets connections", || ask(vip(1)).is_ok_and(|name| name == 'b'));
+    assert!((0..20).all(|_| ask(vip(1)).is_ok_and(|name| name == 'b')));
+    eventually("the other one is free", || busy.borrow().is_empty());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn of_a_new_services_endpoints_those_get_connections_that_listen() {
+    let site = Site::new("first");
+    let mut node = site.node();
+    // A node takes it that those of its first view listen.
+    site.run(node.apply());
+    let service = node.put_service("tcp", "web", vip(1));
+    let (late, b) = bound();
+    node.put_endpoint(&service, "a", serve_name("a"), EndpointState::Ready);
+    node.put_endpoint(&service, "b", b, EndpointState::Ready);
+    site.run(node.apply());
+    eventually("one does it alone", || (0..20).all(|_| ask(vip(1)).is_ok_and(|name| name == 'a')));
+    assert!((0..20).all(|_| ask(vip(1)).is_ok_and(|name| name == 'a')));
+    serve(late);
+    eventually("both do it", || ask(vip(1)).is_ok_and(|name| name == 'b'));
+}
+
+/// A port that is taken, and nobody listens there yet.
+fn bound() -> (socket2::Socket, SocketAddr) {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    let address = socket.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
+    (socket, address)
+}
+
+/// Listens, and says that it is b.
+fn serve(socket: socket2::Socket) {
+    socket.listen(64).expect("it listens");
+    let listener: std::net::TcpListener = socket.into();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let _ = stream.write_all(b"b");
         }
     });
-    eventually("it gets connections", || ask(vip(1)).is_ok_and(|name| name == 'b'));
-    assert!((0..20).all(|_| ask(vip(1)).is_ok_and(|name| name == 'b')));
-    eventually("the other one is free", || busy.borrow().is_empty());
 }
