@@ -27,9 +27,16 @@ pub(crate) struct Ingress {
 pub(crate) struct Turns {
     /// The number of the next batch.
     received: Mutex<u64>,
-    /// The number of the batch that is handed over next.
-    handed_over: Mutex<u64>,
+    handed_over: Mutex<HandedOver>,
     moved_on: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct HandedOver {
+    /// The number of the batch that is handed over next.
+    next: u64,
+    /// Workers that wait for their turn. Waking nobody would be a call of the system, too.
+    waiting: usize,
 }
 
 /// The number of a batch. The next one's turn comes when this is dropped.
@@ -39,7 +46,7 @@ struct Turn<'a> {
 }
 
 impl Ingress {
-    /// Moves what peers sent. Whether that was anything.
+    /// Moves what peers sent. Whether the kernel was handed anything.
     pub(crate) fn run(
         &mut self,
         tables: &Tables,
@@ -56,7 +63,7 @@ impl Ingress {
         self.joiner.finish(&mut self.received.octets);
         turn.wait();
         self.hand_over(tables, device);
-        true
+        !self.joiner.joins().is_empty()
     }
 
     fn hand_over(&self, tables: &Tables, device: &Device) {
@@ -100,17 +107,22 @@ impl Turns {
 impl Turn<'_> {
     /// Waits until all earlier batches are handed over.
     fn wait(&self) {
-        let mut next = self.turns.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
-        while *next != self.number {
-            next = self.turns.moved_on.wait(next).unwrap_or_else(PoisonError::into_inner);
+        let mut handed_over = self.turns.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        handed_over.waiting += 1;
+        while handed_over.next != self.number {
+            handed_over = self.turns.moved_on.wait(handed_over).unwrap_or_else(PoisonError::into_inner);
         }
+        handed_over.waiting -= 1;
     }
 }
 
 impl std::ops::Drop for Turn<'_> {
     fn drop(&mut self) {
         self.wait();
-        *self.turns.handed_over.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.turns.moved_on.notify_all();
+        let mut handed_over = self.turns.handed_over.lock().unwrap_or_else(PoisonError::into_inner);
+        handed_over.next += 1;
+        if handed_over.waiting > 0 {
+            self.turns.moved_on.notify_all();
+        }
     }
 }

@@ -181,33 +181,55 @@ fn work(shared: &Shared, queue: usize) {
     let Shared { tables, device, socket, turns, .. } = shared;
     let mut egress = Egress::new(queue, socket.cuts);
     let mut ingress = Ingress::default();
+    let mut ready = Ready::ALL;
     loop {
         let now = Instant::now();
-        let received = ingress.run(tables, device, socket, turns, now);
-        let sent = egress.run(tables, device, socket, now);
-        if !received && !sent && shared.wait_for_packets(queue) {
-            return;
+        // The kernel often answers what it is handed at once: pings, and streams by acknowledgements or more data.
+        let received = ready.socket && ingress.run(tables, device, socket, turns, now);
+        let sent = (ready.device || received) && egress.run(tables, device, socket, now);
+        // Where something was there is often more in a moment, and a look costs less than to sleep and be woken.
+        if received || sent {
+            ready = Ready::ALL;
+            continue;
+        }
+        match shared.wait_for_packets(queue) {
+            Some(sources) => ready = sources,
+            None => return,
         }
     }
 }
 
+/// Where there may be something to move. To find that there is nothing is a call of the system.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    socket: bool,
+    device: bool,
+}
+
+impl Ready {
+    const ALL: Self = Self { socket: true, device: true };
+}
+
 impl Shared {
-    /// Waits until there is something to move. Whether the tunnel ends.
-    fn wait_for_packets(&self, queue: usize) -> bool {
+    /// Waits until there is something to move. Nothing if the tunnel ends.
+    fn wait_for_packets(&self, queue: usize) -> Option<Ready> {
         let sources = [self.end.as_fd(), self.socket.as_fd(), self.device.queue(queue)];
         let mut polled = sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN));
         // A device that is gone would always be ready, with an error.
         let is_gone = self.is_device_gone.load(Ordering::Relaxed);
-        let polled = if is_gone { &mut polled[..2] } else { &mut polled[..] };
-        if poll(polled, None).is_err() {
-            return false;
+        let count = if is_gone { 2 } else { 3 };
+        if poll(&mut polled[..count], None).is_err() {
+            return Some(Ready { socket: false, device: false });
         }
-        let has_failed = |device: &PollFd<'_>| device.revents().intersects(PollFlags::ERR | PollFlags::NVAL);
-        if polled.get(2).is_some_and(has_failed) && !self.is_device_gone.swap(true, Ordering::AcqRel) {
+        let [end, socket, device] = polled.map(|polled| polled.revents());
+        if !is_gone
+            && device.intersects(PollFlags::ERR | PollFlags::NVAL)
+            && !self.is_device_gone.swap(true, Ordering::AcqRel)
+        {
             tracing::warn!("Somebody removed the device of the tunnel");
             self.changes.send_modify(|changes| *changes += 1);
         }
-        !polled[0].revents().is_empty()
+        end.is_empty().then_some(Ready { socket: !socket.is_empty(), device: device.contains(PollFlags::IN) })
     }
 }
 
