@@ -16,15 +16,24 @@ use super::two_ends::{self, TwoEnds, processor_time};
 /// How often one TCP stream and pings are measured.
 const ROUNDS: usize = 7;
 
+/// In how many of these rounds a stream with [`CUBIC`] is measured, too.
+const CUBIC_ROUNDS: usize = 5;
+
+/// How often it is each tunnel's turn to be pinged in a round. Many short turns see the same machine.
+const PING_TURNS: usize = 4;
+
+/// The congestion control that most systems use. It sends when acknowledgements come, while BBR, which others use, sends
+/// by a timer, and pays for that on some machines.
+const CUBIC: &str = "cubic";
+
 /// How much times of a ping differ between runs of the same program.
 const PING_TOLERANCE: f64 = 1.05;
 
-/// What is measured in a round.
+/// One measurement of a TCP stream.
 #[derive(Debug, Clone, Copy)]
-struct Round {
-    stream: f64,
+struct Stream {
+    gigabits: f64,
     cpu_per_gigabyte: f64,
-    ping_ms: f64,
 }
 
 /// A tunnel that is open, and what was measured of it. It is closed before its ends are gone.
@@ -32,14 +41,25 @@ struct Open {
     contender: Contender,
     tunnel: Running,
     ends: TwoEnds,
-    rounds: Vec<Round>,
+    /// With the system's congestion control, one a round.
+    streams: Vec<Stream>,
+    /// With [`CUBIC`].
+    cubic_streams: Vec<Stream>,
+    /// Times of pings of this round.
+    pings: Vec<f64>,
+    /// The median of each round.
+    ping_ms: Vec<f64>,
 }
 
 /// Measures mesonet's tunnel and those of the named ones that are installed, or all of these.
 pub fn measure(names: &[String], bars: bool) -> anyhow::Result<()> {
     let ends = TwoEnds::new().context("namespaces need root, and the programs ip and iperf3")?;
+    let control = ends.congestion_control()?;
+    let has_cubic = ends.has_congestion_control(CUBIC)?;
     match ends.gigabits_outside() {
-        Ok(gigabits) => println!("{:14} {gigabits:>9.2} Gb/s, one TCP stream without a tunnel", "veth"),
+        Ok(gigabits) => {
+            println!("{:14} {gigabits:>9.2} Gb/s, one TCP stream ({control}) without a tunnel", "veth")
+        }
         Err(error) => println!("{:14} could not be measured: {error:#}", "veth"),
     }
     drop(ends);
@@ -57,12 +77,22 @@ pub fn measure(names: &[String], bars: bool) -> anyhow::Result<()> {
             Err(error) => leave_out(contender, &error),
         }
     }
-    for _ in 0..ROUNDS {
-        open.retain_mut(|tunnel| tunnel.measure_round());
-        open.reverse();
+    for round in 0..ROUNDS {
+        in_turns(&mut open, |tunnel| tunnel.measure_stream(None));
+        if has_cubic && round < CUBIC_ROUNDS {
+            in_turns(&mut open, |tunnel| tunnel.measure_stream(Some(CUBIC)));
+        }
+        for _ in 0..PING_TURNS {
+            in_turns(&mut open, Open::measure_pings);
+        }
+        open.iter_mut().for_each(Open::end_round);
     }
     open.sort_by_key(|tunnel| Contender::ALL.iter().position(|contender| *contender == tunnel.contender));
-    println!("{:14} {:>9} {:>14} {:>12} {:>10} {:>9}", "", "1 TCP", "CPU both ends", "8 TCP", "UDP", "ping");
+    let [stream, cubic_stream] = [&control, CUBIC].map(|control| format!("TCP {control}"));
+    println!(
+        "{:14} {stream:>9} {:>14} {cubic_stream:>11} {:>12} {:>10} {:>9}",
+        "", "CPU both ends", "8 TCP", "UDP", "ping"
+    );
     open.retain(|tunnel| match tunnel.print() {
         Ok(()) => true,
         Err(error) => {
@@ -76,6 +106,18 @@ pub fn measure(names: &[String], bars: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Measures each once, and leaves out those with which that fails. The next time it begins at the other end.
+fn in_turns(open: &mut Vec<Open>, measure: impl Fn(&mut Open) -> anyhow::Result<()>) {
+    open.retain_mut(|tunnel| match measure(tunnel) {
+        Ok(()) => true,
+        Err(error) => {
+            leave_out(tunnel.contender, &error);
+            false
+        }
+    });
+    open.reverse();
+}
+
 fn leave_out(contender: Contender, error: &anyhow::Error) {
     println!("{:14} is left out from here on: {error:#}", contender.name());
 }
@@ -85,51 +127,58 @@ impl Open {
         let ends = TwoEnds::new()?;
         let tunnel = contender.start(&ends, program)?;
         ends.wait_for_peer()?;
-        Ok(Self { contender, tunnel, ends, rounds: Vec::new() })
-    }
-
-    /// Measures it once more. Whether that worked.
-    fn measure_round(&mut self) -> bool {
-        match self.round() {
-            Ok(round) => {
-                self.rounds.push(round);
-                true
-            }
-            Err(error) => {
-                leave_out(self.contender, &error);
-                false
-            }
-        }
-    }
-
-    fn round(&self) -> anyhow::Result<Round> {
-        let before = processor_time(&self.tunnel.processes())?;
-        let octets = self.ends.stream_octets(1).context("measuring one TCP stream")?;
-        let used = processor_time(&self.tunnel.processes())? - before;
-        Ok(Round {
-            stream: two_ends::gigabits(octets),
-            cpu_per_gigabyte: used / (octets / 1e9),
-            ping_ms: self.ends.ping_ms().context("measuring pings")?,
+        Ok(Self {
+            contender,
+            tunnel,
+            ends,
+            streams: Vec::new(),
+            cubic_streams: Vec::new(),
+            pings: Vec::new(),
+            ping_ms: Vec::new(),
         })
     }
 
+    fn measure_stream(&mut self, control: Option<&str>) -> anyhow::Result<()> {
+        let before = processor_time(&self.tunnel.processes())?;
+        let octets = self.ends.stream_octets(1, control).context("measuring one TCP stream")?;
+        let used = processor_time(&self.tunnel.processes())? - before;
+        let stream = Stream { gigabits: two_ends::gigabits(octets), cpu_per_gigabyte: used / (octets / 1e9) };
+        match control {
+            None => self.streams.push(stream),
+            Some(_) => self.cubic_streams.push(stream),
+        }
+        Ok(())
+    }
+
+    fn measure_pings(&mut self) -> anyhow::Result<()> {
+        self.pings.extend(self.ends.ping_times().context("measuring pings")?);
+        Ok(())
+    }
+
+    /// Of pings the median counts, because a few wait for whatever else the machine does.
+    fn end_round(&mut self) {
+        self.ping_ms.push(Spread::of(self.pings.drain(..)).median);
+    }
+
     fn print(&self) -> anyhow::Result<()> {
-        let streams = self.ends.stream_octets(8).context("measuring eight TCP streams")?;
+        let streams = self.ends.stream_octets(8, None).context("measuring eight TCP streams")?;
         let datagrams = self.ends.datagram_gigabits().context("measuring datagrams")?;
+        let median = |streams: &[Stream], of: fn(&Stream) -> f64| Spread::of(streams.iter().map(of)).median;
         println!(
-            "{:14} {:>4.2} Gb/s {:>9.2} s/GB {:>7.2} Gb/s {:>5.2} Gb/s {:>6.3} ms",
+            "{:14} {:>4.2} Gb/s {:>9.2} s/GB {:>6.2} Gb/s {:>7.2} Gb/s {:>5.2} Gb/s {:>6.3} ms",
             self.contender.name(),
-            self.median(|round| round.stream),
-            self.median(|round| round.cpu_per_gigabyte),
+            median(&self.streams, |stream| stream.gigabits),
+            median(&self.streams, |stream| stream.cpu_per_gigabyte),
+            median(&self.cubic_streams, |stream| stream.gigabits),
             two_ends::gigabits(streams),
             datagrams,
-            self.median(|round| round.ping_ms),
+            self.median_ping(),
         );
         Ok(())
     }
 
-    fn median(&self, of: impl Fn(&Round) -> f64) -> f64 {
-        Spread::of(self.rounds.iter().map(of)).median
+    fn median_ping(&self) -> f64 {
+        Spread::of(self.ping_ms.iter().copied()).median
     }
 }
 
@@ -149,9 +198,9 @@ impl Spread {
         Self { least: at(0), median: at(values.len() / 2), most: at(values.len().saturating_sub(1)) }
     }
 
-    /// Of the ratios of two tunnels in the same rounds.
-    fn of_ratios(own: &Open, other: &Open, of: impl Fn(&Round) -> f64) -> Self {
-        Self::of(own.rounds.iter().zip(&other.rounds).map(|(own, other)| of(own) / of(other)))
+    /// Of the ratios of what was measured of two tunnels in the same rounds.
+    fn of_ratios<T>(own: &[T], other: &[T], of: impl Fn(&T) -> f64) -> Self {
+        Self::of(own.iter().zip(other).map(|(own, other)| of(own) / of(other)))
     }
 
     fn judge(self, name: &str, limit: &str, is_reached: bool) {
@@ -166,16 +215,21 @@ fn judge(open: &[Open]) {
     let Some(own) = of(Contender::Mesonet) else {
         return;
     };
-    let cpu = Spread::of(own.rounds.iter().map(|round| round.cpu_per_gigabyte));
+    let cpu = Spread::of(own.streams.iter().map(|stream| stream.cpu_per_gigabyte));
     cpu.judge("overlay_cpu_seconds_per_gb", "<= 2.3", cpu.median <= 2.3);
     if let Some(gotatun) = of(Contender::Gotatun) {
-        let ratio = Spread::of_ratios(own, gotatun, |round| round.stream);
-        ratio.judge("overlay_stream_over_gotatun", ">= 5", ratio.median >= 5.0);
+        let judge = |name: &str, own: &[Stream], gotatun: &[Stream]| {
+            let ratio = Spread::of_ratios(own, gotatun, |stream| stream.gigabits);
+            ratio.judge(name, ">= 5", ratio.median >= 5.0);
+        };
+        judge("overlay_stream_over_gotatun", &own.streams, &gotatun.streams);
+        if !own.cubic_streams.is_empty() {
+            judge("overlay_stream_over_gotatun_cubic", &own.cubic_streams, &gotatun.cubic_streams);
+        }
     }
     let others = open.iter().filter(|tunnel| tunnel.contender != Contender::Mesonet);
-    let ping = |tunnel: &&Open| tunnel.median(|round| round.ping_ms);
-    if let Some(best) = others.min_by(|one, other| ping(one).total_cmp(&ping(other))) {
-        let ratio = Spread::of_ratios(own, best, |round| round.ping_ms);
+    if let Some(best) = others.min_by(|one, other| one.median_ping().total_cmp(&other.median_ping())) {
+        let ratio = Spread::of_ratios(&own.ping_ms, &best.ping_ms, |ping| *ping);
         let limit = format!("<= {PING_TOLERANCE} of {}", best.contender.name());
         ratio.judge("overlay_ping_over_best", &limit, ratio.median <= PING_TOLERANCE);
     }

@@ -19,8 +19,8 @@ const MEASUREMENT_LIMIT: Duration = Duration::from_secs(SECONDS as u64 + 12);
 /// Octets of the payload of datagrams that fill the tunnel's packets.
 const DATAGRAM: u32 = 1392;
 
-/// Pings of one measurement, and the time between them.
-const PINGS: (u32, &str) = (100, "0.01");
+/// Pings of one turn, and the time between them.
+const PINGS: (u32, &str) = (50, "0.005");
 
 /// How long a peer may take to answer.
 const PEER_TIME: Duration = Duration::from_secs(20);
@@ -107,9 +107,26 @@ impl TwoEnds {
         }
     }
 
-    /// Octets that arrive by so many TCP streams.
-    pub fn stream_octets(&self, streams: u32) -> anyhow::Result<f64> {
-        received(&self.iperf(INSIDE[1], &["-P", &streams.to_string()])?)
+    /// The congestion control that TCP uses unless told otherwise.
+    pub fn congestion_control(&self) -> anyhow::Result<String> {
+        let name = self.run(&["cat", "/proc/sys/net/ipv4/tcp_congestion_control"])?;
+        Ok(name.trim().to_owned())
+    }
+
+    /// Whether the kernel has one of that name.
+    pub fn has_congestion_control(&self, name: &str) -> anyhow::Result<bool> {
+        let names = self.run(&["cat", "/proc/sys/net/ipv4/tcp_available_congestion_control"])?;
+        Ok(names.split_whitespace().any(|available| available == name))
+    }
+
+    /// Octets that arrive by so many TCP streams, with the system's congestion control or another one.
+    pub fn stream_octets(&self, streams: u32, control: Option<&str>) -> anyhow::Result<f64> {
+        let streams = streams.to_string();
+        let mut arguments = vec!["-P", &streams];
+        if let Some(control) = control {
+            arguments.extend(["-C", control]);
+        }
+        received(&self.iperf(INSIDE[1], &arguments)?)
     }
 
     /// Throughput of datagrams that arrive, sent as fast as possible.
@@ -121,15 +138,15 @@ impl TwoEnds {
         Ok(gigabits((number("packets")? - number("lost_packets")?) * f64::from(DATAGRAM)))
     }
 
-    /// The time of a ping: the median, because a few wait for whatever else the machine does.
-    pub fn ping_ms(&self) -> anyhow::Result<f64> {
+    /// Times of pings, in milliseconds.
+    pub fn ping_times(&self) -> anyhow::Result<Vec<f64>> {
         let (count, interval) = PINGS;
         let count = count.to_string();
         let text = self.run(&["ping", "-c", &count, "-i", interval, INSIDE[1]])?;
-        let time = |line: &str| line.split_once("time=")?.1.split(' ').next()?.parse::<f64>().ok();
-        let mut times: Vec<f64> = text.lines().filter_map(time).collect();
-        times.sort_by(f64::total_cmp);
-        times.get(times.len() / 2).copied().context("ping tells no times")
+        let time = |line: &str| line.split_once("time=")?.1.split(' ').next()?.parse().ok();
+        let times: Vec<f64> = text.lines().filter_map(time).collect();
+        ensure!(!times.is_empty(), "ping tells no times");
+        Ok(times)
     }
 
     fn iperf(&self, address: &str, arguments: &[&str]) -> anyhow::Result<Value> {
