@@ -102,7 +102,7 @@ impl LbApi {
     }
 
     /// Finds out which address a client would connect to.
-    fn resolve(&self, to: &str) -> Result<Resolved, NoAnswer> {
+    fn resolve(&self, to: &str, client: IpAddr) -> Result<Resolved, NoAnswer> {
         if let Ok(address) = to.parse() {
             return Ok(Resolved { dns: None, address });
         }
@@ -122,9 +122,9 @@ impl LbApi {
                 _ => None,
             })
             .collect();
-        let first = addresses.first().copied();
-        let first = first.ok_or_else(|| NoAnswer::NotFound(format!("the name {name} has no address")))?;
-        Ok(Resolved { dns: Some((name.to_owned(), addresses)), address: SocketAddr::new(first, port) })
+        let chosen = for_client(&addresses, client);
+        let chosen = chosen.ok_or_else(|| NoAnswer::NotFound(format!("the name {name} has no address")))?;
+        Ok(Resolved { dns: Some((name.to_owned(), addresses)), address: SocketAddr::new(chosen, port) })
     }
 }
 
@@ -200,7 +200,7 @@ async fn explain(
     })?;
     let view = api.view()?;
     let client = client(&question.client)?;
-    let Resolved { dns, address } = api.resolve(&question.to)?;
+    let Resolved { dns, address } = api.resolve(&question.to, client.ip())?;
     let wanted = question.protocol.as_deref().map(str::parse).transpose();
     let wanted: Option<Protocol> =
         wanted.map_err(|_| NoAnswer::BadQuestion("the protocol is neither tcp nor udp".to_owned()))?;
@@ -232,6 +232,12 @@ fn others(view: &ClusterView, address: IpAddr) -> String {
     if there.is_empty() { String::new() } else { format!("; there are {}", there.join(", ")) }
 }
 
+/// The address that a client would connect to: the first of its own family, if there is one.
+fn for_client(addresses: &[IpAddr], client: IpAddr) -> Option<IpAddr> {
+    let own = addresses.iter().find(|address| address.is_ipv4() == client.is_ipv4());
+    own.or(addresses.first()).copied()
+}
+
 /// `ADDRESS` or `ADDRESS:PORT`.
 fn client(text: &str) -> Result<SocketAddr, NoAnswer> {
     let plain = text.trim_matches(['[', ']']).parse().map(|ip: IpAddr| SocketAddr::new(ip, 0));
@@ -245,6 +251,20 @@ mod tests {
     use mesonet_model::{ClusterId, Revision};
 
     use super::*;
+
+    #[test]
+    fn clients_connect_to_an_address_of_their_family() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        let both = ["11.0.0.1", "fd01:c::1"].map(address);
+        for (addresses, client, expected) in [
+            (&both[..], "10.0.0.1", Some("11.0.0.1")),
+            (&both, "fd00::1", Some("fd01:c::1")),
+            (&both[..1], "fd00::1", Some("11.0.0.1")),
+            (&[], "10.0.0.1", None),
+        ] {
+            assert_eq!(for_client(addresses, address(client)), expected.map(address), "{client}");
+        }
+    }
 
     #[test]
     fn a_tag_names_one_view_of_one_cluster() {

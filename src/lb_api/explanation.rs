@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use mesonet_lb_dataplane::{Carrier, Connection, Explained, PacketAnswer};
+use mesonet_lb_plan::EndpointId;
 use mesonet_model::{AgentId, ClusterView};
 use serde_json::{Value, json};
 
@@ -17,14 +18,23 @@ pub(super) fn answer(
     dns: Option<&(String, Vec<IpAddr>)>,
     explained: &Explained,
 ) -> Value {
-    let Explained { service, routes, choice, carrier, carrier_why, datapath, confirmed } = explained;
+    let Explained { service, routes, excluded, choice, carrier, carrier_why, datapath, confirmed } =
+        explained;
     let mut listed = listing::service(view, service, routes);
     let mut candidates = listed["endpoints"].take();
     for candidate in candidates.as_array_mut().into_iter().flatten() {
-        let chance = choice.chances.iter().find(|(id, _)| {
+        let is_it = |id: &EndpointId| {
             candidate["address"] == json!(id.address) && candidate["task"] == json!(id.task.task)
-        });
-        candidate["chancePercent"] = json!(chance.map_or(0.0, |(_, percent)| *percent));
+        };
+        let chance = choice.chances.iter().find(|(id, _)| is_it(id));
+        let chance = chance.map_or(0.0, |(_, percent)| *percent);
+        // Whatever else there is to say of an endpoint that gets nothing anyway stands there already.
+        let reason = excluded.iter().find(|(id, _)| is_it(id) && candidate["weight"] != 0);
+        let reason = reason.map(|(_, reason)| *reason);
+        candidate["chancePercent"] = json!(chance);
+        if let Some(reason) = reason {
+            candidate["reason"] = json!(reason);
+        }
     }
     let chosen = choice.endpoint.as_ref();
     let agent = chosen.and_then(|id| routes.weighed.endpoints.get(id)).map(|each| &each.agent);

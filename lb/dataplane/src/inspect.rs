@@ -93,6 +93,8 @@ pub struct Explained {
     pub service: ServiceKey,
     /// Its routes.
     pub routes: ServiceRoutes,
+    /// Endpoints that what carries it cannot reach, and why.
+    pub excluded: BTreeMap<EndpointId, &'static str>,
     /// The endpoint, or the chances of several.
     pub choice: Choice,
     /// What carries it.

@@ -1,6 +1,6 @@
 //! What a balancer answers when it is asked about itself.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 
 use mesonet_lb_plan::{
@@ -69,8 +69,10 @@ impl LoadBalancer {
         let confirmed = self.try_out(connection);
         let view = self.view.as_ref()?;
         let routes = self.service_routes(view, &service)?;
-        let spec = self.executor.read().service(&service).cloned().unwrap_or_default();
+        let mut spec = self.executor.read().service(&service).cloned().unwrap_or_default();
         let (carrier, carrier_why) = self.carrier(view, &service, connection);
+        let excluded = out_of_reach(&spec, carrier, connection.to.ip());
+        spec.endpoints = spec.endpoints.into_iter().filter(|(id, _)| !excluded.contains_key(id)).collect();
         let client = connection.client.ip();
         let count = |id: &EndpointId| match (&self.beside, carrier) {
             (Some(beside), Carrier::Proxy) => beside.count(&service, id),
@@ -82,7 +84,7 @@ impl LoadBalancer {
             Carrier::Proxy | Carrier::Nothing => explain(&spec, KnownBy::Address(client), count),
         };
         let datapath = self.datapath();
-        Some(Explained { service, routes, choice, carrier, carrier_why, datapath, confirmed })
+        Some(Explained { service, routes, excluded, choice, carrier, carrier_why, datapath, confirmed })
     }
 
     /// What carries a connection, and why that.
@@ -168,6 +170,17 @@ impl LoadBalancer {
     }
 }
 
+/// The endpoints that what carries a connection to an address cannot reach, and why.
+fn out_of_reach(spec: &ServiceSpec, carrier: Carrier, to: IpAddr) -> BTreeMap<EndpointId, &'static str> {
+    let reason = |at: IpAddr| match carrier {
+        Carrier::Hooks if to.is_ipv4() && at.is_ipv6() => Some("no IPv4 address leads to it in the kernel"),
+        Carrier::Packets if to.is_ipv4() != at.is_ipv4() => Some("packets of this family cannot reach it"),
+        Carrier::Packets if at.is_loopback() => Some("packets from outside cannot reach a loopback address"),
+        Carrier::Hooks | Carrier::Packets | Carrier::Proxy | Carrier::Nothing => None,
+    };
+    spec.endpoints.keys().filter_map(|id| Some((id.clone(), reason(id.address.ip())?))).collect()
+}
+
 /// What the loaded program did with a first packet, if it sent it to an endpoint.
 fn tried_out(spec: &ServiceSpec, answer: Option<PacketAnswer>) -> Option<Choice> {
     let Some(PacketAnswer::Goes { to, .. }) = answer else { return None };
@@ -200,4 +213,36 @@ fn service_at(view: &ClusterView, protocol: Protocol, address: SocketAddr) -> Op
         is_its && service.key.port == address.port() && service.key.protocol == protocol
     });
     found.map(|service| service.key.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use mesonet_lb_plan::{EndpointSpec, RouteState};
+    use mesonet_model::{FrameworkId, TaskId, TaskKey};
+
+    use super::*;
+
+    #[test]
+    fn each_carrier_reaches_what_it_can() {
+        let places = ["10.0.0.1:80", "127.0.0.1:80", "[fd00::1]:80", "[::1]:80"];
+        let mut spec = ServiceSpec::default();
+        for place in places {
+            let task = TaskKey::new(FrameworkId::new("f"), TaskId::new(place));
+            let id = EndpointId { task, address: place.parse().expect("an address") };
+            spec.endpoints.insert(id, EndpointSpec { state: RouteState::Ready, weight: 1 });
+        }
+        let (v4, v6) = ("11.0.0.1", "fd01:c::1");
+        for (carrier, to, expected) in [
+            (Carrier::Hooks, v4, &places[2..]),
+            (Carrier::Hooks, v6, &[]),
+            (Carrier::Packets, v4, &places[1..]),
+            (Carrier::Packets, v6, &[places[0], places[1], places[3]]),
+            (Carrier::Proxy, v4, &[]),
+            (Carrier::Proxy, v6, &[]),
+        ] {
+            let found = out_of_reach(&spec, carrier, to.parse().expect("an address"));
+            let found: BTreeSet<&str> = found.keys().map(|id| id.task.task.as_str()).collect();
+            assert_eq!(found, expected.iter().copied().collect(), "{carrier:?} {to}");
+        }
+    }
 }
