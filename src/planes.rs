@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::cgroup_mount;
 use crate::config::{Datapath, Interfaces, SocketOptions, Switch};
 use crate::roles::AppliedMark;
+use crate::sources::SourceState;
 
 /// How long a balancer waits for a view as new as what is in the kernel, before it begins with an older one.
 const OLDER_VIEW_HOLD: Duration = Duration::from_secs(10);
@@ -134,12 +135,20 @@ pub struct Resumption {
     mark: AppliedMark,
     /// The cluster, if its view on disk is known.
     cluster: Option<ClusterId>,
+    /// What the view comes from, if that knows no revisions.
+    source: Option<watch::Receiver<SourceState>>,
 }
 
 impl Resumption {
     /// With what the node's directory says, and the view that the balancer begins with, if one is known.
     pub fn of(dir: &Path, kept: Option<&ClusterView>) -> Self {
-        Self { mark: AppliedMark::of(dir), cluster: kept.map(|view| view.cluster.clone()) }
+        Self { mark: AppliedMark::of(dir), cluster: kept.map(|view| view.cluster.clone()), source: None }
+    }
+
+    /// Where revisions are the node's own count: the newest view is whatever the source confirms.
+    #[must_use]
+    pub fn confirmed_by(self, source: Option<watch::Receiver<SourceState>>) -> Self {
+        Self { source, ..self }
     }
 
     /// Waits until there is a view as new as the one that is in effect, at most so long. What is in the kernel goes on
@@ -148,9 +157,22 @@ impl Resumption {
         // If no view is on disk, the first one is a master's.
         let Some(cluster) = &self.cluster else { return };
         let revision = self.mark.read(cluster);
-        if tokio::time::timeout(most, subscriber.reaches(revision)).await.is_err() {
-            tracing::warn!(%revision, "Balancing by an older view than before, because no master answers");
+        let arrives = async {
+            tokio::select! {
+                biased;
+                () = subscriber.reaches(revision) => {}
+                () = self.is_confirmed() => {}
+            }
+        };
+        if tokio::time::timeout(most, arrives).await.is_err() {
+            tracing::warn!(%revision, "Balancing by an older view than before, because nobody confirms a newer one");
         }
+    }
+
+    /// Waits until a source that knows no revisions has said how things are; it has published that by then.
+    async fn is_confirmed(&self) {
+        let Some(source) = &self.source else { return std::future::pending().await };
+        let _ = source.clone().wait_for(|state| *state == SourceState::Confirmed).await;
     }
 }
 
@@ -278,6 +300,30 @@ mod tests {
             };
             let (first, ()) = tokio::join!(biased; follower, master);
             assert_eq!(first, Revision(begins_with), "{kept}, {told:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_without_revisions_is_waited_for_until_it_has_said_how_things_are() {
+        let dir = tempfile::tempdir().expect("directory");
+        AppliedMark::of(dir.path()).write(&view(9));
+        // Things are as they were, and things have changed: the count went on from the view on disk.
+        for (told, begins_with) in [(None, 5), (Some(6), 6)] {
+            let (views, feed, _reports) = mesonet_bus::channel();
+            views.publish(view(5));
+            let mut subscriber = feed.subscribe(AgentId::new("n"), Plane::Lb);
+            let (state, source) = watch::channel(SourceState::Unknown);
+            let resumption = Resumption::of(dir.path(), Some(&view(5))).confirmed_by(Some(source));
+            let answers = async {
+                told.into_iter().for_each(|revision| views.publish(view(revision)));
+                state.send_replace(SourceState::Confirmed);
+            };
+            let follower = async {
+                resumption.wait_for_view(&mut subscriber, Duration::from_secs(3600)).await;
+                subscriber.next().await.expect("a view").view.revision
+            };
+            let (first, ()) = tokio::join!(biased; follower, answers);
+            assert_eq!(first, Revision(begins_with), "{told:?}");
         }
     }
 }

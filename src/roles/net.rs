@@ -100,9 +100,7 @@ struct Supply {
 impl NetProcess {
     async fn start(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<Self> {
         let options = &plan.options;
-        for warning in plan.warnings() {
-            tracing::warn!(warning, "A part of the configuration of mesos-dns is not used");
-        }
+        warn_of_unused(plan);
         let origin = Origin::of(plan, token).await?;
         let datapath = options.datapath.unwrap_or(origin.default_datapath());
         open_files::raise_limit();
@@ -141,16 +139,17 @@ impl NetProcess {
         }
         let zone = dns_server.served();
         tasks.spawn(planes::follow_with_dns(dns_server, feed.subscribe(name.clone(), Plane::Dns), is_stale));
-        let resumption = Some(Resumption::of(&options.dir, known.as_ref().map(|known| &known.view)));
-        let balancer = planes::start_lb(balancer, &feed, &name, resumption, &mut tasks);
+        let resumption = Resumption::of(&options.dir, known.as_ref().map(|known| &known.view));
         let inspector = overlay.as_ref().map(Overlay::inspector);
         if let Some(overlay) = overlay {
             tasks.spawn(overlay.follow(name.clone(), feed.subscribe(name.clone(), Plane::Overlay)));
         }
-        let lb_api = LbApi { node: name, balancer, feed: feed.clone(), zone, overlay: inspector };
         let supply = Supply { known, views, reports };
         let about = origin.about();
         let (bus, confirmation) = supply.start(origin, plan, &metrics, &mut tasks)?;
+        let resumption = Some(resumption.confirmed_by(confirmation.source()));
+        let balancer = planes::start_lb(balancer, &feed, &name, resumption, &mut tasks);
+        let lb_api = LbApi { node: name, balancer, feed: feed.clone(), zone, overlay: inspector };
         if let Some(resolver) = ResolverPlan::of(plan, &dns)? {
             tasks.spawn(resolver.carry_out(feed.clone()));
         }
@@ -304,6 +303,13 @@ impl Running for NetProcess {
 
     async fn end(mut self) {
         self.tasks.shutdown().await;
+    }
+}
+
+/// Says what of a configuration of mesos-dns has no effect.
+fn warn_of_unused(plan: &NetPlan) {
+    for warning in plan.warnings() {
+        tracing::warn!(warning, "A part of the configuration of mesos-dns is not used");
     }
 }
 

@@ -64,6 +64,16 @@ pub enum Confirmation {
     Source(watch::Receiver<SourceState>),
 }
 
+impl Confirmation {
+    /// The state of a source that knows no revisions, if the view comes from one.
+    pub fn source(&self) -> Option<watch::Receiver<SourceState>> {
+        match self {
+            Self::Bus(_) => None,
+            Self::Source(state) => Some(state.clone()),
+        }
+    }
+}
+
 /// Follows a view's age, and keeps the view on disk.
 #[derive(Debug)]
 pub struct ViewKeeper {
