@@ -1,6 +1,7 @@
 //! What each service should be on one node, over time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use mesonet_model::{AgentId, ClusterView, Delta, Locality, Service, ServiceKey, Timestamp};
 
@@ -8,6 +9,9 @@ use crate::desired::{desired, touched};
 use crate::outliers::{EndpointCount, Outliers};
 use crate::weights::{Observed, Vantage, Weighed, depends_on_places, weigh};
 use crate::{EndpointId, Reach, ServiceSpec};
+
+/// The longest until a weight changes by itself: a tenth of the longest slow start. No ejection takes longer.
+const STEP_MAX: Duration = Duration::from_secs(360);
 
 /// Follows views and what the node's connections come to, and says what its services should be.
 #[derive(Debug)]
@@ -128,12 +132,53 @@ impl NodePlanner {
     /// The services whose weights change by themselves about now.
     fn due(&mut self, now: Timestamp) -> BTreeSet<ServiceKey> {
         let mut due = self.outliers.pass_time(now);
-        due.extend(self.deadlines.iter().filter(|(_, (at, _))| *at <= now).map(|(key, _)| key.clone()));
+        // What is farther away is of a time before the clock was set back.
+        let horizon = now.plus(STEP_MAX);
+        let is_due = |at: Timestamp| at <= now || at > horizon;
+        due.extend(self.deadlines.iter().filter(|(_, (at, _))| is_due(*at)).map(|(key, _)| key.clone()));
         due
     }
 
     /// When weights change by themselves, and why.
     pub fn deadline(&self) -> Option<(Timestamp, &'static str)> {
         self.deadlines.values().copied().chain(self.outliers.deadline()).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use mesonet_model::{
+        ClusterId, Endpoint, EndpointKey, EndpointState, FrameworkId, SlowStart, TaskId, TaskKey,
+    };
+
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_back_holds_no_weight() {
+        let service: ServiceKey = "tcp/web@marathon:80".parse().expect("a key");
+        let (start, minute) = (Timestamp::from_millis(10_000_000), Duration::from_secs(60));
+        let mut view = ClusterView::empty(ClusterId::new("c"));
+        view.services.insert(service.clone(), Arc::new(Service::new(service.clone())));
+        let task = TaskKey::new(FrameworkId::new("f"), TaskId::new("t"));
+        let key = EndpointKey { service: service.clone(), task, address: ([10, 0, 0, 1], 80).into() };
+        let mut endpoint = Endpoint::new(AgentId::new("s"), EndpointState::Ready, 1);
+        endpoint.slow_start = Some(SlowStart { since: start, over: minute });
+        view.endpoints.insert(key, Arc::new(endpoint));
+
+        let mut planner = NodePlanner::new(AgentId::new("n"));
+        let weight = |planner: &mut NodePlanner, now: Timestamp| {
+            let planned = planner.plan(&view, &service, now);
+            planned.endpoints.values().map(|each| each.weight).sum::<u32>()
+        };
+        assert_eq!(weight(&mut planner, start), 10);
+        let observe = |planner: &mut NodePlanner, now| {
+            planner.observe(&view, BTreeSet::new(), |_, _| EndpointCount::default(), now)
+        };
+        assert_eq!(observe(&mut planner, start), BTreeSet::new(), "the next step is six seconds away");
+        let back = Timestamp::from_millis(start.as_millis() - 3_600_000);
+        assert_eq!(observe(&mut planner, back), BTreeSet::from([service.clone()]));
+        assert_eq!(weight(&mut planner, back), 100);
     }
 }

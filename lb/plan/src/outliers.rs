@@ -106,7 +106,9 @@ impl Outliers {
         let mut returned = BTreeSet::new();
         self.failed.retain(|service, failed| {
             failed.retain(|_, record| {
-                if record.ejected_until.is_some_and(|until| until <= now) {
+                // The clock may have been set back.
+                let is_over = |until: Timestamp| until <= now || until > now.plus(EJECTION_MAX);
+                if record.ejected_until.is_some_and(is_over) || record.began > now {
                     record.ejected_until = None;
                     record.began = now;
                     returned.insert(service.clone());
@@ -282,6 +284,22 @@ mod tests {
                 assert!(!scene.second(0, 0));
             }
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_ejects_nobody_for_longer() {
+        let mut scene = Scene::new();
+        scene.second(0, 1);
+        assert!(scene.second(0, 9));
+        scene.now = Timestamp::from_millis(scene.now.as_millis() - 900_000);
+        assert!(!scene.second(0, 0), "it is tried again");
+        assert_eq!(scene.outliers.deadline(), None);
+        // What is counted since begins a window of its own.
+        assert!(scene.second(0, 5), "{:?}", scene.outliers);
+        for _ in 0..20 {
+            scene.second(5, 0);
+        }
+        assert_eq!(scene.outliers.ejected(&scene.service, scene.now), BTreeMap::new());
     }
 
     #[test]
