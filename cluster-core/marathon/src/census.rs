@@ -73,12 +73,12 @@ impl Generation {
 impl Census {
     /// Counts an instance.
     pub(crate) fn insert(&mut self, entry: Entry) {
-        self.tally_mut(entry.generation).insert(entry);
+        self.tally_mut(entry.generation).count(entry, true);
     }
 
     /// Counts an instance no more; it must be given as it was counted.
     pub(crate) fn remove(&mut self, entry: Entry) {
-        self.tally_mut(entry.generation).remove(entry);
+        self.tally_mut(entry.generation).count(entry, false);
     }
 
     /// Instances that are wanted, of these generations.
@@ -149,38 +149,32 @@ impl Census {
 }
 
 impl Tally {
-    fn insert(&mut self, entry: Entry) {
-        match entry.standing {
-            Standing::Doomed => self.doomed += 1,
+    /// Counts an instance, or counts it no more.
+    fn count(&mut self, Entry { standing, age, task, .. }: Entry, comes: bool) {
+        let step = |count: &mut usize| if comes { *count += 1 } else { *count -= 1 };
+        match standing {
+            Standing::Doomed => step(&mut self.doomed),
             Standing::Away => {}
             Standing::Missing
             | Standing::Pending
             | Standing::Unproved
             | Standing::Unhealthy
             | Standing::Running => {
-                let standing = entry.standing;
-                self.running += usize::from(standing >= Standing::Unproved);
-                self.proved += usize::from(standing >= Standing::Unhealthy);
-                self.serving += usize::from(standing >= Standing::Running);
-                self.kill_order.insert((entry.standing, entry.age, entry.task));
-            }
-        }
-    }
-
-    fn remove(&mut self, entry: Entry) {
-        match entry.standing {
-            Standing::Doomed => self.doomed -= 1,
-            Standing::Away => {}
-            Standing::Missing
-            | Standing::Pending
-            | Standing::Unproved
-            | Standing::Unhealthy
-            | Standing::Running => {
-                let standing = entry.standing;
-                self.running -= usize::from(standing >= Standing::Unproved);
-                self.proved -= usize::from(standing >= Standing::Unhealthy);
-                self.serving -= usize::from(standing >= Standing::Running);
-                self.kill_order.remove(&(entry.standing, entry.age, entry.task));
+                let reached = [
+                    (Standing::Unproved, &mut self.running),
+                    (Standing::Unhealthy, &mut self.proved),
+                    (Standing::Running, &mut self.serving),
+                ];
+                reached
+                    .into_iter()
+                    .filter(|(least, _)| standing >= *least)
+                    .for_each(|(_, count)| step(count));
+                let place = (standing, age, task);
+                if comes {
+                    self.kill_order.insert(place)
+                } else {
+                    self.kill_order.remove(&place)
+                };
             }
         }
     }
