@@ -117,7 +117,6 @@ pub(crate) fn read_id(object: &Object<'_>) -> Option<AppId> {
 /// The fields of an app that are kept but have no effect, as far as the body gives them.
 pub(crate) fn unacted_fields(app: &AppDefinition, body: &Map<String, Value>) -> BTreeSet<String> {
     let mut fields: Vec<&str> = app.passthrough.keys().map(String::as_str).collect();
-    fields.extend((!app.is_on_host_network()).then_some("networks"));
     fields.extend(app.role.as_deref().is_some_and(|role| role != "*").then_some("role"));
     let is_secret = |value: &EnvironmentValue| matches!(value, EnvironmentValue::Secret { .. });
     fields.extend(app.env.values().any(is_secret).then_some("env (secret)"));

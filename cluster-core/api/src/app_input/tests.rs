@@ -437,7 +437,7 @@ fn only_given_fields_are_warned_of() {
     let app = read(&value).expect("valid");
     let body = |value: &Value| value.as_object().expect("object").clone();
     let all: Vec<String> = unacted_fields(&app, &body(&value)).into_iter().collect();
-    assert_eq!(all, ["executor", "networks", "role", "secrets"]);
+    assert_eq!(all, ["executor", "role", "secrets"], "tasks are in the networks that they want");
     assert!(unacted_fields(&app, &body(&json!({"instances": 2}))).is_empty());
     assert!(unacted_fields(&app, &body(&json!({"executor": null}))).is_empty());
 }
