@@ -226,13 +226,14 @@ impl NetworkRange {
     }
 }
 
-/// Addresses that no container can have (RFC 6890), and those that the nodes' name servers have.
-const SPECIAL_RANGES: [(&str, &str); 9] = [
+/// Addresses that no container can have (RFC 6890), and those that nodes have for their name servers and bridges.
+const SPECIAL_RANGES: [(&str, &str); 10] = [
     ("0.0.0.0/8", "which is no address of a host"),
     ("127.0.0.0/8", "which is every host's own"),
     ("169.254.0.0/16", "which is link-local"),
     ("224.0.0.0/3", "which is multicast or reserved"),
     ("198.51.100.0/24", "which name servers of nodes have"),
+    ("172.31.254.0/24", "which the own bridges of nodes have"),
     ("::/8", "which is no address of a host"),
     ("fe80::/10", "which is link-local"),
     ("ff00::/8", "which is multicast"),

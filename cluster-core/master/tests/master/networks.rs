@@ -134,6 +134,10 @@ fn networks_that_are_in_the_way_of_something_are_refused() {
         (v4("a", "10.0.0.0/16", 24), "10.0.0.0/16 overlaps 10.0.0.1/32, the address of node c-S0"),
         (v4("a", "127.9.0.0/16", 24), "127.9.0.0/16 overlaps 127.0.0.0/8, which is every host's own"),
         (
+            v4("a", "172.31.0.0/16", 24),
+            "172.31.0.0/16 overlaps 172.31.254.0/24, which the own bridges of nodes have",
+        ),
+        (
             v4("a", "10.9.0.0/16", 31),
             "nodes cannot have parts of /31 of 10.9.0.0/16: their prefix must be from /16 to /30",
         ),
