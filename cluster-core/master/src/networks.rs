@@ -294,7 +294,7 @@ impl Master {
         let room = parts.filter_map(|(name, parts)| {
             let all = parts.iter().map(room_of).min()?;
             let used = self.networks.tasks.get(&(id.clone(), name.clone())).copied().unwrap_or(0);
-            all.checked_sub(used).filter(|left| *left > 0).map(|left| (name.clone(), left))
+            Some((name.clone(), all.saturating_sub(used)))
         });
         room.collect()
     }
@@ -313,7 +313,7 @@ impl Master {
             if parts.is_empty() {
                 return Err(AttachmentRefusal::NoPart { agent, network });
             }
-            if !room.contains_key(&network) {
+            if room.get(&network).is_none_or(|left| *left == 0) {
                 return Err(AttachmentRefusal::Exhausted { agent, network });
             }
             attachment.subnets = parts.to_vec();

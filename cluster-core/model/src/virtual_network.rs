@@ -306,7 +306,7 @@ impl TaskNetworking {
     }
 }
 
-/// Room for further tasks in the virtual networks of an agent, by network; those without any are absent.
+/// Room for further tasks in the virtual networks of an agent, by network; those that it has no part of are absent.
 pub type NetworkRoom = BTreeMap<NetworkName, u64>;
 
 /// An agent cannot run a task in a network.

@@ -158,7 +158,7 @@ fn names_without_room_for_a_bridge_are_refused() {
 }
 
 #[test]
-fn a_full_part_is_not_offered_and_a_task_too_many_is_refused() {
+fn a_full_part_is_offered_as_such_and_a_task_too_many_is_refused() {
     let mut cluster = Cluster::new();
     assert_eq!(create(&mut cluster, small()), None);
     let agent = cluster.register(None, agent_info(1, 4), Vec::new());
@@ -189,6 +189,9 @@ fn a_full_part_is_not_offered_and_a_task_too_many_is_refused() {
     let refused = cluster.updates().pop().expect("the second is refused");
     assert_eq!(refused.state, TaskState::Error);
     assert_eq!(refused.message, format!("agent {agent} has no address left in network 'small'"));
+    cluster.handle(Input::Call { framework: framework.clone(), call: mesonet_model::SchedulerCall::Revive });
+    let offer = cluster.take_offers(&framework).pop().expect("an offer of the rest");
+    assert_eq!(offer.networks.get(&name("small")), Some(&0), "who waits can be told why");
     let in_use = remove(&mut cluster, "small").map(|refusal| refusal.to_string());
     assert_eq!(in_use.as_deref(), Some("network 'small' is used by 1 tasks"));
     cluster.status(&agent, "a", TaskState::Running);
