@@ -460,7 +460,12 @@ mod tests {
 
         fn register_agent(&mut self) {
             let info = memory_agents::info(1);
-            self.step(vec![Input::Agent(AgentReport::Register { agent: None, info, tasks: Vec::new() })]);
+            self.step(vec![Input::Agent(AgentReport::Register {
+                agent: None,
+                info,
+                tasks: Vec::new(),
+                containers: Vec::new(),
+            })]);
         }
 
         fn put(&mut self, number: u64, instances: u32) {

@@ -528,7 +528,12 @@ mod tests {
 
     /// Answers for an agent like `memory_agents::run`, and gives the tasks that it has killed.
     async fn run_agent(mut link: AgentLink) -> BTreeSet<TaskKey> {
-        let report = AgentReport::Register { agent: None, info: memory_agents::info(1), tasks: Vec::new() };
+        let report = AgentReport::Register {
+            agent: None,
+            info: memory_agents::info(1),
+            tasks: Vec::new(),
+            containers: Vec::new(),
+        };
         link.reports.send(report).await.expect("the driver runs");
         let mut killed = BTreeSet::new();
         while let Some((agent, command)) = link.commands.recv().await {

@@ -1,5 +1,5 @@
 //! The HTTP API of a node's load balancer, read-only: `/v1/vips` as dcos-net has it (spec/dcos-networking.md §2.3.9),
-//! `/v1/routes` and `/v1/explain`, and on a network daemon `/v1/services`.
+//! `/v1/routes` and `/v1/explain`, and on a network daemon `/v1/services` and `/v1/addresses/ADDRESS`.
 
 mod explanation;
 mod listing;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -74,7 +74,7 @@ struct Resolved {
 }
 
 impl LbApi {
-    /// Its routes, without `/v1/services`, which an API beside it may have.
+    /// Its routes, without those that an API beside it may have.
     pub fn router(self) -> Router {
         Router::new()
             .route("/v1/vips", get(vips))
@@ -84,13 +84,14 @@ impl LbApi {
             .with_state(Arc::new(self))
     }
 
-    /// Its routes with `/v1/services`.
+    /// Its routes with `/v1/services` and `/v1/addresses/ADDRESS`.
     pub fn router_with_services(self) -> Router {
-        let services = Router::new()
+        let others = Router::new()
             .route("/v1/services", get(services))
+            .route("/v1/addresses/{address}", get(holders))
             .method_not_allowed_fallback(only_get)
             .with_state(Arc::new(self.clone()));
-        self.router().merge(services)
+        self.router().merge(others)
     }
 
     fn view(&self) -> Result<Arc<ClusterView>, NoAnswer> {
@@ -186,6 +187,15 @@ async fn services(State(api): State<Arc<LbApi>>) -> Result<axum::Json<Value>, No
         None => None,
     };
     Ok(axum::Json(listing::services(&api.node, &view, routes.as_ref())))
+}
+
+async fn holders(
+    State(api): State<Arc<LbApi>>,
+    Path(address): Path<String>,
+) -> Result<axum::Json<Value>, NoAnswer> {
+    let wrong = || NoAnswer::BadQuestion(format!("'{address}' is no IP address"));
+    let address = address.parse().map_err(|_| wrong())?;
+    Ok(axum::Json(mesonet_api::holders_answer(&*api.view()?, address)))
 }
 
 async fn explain(

@@ -17,7 +17,12 @@ const PORTS: (u16, u16) = (31_000, 32_000);
 /// Registers so many agents and answers for all of them until the control plane ends.
 pub async fn run(count: u8, mut link: AgentLink) {
     for number in 1..=count {
-        let report = AgentReport::Register { agent: None, info: info(number), tasks: Vec::new() };
+        let report = AgentReport::Register {
+            agent: None,
+            info: info(number),
+            tasks: Vec::new(),
+            containers: Vec::new(),
+        };
         if link.reports.send(report).await.is_err() {
             return;
         }

@@ -99,6 +99,7 @@ struct StateCollector {
     deployments: IntGauge,
     committed: IntGauge,
     applied: IntGaugeVec,
+    network_addresses: IntGaugeVec,
 }
 
 impl StateCollector {
@@ -122,10 +123,17 @@ impl StateCollector {
                 Opts::new("mesonet_revision_applied", "The newest revision fully in effect."),
                 &["plane", "node"],
             )?,
+            network_addresses: IntGaugeVec::new(
+                Opts::new(
+                    "mesonet_network_addresses",
+                    "Addresses in nodes' parts of networks: of tasks, of containers of other runtimes, and free.",
+                ),
+                &["network", "use"],
+            )?,
         })
     }
 
-    fn parts(&self) -> [&dyn Collector; 8] {
+    fn parts(&self) -> [&dyn Collector; 9] {
         [
             &self.tasks,
             &self.agents,
@@ -135,7 +143,18 @@ impl StateCollector {
             &self.deployments,
             &self.committed,
             &self.applied,
+            &self.network_addresses,
         ]
+    }
+
+    fn count_addresses(&self, cluster: &ClusterView) {
+        self.network_addresses.reset();
+        for ((network, _), part) in cluster.part_uses() {
+            for (of, count) in [("task", part.tasks), ("container", part.containers), ("free", part.free)] {
+                let gauge = self.network_addresses.with_label_values(&[network.as_str(), of]);
+                gauge.set(gauge.get().saturating_add(as_gauge(count)));
+            }
+        }
     }
 
     fn count_agents(&self, cluster: &ClusterView) {
@@ -173,6 +192,7 @@ impl Collector for StateCollector {
             self.tasks.with_label_values(&[state.as_str()]).set(count);
         }
         self.count_agents(&state.cluster);
+        self.count_addresses(&state.cluster);
         self.apps.set(as_gauge(state.marathon.apps.len()));
         self.deployments.set(as_gauge(state.marathon.deployments.len()));
         self.committed.set(as_gauge(state.cluster.revision.0));

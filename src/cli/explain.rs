@@ -1,4 +1,6 @@
-//! Where a connection would go, and why.
+//! Where a connection would go, and why; and who has an address.
+
+mod holders;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,11 +16,11 @@ use super::table::{Column, Table};
 /// `mesonet explain …`
 #[derive(Debug, Clone, Args)]
 pub struct ExplainArguments {
-    /// The client: ADDRESS or ADDRESS:PORT
+    /// The client: ADDRESS or ADDRESS:PORT. Alone: an address, of which is said who has it
     #[arg(value_name = "CLIENT[:PORT]")]
     client: String,
     /// Where it connects to, after an arrow if you like: NAME:PORT or VIP:PORT
-    #[arg(value_name = "NAME-OR-VIP:PORT", num_args = 1..=2, required = true, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME-OR-VIP:PORT", num_args = 0..=2, allow_hyphen_values = true)]
     to: Vec<String>,
     /// tcp or udp [default: tcp if the service has it]
     #[arg(long, value_name = "PROTOCOL")]
@@ -109,6 +111,7 @@ pub fn run(arguments: &ExplainArguments, session: &Session) -> Result<(), Comman
     let to = match &arguments.to[..] {
         [arrow, to] if ARROWS.contains(&arrow.as_str()) => to,
         [to] => to,
+        [] => return holders::run(&arguments.client, session),
         _ => return Err(CommandError::Usage("expected CLIENT[:PORT] -> NAME-OR-VIP:PORT".to_owned())),
     };
     let mut path = format!("/v1/explain?client={}&to={}", path_segment(&arguments.client), path_segment(to));

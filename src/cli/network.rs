@@ -11,11 +11,19 @@ use super::client::path_segment;
 use super::error::CommandError;
 use super::table::{Column, Table};
 
+/// Beyond these, as in IPv6, the exact number of free addresses says nothing.
+const FREE_SHOWN_MAX: u64 = 1_000_000_000;
+
 /// `mesonet network …`
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
     /// List the networks and their addresses
     List,
+    /// Show a network and how much of each node's part of it is in use
+    Show {
+        /// Its name
+        name: NetworkName,
+    },
     /// Make a network; every node gets a part of its addresses
     Create {
         /// Its name, at most 13 characters
@@ -33,7 +41,7 @@ pub enum NetworkCommand {
         #[arg(long, value_name = "BITS", requires = "subnet6")]
         prefix6: Option<u8>,
     },
-    /// Remove a network that no task is in
+    /// Remove a network that neither tasks nor containers are in
     Remove {
         /// Its name
         name: NetworkName,
@@ -53,13 +61,42 @@ struct Network {
     prefix: Option<u8>,
     subnet6: Option<String>,
     prefix6: Option<u8>,
-    nodes: Vec<Value>,
+    #[serde(flatten)]
+    used: Used,
+    nodes: Vec<Part>,
+}
+
+/// How much is in use.
+#[derive(Debug, Clone, Copy, Deserialize)]
+struct Used {
+    tasks: u64,
+    containers: u64,
+    free: u64,
+}
+
+/// A node's part of a network.
+#[derive(Debug, Deserialize)]
+struct Part {
+    agent: String,
+    node: Option<String>,
+    subnets: Vec<String>,
+    #[serde(flatten)]
+    used: Used,
+}
+
+impl Used {
+    fn cells(self) -> [String; 3] {
+        let Self { tasks, containers, free } = self;
+        let free = if free > FREE_SHOWN_MAX { format!("over {FREE_SHOWN_MAX}") } else { free.to_string() };
+        [tasks.to_string(), containers.to_string(), free]
+    }
 }
 
 /// Carries out a command.
 pub fn run(command: &NetworkCommand, session: &Session) -> Result<(), CommandError> {
     match command {
         NetworkCommand::List => list(session),
+        NetworkCommand::Show { name } => show(name, session),
         NetworkCommand::Create { name, subnet, prefix, subnet6, prefix6 } => {
             let mut body = json!({ "name": name });
             for (key, value) in [
@@ -95,9 +132,13 @@ fn list(session: &Session) -> Result<(), CommandError> {
         Column::text("IPV6", 44),
         Column::text("PER NODE", 10),
         Column::number("NODES"),
+        Column::number("TASKS"),
+        Column::number("OTHERS"),
+        Column::number("FREE"),
     ]);
     let part = |prefix: Option<u8>| prefix.map_or_else(String::new, |bits| format!("/{bits}"));
     for network in networks {
+        let [tasks, containers, free] = network.used.cells();
         table.row([
             network.name,
             network.subnet.unwrap_or_default(),
@@ -105,7 +146,30 @@ fn list(session: &Session) -> Result<(), CommandError> {
             network.subnet6.unwrap_or_default(),
             part(network.prefix6),
             network.nodes.len().to_string(),
+            tasks,
+            containers,
+            free,
         ]);
+    }
+    session.output.table(&table)
+}
+
+fn show(name: &NetworkName, session: &Session) -> Result<(), CommandError> {
+    let path = format!("/v1/networks/{}", path_segment(name.as_str()));
+    if session.output.is_json() {
+        return session.output.value(&session.client.get::<Value>(&path)?);
+    }
+    let network: Network = session.client.get(&path)?;
+    let mut table = Table::new([
+        Column::text("NODE", 40),
+        Column::text("ADDRESSES", 80),
+        Column::number("TASKS"),
+        Column::number("OTHERS"),
+        Column::number("FREE"),
+    ]);
+    for part in network.nodes {
+        let [tasks, containers, free] = part.used.cells();
+        table.row([part.node.unwrap_or(part.agent), part.subnets.join(" "), tasks, containers, free]);
     }
     session.output.table(&table)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use crate::harness::network::Network;
-use crate::harness::{cluster, equal, eventually, program};
+use crate::harness::{Nodes, cluster, equal, eventually, program};
 
 /// A node, without daemons, and two containers that lack an interface.
 struct Runtime {
@@ -202,4 +202,61 @@ fn a_container_that_cannot_have_an_interface_leaves_nothing() {
     fs::write(Path::new(&runtime.node()).join("view.json"), "{\"format\":1,").expect("written");
     assert_eq!(runtime.refused("STATUS", "", &config).0, 50, "what is no view is told");
     runtime.done("DEL", "a", &config);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_cluster_knows_of_containers_that_have_joined() {
+    let mut nodes = Nodes::start_patient(&["n1", "box"]);
+    nodes.start_agents(&["n1"]);
+    nodes.start_net("n1");
+    nodes.mesonet(&["network", "create", "tiny", "--subnet", "10.140.0.0/28", "--prefix", "30"]).success();
+    let dir = nodes.host_dir("n1");
+    let plugin = format!("{dir}/mesonet-cni");
+    symlink(cluster::mesonet().get_program(), &plugin).expect("linked");
+    let config =
+        json!({ "cniVersion": "1.1.0", "name": "net", "type": "mesonet-cni", "network": "tiny", "dir": dir });
+    let call = |command: &str| {
+        let mut called = nodes.network().command("n1", &plugin);
+        called.env("CNI_COMMAND", command).env("CNI_CONTAINERID", "f00").env("CNI_IFNAME", "eth1");
+        called.env("CNI_NETNS", nodes.network().file("box"));
+        program::run_with_input(&mut called, &config.to_string())
+    };
+    let address = eventually("the node has its part of the network", || {
+        let outcome = call("ADD");
+        let said: Value = serde_json::from_str(&outcome.stdout).map_err(|error| error.to_string())?;
+        said["ips"][0]["address"].as_str().map(str::to_owned).ok_or_else(|| said.to_string())
+    });
+    let used = || {
+        let shown = nodes.get("/v1/networks/tiny");
+        (shown["containers"].clone(), shown["free"].clone())
+    };
+    eventually("it is counted", || equal(&used(), &(json!(1), json!(0))));
+    let bare = address.trim_end_matches("/30");
+    assert_eq!(
+        nodes.mesonet(&["explain", bare]).success().trim(),
+        format!(
+            "{bare} is a container that has joined by CNI: id f00, interface eth1, in network tiny on node n1"
+        )
+    );
+    let refused = nodes.mesonet(&["network", "remove", "tiny"]).failure(1);
+    assert!(refused.contains("1 containers of other runtimes"), "{refused}");
+    let app = json!({
+        "id": "/late", "cmd": "exec sleep 3600", "cpus": 0.1, "mem": 32,
+        "networks": [{ "mode": "container", "name": "tiny" }],
+    });
+    let (body, json_type) = (app.to_string(), "Content-Type: application/json");
+    let mut post = nodes.network().command("master", "curl");
+    let post = post.args(["-sf", "--noproxy", "*", "-H", json_type, "-d", &body, "127.0.0.1:8080/v2/apps"]);
+    program::outcome("curl", post.output()).success();
+    eventually("a task waits for an address", || {
+        let queue = nodes.get("/v2/queue");
+        let reasons = queue["queue"][0]["processedOffersSummary"]["rejectSummaryLastOffers"].clone();
+        let is_why = |each: &Value| each["reason"] == "InsufficientAddresses" && each["declined"] == 1;
+        let is_said = reasons.as_array().is_some_and(|reasons| reasons.iter().any(is_why));
+        if is_said { Ok(()) } else { Err(queue.to_string()) }
+    });
+    assert_eq!(call("DEL").code, Some(0));
+    eventually("and has it then", || equal(&nodes.tasks("/late").len(), &1));
+    eventually("others are not counted any more", || equal(&used(), &(json!(0), json!(0))));
 }

@@ -24,6 +24,7 @@ use crate::cgroup::{self, Hierarchies};
 use crate::checkpoint::{self, Durability};
 use crate::ended::EndedTasks;
 use crate::health::Probes;
+use crate::joined::Joined;
 use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
 use crate::listening::{self, HostListeners};
@@ -41,6 +42,9 @@ const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 
 /// How often it is looked for sandboxes that are to go.
 const COLLECT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// How often it is looked which containers of other runtimes have joined networks. It is a list of a directory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything the agent knows.
 pub(crate) struct Agent {
@@ -62,6 +66,7 @@ pub(crate) struct Agent {
     pub(crate) lacking: String,
     pub(crate) probes: Probes,
     pub(crate) listeners: HostListeners,
+    pub(crate) joined: Joined,
 }
 
 /// The channel that links speak through.
@@ -77,10 +82,12 @@ impl Agent {
         reports: mpsc::Sender<AgentReport>,
         mut notices: mpsc::Receiver<Notice>,
     ) {
+        self.look_at_containers();
         self.register();
         let mut collect_at = Instant::now();
+        let mut look_at = collect_at + LOOK_INTERVAL;
         loop {
-            let wake = self.next_resend().map_or(collect_at, |resend| resend.min(collect_at));
+            let wake = self.next_resend().into_iter().fold(collect_at.min(look_at), Instant::min);
             tokio::select! {
                 // Reports first: what has happened is worth more than what is to be done. Then the ends of tasks.
                 biased;
@@ -104,12 +111,18 @@ impl Agent {
                         collect_at = now + COLLECT_INTERVAL;
                         self.collect();
                     }
+                    if look_at <= now {
+                        look_at = now + LOOK_INTERVAL;
+                        self.look_at_containers();
+                    }
                 }
             }
         }
     }
 
     fn register(&mut self) {
+        // The registration says it, too.
+        self.outbox.retain(|report| !matches!(report, AgentReport::Containers { .. }));
         let running = |task: &AgentTask| RunningTask {
             spec: task.spec.clone(),
             status: task.statuses.latest().clone(),
@@ -125,6 +138,7 @@ impl Agent {
                 container_networks: self.lacking.is_empty(),
             },
             tasks: self.tasks.values().map(running).collect(),
+            containers: self.id.iter().flat_map(|agent| self.joined.containers(agent)).collect(),
         });
         for status in self.tasks.values().flat_map(|task| task.statuses.pending()) {
             self.outbox.push_back(AgentReport::Status(Box::new(status.clone())));

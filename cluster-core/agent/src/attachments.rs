@@ -204,16 +204,7 @@ impl Attachments {
     /// # Errors
     /// When the directory or what is in it cannot be read.
     pub fn list(&self) -> Result<Vec<Attachment>, AttachmentError> {
-        let entries = fs::read_dir(&self.directory).map_err(FileError::at("list", &self.directory))?;
-        let mut found = Vec::new();
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
-            let is_attachment = path.extension().is_some_and(|extension| extension == "json")
-                && path.to_str().is_some_and(|path| path.contains('@'));
-            if is_attachment && let Some(attachment) = checkpoint::read(&path)? {
-                found.push(attachment);
-            }
-        }
-        Ok(found)
+        read_all(&self.directory)
     }
 
     /// The addresses of all attachments.
@@ -372,6 +363,11 @@ impl Attachment {
         })
     }
 
+    /// The virtual network, whose name is in that of its bridge.
+    pub fn network(&self) -> Option<NetworkName> {
+        self.interface.bridge.strip_prefix("m-")?.parse().ok()
+    }
+
     /// The bridge on the node.
     pub fn bridge(&self) -> &str {
         &self.interface.bridge
@@ -381,6 +377,25 @@ impl Attachment {
     pub fn mtu(&self) -> Option<u32> {
         self.interface.mtu
     }
+}
+
+/// All attachments in a directory, by the names of their files.
+pub(crate) fn read_all(directory: &Path) -> Result<Vec<Attachment>, AttachmentError> {
+    let entries = fs::read_dir(directory).map_err(FileError::at("list", directory))?;
+    let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    paths.retain(|path| is_attachment(path));
+    paths.sort();
+    let mut found = Vec::new();
+    for path in paths {
+        found.extend(checkpoint::read::<Attachment>(&path)?);
+    }
+    Ok(found)
+}
+
+/// Whether a file is that of an attachment.
+pub(crate) fn is_attachment(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "json")
+        && path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.contains('@'))
 }
 
 /// Makes an interface that is written down. Its address on the wire.

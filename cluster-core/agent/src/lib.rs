@@ -22,6 +22,7 @@ mod ended;
 mod environment;
 mod health;
 mod interfaces;
+mod joined;
 mod launcher;
 mod layout;
 mod leftovers;

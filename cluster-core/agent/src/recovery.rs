@@ -14,6 +14,7 @@ use crate::cgroup::Hierarchies;
 use crate::checkpoint::{self, FileError};
 use crate::ended::EndedTasks;
 use crate::health::Probes;
+use crate::joined::Joined;
 use crate::layout::{LAUNCH_FILE, Layout, STATUSES_FILE};
 use crate::link::Notice;
 use crate::listening::HostListeners;
@@ -77,6 +78,7 @@ pub(crate) fn recover(
         lacking,
         probes: Probes::new(),
         listeners: HostListeners::default(),
+        joined: Joined::default(),
     };
     let unfinished: Vec<TaskKey> = agent
         .tasks

@@ -33,3 +33,4 @@ pub use context::{
 pub use duty::{Duty, Leading, Replica, Standing, router_on_duty};
 pub use masters::{LoneMaster, MasterList, MasterState, Masters};
 pub use plane_history::{AwayPlane, PlaneHistory};
+pub use routes::holders_answer;

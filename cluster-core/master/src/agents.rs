@@ -13,7 +13,11 @@ use crate::machine::Master;
 impl Master {
     pub(crate) fn agent_report(&mut self, report: AgentReport, now: Timestamp) {
         match report {
-            AgentReport::Register { agent, info, tasks } => self.register(agent, info, tasks, now),
+            AgentReport::Register { agent, info, tasks, containers } => {
+                let agent = self.register(agent, info, tasks, now);
+                self.agent_containers(&agent, containers);
+            }
+            AgentReport::Containers { agent, containers } => self.agent_containers(&agent, containers),
             AgentReport::Status(status) => self.status_report(*status, now),
             AgentReport::Disconnected { agent } => {
                 if self.liveness.is_silent(&agent, now) {
@@ -24,13 +28,14 @@ impl Master {
     }
 
     /// An agent is there, for the first time or again. An id that the master did not give is replaced.
+    /// Its id.
     fn register(
         &mut self,
         given: Option<AgentId>,
         mut info: AgentInfo,
         running: Vec<RunningTask>,
         now: Timestamp,
-    ) {
+    ) -> AgentId {
         clear_negative(&mut info.resources);
         let known = given.as_ref().and_then(|id| self.view.agents.get(id)).cloned();
         let (id, registered_at, draining) = match &known {
@@ -48,6 +53,7 @@ impl Master {
         if has_moved {
             self.move_endpoints(&id, now);
         }
+        id
     }
 
     /// A report of an agent that does not count as connected is left to be repeated after its registration, which says

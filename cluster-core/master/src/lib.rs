@@ -14,6 +14,7 @@ mod drain;
 mod drain_label;
 mod endpoints;
 mod frameworks;
+mod joined;
 mod launch_check;
 mod liveness;
 mod machine;

@@ -191,9 +191,12 @@ impl Master {
         if !self.view.networks.contains_key(name) {
             return Err(NetworkRefusal::Unknown(name.clone()));
         }
-        match self.networks.tasks_in(name) {
-            0 => {}
-            tasks => return Err(NetworkRefusal::InUse { name: name.clone(), tasks }),
+        let tasks = self.networks.tasks_in(name);
+        let parts: Vec<Subnet> =
+            self.view.subnets.values().flat_map(|subnets| subnets.of(name).to_vec()).collect();
+        let containers = self.joined_in(&parts).len();
+        if tasks > 0 || containers > 0 {
+            return Err(NetworkRefusal::InUse { name: name.clone(), tasks, containers });
         }
         self.out.view_changed = true;
         self.out.dirty.networks.insert(name.clone());
@@ -268,6 +271,7 @@ impl Master {
     pub(crate) fn take_parts_back(&mut self, id: &AgentId) {
         let Some(subnets) = self.view.subnets.get(id).cloned() else { return };
         self.networks.free_parts(&subnets);
+        self.forget_joined(&subnets);
         self.set_subnets(id, NodeSubnets::default());
         let networks = &self.view.networks;
         let is_short = |agent: &AgentId| {
@@ -293,8 +297,9 @@ impl Master {
         let parts = self.view.subnets.get(id).into_iter().flat_map(|subnets| &subnets.0);
         let room = parts.filter_map(|(name, parts)| {
             let all = parts.iter().map(room_of).min()?;
-            let used = self.networks.tasks.get(&(id.clone(), name.clone())).copied().unwrap_or(0);
-            Some((name.clone(), all.saturating_sub(used)))
+            let tasks = self.networks.tasks.get(&(id.clone(), name.clone())).copied().unwrap_or(0);
+            let containers = u64::try_from(self.joined_in(parts).len()).unwrap_or(u64::MAX);
+            Some((name.clone(), all.saturating_sub(tasks).saturating_sub(containers)))
         });
         room.collect()
     }

@@ -1,6 +1,7 @@
 //! What one call of the master has to make durable and to say.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use mesonet_model::{
     AgentCommand, AgentId, FrameworkId, NetworkName, Offer, OfferId, SchedulerEvent, ServiceKey, TaskKey,
@@ -26,6 +27,7 @@ pub(crate) struct Dirty {
     pub(crate) brake: bool,
     pub(crate) counters: bool,
     pub(crate) frameworks: BTreeSet<FrameworkId>,
+    pub(crate) joined: BTreeSet<IpAddr>,
     pub(crate) networks: BTreeSet<NetworkName>,
     pub(crate) services: BTreeSet<ServiceKey>,
     pub(crate) subnets: BTreeSet<AgentId>,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use mesonet_model::{
-    Agent, AgentId, ClusterId, Framework, NodeSubnets, Revision, Service, Table, Task, TaskKey, TaskSpec,
-    Timestamp, TunnelEnd, VirtualNetwork, Write,
+    Agent, AgentId, ClusterId, Framework, JoinedContainer, NodeSubnets, Revision, Service, Table, Task,
+    TaskKey, TaskSpec, Timestamp, TunnelEnd, VirtualNetwork, Write,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -123,6 +123,12 @@ impl Master {
             let end: TunnelEnd = read(*table, key, value)?;
             master.view.tunnels.insert(AgentId::new(key), Arc::new(end));
         }
+        for (table, key, value) in of_table(records, Table::Joined) {
+            let container: JoinedContainer = read(*table, key, value)?;
+            if let Some(address) = container.addresses.first() {
+                master.view.joined.insert(*address, Arc::new(container));
+            }
+        }
         let mut tasks = Vec::new();
         for (table, key, value) in of_table(records, Table::Tasks) {
             tasks.push(master.restore_task(key, read(*table, key, value)?)?);
@@ -167,6 +173,9 @@ impl Master {
         }
         for key in dirty.tunnels {
             writes.push(write(Table::Tunnels, &key, self.view.tunnels.get(&key).map(Arc::as_ref)));
+        }
+        for key in dirty.joined {
+            writes.push(write(Table::Joined, &key, self.view.joined.get(&key).map(Arc::as_ref)));
         }
         writes
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{AgentId, AgentInfo, TaskKey, TaskSpec, TaskStatus};
+use crate::{AgentId, AgentInfo, JoinedContainer, TaskKey, TaskSpec, TaskStatus};
 
 /// What the master says to an agent. Every command may arrive twice and then does nothing more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,17 @@ pub enum AgentReport {
         info: AgentInfo,
         /// Tasks that have not ended, or whose end is not acknowledged.
         tasks: Vec<RunningTask>,
+        /// Containers of other runtimes that are in virtual networks there; at most [`JOINED_MAX`](crate::JOINED_MAX).
+        #[serde(default)]
+        containers: Vec<JoinedContainer>,
+    },
+    /// The containers of other runtimes that are in virtual networks on the agent's node, all of them, after some have
+    /// come or gone.
+    Containers {
+        /// The agent.
+        agent: AgentId,
+        /// At most [`JOINED_MAX`](crate::JOINED_MAX).
+        containers: Vec<JoinedContainer>,
     },
     /// A task's status.
     Status(Box<TaskStatus>),

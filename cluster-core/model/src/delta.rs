@@ -1,6 +1,7 @@
 //! The change from one view to another.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -9,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::{
-    Agent, AgentId, ClusterView, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId,
-    NetworkName, NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, TunnelEnd, VirtualNetwork,
+    Agent, AgentId, ClusterView, Endpoint, EndpointKey, Framework, FrameworkId, JoinedContainer, Master,
+    MasterId, NetworkName, NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, TunnelEnd,
+    VirtualNetwork,
 };
 
 /// What changed in one of a view's maps: the new value of each key, or `None` where it was removed.
@@ -46,6 +48,9 @@ pub struct Delta {
     /// Ends of tunnels.
     #[serde(default)]
     pub tunnels: Changes<AgentId, Arc<TunnelEnd>>,
+    /// Containers of other runtimes.
+    #[serde(default)]
+    pub joined: Changes<IpAddr, Arc<JoinedContainer>>,
 }
 
 /// A delta was applied to a view at another revision than the one it starts from. The view is unchanged.
@@ -77,6 +82,7 @@ impl Delta {
             networks: Changes::between(&old.networks, &new.networks),
             subnets: Changes::between(&old.subnets, &new.subnets),
             tunnels: Changes::between(&old.tunnels, &new.tunnels),
+            joined: Changes::between(&old.joined, &new.joined),
         }
     }
 
@@ -91,6 +97,7 @@ impl Delta {
             && self.networks.0.is_empty()
             && self.subnets.0.is_empty()
             && self.tunnels.0.is_empty()
+            && self.joined.0.is_empty()
     }
 }
 
@@ -109,6 +116,7 @@ impl ClusterView {
         delta.networks.apply(&mut self.networks);
         delta.subnets.apply(&mut self.subnets);
         delta.tunnels.apply(&mut self.tunnels);
+        delta.joined.apply(&mut self.joined);
         self.revision = delta.to;
         Ok(())
     }

@@ -23,6 +23,8 @@ pub enum Table {
     Subnets,
     /// Ends of tunnels, by the name of the node.
     Tunnels,
+    /// Containers of other runtimes in virtual networks, by their first address.
+    Joined,
     /// Marathon apps by id: the versions' order and state.
     Apps,
     /// Versions of Marathon apps by `<app id>@<version>`.
@@ -47,7 +49,7 @@ pub struct Write {
 
 impl Table {
     /// Every table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Cluster,
         Self::Agents,
         Self::Frameworks,
@@ -57,6 +59,7 @@ impl Table {
         Self::Networks,
         Self::Subnets,
         Self::Tunnels,
+        Self::Joined,
         Self::Apps,
         Self::AppVersions,
         Self::Deployments,
@@ -75,6 +78,7 @@ impl Table {
             Self::Networks => "networks",
             Self::Subnets => "subnets",
             Self::Tunnels => "tunnels",
+            Self::Joined => "joined",
             Self::Apps => "apps",
             Self::AppVersions => "app_versions",
             Self::Deployments => "deployments",

@@ -1,5 +1,6 @@
 //! The immutable picture of a cluster that every plane works from.
 
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::sync::{Arc, LazyLock};
 
@@ -7,8 +8,9 @@ use imbl::OrdMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Agent, AgentId, ClusterId, Endpoint, EndpointKey, Framework, FrameworkId, Master, MasterId, NetworkName,
-    NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, TunnelEnd, VirtualNetwork,
+    Agent, AgentId, ClusterId, Endpoint, EndpointKey, Framework, FrameworkId, JoinedContainer, Master,
+    MasterId, NetworkName, NodeSubnets, Revision, Service, ServiceKey, Task, TaskKey, TunnelEnd,
+    VirtualNetwork,
 };
 
 /// Snapshot of everything that names, addresses and routes follow from, at one revision.
@@ -41,6 +43,9 @@ pub struct ClusterView {
     /// Ends of tunnels, by the name of the node.
     #[serde(default)]
     pub tunnels: OrdMap<AgentId, Arc<TunnelEnd>>,
+    /// Containers of other runtimes that are in virtual networks, by their first address.
+    #[serde(default)]
+    pub joined: OrdMap<IpAddr, Arc<JoinedContainer>>,
 }
 
 impl ClusterView {
@@ -58,6 +63,7 @@ impl ClusterView {
             networks: OrdMap::new(),
             subnets: OrdMap::new(),
             tunnels: OrdMap::new(),
+            joined: OrdMap::new(),
         }
     }
 

@@ -111,14 +111,20 @@ pub enum NetworkRefusal {
     /// There are so many.
     #[error("there are {0} networks, and no more are possible")]
     TooMany(usize),
-    /// Tasks are in it.
-    #[error("network '{name}' is used by {tasks} tasks")]
+    /// Tasks or containers are in it.
+    #[error("network '{name}' is used by {tasks} tasks{}", and_containers(*containers))]
     InUse {
         /// The network.
         name: NetworkName,
         /// How many tasks use it.
         tasks: usize,
+        /// How many interfaces of containers that have joined by CNI are in it.
+        containers: usize,
     },
+}
+
+fn and_containers(containers: usize) -> String {
+    if containers == 0 { String::new() } else { format!(" and {containers} containers of other runtimes") }
 }
 
 // === impl NetworkName ===
@@ -246,6 +252,12 @@ impl NodeSubnets {
     /// The parts of one network.
     pub fn of(&self, network: &NetworkName) -> &[Subnet] {
         self.0.get(network).map_or(&[], Vec::as_slice)
+    }
+
+    /// The part that an address is in, and of which network it is.
+    pub fn part_with(&self, address: IpAddr) -> Option<(&NetworkName, &Subnet)> {
+        let parts = self.0.iter().flat_map(|(network, parts)| parts.iter().map(move |part| (network, part)));
+        parts.into_iter().find(|(_, part)| part.contains(address))
     }
 
     /// All parts.

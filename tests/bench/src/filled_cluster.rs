@@ -92,7 +92,12 @@ impl FilledCluster {
             attributes: Vec::new(),
             container_networks: true,
         };
-        self.handle(Input::Agent(AgentReport::Register { agent: None, info, tasks: Vec::new() }));
+        self.handle(Input::Agent(AgentReport::Register {
+            agent: None,
+            info,
+            tasks: Vec::new(),
+            containers: Vec::new(),
+        }));
     }
 
     /// Places so many tasks, all of which run afterwards.

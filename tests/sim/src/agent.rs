@@ -89,6 +89,7 @@ impl Agent {
             agent: self.id.clone(),
             info: self.info.clone(),
             tasks: self.tasks.values().map(running).collect(),
+            containers: Vec::new(),
         };
         let pending = self.tasks.values().flat_map(|task| &task.pending);
         let statuses = pending.map(|status| AgentReport::Status(Box::new(status.clone())));

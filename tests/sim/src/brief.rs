@@ -18,6 +18,9 @@ impl fmt::Debug for Brief<'_> {
                 Input::Agent(AgentReport::Status(status)) => {
                     write!(f, "[{} is {}]", status.task.task, status.state)?;
                 }
+                Input::Agent(AgentReport::Containers { agent, containers }) => {
+                    write!(f, "[{agent} has {} containers]", containers.len())?;
+                }
                 Input::Agent(AgentReport::Disconnected { agent }) => write!(f, "[{agent} is disconnected]")?,
                 Input::Plane(report) => {
                     let busy: Vec<_> = report.busy.iter().map(|task| task.task.as_str()).collect();

@@ -145,7 +145,9 @@ impl Agent {
     fn send_instead(&mut self, replaced: Option<Uuid>, status: TaskStatus) {
         let queued = self.outbox.iter_mut().filter_map(|report| match report {
             AgentReport::Status(queued) => Some(queued),
-            AgentReport::Register { .. } | AgentReport::Disconnected { .. } => None,
+            AgentReport::Register { .. }
+            | AgentReport::Containers { .. }
+            | AgentReport::Disconnected { .. } => None,
         });
         match queued.into_iter().find(|queued| replaced.is_some() && queued.uuid == replaced) {
             Some(queued) => **queued = status,

@@ -1,5 +1,6 @@
 //! Which path is answered where.
 
+mod addresses;
 mod app_writes;
 mod apps;
 mod deployments;
@@ -23,6 +24,8 @@ mod fuzz_tests;
 #[cfg(test)]
 mod label_tests;
 #[cfg(test)]
+mod network_tests;
+#[cfg(test)]
 mod state_tests;
 #[cfg(test)]
 mod task_tests;
@@ -30,6 +33,8 @@ mod task_tests;
 mod tests;
 
 use axum::response::Response;
+
+pub use self::addresses::holders_answer;
 
 use crate::api::{Api, allow_get};
 use crate::call::Call;

@@ -14,7 +14,7 @@ use crate::call::Call;
 use crate::context::{NodeOrder, SandboxError, State};
 use crate::failure::Failure;
 use crate::respond;
-use crate::routes::networks;
+use crate::routes::{holders_answer, networks};
 
 /// The domain of named VIPs (spec/dcos-networking.md §2.3).
 const VIP_DOMAIN: &str = "l4lb.thisdcos.directory";
@@ -50,6 +50,12 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
         ["planes"] => {
             allow_get(call)?;
             planes(api)
+        }
+        ["addresses", address] => {
+            allow_get(call)?;
+            let wrong = || Failure::BadRequest(format!("'{address}' is no IP address"));
+            let address: IpAddr = address.parse().map_err(|_| wrong())?;
+            Ok(respond::ok(&holders_answer(&api.state()?.cluster, address)))
         }
         ["networks"] => networks::all(api, call).await,
         ["networks", name] => networks::one(api, call, name).await,

@@ -1,8 +1,10 @@
 //! Virtual networks below `/v1/networks`.
 
+use std::collections::BTreeMap;
+
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
-use mesonet_model::{NetworkName, NetworkRange, Subnet, VirtualNetwork};
+use mesonet_model::{AgentId, NetworkName, NetworkRange, PartUse, Subnet, VirtualNetwork};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -18,6 +20,12 @@ const NODE_PREFIX_V4: u8 = 24;
 
 /// A node's part of an IPv6 range unless it is said.
 const NODE_PREFIX_V6: u8 = 80;
+
+/// Beyond these it does not matter how many addresses are free, and JSON of browsers has no greater numbers.
+const FREE_MAX: u64 = (1 << 53) - 1;
+
+/// How much of nodes' parts is in use.
+type PartUses = BTreeMap<(NetworkName, AgentId), PartUse>;
 
 /// A network as users make it, in the words of DC/OS.
 #[derive(Debug, Deserialize)]
@@ -37,8 +45,9 @@ pub(super) async fn all(api: &Api, call: &Call) -> Result<Response, Failure> {
         return create(api, call).await;
     }
     let state = api.state()?;
+    let uses = state.cluster.part_uses();
     let networks: Vec<Value> =
-        state.cluster.networks.values().map(|network| printed(&state, network)).collect();
+        state.cluster.networks.values().map(|network| printed(&state, network, &uses)).collect();
     Ok(respond::ok(&json!({"revision": state.cluster.revision, "networks": networks})))
 }
 
@@ -53,7 +62,7 @@ pub(super) async fn one(api: &Api, call: &Call, name: &str) -> Result<Response, 
     }
     let state = api.state()?;
     let network = state.cluster.networks.get(&name).ok_or_else(unknown)?;
-    Ok(respond::ok(&printed(&state, network)))
+    Ok(respond::ok(&printed(&state, network, &state.cluster.part_uses())))
 }
 
 async fn create(api: &Api, call: &Call) -> Result<Response, Failure> {
@@ -63,7 +72,8 @@ async fn create(api: &Api, call: &Call) -> Result<Response, Failure> {
     let name = network.name.clone();
     let revision = api.order(NodeOrder::CreateNetwork(network)).await?;
     let state = api.state()?;
-    let made = state.cluster.networks.get(&name).map_or(Value::Null, |network| printed(&state, network));
+    let made = state.cluster.networks.get(&name);
+    let made = made.map_or(Value::Null, |network| printed(&state, network, &state.cluster.part_uses()));
     let mut response = ordered(&made, revision);
     *response.status_mut() = StatusCode::CREATED;
     if let Ok(location) = HeaderValue::from_str(&format!("/v1/networks/{name}")) {
@@ -92,23 +102,30 @@ fn bad(error: &dyn std::error::Error) -> Failure {
     Failure::BadRequest(error.to_string())
 }
 
-fn printed(state: &State, network: &VirtualNetwork) -> Value {
-    let parts: Vec<Value> = state
-        .cluster
-        .subnets
-        .iter()
-        .filter(|(_, subnets)| !subnets.of(&network.name).is_empty())
-        .map(|(agent, subnets)| {
-            let node = state.cluster.agents.get(agent).map(|agent| agent.node_name());
-            json!({"agent": agent, "node": node, "subnets": subnets.of(&network.name)})
-        })
-        .collect();
+fn printed(state: &State, network: &VirtualNetwork, uses: &PartUses) -> Value {
+    let mut all = PartUse::default();
+    let mut parts = Vec::new();
+    for (agent, subnets) in &state.cluster.subnets {
+        let subnets = subnets.of(&network.name);
+        let Some(part) = uses.get(&(network.name.clone(), agent.clone())) else { continue };
+        all.tasks += part.tasks;
+        all.containers += part.containers;
+        all.free = all.free.saturating_add(part.free);
+        let node = state.cluster.agents.get(agent).map(|agent| agent.node_name());
+        parts.push(json!({
+            "agent": agent, "node": node, "subnets": subnets,
+            "tasks": part.tasks, "containers": part.containers, "free": part.free.min(FREE_MAX),
+        }));
+    }
     json!({
         "name": network.name,
         "subnet": network.ipv4.map(|range| range.subnet),
         "prefix": network.ipv4.map(|range| range.node_prefix),
         "subnet6": network.ipv6.map(|range| range.subnet),
         "prefix6": network.ipv6.map(|range| range.node_prefix),
+        "tasks": all.tasks,
+        "containers": all.containers,
+        "free": all.free.min(FREE_MAX),
         "nodes": parts,
     })
 }

@@ -11,8 +11,8 @@ use mesonet_marathon::{
 };
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, AppId, DeploymentId, Endpoint, EndpointKey, EndpointState,
-    FrameworkId, HealthResult, NetworkRange, Outage, Plane, PlaneReport, ReadinessResponse, ReadinessResult,
-    Resources, Revision, Scalar, Service, TaskId, TaskKey, TaskState, Timestamp, VirtualNetwork,
+    FrameworkId, HealthResult, Outage, Plane, PlaneReport, ReadinessResponse, ReadinessResult, Resources,
+    Revision, Scalar, Service, TaskId, TaskKey, TaskState, Timestamp,
 };
 use serde_json::{Value, json};
 
@@ -298,7 +298,7 @@ async fn the_front_satisfies_the_dcos_command_line() {
     }
 }
 
-fn add_agent(state: &mut crate::State) {
+pub(super) fn add_agent(state: &mut crate::State) {
     let id = AgentId::new("c-S0");
     let resources = Resources {
         ports: mesonet_model::PortRanges::span(31000, 31009),
@@ -481,39 +481,4 @@ async fn only_a_lost_node_is_removed() {
     assert_eq!(confirmed.status, StatusCode::OK);
     let last = fixture.orders.lock().expect("orders").last().cloned();
     assert_eq!(last, Some(NodeOrder::ConfirmRemoval));
-}
-
-#[tokio::test]
-async fn networks_are_made_listed_and_removed() {
-    let fixture = Fixture::new();
-    let body = r#"{"name": "blue", "subnet": "10.7.0.0/16", "subnet6": "fd00:7::/64", "prefix6": 96}"#;
-    let network = VirtualNetwork {
-        name: "blue".parse().expect("name"),
-        ipv4: Some(NetworkRange { subnet: "10.7.0.0/16".parse().expect("range"), node_prefix: 24 }),
-        ipv6: Some(NetworkRange { subnet: "fd00:7::/64".parse().expect("range"), node_prefix: 96 }),
-    };
-    let made = fixture.send("POST", "/v1/networks", body).await;
-    assert_eq!((made.status, made.header("location")), (StatusCode::CREATED, "/v1/networks/blue"));
-    let orders = fixture.orders.lock().expect("orders").clone();
-    assert_eq!(orders, [NodeOrder::CreateNetwork(network.clone())]);
-    fixture.change(|state| {
-        state.cluster.networks.insert(network.name.clone(), Arc::new(network.clone()));
-    });
-    let listed = fixture.get("/v1/networks").await.json();
-    assert_eq!(listed["networks"][0]["subnet"], "10.7.0.0/16");
-    assert_eq!(fixture.get("/v1/networks/blue").await.json()["prefix"], 24);
-    let removed = fixture.send("DELETE", "/v1/networks/blue", "").await;
-    assert_eq!(removed.json(), json!({ "name": "blue", "revision": 2 }));
-    for (body, status) in [
-        (r#"{"name": "blue", "subnet": "10.7.0.0"}"#, StatusCode::BAD_REQUEST),
-        (r#"{"name": "blue", "subnet": "10.7.0.1/16"}"#, StatusCode::BAD_REQUEST),
-        (r#"{"name": "longer-than-13", "subnet": "10.7.0.0/16"}"#, StatusCode::BAD_REQUEST),
-        (r#"{"name": "blue", "odd": 1}"#, StatusCode::BAD_REQUEST),
-        (r#"{"name": "blue"}"#, StatusCode::UNPROCESSABLE_ENTITY),
-        (r#"{"name": "blue", "subnet": "fd00::/64"}"#, StatusCode::UNPROCESSABLE_ENTITY),
-    ] {
-        assert_eq!(fixture.send("POST", "/v1/networks", body).await.status, status, "{body}");
-    }
-    assert_eq!(fixture.get("/v1/networks/Host").await.status, StatusCode::NOT_FOUND);
-    assert_eq!(fixture.send("PUT", "/v1/networks", "").await.status, StatusCode::METHOD_NOT_ALLOWED);
 }

@@ -322,20 +322,17 @@ impl Guest {
                 }
             }
             AgentReport::Status(mut status) => {
-                let own = {
-                    let registry = self.hall.registry();
-                    if status.agent.as_ref().is_some_and(|agent| registry.is_foreign(agent, &self.node)) {
-                        let text = format!("node {} reports for the agent of another node", self.node);
-                        return Err(Refusal::new(Reason::ForeignAgent, text).into());
-                    }
-                    registry.agent_of(&self.node)
+                status.agent = match status.agent {
+                    Some(agent) => Some(self.own_agent(agent)?),
+                    None => self.hall.registry().agent_of(&self.node),
                 };
-                // An agent may have had another id when it made the report.
-                status.agent = own.or(status.agent);
                 if status.source == StatusSource::SourceMaster {
                     status.source = StatusSource::SourceAgent;
                 }
                 AgentReport::Status(status)
+            }
+            AgentReport::Containers { agent, containers } => {
+                AgentReport::Containers { agent: self.own_agent(agent)?, containers }
             }
             AgentReport::Disconnected { .. } => {
                 return Err(self.not_allowed(self.role, "the loss of an agent"));
@@ -345,6 +342,16 @@ impl Guest {
             Duty::Leading { reports, .. } => reports.send(report).await.map_err(|_| End::Lost),
             Duty::Standing(_) => Err(self.not_allowed(self.role, "what only the leader hears")),
         }
+    }
+
+    /// The agent that a node reports for: its own one, which may have had another id when it made the report.
+    fn own_agent(&self, given: AgentId) -> Result<AgentId, End> {
+        let registry = self.hall.registry();
+        if registry.is_foreign(&given, &self.node) {
+            let text = format!("node {} reports for the agent of another node", self.node);
+            return Err(Refusal::new(Reason::ForeignAgent, text).into());
+        }
+        Ok(registry.agent_of(&self.node).unwrap_or(given))
     }
 
     async fn plane_report(&self, report: PlaneReport, said: &mut Said) -> Result<(), End> {

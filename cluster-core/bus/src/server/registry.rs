@@ -135,7 +135,7 @@ impl Registry {
         report: AgentReport,
         view: Option<&ClusterView>,
     ) -> Result<Registration, Refusal> {
-        let AgentReport::Register { agent: given, info, tasks } = report else {
+        let AgentReport::Register { agent: given, info, tasks, containers } = report else {
             return Ok(Registration::Forward(report));
         };
         if self.pending.iter().any(|pending| pending.node == *node) {
@@ -151,7 +151,7 @@ impl Registry {
             Some(known) => self.bind(known, node),
             None => self.pending.push_back(Pending::new(node, &info)),
         }
-        Ok(Registration::Forward(AgentReport::Register { agent, info, tasks }))
+        Ok(Registration::Forward(AgentReport::Register { agent, info, tasks, containers }))
     }
 
     /// The master has registered an agent. Returns its node if that was not known.

@@ -292,7 +292,12 @@ pub(super) fn info(hostname: &str) -> AgentInfo {
 }
 
 pub(super) fn registration(agent: Option<&str>, host: &str) -> AgentReport {
-    AgentReport::Register { agent: agent.map(AgentId::new), info: info(host), tasks: Vec::new() }
+    AgentReport::Register {
+        agent: agent.map(AgentId::new),
+        info: info(host),
+        tasks: Vec::new(),
+        containers: Vec::new(),
+    }
 }
 
 /// Why a client is not connected, once its error has this text.

@@ -268,7 +268,12 @@ impl Cluster {
     // Agents.
 
     pub fn register(&mut self, given: Option<&AgentId>, info: AgentInfo, tasks: Vec<RunningTask>) -> AgentId {
-        self.handle(Input::Agent(AgentReport::Register { agent: given.cloned(), info, tasks }));
+        self.handle(Input::Agent(AgentReport::Register {
+            agent: given.cloned(),
+            info,
+            tasks,
+            containers: Vec::new(),
+        }));
         let commands = self.commands();
         let registered = commands.iter().find_map(|(_, command)| match command {
             AgentCommand::Registered { agent } => Some(agent.clone()),

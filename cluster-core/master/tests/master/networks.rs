@@ -1,11 +1,12 @@
 //! Virtual networks: which are made, and which part of each is an agent's.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use mesonet_master::{Effect, Input};
 use mesonet_model::{
-    AgentId, Attachment, ClusterView, NetworkName, NetworkRefusal, Subnet, TaskNetworking, TaskState,
-    VirtualNetwork,
+    AgentId, AgentReport, Attachment, ClusterView, JoinedContainer, NetworkName, NetworkRefusal, PartUse,
+    Subnet, TaskNetworking, TaskState, VirtualNetwork,
 };
 
 use crate::cluster::{Cluster, agent_info};
@@ -27,6 +28,29 @@ pub fn check_parts(view: &ClusterView) {
                 assert!(network.ranges().any(is_inside), "{part} is no part of {name}");
             }
         }
+    }
+    for (address, container) in &view.joined {
+        assert_eq!(container.addresses.first(), Some(address));
+        let parts = view.subnets.get(&container.agent).map(|subnets| subnets.of(&container.network).to_vec());
+        for address in &container.addresses {
+            let is_inside = parts.iter().flatten().any(|part| part.contains(*address));
+            assert!(is_inside, "{address} is in no part of agent {}", container.agent);
+        }
+    }
+}
+
+pub fn joined_container(
+    agent: &AgentId,
+    network: &str,
+    container: &str,
+    addresses: &[IpAddr],
+) -> JoinedContainer {
+    JoinedContainer {
+        agent: agent.clone(),
+        network: name(network),
+        container: container.to_owned(),
+        interface: "eth0".to_owned(),
+        addresses: addresses.to_vec(),
     }
 }
 
@@ -197,4 +221,54 @@ fn a_full_part_is_offered_as_such_and_a_task_too_many_is_refused() {
     cluster.status(&agent, "a", TaskState::Running);
     cluster.report("a", TaskState::Finished);
     assert_eq!(remove(&mut cluster, "small"), None, "its last task has ended");
+}
+
+#[test]
+fn containers_of_other_runtimes_take_addresses_until_they_or_their_node_are_gone() {
+    let mut cluster = Cluster::new();
+    assert_eq!(create(&mut cluster, small()), None);
+    let agents: Vec<AgentId> =
+        (1..=2).map(|n| cluster.register(None, agent_info(n, 4), Vec::new())).collect();
+    let own = joined_container(&agents[0], "small", "c1", &[[10, 9, 0, 2].into(), v6("fd00:9::2")]);
+    // A node is believed about its own parts only.
+    let foreign = joined_container(&agents[0], "small", "c2", &[[10, 9, 0, 6].into()]);
+    let elsewhere = joined_container(&agents[0], "dcos", "c3", &[[10, 9, 0, 2].into()]);
+    let nowhere = joined_container(&agents[0], "small", "c4", &[]);
+    tell(&mut cluster, &agents[0], vec![own.clone(), foreign, elsewhere, nowhere]);
+    let joined = |cluster: &Cluster| -> Vec<String> {
+        cluster.view().joined.values().map(|each| each.container.clone()).collect()
+    };
+    assert_eq!(joined(&cluster), ["c1"]);
+    let part =
+        |cluster: &Cluster, agent: &AgentId| cluster.view().part_uses()[&(name("small"), agent.clone())];
+    assert_eq!(part(&cluster, &agents[0]), PartUse { tasks: 0, containers: 1, free: 0 });
+    assert_eq!(part(&cluster, &agents[1]), PartUse { tasks: 0, containers: 0, free: 1 });
+    let revision = cluster.view().revision;
+    tell(&mut cluster, &agents[0], vec![own.clone()]);
+    assert_eq!(cluster.view().revision, revision, "what is known is no change");
+    let in_use = remove(&mut cluster, "small").map(|refusal| refusal.to_string());
+    assert_eq!(
+        in_use.as_deref(),
+        Some("network 'small' is used by 0 tasks and 1 containers of other runtimes")
+    );
+    cluster.restart();
+    cluster.handle(Input::Tick);
+    assert_eq!(joined(&cluster), ["c1"], "the store has them");
+    tell(&mut cluster, &agents[0], Vec::new());
+    assert_eq!(joined(&cluster), ["c1"], "an agent that is not connected says nothing");
+    cluster.register(Some(&agents[0]), agent_info(1, 4), Vec::new());
+    assert_eq!(joined(&cluster), Vec::<String>::new(), "the registration says that there are none");
+    tell(&mut cluster, &agents[0], vec![own]);
+    cluster.disconnect(&agents[0]);
+    cluster.handle(Input::RemoveNode { agent: agents[0].clone() });
+    assert_eq!(joined(&cluster), Vec::<String>::new());
+    check_parts(cluster.view());
+}
+
+fn tell(cluster: &mut Cluster, agent: &AgentId, containers: Vec<JoinedContainer>) {
+    cluster.handle(Input::Agent(AgentReport::Containers { agent: agent.clone(), containers }));
+}
+
+fn v6(text: &str) -> IpAddr {
+    text.parse().expect("address")
 }

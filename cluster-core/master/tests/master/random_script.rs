@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::cluster::{Cluster, agent_info, config, host_port};
-use crate::networks::check_parts;
+use crate::networks::{check_parts, joined_container};
 use crate::reference::{check_lost_tasks, check_services, endpoints_from_scratch};
 
 const AGENTS: u8 = 3;
@@ -41,6 +41,7 @@ enum Step {
     ConfirmRemoval,
     CreateNetwork { network: u8 },
     RemoveNetwork { network: u8 },
+    Containers { agent: u8, joined: Vec<(u8, bool)> },
     Report { agent: u8, framework: usize, task: u8, state: TaskState, age: i64, addresses: bool },
     Plane { node: u8, plane: Plane, behind: u64, busy: Vec<u8> },
     PlaneGone { node: u8, plane: Plane },
@@ -112,6 +113,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (agent(), any::<bool>()).prop_map(|(agent, draining)| Step::Drain { agent, draining }),
         1 => (0..NETWORKS).prop_map(|network| Step::CreateNetwork { network }),
         1 => (0..NETWORKS).prop_map(|network| Step::RemoveNetwork { network }),
+        2 => (agent(), prop::collection::vec((0..NETWORKS, any::<bool>()), 0..4))
+            .prop_map(|(agent, joined)| Step::Containers { agent, joined }),
         1 => prop_oneof![3 => Just(Step::ConfirmRemoval), 1 => agent().prop_map(|agent| Step::Remove { agent })],
         8 => (agent(), framework(), 0..TASKS, state(), 0..3_i64, any::<bool>()).prop_map(
             |(agent, framework, task, state, age, addresses)| {
@@ -211,6 +214,7 @@ impl Script {
             | Step::ConfirmRemoval
             | Step::CreateNetwork { .. }
             | Step::RemoveNetwork { .. }
+            | Step::Containers { .. }
             | Step::Report { .. }
             | Step::Plane { .. }
             | Step::PlaneGone { .. } => self.run_node(step),
@@ -241,6 +245,15 @@ impl Script {
             Step::RemoveNetwork { network } => {
                 let name = small_network(network).name;
                 self.cluster.handle(Input::RemoveNetwork { number: 2, name });
+            }
+            Step::Containers { agent, joined } => {
+                let agent = self.agent(agent);
+                let containers = joined.into_iter().map(|(network, is_second)| {
+                    let address = [10, 100 + network, 0, if is_second { 6 } else { 2 }];
+                    joined_container(&agent, small_network(network).name.as_str(), "c", &[address.into()])
+                });
+                let containers = containers.collect();
+                self.cluster.handle(Input::Agent(AgentReport::Containers { agent, containers }));
             }
             Step::Report { agent, framework, task, state, age, addresses } => {
                 self.cluster.framework = self.frameworks[framework].clone();
