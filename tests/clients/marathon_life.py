@@ -10,6 +10,7 @@ import time
 from marathon import MarathonClient
 from marathon.exceptions import ConflictError, NotFoundError
 from marathon.models import MarathonApp
+from marathon.models.app import PortDefinition, ReadinessCheck
 
 APP = "/library"
 PATIENCE = 60
@@ -91,6 +92,36 @@ wait_until_deployed()
 client.kill_tasks(APP, scale=True, batch_size=0)
 wait_until_deployed()
 assert client.get_app(APP).instances == 0
+
+
+def readiness():
+    """What the only deployment has found of the readiness of its first app's instances."""
+    actions = [action for deployment in client.list_deployments() for action in deployment.current_actions]
+    return actions[0].readiness_check_results if actions else []
+
+
+check = ReadinessCheck(
+    name="warm",
+    port_name="web",
+    path="/nothing",
+    interval_seconds=3,
+    timeout_seconds=2,
+    http_status_codes_for_ready=[599],
+    preserve_last_response=True,
+)
+server = "exec python3 -m http.server $PORT0 --bind $HOST"
+ports = [PortDefinition(port=0, name="web", protocol="tcp")]
+late = MarathonApp(cmd=server, cpus=0.1, mem=32, port_definitions=ports, readiness_checks=[check])
+client.create_app("/late", late)
+deadline = time.monotonic() + PATIENCE
+while [result.get("lastResponse", {}).get("status") for result in readiness()] != [404]:
+    assert time.monotonic() < deadline, client.list_deployments()
+    time.sleep(0.05)
+shown = client.get_app("/late", embed_readiness=True)
+assert shown.readiness_checks[0].http_status_codes_for_ready == [599], shown.readiness_checks
+assert [result["ready"] for result in shown.readiness_check_results] == [False], shown.readiness_check_results
+client.delete_app("/late", force=True)
+wait_until_deployed()
 
 for endpoint in client.list_endpoints():
     raise AssertionError(f"nothing runs, but {endpoint} is listed")

@@ -67,6 +67,25 @@ fn the_dcos_command_line_runs_an_app() {
 }
 
 #[test]
+fn the_dcos_command_line_shows_readiness_checks() {
+    let dcos = Dcos::connect();
+    // Nobody listens on its port.
+    let mut late = app::idle("/late", 1);
+    late["portDefinitions"] = json!([{ "name": "web", "port": 0 }]);
+    late["readinessChecks"] = json!([{ "portName": "web" }]);
+    dcos.with_input(&["marathon", "app", "add"], &late);
+    eventually("the deployment waits for it", || {
+        let deployments = dcos.json(&["marathon", "deployment", "list", "--json"]);
+        let results = &deployments[0]["currentActions"][0]["readinessCheckResults"];
+        if results[0]["ready"] == json!(false) { Ok(()) } else { Err(deployments.to_string()) }
+    });
+    let check = dcos.json(&["marathon", "app", "show", "/late"])["readinessChecks"][0].clone();
+    assert_eq!((&check["portName"], &check["intervalSeconds"]), (&json!("web"), &json!(30)));
+    dcos.run(&["marathon", "app", "remove", "--force", "/late"]);
+    dcos.cluster.wait_until_deployed();
+}
+
+#[test]
 fn the_marathon_library_runs_an_app_and_follows_the_events() {
     let cluster = Cluster::start();
     let script = format!("{}/tests/clients/marathon_life.py", env!("CARGO_MANIFEST_DIR"));

@@ -25,6 +25,7 @@ mod network;
 mod overlay;
 mod packets;
 mod policies;
+mod readiness;
 mod recovery;
 mod rolling;
 mod story;
