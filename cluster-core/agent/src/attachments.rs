@@ -408,7 +408,8 @@ fn make(attachment: &Attachment, namespace: &Path) -> Result<Option<[u8; 6]>, At
             return Err(AttachmentError::Exists(key.clone()));
         }
         let names = Names { port, inside: &key.interface };
-        interfaces::connect(&mut host, own, interface, &bridge, names, true)?;
+        let gateways: Vec<IpAddr> = attachment.addresses().filter_map(|each| each.gateway).collect();
+        interfaces::connect(&mut host, own, interface, &bridge, names, &gateways)?;
         Ok(own.link(&key.interface)?.and_then(|link| link.hardware_address))
     })
 }

@@ -102,6 +102,18 @@ impl ContainerNetwork {
         Ok(Self { interfaces, forwards: networking.mappings.clone(), host, name_server })
     }
 
+    /// The gateways of the default routes that lead through an interface: of each family, through the first interface that
+    /// has an address of it.
+    pub(crate) fn default_gateways(&self, index: usize) -> Vec<IpAddr> {
+        let (earlier, own) = self.interfaces.split_at(index.min(self.interfaces.len()));
+        let has_family = |is_ipv4: bool| {
+            earlier.iter().flat_map(|each| &each.addresses).any(|each| each.subnet.is_ipv4() == is_ipv4)
+        };
+        let own = own.first().into_iter().flat_map(|interface| &interface.addresses);
+        let leading = own.filter(|each| !has_family(each.subnet.is_ipv4()));
+        leading.filter_map(InterfaceAddress::gateway).collect()
+    }
+
     /// The task's addresses, those of the first interface first.
     pub(crate) fn addresses(&self) -> Vec<IpAddr> {
         self.interfaces.iter().flat_map(|each| &each.addresses).map(|each| each.address).collect()
@@ -129,6 +141,23 @@ mod tests {
     fn attachment(name: &str, subnets: &[&str]) -> Attachment {
         let subnets = subnets.iter().map(|subnet| subnet.parse().expect("range")).collect();
         Attachment { network: Some(name.parse().expect("name")), subnets }
+    }
+
+    #[test]
+    fn each_family_has_its_default_route_through_the_first_interface_with_it() {
+        let attachments = vec![
+            attachment("four", &["9.0.1.0/24"]),
+            attachment("both", &["10.1.1.0/24", "fd01::/80"]),
+            attachment("six", &["fd02::/80"]),
+        ];
+        let networking = TaskNetworking { attachments, mappings: Vec::new() };
+        let mut addresses = Addresses::default();
+        let run = Uuid::from_u128(1);
+        let planned = ContainerNetwork::plan(&networking, run, &mut addresses, SURROUNDINGS).expect("room");
+        let gateways: Vec<Vec<String>> = (0..4)
+            .map(|index| planned.default_gateways(index).iter().map(IpAddr::to_string).collect())
+            .collect();
+        assert_eq!(gateways, [vec!["9.0.1.1"], vec!["fd01::1"], vec![], vec![]]);
     }
 
     #[test]

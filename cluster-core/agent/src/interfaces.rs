@@ -58,14 +58,15 @@ pub(crate) fn bridge(host: &mut Netlink, interface: &Interface) -> Result<Link, 
     Ok(bridge)
 }
 
-/// Makes an interface in the namespace of this thread, `own`, which leads to a bridge on the node.
+/// Makes an interface in the namespace of this thread, `own`, which leads to a bridge on the node, and by these gateways to
+/// everything else.
 pub(crate) fn connect(
     host: &mut Netlink,
     own: &mut Netlink,
     interface: &Interface,
     bridge: &Link,
     names: Names<'_>,
-    is_first: bool,
+    gateways: &[IpAddr],
 ) -> Result<(), InterfaceError> {
     let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
     let port = host.make_veth(names.port, names.inside, thread)?;
@@ -74,23 +75,25 @@ pub(crate) fn connect(
     }
     host.join_bridge(&port, bridge)?;
     host.set_up(&port)?;
-    attach(own, interface, names.inside, is_first)?;
+    attach(own, interface, names.inside, gateways)?;
     Ok(())
 }
 
-/// The inner end of an interface. The first one of a namespace is the way to everything else.
-fn attach(own: &mut Netlink, interface: &Interface, name: &str, is_first: bool) -> Result<(), NetlinkError> {
+/// The inner end of an interface.
+fn attach(
+    own: &mut Netlink,
+    interface: &Interface,
+    name: &str,
+    gateways: &[IpAddr],
+) -> Result<(), NetlinkError> {
     let link = turn_on(own, name)?;
     if let Some(mtu) = interface.mtu {
         own.set_mtu(&link, mtu)?;
     }
     for address in &interface.addresses {
         own.add_address(&link, address.address, address.subnet.prefix())?;
-        if let Some(gateway) = address.gateway().filter(|_| is_first) {
-            own.add_default_route(&link, gateway)?;
-        }
     }
-    Ok(())
+    gateways.iter().try_for_each(|gateway| own.add_default_route(&link, *gateway))
 }
 
 /// Turns on an interface that must be there.

@@ -58,7 +58,7 @@ pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<(), NetworkErr
         // At most 15 characters: two, ten of the run's id, and the number.
         let name = format!("mn{}{index}", &run[..10]);
         let names = Names { port: &name, inside: &format!("eth{index}") };
-        interfaces::connect(&mut host, &mut own, interface, bridge, names, index == 0)?;
+        interfaces::connect(&mut host, &mut own, interface, bridge, names, &network.default_gateways(index))?;
     }
     Ok(())
 }
