@@ -29,6 +29,7 @@ use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
 use crate::listening::{self, HostListeners};
 use crate::protocol::{self, Event, Exit, Launch, Request};
+use crate::rounds::Rounds;
 use crate::status_queue::StatusQueue;
 use crate::task::{AgentTask, Finding, Run};
 use crate::task_networks::PlannedNetwork;
@@ -39,12 +40,6 @@ const NOTICES_DEPTH: usize = 256;
 
 /// How long it is waited for the agent to have again what it takes to connect to a supervisor.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
-
-/// How often it is looked for sandboxes that are to go.
-const COLLECT_INTERVAL: Duration = Duration::from_secs(60);
-
-/// How often it is looked which containers of other runtimes have joined networks. It is a list of a directory.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Everything the agent knows.
 pub(crate) struct Agent {
@@ -84,10 +79,9 @@ impl Agent {
     ) {
         self.look_at_containers();
         self.register();
-        let mut collect_at = Instant::now();
-        let mut look_at = collect_at + LOOK_INTERVAL;
+        let mut rounds = Rounds::from(Instant::now());
         loop {
-            let wake = self.next_resend().into_iter().fold(collect_at.min(look_at), Instant::min);
+            let wake = self.next_resend().into_iter().fold(rounds.next(), Instant::min);
             tokio::select! {
                 // Reports first: what has happened is worth more than what is to be done. Then the ends of tasks.
                 biased;
@@ -107,14 +101,7 @@ impl Agent {
                 () = tokio::time::sleep_until(wake.into()) => {
                     let now = Instant::now();
                     self.resend(now);
-                    if collect_at <= now {
-                        collect_at = now + COLLECT_INTERVAL;
-                        self.collect();
-                    }
-                    if look_at <= now {
-                        look_at = now + LOOK_INTERVAL;
-                        self.look_at_containers();
-                    }
+                    self.make_rounds(&mut rounds, now);
                 }
             }
         }
@@ -482,7 +469,7 @@ impl Agent {
         }
     }
 
-    fn collect(&self) {
+    pub(crate) fn collect(&self) {
         let live: Vec<PathBuf> = self
             .tasks
             .values()

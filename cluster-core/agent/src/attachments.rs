@@ -368,6 +368,10 @@ impl Attachment {
         self.interface.bridge.strip_prefix("m-")?.parse().ok()
     }
 
+    pub(crate) fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
     /// The bridge on the node.
     pub fn bridge(&self) -> &str {
         &self.interface.bridge

@@ -127,6 +127,12 @@ impl InterfaceAddress {
     }
 }
 
+/// The name of an interface's end on the node, for the number of an interface of a run of a task.
+pub(crate) fn port_name(container: Uuid, index: usize) -> String {
+    // At most 15 characters: two, ten of the run's id, and the number.
+    format!("mn{}{index}", &container.simple().to_string()[..10])
+}
+
 #[cfg(test)]
 mod tests {
     use mesonet_model::Attachment;

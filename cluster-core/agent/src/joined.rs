@@ -41,6 +41,11 @@ impl Joined {
         Ok(has_changed)
     }
 
+    /// All that were there.
+    pub(crate) fn attachments(&self) -> &[Attachment] {
+        &self.attachments
+    }
+
     /// They, as the master is told.
     pub(crate) fn containers(&self, agent: &AgentId) -> Vec<JoinedContainer> {
         let told = |attachment: &Attachment| {

@@ -12,6 +12,7 @@
 mod addresses;
 mod agent;
 mod attachments;
+mod bridges;
 mod cgroup;
 mod checkpoint;
 mod clock;
@@ -32,6 +33,7 @@ mod listening;
 mod protocol;
 mod recovery;
 mod rights;
+mod rounds;
 mod sandbox_file;
 mod status_queue;
 mod supervisor;

@@ -71,7 +71,7 @@ impl Agent {
     }
 
     /// Takes note of the addresses of containers that others run. They stay the same while the result is there.
-    fn look_at_others(&mut self) -> Result<Attachments, AttachmentError> {
+    pub(crate) fn look_at_others(&mut self) -> Result<Attachments, AttachmentError> {
         let others = Attachments::hold(&self.layout)?;
         self.addresses.free(attachments::OWNER);
         for address in others.addresses()? {

@@ -14,7 +14,7 @@ use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
 use super::forward::{self, ForwardError};
-use crate::container_network::ContainerNetwork;
+use crate::container_network::{ContainerNetwork, port_name};
 use crate::interfaces::{self, InterfaceError, Names};
 use crate::protocol::Launch;
 
@@ -53,10 +53,8 @@ pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<(), NetworkErr
     name_server(network, directory)?;
     let mut own = Netlink::open()?;
     interfaces::turn_on(&mut own, "lo")?;
-    let run = launch.container.simple().to_string();
     for (index, (interface, bridge)) in network.interfaces.iter().zip(&bridges).enumerate() {
-        // At most 15 characters: two, ten of the run's id, and the number.
-        let name = format!("mn{}{index}", &run[..10]);
+        let name = port_name(launch.container, index);
         let names = Names { port: &name, inside: &format!("eth{index}") };
         interfaces::connect(&mut host, &mut own, interface, bridge, names, &network.default_gateways(index))?;
     }

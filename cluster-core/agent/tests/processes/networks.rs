@@ -28,6 +28,9 @@ pub const ALL: &[Case] = &[
     ("addresses_outlive_the_agent_and_come_back_with_the_end", Some("needs root"), || {
         in_namespace(addresses_outlive_the_agent_and_come_back_with_the_end)
     }),
+    ("a_bridge_that_somebody_removes_is_put_back", Some("needs root"), || {
+        in_namespace(a_bridge_that_somebody_removes_is_put_back)
+    }),
     ("a_network_on_an_address_of_the_host_is_refused", Some("needs root"), || {
         in_namespace(a_network_on_an_address_of_the_host_is_refused)
     }),
@@ -188,6 +191,22 @@ fn addresses_outlive_the_agent_and_come_back_with_the_end() {
     assert_eq!(texts(&running.addresses), ["9.0.8.2"]);
     node.kill(&third);
     node.until(&third, TaskState::Killed);
+}
+
+fn a_bridge_that_somebody_removes_is_put_back() {
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let greeter = in_networks("greeter", &["greet", "8080"], &[DUAL]);
+    node.launch(&greeter);
+    node.until(&greeter, TaskState::Running);
+    assert_eq!(greeting([9, 0, 7, 2].into(), 8080), "9.0.7.2");
+    Netlink::open().expect("netlink").remove_link("m-dual").expect("removes");
+    assert_eq!(greeting([9, 0, 7, 2].into(), 8080), "9.0.7.2", "it is reached again");
+    assert_eq!(greeting("fd01:b::7:0:0:2".parse().expect("address"), 8080), "fd01:b::7:0:0:2");
+    node.kill(&greeter);
+    node.until(&greeter, TaskState::Killed);
+    let bridge = || Netlink::open().expect("netlink").link("m-dual").expect("asks");
+    wait_for("the bridge goes with the last task", || bridge().is_none().then_some(()));
 }
 
 fn a_network_on_an_address_of_the_host_is_refused() {
