@@ -59,7 +59,10 @@ fn answer(command: &Command, input: &[u8]) -> Result<Option<Value>, Failure> {
                 namespace: namespace.clone(),
             };
             let attachment = attachments.attach(&request).map_err(failed)?;
-            return Ok(Some(result(&config, &attachment, namespace)));
+            return match config.after_previous(result(&config, &attachment, namespace)) {
+                Ok(result) => Ok(Some(result)),
+                Err(failure) => attachments.detach(key).map_err(failed).and(Err(failure)),
+            };
         }
         Command::Del { key } => attachments.detach(key).map_err(failed)?,
         Command::Check { key, namespace } => {
@@ -158,13 +161,11 @@ mod tests {
 
     #[test]
     fn it_says_which_versions_it_knows_in_that_of_the_caller() {
-        for version in ["1.0.0", "1.1.0"] {
+        for version in ["0.4.0", "1.0.0", "1.1.0"] {
             let answer = call(&[("CNI_COMMAND", "VERSION")], &json!({ "cniVersion": version }));
             let expected = json!({ "cniVersion": version, "supportedVersions": ["1.0.0", "1.1.0"] });
             assert_eq!(answer.expect("versions"), Some(expected));
         }
-        let answer = call(&[("CNI_COMMAND", "VERSION")], &json!({ "cniVersion": "0.4.0" }));
-        assert_eq!(answer.expect("versions").expect("some")["cniVersion"], "1.1.0");
     }
 
     #[test]
@@ -193,10 +194,55 @@ mod tests {
         assert_eq!(refused(&ADD, &with("cniVersion", json!("0.4.0"))).0, Code::Version);
         assert_eq!(refused(&ADD, &with("name", json!(""))).0, Code::Config);
         assert_eq!(refused(&ADD, &with("network", json!("no name"))).0, Code::Decode);
+        for (name, asked) in [
+            ("runtimeConfig", json!({ "portMappings": [{ "hostPort": 80, "containerPort": 8080 }] })),
+            ("runtimeConfig", json!({ "ips": ["9.0.1.9"], "portMappings": [] })),
+            ("ipam", json!({ "type": "host-local" })),
+        ] {
+            let (code, message) = refused(&ADD, &with(name, asked));
+            assert_eq!(code, Code::Unsupported, "{message}");
+            assert!(message.starts_with(name), "{message}");
+        }
+        let asks_nothing = with("runtimeConfig", json!({ "portMappings": [] }));
+        assert_eq!(refused(&ADD, &asks_nothing).0, Code::Unavailable, "there is no node");
+        let add = |arguments: &str| refused(&[&ADD[..], &[("CNI_ARGS", arguments)]].concat(), &config).0;
+        assert_eq!(add("IgnoreUnknown=1;K8S_POD_NAME=web"), Code::Unavailable, "there is no node");
+        assert_eq!(add("IgnoreUnknown=1;IP=9.0.1.9"), Code::Unsupported);
         let check = ADD.map(|(key, value)| (key, if value == "ADD" { "CHECK" } else { value }));
         assert_eq!(refused(&check, &config).0, Code::Config, "there must be a prevResult");
         let collect = [("CNI_COMMAND", "GC")];
         assert_eq!(refused(&collect, &with("cniVersion", json!("1.0.0"))).0, Code::Version);
+    }
+
+    #[test]
+    fn a_result_has_that_of_the_plugins_before_in_it() {
+        let own = json!({
+            "cniVersion": "1.1.0", "interfaces": [{ "name": "m-dcos" }, { "name": "mc0" }, { "name": "eth1" }],
+            "ips": [{ "address": "9.0.1.2/24", "interface": 2 }], "routes": [{ "dst": "0.0.0.0/0" }],
+            "dns": { "nameservers": ["198.51.100.1"] },
+        });
+        let after = |previous: Value| {
+            let config = json!({ "cniVersion": "1.1.0", "name": "net", "prevResult": previous });
+            let add = Command::Add {
+                key: mesonet_agent::AttachmentKey { container: "c".to_owned(), interface: "eth1".to_owned() },
+                namespace: "/run/netns/c".into(),
+            };
+            let config = NetworkConfig::read(config.to_string().as_bytes(), &add).expect("a configuration");
+            config.after_previous(own.clone())
+        };
+        assert_eq!(after(Value::Null).expect("a result"), own);
+        let previous = json!({
+            "cniVersion": "1.1.0", "interfaces": [{ "name": "eth0" }], "odd": 1,
+            "ips": [{ "address": "10.5.5.5/24", "interface": 0 }], "dns": { "nameservers": ["10.5.5.1"] },
+        });
+        let expected = json!({
+            "cniVersion": "1.1.0", "odd": 1, "dns": { "nameservers": ["10.5.5.1"] },
+            "interfaces": [{ "name": "eth0" }, { "name": "m-dcos" }, { "name": "mc0" }, { "name": "eth1" }],
+            "ips": [{ "address": "10.5.5.5/24", "interface": 0 }, { "address": "9.0.1.2/24", "interface": 3 }],
+            "routes": [{ "dst": "0.0.0.0/0" }],
+        });
+        assert_eq!(after(previous).expect("a result"), expected);
+        assert_eq!(after(json!([])).expect_err("no result").code, Code::Decode);
     }
 
     #[test]

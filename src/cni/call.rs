@@ -62,7 +62,10 @@ impl Command {
         };
         let namespace = || text("CNI_NETNS").map(PathBuf::from);
         Ok(match text("CNI_COMMAND")?.as_str() {
-            "ADD" => Self::Add { key: key()?, namespace: namespace()? },
+            "ADD" => {
+                refuse_requests(variable("CNI_ARGS"))?;
+                Self::Add { key: key()?, namespace: namespace()? }
+            }
             "DEL" => Self::Del { key: key()? },
             "CHECK" => Self::Check { key: key()?, namespace: namespace()? },
             "GC" => Self::Gc,
@@ -70,6 +73,21 @@ impl Command {
             "VERSION" => Self::Version,
             other => return Err(wrong("CNI_COMMAND", &format!("is '{other}', which is no command"))),
         })
+    }
+}
+
+/// What runtimes ask for beside the configuration, separated by semicolons. What is of no interest may be there.
+fn refuse_requests(arguments: Option<OsString>) -> Result<(), Failure> {
+    let arguments = arguments.unwrap_or_default();
+    let arguments = arguments.to_string_lossy();
+    let is_request = |each: &&str| each.starts_with("IP=") || each.starts_with("MAC=");
+    match arguments.split(';').find(is_request) {
+        None => Ok(()),
+        Some(request) => {
+            let message =
+                format!("CNI_ARGS asks for {request}, but the node chooses the addresses of containers");
+            Err(Failure::new(Code::Unsupported, message))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The configuration of a network, as runtimes keep it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
@@ -54,6 +54,9 @@ struct Written {
     network: Option<NetworkName>,
     name_server: Option<IpAddr>,
     prev_result: Option<Value>,
+    #[serde(default)]
+    runtime_config: BTreeMap<String, Value>,
+    ipam: Option<Value>,
     #[serde(rename = "cni.dev/valid-attachments")]
     valid: Option<Value>,
 }
@@ -91,9 +94,10 @@ pub fn version_to_answer_with(input: &[u8]) -> Version {
 
 /// The answer to the question for versions.
 pub fn versions(input: &[u8]) -> Result<Value, Failure> {
-    let _: Value = serde_json::from_slice(input).map_err(|error| undecoded(&error))?;
-    let version = version_to_answer_with(input);
-    Ok(json!({ "cniVersion": version.text(), "supportedVersions": Version::ALL.map(Version::text) }))
+    let asked: Value = serde_json::from_slice(input).map_err(|error| undecoded(&error))?;
+    // By the specification the one of the question, whether or not it is known.
+    let version = asked["cniVersion"].as_str().unwrap_or(Version::NEWEST.text());
+    Ok(json!({ "cniVersion": version, "supportedVersions": Version::ALL.map(Version::text) }))
 }
 
 impl NetworkConfig {
@@ -101,13 +105,10 @@ impl NetworkConfig {
     pub fn read(input: &[u8], command: &Command) -> Result<Self, Failure> {
         let written: Written = serde_json::from_slice(input).map_err(|error| undecoded(&error))?;
         let version = written.cni_version.as_deref().unwrap_or("0.1.0");
-        let least =
-            if matches!(command, Command::Gc | Command::Status) { Version::V1_1 } else { Version::V1_0 };
-        let Some(version) = Version::of(version).filter(|version| *version >= least) else {
-            let known = Version::ALL.map(Version::text).join(" and ");
-            let message = format!("the configuration is of version {version}, and known are {known}");
-            return Err(Failure::new(Code::Version, message));
-        };
+        let version = known_version(version, command)?;
+        if matches!(command, Command::Add { .. }) {
+            written.refuse_requests()?;
+        }
         if !is_name(&written.name) {
             let message = format!("'{}' is no name of a network", written.name);
             return Err(Failure::new(Code::Config, message));
@@ -126,6 +127,30 @@ impl NetworkConfig {
             previous: written.prev_result,
             valid: written.valid,
         })
+    }
+
+    /// A result with that of the plugins before in it, if there were any: by the specification nothing of it may be lost.
+    pub fn after_previous(&self, own: Value) -> Result<Value, Failure> {
+        let Some(previous) = &self.previous else { return Ok(own) };
+        let Some(mut all) = previous.as_object().cloned() else {
+            return Err(Failure::new(Code::Decode, "prevResult is no result".to_owned()));
+        };
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let earlier = list(&previous["interfaces"]).len();
+        for name in ["interfaces", "ips", "routes"] {
+            let mut own = list(&own[name]);
+            for each in &mut own {
+                if let Some(index) = each["interface"].as_u64() {
+                    each["interface"] = json!(index + earlier as u64);
+                }
+            }
+            all.insert(name.to_owned(), [list(&previous[name]), own].concat().into());
+        }
+        if list(&previous["dns"]["nameservers"]).is_empty() {
+            all.insert("dns".to_owned(), own["dns"].clone());
+        }
+        all.insert("cniVersion".to_owned(), own["cniVersion"].clone());
+        Ok(Value::Object(all))
     }
 
     /// Whether the earlier result says these addresses.
@@ -154,6 +179,42 @@ impl NetworkConfig {
         let key = |ValidAttachment { container, interface }| AttachmentKey { container, interface };
         Ok(valid.into_iter().map(key).collect())
     }
+}
+
+impl Written {
+    /// Refuses what the runtime or the configuration asks for and would not get: not to say so would be to say that it is
+    /// done.
+    fn refuse_requests(&self) -> Result<(), Failure> {
+        let is_empty = |value: &Value| match value {
+            Value::Null => true,
+            Value::Array(all) => all.is_empty(),
+            Value::Object(all) => all.is_empty(),
+            Value::String(text) => text.is_empty(),
+            Value::Bool(_) | Value::Number(_) => false,
+        };
+        let ipam = self.ipam.iter().map(|value| ("ipam".to_owned(), value));
+        let runtime =
+            self.runtime_config.iter().map(|(name, value)| (format!("runtimeConfig.{name}"), value));
+        match ipam.chain(runtime).find(|(_, value)| !is_empty(value)) {
+            None => Ok(()),
+            Some((name, value)) => Err(Failure::new(
+                Code::Unsupported,
+                format!("{name} is {value}, which this plugin does not do"),
+            )),
+        }
+    }
+}
+
+fn known_version(text: &str, command: &Command) -> Result<Version, Failure> {
+    let refused = |message| Err(Failure::new(Code::Version, message));
+    let Some(version) = Version::of(text) else {
+        let known = Version::ALL.map(Version::text).join(" and ");
+        return refused(format!("the configuration is of version {text}, and known are {known}"));
+    };
+    if version < Version::V1_1 && matches!(command, Command::Gc | Command::Status) {
+        return refused(format!("the configuration is of version {text}, which has neither GC nor STATUS"));
+    }
+    Ok(version)
 }
 
 fn undecoded(error: &serde_json::Error) -> Failure {

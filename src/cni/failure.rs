@@ -12,6 +12,8 @@ use super::config::Version;
 pub enum Code {
     /// The version is not known.
     Version = 1,
+    /// The configuration asks for what the plugin does not do.
+    Unsupported = 2,
     /// There is no such container.
     Container = 3,
     /// A variable of the environment is missing or no value.
