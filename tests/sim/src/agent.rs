@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use mesonet_model::{
-    AgentCommand, AgentId, AgentInfo, AgentReport, HealthResult, Resources, RunningTask, StatusReason,
-    StatusSource, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp, UuidSource,
+    AgentCommand, AgentId, AgentInfo, AgentReport, HealthResult, ReadinessResult, Resources, RunningTask,
+    StatusReason, StatusSource, TaskKey, TaskSpec, TaskState, TaskStatus, Timestamp, UuidSource,
 };
 use uuid::Uuid;
 
@@ -38,6 +38,8 @@ struct AgentTask {
     is_told_to_end: bool,
     /// How often its health check would fail, in a row.
     failures: u32,
+    /// Whether its readiness check would succeed.
+    is_ready: bool,
 }
 
 /// A process and its supervisor; they do not need the agent.
@@ -60,6 +62,8 @@ pub(crate) enum ProcessEvent {
     Checked {
         failures: u32,
     },
+    /// It has done what it does first.
+    Ready,
 }
 
 /// What an agent wants to be done.
@@ -146,6 +150,10 @@ impl Agent {
                 task.failures = failures;
                 process
             }
+            (process, ProcessEvent::Ready) => {
+                task.is_ready = true;
+                process
+            }
         };
         if self.is_up { self.look_at(key, now) } else { Vec::new() }
     }
@@ -193,6 +201,12 @@ impl Agent {
         self.tasks.get(task).is_some_and(|task| task.process == Process::Running)
     }
 
+    /// A task that is asked whether it is ready.
+    pub(crate) fn unready(&self) -> Option<&TaskKey> {
+        let is_asked = |task: &AgentTask| task.latest.readiness.as_ref().is_some_and(|result| !result.ready);
+        self.tasks.iter().find(|(_, task)| is_asked(task)).map(|(key, _)| key)
+    }
+
     /// Whether the master has heard everything there is to say.
     pub(crate) fn is_settled(&self) -> bool {
         self.tasks.values().all(|task| task.pending.is_empty())
@@ -212,6 +226,7 @@ impl Agent {
             process: Process::Starting,
             is_told_to_end: false,
             failures: 0,
+            is_ready: false,
         };
         self.tasks.insert(key.clone(), task);
         vec![AgentEffect::Report(AgentReport::Status(Box::new(status))), AgentEffect::Spawn(key)]
@@ -265,9 +280,13 @@ impl Agent {
             (Process::Running, TaskState::Starting) => {
                 let mut effects = self.find(key, TaskState::Running, now);
                 effects.extend(self.check_health(key, now));
+                effects.extend(self.check_readiness(key, now));
                 effects
             }
-            (Process::Running, TaskState::Running) => self.check_health(key, now).into_iter().collect(),
+            (Process::Running, TaskState::Running) => {
+                let health = self.check_health(key, now);
+                health.into_iter().chain(self.check_readiness(key, now)).collect()
+            }
             (Process::Starting | Process::Running, _) => Vec::new(),
         }
     }
@@ -291,17 +310,25 @@ impl Agent {
             reason,
             healthy: result.is_alive(),
             health_results: vec![result],
-            // As the real agent does: a clock may be set back.
-            timestamp: status.timestamp.max(task.latest.timestamp),
+            readiness: task.latest.readiness.clone(),
             ..status
         };
-        if task.pending.back().is_some_and(|last| last.reason == reason) {
-            task.pending.pop_back();
-        }
-        task.latest = status.clone();
-        task.pending.push_back(status.clone());
-        task.resend.get_or_insert((now.plus(RESEND_FIRST), RESEND_FIRST));
-        Some(AgentEffect::Report(AgentReport::Status(Box::new(status))))
+        Some(task.checked(status, now))
+    }
+
+    /// Tells that a task is ready which is asked for that.
+    fn check_readiness(&mut self, key: &TaskKey, now: Timestamp) -> Option<AgentEffect> {
+        let status = self.status(key, TaskState::Running);
+        let task = self.tasks.get_mut(key).filter(|task| task.is_ready)?;
+        task.latest.readiness.as_ref().filter(|result| !result.ready)?;
+        let status = TaskStatus {
+            reason: Some(StatusReason::ReasonTaskCheckStatusUpdated),
+            healthy: task.latest.healthy,
+            health_results: task.latest.health_results.clone(),
+            readiness: Some(ReadinessResult { ready: true, last_response: None }),
+            ..status
+        };
+        Some(task.checked(status, now))
     }
 
     fn find(&mut self, key: &TaskKey, state: TaskState, now: Timestamp) -> Vec<AgentEffect> {
@@ -310,6 +337,9 @@ impl Agent {
         if !state.is_terminal() {
             status.healthy = task.latest.healthy;
             status.health_results.clone_from(&task.latest.health_results);
+        }
+        if state == TaskState::Running {
+            status.readiness = task.spec.readiness_check.as_ref().map(|_| ReadinessResult::default());
         }
         task.latest = status.clone();
         task.pending.push_back(status.clone());
@@ -333,5 +363,29 @@ impl Agent {
             addresses: Vec::new(),
             uuid: Some(self.uuids.next_uuid()),
         }
+    }
+}
+
+impl AgentTask {
+    /// Takes in what a check has found, in the place of what was found before if that is not acknowledged.
+    fn checked(&mut self, status: TaskStatus, now: Timestamp) -> AgentEffect {
+        // As the real agent does: a clock may be set back.
+        let status = TaskStatus { timestamp: status.timestamp.max(self.latest.timestamp), ..status };
+        let is_of_check = |status: &TaskStatus| {
+            matches!(
+                status.reason,
+                Some(
+                    StatusReason::ReasonTaskHealthCheckStatusUpdated
+                        | StatusReason::ReasonTaskCheckStatusUpdated
+                )
+            )
+        };
+        if self.pending.back().is_some_and(is_of_check) {
+            self.pending.pop_back();
+        }
+        self.latest = status.clone();
+        self.pending.push_back(status.clone());
+        self.resend.get_or_insert((now.plus(RESEND_FIRST), RESEND_FIRST));
+        AgentEffect::Report(AgentReport::Status(Box::new(status)))
     }
 }

@@ -56,7 +56,7 @@ pub(crate) fn definition(id: &AppId, rng: &mut Rng) -> AppDefinition {
         port_definitions: ports(id, rng),
         require_ports: false,
         health_checks: if rng.u32(..3) == 0 { vec![health_check()] } else { Vec::new() },
-        readiness_checks: Vec::new(),
+        readiness_checks: if rng.u32(..3) == 0 { vec![json!({ "portName": "http" })] } else { Vec::new() },
         upgrade_strategy: UpgradeStrategy {
             minimum_health_capacity: rng.choice([0.0, 0.5, 1.0]).unwrap_or(1.0),
             maximum_over_capacity: rng.choice([0.0, 0.5, 1.0]).unwrap_or(1.0),

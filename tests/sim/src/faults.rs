@@ -179,12 +179,13 @@ impl Simulation {
         }
     }
 
-    /// Whatever runs is well.
+    /// Whatever runs is well and ready.
     pub(crate) fn heal_tasks(&mut self) {
         for node in 0..self.nodes.len() {
             let tasks: Vec<TaskKey> = self.nodes[node].agent.live().map(|(key, _)| key.clone()).collect();
             for task in tasks {
                 self.process(node, &task, ProcessEvent::Checked { failures: 0 });
+                self.process(node, &task, ProcessEvent::Ready);
             }
         }
     }

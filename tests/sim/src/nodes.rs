@@ -126,6 +126,10 @@ impl Simulation {
             let event = ProcessEvent::Ended(TaskState::Finished);
             self.soon(60_000, Happening::Process { node, task: task.clone(), event });
         }
+        // Some are not ready before the end of all faults.
+        if !self.trouble(10) {
+            self.soon(5_000, Happening::Process { node, task: task.clone(), event: ProcessEvent::Ready });
+        }
         self.soon(500, Happening::Process { node, task, event: ProcessEvent::Started });
     }
 

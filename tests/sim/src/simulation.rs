@@ -441,6 +441,9 @@ impl Simulation {
         if let Some(task) = wanted.iter().find(|task| self.ledger.killed.contains(*task)) {
             return Some(format!("{task} runs although its kill was answered"));
         }
+        if let Some(task) = self.nodes.iter().find_map(|node| node.agent.unready()) {
+            return Some(format!("{task} is asked whether it is ready, which nobody waits for"));
+        }
         if let Some(node) = self.nodes.iter().find(|node| !node.agent.is_settled()) {
             return Some(format!("agent {:?} has something to say", node.agent.id));
         }
