@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesonet_model::ClusterView;
+use mesonet_overlay_wg::{Drop, TunnelStats};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{GaugeVec, IntCounter, IntGaugeVec, Opts};
@@ -84,7 +85,11 @@ impl TunnelCollector {
                 "The longest packet that reaches a node through its tunnel.",
                 &["peer"],
             )?,
-            drops: gauge("mesonet_overlay_drops", "Packets that were dropped, by reason.", &["reason"])?,
+            drops: gauge(
+                "mesonet_overlay_drops",
+                "Packets that were dropped, by reason, to or from a node; no peer: they belong to none.",
+                &["peer", "reason"],
+            )?,
         })
     }
 
@@ -126,9 +131,8 @@ impl Collector for TunnelCollector {
             }
             self.path_mtu.with_label_values(&[name]).set(i64::from(peer.path_mtu));
         }
-        let of_peers = stats.peers.values().flat_map(|peer| &peer.drops);
-        for (reason, count) in stats.drops.iter().chain(of_peers) {
-            self.drops.with_label_values(&[reason.name()]).add(as_gauge(*count));
+        for (peer, reason, count) in drops(&stats) {
+            self.drops.with_label_values(&[peer, reason.name()]).add(as_gauge(count));
         }
         self.parts().into_iter().flat_map(Collector::collect).collect()
     }
@@ -140,6 +144,61 @@ impl fmt::Debug for TunnelCollector {
     }
 }
 
+/// What was dropped: of which peer, why, and how often. What belongs to no peer, or to one beyond the bound, has no name.
+fn drops(stats: &TunnelStats) -> impl Iterator<Item = (&str, Drop, u64)> {
+    let of_none = stats.drops.iter().map(|drops| ("", drops));
+    let of_peers = stats.peers.iter().enumerate().flat_map(|(at, (name, peer))| {
+        let name = if at < PEERS_MAX { name.as_str() } else { "" };
+        peer.drops.iter().map(move |drops| (name, drops))
+    });
+    of_none.chain(of_peers).map(|(peer, (reason, count))| (peer, *reason, *count))
+}
+
 fn as_gauge(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use mesonet_overlay_wg::{Offloads, PeerStats};
+
+    use super::*;
+
+    fn peer(drops: &[(Drop, u64)]) -> PeerStats {
+        PeerStats {
+            endpoint: None,
+            sent_packets: 0,
+            sent_octets: 0,
+            received_packets: 0,
+            received_octets: 0,
+            sessions: 0,
+            handshake_age: None,
+            own_key: None,
+            path_mtu: 1420,
+            silent: None,
+            drops: drops.iter().copied().collect(),
+        }
+    }
+
+    #[test]
+    fn what_is_dropped_has_the_name_of_its_peer_if_there_is_room() {
+        let many = (0..PEERS_MAX).map(|number| (format!("a{number:03}"), peer(&[])));
+        let stats = TunnelStats {
+            offloads: Offloads::ALL,
+            is_device_gone: false,
+            peers: many.chain([("b".to_owned(), peer(&[(Drop::Replayed, 4)]))]).collect(),
+            drops: [(Drop::NoPeer, 2)].into(),
+        };
+        let beyond: Vec<_> = drops(&stats).collect();
+        assert_eq!(beyond, [("", Drop::NoPeer, 2), ("", Drop::Replayed, 4)]);
+
+        let few = TunnelStats {
+            peers: BTreeMap::from([("b".to_owned(), peer(&[(Drop::Replayed, 4), (Drop::TooBig, 1)]))]),
+            ..stats
+        };
+        let shown: Vec<_> = drops(&few).collect();
+        assert_eq!(shown, [("", Drop::NoPeer, 2), ("b", Drop::TooBig, 1), ("b", Drop::Replayed, 4)]);
+    }
 }
