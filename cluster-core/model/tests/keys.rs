@@ -10,12 +10,22 @@ fn address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u16; 8]>().prop_map(IpAddr::from)]
 }
 
+/// Addresses that a virtual one can have: those of one host.
+fn unicast_address() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![
+        (1_u8..224, any::<[u8; 3]>()).prop_map(|(first, [a, b, c])| IpAddr::from([first, a, b, c])),
+        (0x2000_u16..0xfe00, any::<[u16; 7]>())
+            .prop_map(|(first, [a, b, c, d, e, f, g])| IpAddr::from([first, a, b, c, d, e, f, g])),
+    ]
+}
+
 /// Service keys as they come from labels: that is the only way in which users make them.
 fn service_key() -> impl Strategy<Value = ServiceKey> {
     let label = prop_oneof![
-        "/?[a-zA-Z0-9._-]{0,9}[a-z0-9][a-zA-Z0-9._/-]{0,9}:[1-9][0-9]{0,3}",
-        (address(), 1..=u16::MAX).prop_map(|(address, port)| format!("{address}:{port}")),
-        (address(), 1..=u16::MAX).prop_map(|(address, port)| SocketAddr::new(address, port).to_string()),
+        "/?[a-zA-Z0-9._-]{0,9}[a-z][a-zA-Z0-9._/-]{0,9}:[1-9][0-9]{0,3}",
+        (unicast_address(), 1..=u16::MAX).prop_map(|(address, port)| format!("{address}:{port}")),
+        (unicast_address(), 1..=u16::MAX)
+            .prop_map(|(address, port)| SocketAddr::new(address, port).to_string()),
     ];
     let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
     (label, protocol, "[ -~]{0,20}").prop_map(|(label, protocol, framework)| {
