@@ -78,9 +78,9 @@ pub fn measure(names: &[String], bars: bool) -> anyhow::Result<()> {
         }
     }
     for round in 0..ROUNDS {
-        in_turns(&mut open, |tunnel| tunnel.measure_stream(None));
+        in_turns(&mut open, Open::measure_stream);
         if has_cubic && round < CUBIC_ROUNDS {
-            in_turns(&mut open, |tunnel| tunnel.measure_stream(Some(CUBIC)));
+            in_turns(&mut open, |tunnel| tunnel.measure_cubic_stream(&control));
         }
         for _ in 0..PING_TURNS {
             in_turns(&mut open, Open::measure_pings);
@@ -138,16 +138,25 @@ impl Open {
         })
     }
 
-    fn measure_stream(&mut self, control: Option<&str>) -> anyhow::Result<()> {
-        let before = processor_time(&self.tunnel.processes())?;
-        let octets = self.ends.stream_octets(1, control).context("measuring one TCP stream")?;
-        let used = processor_time(&self.tunnel.processes())? - before;
-        let stream = Stream { gigabits: two_ends::gigabits(octets), cpu_per_gigabyte: used / (octets / 1e9) };
-        match control {
-            None => self.streams.push(stream),
-            Some(_) => self.cubic_streams.push(stream),
-        }
+    fn measure_stream(&mut self) -> anyhow::Result<()> {
+        let stream = self.stream()?;
+        self.streams.push(stream);
         Ok(())
+    }
+
+    /// With [`CUBIC`], and then the usual one again.
+    fn measure_cubic_stream(&mut self, usual: &str) -> anyhow::Result<()> {
+        self.ends.set_congestion_control(CUBIC)?;
+        let stream = self.stream()?;
+        self.cubic_streams.push(stream);
+        self.ends.set_congestion_control(usual)
+    }
+
+    fn stream(&self) -> anyhow::Result<Stream> {
+        let before = processor_time(&self.tunnel.processes())?;
+        let octets = self.ends.stream_octets(1).context("measuring one TCP stream")?;
+        let used = processor_time(&self.tunnel.processes())? - before;
+        Ok(Stream { gigabits: two_ends::gigabits(octets), cpu_per_gigabyte: used / (octets / 1e9) })
     }
 
     fn measure_pings(&mut self) -> anyhow::Result<()> {
@@ -161,7 +170,7 @@ impl Open {
     }
 
     fn print(&self) -> anyhow::Result<()> {
-        let streams = self.ends.stream_octets(8, None).context("measuring eight TCP streams")?;
+        let streams = self.ends.stream_octets(8).context("measuring eight TCP streams")?;
         let datagrams = self.ends.datagram_gigabits().context("measuring datagrams")?;
         let median = |streams: &[Stream], of: fn(&Stream) -> f64| Spread::of(streams.iter().map(of)).median;
         println!(
@@ -215,8 +224,14 @@ fn judge(open: &[Open]) {
     let Some(own) = of(Contender::Mesonet) else {
         return;
     };
-    let cpu = Spread::of(own.streams.iter().map(|stream| stream.cpu_per_gigabyte));
-    cpu.judge("overlay_cpu_seconds_per_gb", "<= 2.3", cpu.median <= 2.3);
+    let judge_cpu = |name: &str, streams: &[Stream]| {
+        let cpu = Spread::of(streams.iter().map(|stream| stream.cpu_per_gigabyte));
+        cpu.judge(name, "<= 2.3", cpu.median <= 2.3);
+    };
+    judge_cpu("overlay_cpu_seconds_per_gb", &own.streams);
+    if !own.cubic_streams.is_empty() {
+        judge_cpu("overlay_cpu_seconds_per_gb_cubic", &own.cubic_streams);
+    }
     if let Some(gotatun) = of(Contender::Gotatun) {
         let judge = |name: &str, own: &[Stream], gotatun: &[Stream]| {
             let ratio = Spread::of_ratios(own, gotatun, |stream| stream.gigabits);

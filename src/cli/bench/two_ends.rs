@@ -22,6 +22,9 @@ const DATAGRAM: u32 = 1392;
 /// Pings of one turn, and the time between them.
 const PINGS: (u32, &str) = (50, "0.005");
 
+/// Where the kernel has the congestion control of a namespace.
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
 /// How long a peer may take to answer.
 const PEER_TIME: Duration = Duration::from_secs(20);
 
@@ -107,9 +110,9 @@ impl TwoEnds {
         }
     }
 
-    /// The congestion control that TCP uses unless told otherwise.
+    /// The congestion control that senders use unless they say otherwise.
     pub fn congestion_control(&self) -> anyhow::Result<String> {
-        let name = self.run(&["cat", "/proc/sys/net/ipv4/tcp_congestion_control"])?;
+        let name = self.run(&["cat", CONGESTION_CONTROL])?;
         Ok(name.trim().to_owned())
     }
 
@@ -119,14 +122,16 @@ impl TwoEnds {
         Ok(names.split_whitespace().any(|available| available == name))
     }
 
-    /// Octets that arrive by so many TCP streams, with the system's congestion control or another one.
-    pub fn stream_octets(&self, streams: u32, control: Option<&str>) -> anyhow::Result<f64> {
-        let streams = streams.to_string();
-        let mut arguments = vec!["-P", &streams];
-        if let Some(control) = control {
-            arguments.extend(["-C", control]);
-        }
-        received(&self.iperf(INSIDE[1], &arguments)?)
+    /// Has TCP use another one from now on. What iperf3 has an option for is not the same: it says so to a socket that is
+    /// connected, and one that has begun to send by a timer, as with BBR, goes on with it.
+    pub fn set_congestion_control(&self, name: &str) -> anyhow::Result<()> {
+        let command = format!("echo {name} > {CONGESTION_CONTROL}");
+        self.run(&["sh", "-c", &command]).context("setting the congestion control").map(drop)
+    }
+
+    /// Octets that arrive by so many TCP streams.
+    pub fn stream_octets(&self, streams: u32) -> anyhow::Result<f64> {
+        received(&self.iperf(INSIDE[1], &["-P", &streams.to_string()])?)
     }
 
     /// Throughput of datagrams that arrive, sent as fast as possible.
