@@ -8,6 +8,10 @@
 //! A failure before the first success does not count while the grace lasts. Others are told of a result only when it
 //! changes what follows from it: the check succeeds, fails, or has failed as often as it may (Marathon kills the task
 //! then). So a task that is well causes no traffic beyond its node.
+//!
+//! Checks that were made together do not stay together: that would be a burst in every interval, which a server's queue
+//! of connections may be too short for. After its first success each has its own place within the interval, and keeps it
+//! when a probe begins late.
 
 use std::time::{Duration, Instant};
 
@@ -27,6 +31,7 @@ pub(crate) struct Check {
     settings: HealthCheck,
     result: HealthResult,
     grace_ends: Instant,
+    place: f64,
     phase: Phase,
 }
 
@@ -34,8 +39,8 @@ pub(crate) struct Check {
 enum Phase {
     /// The next probe begins then.
     Waiting { until: Instant },
-    /// A probe is under way.
-    Probing,
+    /// A probe is under way, which began so much later than it was due.
+    Probing { late: Duration },
 }
 
 /// The time, by a clock that never goes back, and as people tell it.
@@ -50,7 +55,7 @@ pub(crate) struct Now {
 pub(crate) struct Beginning {
     /// How long the task has been running.
     pub(crate) age: Duration,
-    /// Where it is among the tasks that begin at the same time, from 0 to 1.
+    /// Where it is among the checks that begin at the same time, from 0 to 1.
     pub(crate) place: f64,
 }
 
@@ -91,30 +96,39 @@ impl Check {
         Beginning { age, place }: Beginning,
         now: Now,
     ) -> Self {
+        let place = place.clamp(0.0, 1.0);
         let is_first =
             result == HealthResult::default() && age < settings.delay.saturating_add(settings.interval);
         let spread = match is_first {
             true => first_spread(settings.interval, place),
-            false => settings.interval.mul_f64(place.clamp(0.0, 1.0)),
+            false => settings.interval.mul_f64(place),
         };
         let wait = settings.delay.saturating_sub(age).saturating_add(spread);
         let grace_ends = later(now.instant, settings.grace.saturating_sub(age));
         let phase = Phase::Waiting { until: later(now.instant, wait) };
-        Self { settings, result, grace_ends, phase }
+        Self { settings, result, grace_ends, place, phase }
     }
 
     /// Reacts to one input.
     pub(crate) fn handle(&mut self, input: Input, now: Now) -> Vec<Effect> {
         match (input, self.phase) {
             (Input::Tick, Phase::Waiting { until }) if until <= now.instant => {
-                self.phase = Phase::Probing;
+                self.phase = Phase::Probing { late: now.instant.duration_since(until) };
                 vec![Effect::Probe]
             }
-            (Input::Probed(outcome), Phase::Probing) => {
-                self.phase = Phase::Waiting { until: later(now.instant, self.settings.interval) };
-                self.take(outcome, now).map(Effect::Tell).into_iter().collect()
+            (Input::Probed(outcome), Phase::Probing { late }) => {
+                let had_succeeded = self.result.first_success.is_some();
+                let told = self.take(outcome, now);
+                let interval = self.settings.interval;
+                let pause = match self.result.first_success {
+                    // Now nobody waits for it any more.
+                    Some(_) if !had_succeeded => interval.mul_f64(1.0 - self.place),
+                    Some(_) | None => pause_after(late, interval),
+                };
+                self.phase = Phase::Waiting { until: later(now.instant, pause) };
+                told.map(Effect::Tell).into_iter().collect()
             }
-            (Input::Tick, Phase::Waiting { .. } | Phase::Probing)
+            (Input::Tick, Phase::Waiting { .. } | Phase::Probing { .. })
             | (Input::Probed(_), Phase::Waiting { .. }) => Vec::new(),
         }
     }
@@ -123,7 +137,7 @@ impl Check {
     pub(crate) fn due(&self) -> Option<Instant> {
         match self.phase {
             Phase::Waiting { until } => Some(until),
-            Phase::Probing => None,
+            Phase::Probing { .. } => None,
         }
     }
 
@@ -152,6 +166,14 @@ impl Check {
         let is_bound_reached = failures > 0 && bound > 0 && failures.is_multiple_of(bound);
         (result.is_alive() != before || is_bound_reached).then(|| result.clone())
     }
+}
+
+/// From the end of a probe to the next one: the interval, but for what keeps the next one at its time although this one
+/// was late. It is at least half of the interval.
+fn pause_after(late: Duration, interval: Duration) -> Duration {
+    let late = late.as_nanos().checked_rem(interval.as_nanos()).unwrap_or(0);
+    let late = Duration::from_nanos(u64::try_from(late).unwrap_or(0));
+    if late <= interval / 2 { interval - late } else { interval.saturating_mul(2) - late }
 }
 
 /// How long the first probe of a task waits, so that tasks that start together are probed one after the other.
@@ -347,6 +369,63 @@ mod tests {
         let age = 3600 * SECOND;
         assert_eq!([0.0, 0.5, 1.0].map(|place| due(&known, age, place)), [0.0, 30.0, 60.0]);
         assert_eq!([0.0, 0.5, 1.0].map(|place| due(&unknown, age, place)), [0.0, 30.0, 60.0]);
+    }
+
+    /// When each of these checks is probed within a time, if a probe takes a millisecond and an agent that cannot act
+    /// until `busy_until` makes up for all at once then.
+    fn probed(checks: &mut [Check], clock: Clock, busy_until: f64, end: f64) -> Vec<f64> {
+        let mut times = Vec::new();
+        for check in checks {
+            while let Some(due) = check.due().map(|due| clock.seconds(due)).filter(|due| *due < end) {
+                let begins = due.max(busy_until);
+                assert_eq!(check.handle(Input::Tick, clock.at(begins)), [Effect::Probe]);
+                check.handle(Input::Probed(Outcome::Success), clock.at(begins + 0.001));
+                times.push(begins);
+            }
+        }
+        times
+    }
+
+    /// The most of these times within a twentieth of a second, after a time.
+    fn most_at_once(times: &[f64], after: f64) -> usize {
+        let mut slots = std::collections::BTreeMap::<u64, usize>::new();
+        for time in times.iter().filter(|time| **time >= after) {
+            *slots.entry((time * 20.0) as u64).or_default() += 1;
+        }
+        slots.into_values().max().unwrap_or(0)
+    }
+
+    #[test]
+    fn checks_that_are_made_together_do_not_stay_together() {
+        const CHECKS: usize = 400;
+        // In a twentieth of the interval, twice as many as there are on average.
+        const FEW: usize = CHECKS / 10;
+        let clock = Clock(Instant::now());
+        let settings = HealthCheck { delay: Duration::ZERO, ..settings(0, 1, 3) };
+        let begin = |index: usize| {
+            let beginning = Beginning { age: Duration::ZERO, place: index as f64 / CHECKS as f64 };
+            Check::new(settings.clone(), HealthResult::default(), beginning, clock.at(0.0))
+        };
+        let mut checks: Vec<Check> = (0..CHECKS).map(begin).collect();
+        let times = probed(&mut checks, clock, 0.0, 5.0);
+        assert!(times.iter().filter(|time| **time < 0.1).count() >= CHECKS, "first results come soon");
+        assert!(most_at_once(&times, 1.2) <= FEW, "after the first success");
+        // The agent gets to nothing for two seconds and a half.
+        let times = probed(&mut checks, clock, 7.5, 12.0);
+        assert_eq!(most_at_once(&times, 0.0), CHECKS, "all are late");
+        assert!(most_at_once(&times, 9.1) <= FEW, "after the agent was busy");
+    }
+
+    #[test]
+    fn a_late_probe_is_followed_by_one_in_time() {
+        let pause = |late, interval| {
+            pause_after(Duration::from_millis(late), Duration::from_millis(interval)).as_millis()
+        };
+        for (late, expected) in [(0, 1000), (1, 999), (500, 500), (501, 1499), (999, 1001), (2_300, 700)] {
+            assert_eq!(pause(late, 1000), expected, "{late} ms late");
+        }
+        assert_eq!(pause(5, 0), 0);
+        assert_eq!(pause_after(Duration::MAX, Duration::MAX), Duration::MAX);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
@@ -12,12 +13,12 @@ use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use mesonet_model::{HealthProbe, ReadinessCheck};
+use rustix::io::Errno;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
@@ -25,6 +26,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error as TlsError, SignatureScheme};
 
 use super::check::Outcome;
+use super::patience::within;
 use super::readiness::{self, Answer};
 use crate::checkpoint;
 
@@ -50,6 +52,8 @@ pub(crate) struct Probes {
     network: Arc<Semaphore>,
     commands: Arc<Semaphore>,
     tls: Arc<ClientConfig>,
+    /// Whether the last probe could not be made, for want of something of this machine.
+    is_lacking: Arc<AtomicBool>,
 }
 
 /// A task is not well.
@@ -67,6 +71,21 @@ enum ProbeError {
     Status { to: SocketAddr, status: StatusCode },
 }
 
+impl ProbeError {
+    /// Whether it is this process or its machine that lacks something, which says nothing of the task: descriptors,
+    /// memory, or ports of its own.
+    fn is_of_agent(&self) -> bool {
+        const LACKS: [Errno; 5] =
+            [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL];
+        match self {
+            Self::Connect { source, .. } => {
+                Errno::from_io_error(source).is_some_and(|error| LACKS.contains(&error))
+            }
+            Self::Tls { .. } | Self::Path { .. } | Self::Http { .. } | Self::Status { .. } => false,
+        }
+    }
+}
+
 impl Probes {
     /// Nothing is probed yet.
     pub(crate) fn new() -> Self {
@@ -81,6 +100,7 @@ impl Probes {
             network: Arc::new(Semaphore::new(NETWORK_PROBES_MAX)),
             commands: Arc::new(Semaphore::new(COMMANDS_MAX)),
             tls: Arc::new(config),
+            is_lacking: Arc::default(),
         }
     }
 
@@ -105,10 +125,23 @@ impl Probes {
                 HealthProbe::Command { .. } => Ok(Outcome::Nothing),
             }
         };
-        match timeout(limit, probing).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(error)) => Outcome::Failure(checkpoint::in_full(&error)),
-            Err(_elapsed) => Outcome::Failure(lateness(limit)),
+        let done = within(limit, probing).await;
+        let lacking = done.as_ref().and_then(|done| done.as_ref().err()).filter(|error| error.is_of_agent());
+        self.note_lack(lacking);
+        match done {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(error)) if error.is_of_agent() => Outcome::Nothing,
+            Some(Err(error)) => Outcome::Failure(checkpoint::in_full(&error)),
+            None => Outcome::Failure(lateness(limit)),
+        }
+    }
+
+    /// Says once that probes cannot be made, until one can be made again.
+    fn note_lack(&self, lacking: Option<&ProbeError>) {
+        let was_lacking = self.is_lacking.swap(lacking.is_some(), Ordering::Relaxed);
+        if let Some(error) = lacking.filter(|_| !was_lacking) {
+            let error = checkpoint::in_full(error);
+            tracing::warn!(error, "Tasks cannot be checked, for want of what connections need");
         }
     }
 
@@ -118,12 +151,12 @@ impl Probes {
         // One byte more than is kept shows that there is more.
         let kept = if check.keeps_response { readiness::BODY_BYTES_MAX + 1 } else { 0 };
         let asking = self.ask(SocketAddr::new(address, check.port), &check.path, check.tls, kept);
-        match timeout(check.timeout, asking).await {
-            Ok(Ok(Response { status, content_type, body })) => {
+        match within(check.timeout, asking).await {
+            Some(Ok(Response { status, content_type, body })) => {
                 Answer::Response { status: status.as_u16(), content_type, body }
             }
-            Ok(Err(error)) => Answer::Failure(checkpoint::in_full(&error)),
-            Err(_elapsed) => Answer::Failure(lateness(check.timeout)),
+            Some(Err(error)) => Answer::Failure(checkpoint::in_full(&error)),
+            None => Answer::Failure(lateness(check.timeout)),
         }
     }
 
@@ -251,5 +284,24 @@ impl ServerCertVerifier for AnyCertificate {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_lacks_says_nothing_of_the_task() {
+        let to = SocketAddr::from(([127, 0, 0, 1], 80));
+        let is_of_agent = |error: Errno| ProbeError::Connect { to, source: error.into() }.is_of_agent();
+        for error in [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM, Errno::ADDRNOTAVAIL] {
+            assert!(is_of_agent(error), "{error}");
+        }
+        for error in
+            [Errno::CONNREFUSED, Errno::CONNRESET, Errno::NETUNREACH, Errno::HOSTUNREACH, Errno::TIMEDOUT]
+        {
+            assert!(!is_of_agent(error), "{error}");
+        }
     }
 }

@@ -23,7 +23,7 @@ impl Agent {
         let latest = task.statuses.latest();
         let Some(run) = task.run.as_mut() else { return };
         let checks = &task.spec.health_checks;
-        let place = place_of(run.launch.container);
+        let place = place_of(run.launch.container, 0);
         let readiness = task.spec.readiness_check.clone().zip(latest.readiness.clone());
         let readiness = readiness.filter(|(_, result)| !result.ready);
         let readiness = readiness.map(|(check, result)| Readiness::new(check, result, place, Instant::now()));

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use uuid::Uuid;
 
 use super::check::{Beginning, Check, Effect, Input, Now, Outcome};
+use super::patience::within;
 use super::probe::Probes;
 use super::readiness::Readiness;
 use crate::clock;
@@ -59,7 +60,7 @@ impl Watch {
     pub(crate) fn begin(start: Start<'_>, probes: &Probes, speaker: &Speaker) -> Self {
         let Start { checks, results, readiness, addresses, age } = start;
         let begin = |(index, (settings, result)): (usize, (&HealthCheck, &HealthResult))| {
-            let beginning = Beginning { age, place: place_of(speaker.container) };
+            let beginning = Beginning { age, place: place_of(speaker.container, index) };
             let runner = Runner {
                 index,
                 check: Check::new(settings.clone(), result.clone(), beginning, now()),
@@ -144,11 +145,11 @@ impl Runner {
                 let _permit = self.probes.command_permit().await;
                 let (answer, answered) = oneshot::channel();
                 self.speaker.say(What::Health(News::Run { check: self.index, answer })).await;
-                match tokio::time::timeout(timeout.saturating_add(ANSWER_PATIENCE), answered).await {
-                    Ok(Ok(outcome)) => outcome,
+                match within(timeout.saturating_add(ANSWER_PATIENCE), answered).await {
+                    Some(Ok(outcome)) => outcome,
                     // The loop could not pass it on.
-                    Ok(Err(_)) => Outcome::Nothing,
-                    Err(_elapsed) => Outcome::Failure("the task's supervisor does not answer".to_owned()),
+                    Some(Err(_)) => Outcome::Nothing,
+                    None => Outcome::Failure("the task's supervisor does not answer".to_owned()),
                 }
             }
         }
@@ -179,8 +180,10 @@ fn now() -> Now {
     Now { instant: Instant::now(), wall: clock::now() }
 }
 
-/// Where a run is among others, from 0 to 1: the ids of runs are random.
-pub(super) fn place_of(container: Uuid) -> f64 {
+/// Where a check of a run is among others, from 0 to 1: the ids of runs are random, and those of one run are as far from
+/// each other as that many can be.
+pub(super) fn place_of(container: Uuid, index: usize) -> f64 {
+    const GOLDEN_RATIO: f64 = 0.618_033_988_749_894_9;
     let (high, _) = container.as_u64_pair();
-    high as f64 / u64::MAX as f64
+    (high as f64 / u64::MAX as f64 + index as f64 * GOLDEN_RATIO).fract()
 }
