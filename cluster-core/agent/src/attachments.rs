@@ -419,7 +419,7 @@ fn make(attachment: &Attachment, namespace: &Path) -> Result<Option<[u8; 6]>, At
 }
 
 /// Does something in another network namespace, on a thread that ends with it.
-fn inside<T: Send>(
+pub(crate) fn inside<T: Send>(
     namespace: &Path,
     act: impl FnOnce(&mut Netlink) -> Result<T, AttachmentError> + Send,
 ) -> Result<T, AttachmentError> {
@@ -436,18 +436,14 @@ fn inside<T: Send>(
     })
 }
 
-fn altered(text: String) -> AttachmentError {
+pub(crate) fn altered(text: String) -> AttachmentError {
     AttachmentError::Altered(text)
 }
 
 /// The name of an interface's end on the node: of at most 15 characters, and another one for each interface.
 fn port_name(key: &AttachmentKey) -> String {
     let AttachmentKey { container, interface } = key;
-    // FNV-1a.
-    let hash =
-        container.bytes().chain([b'@']).chain(interface.bytes()).fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let hash = interfaces::hash(container.bytes().chain([b'@']).chain(interface.bytes()));
     format!("mc{:013x}", hash >> 12)
 }
 

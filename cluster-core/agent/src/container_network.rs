@@ -127,6 +127,11 @@ impl InterfaceAddress {
     }
 }
 
+/// The name of an interface in the task's namespace.
+pub(crate) fn inside_name(index: usize) -> String {
+    format!("eth{index}")
+}
+
 /// The name of an interface's end on the node, for the number of an interface of a run of a task.
 pub(crate) fn port_name(container: Uuid, index: usize) -> String {
     // At most 15 characters: two, ten of the run's id, and the number.

@@ -69,7 +69,7 @@ pub(crate) fn connect(
     gateways: &[IpAddr],
 ) -> Result<(), InterfaceError> {
     let thread = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
-    let port = host.make_veth(names.port, names.inside, thread)?;
+    let port = host.make_veth(names.port, names.inside, hardware_address(names.port), thread)?;
     if let Some(mtu) = interface.mtu {
         host.set_mtu(&port, mtu)?;
     }
@@ -77,6 +77,18 @@ pub(crate) fn connect(
     host.set_up(&port)?;
     attach(own, interface, names.inside, gateways)?;
     Ok(())
+}
+
+/// The address on the wire of a port's inner end: one of those that anybody may choose. It is the same for an interface
+/// that is made again, so that its neighbours go on to find it.
+fn hardware_address(port: &str) -> [u8; 6] {
+    let [.., a, b, c, d, e] = hash(port.bytes()).to_be_bytes();
+    [0x02, a, b, c, d, e]
+}
+
+/// FNV-1a.
+pub(crate) fn hash(bytes: impl Iterator<Item = u8>) -> u64 {
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The inner end of an interface.

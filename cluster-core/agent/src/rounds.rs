@@ -1,5 +1,6 @@
 //! What the agent looks at again and again.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::agent::Agent;
@@ -13,18 +14,19 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often bridges are compared with what they should be. It is a question to the kernel for each of their ports.
 const MEND_INTERVAL: Duration = Duration::from_secs(5);
 
-/// When each is due.
+/// When each is due, and what could not be mended the last time.
 #[derive(Debug)]
 pub(crate) struct Rounds {
     collect_at: Instant,
     look_at: Instant,
     mend_at: Instant,
+    unmended: BTreeSet<String>,
 }
 
 impl Rounds {
     /// All are due.
     pub(crate) fn from(now: Instant) -> Self {
-        Self { collect_at: now, look_at: now, mend_at: now }
+        Self { collect_at: now, look_at: now, mend_at: now, unmended: BTreeSet::new() }
     }
 
     /// The next time that something is due.
@@ -42,7 +44,7 @@ impl Agent {
         }
         if rounds.mend_at <= now {
             rounds.mend_at = now + MEND_INTERVAL;
-            self.mend_bridges();
+            self.mend_bridges(&mut rounds.unmended);
         }
         if rounds.collect_at <= now {
             rounds.collect_at = now + COLLECT_INTERVAL;

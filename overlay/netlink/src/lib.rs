@@ -166,11 +166,18 @@ impl Netlink {
         self.present(name)
     }
 
-    /// Makes a pair of interfaces, of which the other one is in the namespace of a process.
+    /// Makes a pair of interfaces, of which the other one is in the namespace of a process or thread and has this address
+    /// on the wire.
     ///
     /// # Errors
     /// When the kernel refuses, as when there is one of the name.
-    pub fn make_veth(&mut self, name: &str, peer: &str, pid: u32) -> Result<Link, NetlinkError> {
+    pub fn make_veth(
+        &mut self,
+        name: &str,
+        peer: &str,
+        hardware_address: [u8; 6],
+        pid: u32,
+    ) -> Result<Link, NetlinkError> {
         let mut request = Message::of_link(kind::NEW_LINK, 0, 0).creates();
         request.attribute(link::NAME, &text(name));
         let info = request.begin(link::INFO);
@@ -179,6 +186,7 @@ impl Netlink {
         let other = request.begin(link::VETH_PEER);
         request.link_header(0, 0);
         request.attribute(link::NAME, &text(peer));
+        request.attribute(link::HARDWARE_ADDRESS, &hardware_address);
         request.attribute(link::NAMESPACE_OF, &pid.to_ne_bytes());
         request.end(other);
         request.end(data);

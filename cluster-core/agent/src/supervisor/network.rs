@@ -14,7 +14,7 @@ use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
 use super::forward::{self, ForwardError};
-use crate::container_network::{ContainerNetwork, port_name};
+use crate::container_network::{ContainerNetwork, inside_name, port_name};
 use crate::interfaces::{self, InterfaceError, Names};
 use crate::protocol::Launch;
 
@@ -55,7 +55,7 @@ pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<(), NetworkErr
     interfaces::turn_on(&mut own, "lo")?;
     for (index, (interface, bridge)) in network.interfaces.iter().zip(&bridges).enumerate() {
         let name = port_name(launch.container, index);
-        let names = Names { port: &name, inside: &format!("eth{index}") };
+        let names = Names { port: &name, inside: &inside_name(index) };
         interfaces::connect(&mut host, &mut own, interface, bridge, names, &network.default_gateways(index))?;
     }
     Ok(())

@@ -1,9 +1,11 @@
 //! Tasks with addresses of their own.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use mesonet_model::{
     AgentCommand, Attachment, PortForward, Protocol, StatusReason, TaskNetworking, TaskSpec, TaskState,
 };
 use mesonet_netlink::Netlink;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::Case;
 use crate::cases::directory;
@@ -30,6 +33,9 @@ pub const ALL: &[Case] = &[
     }),
     ("a_bridge_that_somebody_removes_is_put_back", Some("needs root"), || {
         in_namespace(a_bridge_that_somebody_removes_is_put_back)
+    }),
+    ("an_interface_that_somebody_removes_or_turns_off_is_put_back", Some("needs root"), || {
+        in_namespace(an_interface_that_somebody_removes_or_turns_off_is_put_back)
     }),
     ("a_network_on_an_address_of_the_host_is_refused", Some("needs root"), || {
         in_namespace(a_network_on_an_address_of_the_host_is_refused)
@@ -207,6 +213,59 @@ fn a_bridge_that_somebody_removes_is_put_back() {
     node.until(&greeter, TaskState::Killed);
     let bridge = || Netlink::open().expect("netlink").link("m-dual").expect("asks");
     wait_for("the bridge goes with the last task", || bridge().is_none().then_some(()));
+}
+
+/// The address on the wire of a task's first interface.
+fn hardware_address(node: &Node, task: &TaskSpec) -> [u8; 6] {
+    let namespace = File::open(format!("/proc/{}/ns/net", node.supervisor(task))).expect("opens");
+    let look = || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("enters");
+        let link = Netlink::open().expect("netlink").link("eth0").expect("asks").expect("it has one");
+        link.hardware_address.expect("it is of Ethernet")
+    };
+    std::thread::scope(|scope| scope.spawn(look).join()).expect("looks")
+}
+
+/// Waits until the task answers somebody whom only its default route leads to.
+fn echo_by_default_route(from: &str, to: &str) {
+    let client = UdpSocket::bind((from, 0)).expect("binds");
+    client.set_read_timeout(Some(Duration::from_millis(200))).expect("sets");
+    wait_for("an echo", || {
+        client.send_to(b"hello", (to, 8080)).ok()?;
+        let mut buffer = [0; 16];
+        client.recv(&mut buffer).ok().filter(|length| &buffer[..*length] == b"hello")
+    });
+}
+
+fn an_interface_that_somebody_removes_or_turns_off_is_put_back() {
+    let mut host = Netlink::open().expect("netlink");
+    let lo = host.link("lo").expect("asks").expect("there");
+    host.add_address(&lo, [10, 99, 0, 1].into(), 32).expect("adds");
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let greeter = in_networks("greeter", &["greet", "8080"], &[DUAL]);
+    node.launch(&greeter);
+    node.until(&greeter, TaskState::Running);
+    echo_by_default_route("10.99.0.1", "9.0.7.2");
+    let run = std::fs::read_link(node.sandbox(&greeter)).expect("the newest run");
+    let run = run.to_string_lossy().replace('-', "");
+    let port = format!("mn{}0", &run[..10]);
+    let before = hardware_address(&node, &greeter);
+    let ip = |arguments: &[&str]| {
+        let done = Command::new("ip").args(arguments).status().expect("runs");
+        assert!(done.success(), "ip {arguments:?}");
+    };
+    for damage in
+        [&["link", "del", &port][..], &["link", "set", &port, "nomaster"], &["link", "set", &port, "down"]]
+    {
+        ip(damage);
+        assert_eq!(greeting([9, 0, 7, 2].into(), 8080), "9.0.7.2", "after {damage:?}");
+        assert_eq!(greeting("fd01:b::7:0:0:2".parse().expect("address"), 8080), "fd01:b::7:0:0:2");
+        echo_by_default_route("10.99.0.1", "9.0.7.2");
+    }
+    assert_eq!(hardware_address(&node, &greeter), before, "its neighbours need not look for it");
+    node.kill(&greeter);
+    node.until(&greeter, TaskState::Killed);
 }
 
 fn a_network_on_an_address_of_the_host_is_refused() {
