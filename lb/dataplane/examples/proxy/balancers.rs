@@ -69,11 +69,11 @@ impl Servers {
     }
 }
 
-/// A balancer with two services, which lead to the servers.
+/// A balancer with services that lead to the servers.
 pub struct Balancer {
     process: PinnedProcess,
     http: SocketAddr,
-    bulk: SocketAddr,
+    bulk: Option<SocketAddr>,
 }
 
 impl Balancer {
@@ -90,7 +90,7 @@ impl Balancer {
         fs::write(&config, format!("{defaults}{services}"))?;
         let mut command = Command::new("haproxy");
         command.args(["-db", "-f"]).arg(config);
-        Self::start("haproxy", Ipv4Addr::LOCALHOST, http, bulk, &command)
+        Self::start("haproxy", &command, Ipv4Addr::LOCALHOST, http, Some(bulk))
     }
 
     /// nginx with one worker.
@@ -115,7 +115,7 @@ impl Balancer {
         )?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(config);
-        Self::start("nginx stream", Ipv4Addr::LOCALHOST, http, bulk, &command)
+        Self::start("nginx stream", &command, Ipv4Addr::LOCALHOST, http, Some(bulk))
     }
 
     /// The proxy, in a process of this program.
@@ -124,23 +124,37 @@ impl Balancer {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg("balance");
         command.args([(http, servers.http), (bulk, servers.bulk)].map(|(vip, to)| format!("{vip}:{to}")));
-        Self::start("mesonet", VIP, http, bulk, &command)
+        Self::start("mesonet", &command, VIP, http, Some(bulk))
+    }
+
+    /// What receives and sends and does nothing else, in a process of this program. It carries no bulk data.
+    pub fn floor(servers: &Servers, pauses: bool) -> Measured<Self> {
+        let http = free_port()?;
+        let (name, mode) =
+            if pauses { ("the same with pauses", "pausing-floor") } else { ("recv and send alone", "floor") };
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(mode).arg(format!("{http}:{}", servers.http));
+        Self::start(name, &command, Ipv4Addr::LOCALHOST, http, None)
     }
 
     fn start(
         name: &'static str,
+        command: &Command,
         address: Ipv4Addr,
         http: u16,
-        bulk: u16,
-        command: &Command,
+        bulk: Option<u16>,
     ) -> Measured<Self> {
         let process = PinnedProcess::start(name, BALANCER_CPU, command, Stdio::null())?;
-        Ok(Self { process, http: (address, http).into(), bulk: (address, bulk).into() })
+        let at = |port: u16| (address, port).into();
+        Ok(Self { process, http: at(http), bulk: bulk.map(at) })
     }
 
-    /// Waits until both services are there.
+    /// Waits until its services are there.
     pub fn wait_until_it_serves(&self) -> Measured<()> {
-        [self.http, self.bulk].into_iter().try_for_each(|address| wait_until_open(&self.process, address))
+        [Some(self.http), self.bulk]
+            .into_iter()
+            .flatten()
+            .try_for_each(|address| wait_until_open(&self.process, address))
     }
 
     /// What it is.
@@ -153,8 +167,8 @@ impl Balancer {
         self.http
     }
 
-    /// Where iperf3 is reached through it.
-    pub fn bulk(&self) -> SocketAddr {
+    /// Where iperf3 is reached through it, if it carries bulk data.
+    pub fn bulk(&self) -> Option<SocketAddr> {
         self.bulk
     }
 

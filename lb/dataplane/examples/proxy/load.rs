@@ -80,11 +80,12 @@ impl Load {
 
 /// Has clients use a balancer for a while.
 pub fn measure(balancer: &Balancer, load: Load, time: Duration) -> Measured<Cost> {
-    let (http, bulk) = (balancer.http().to_string(), balancer.bulk());
+    let http = balancer.http().to_string();
     match load {
         Load::KeepAlive => wrk(balancer, &[], &http, time),
         Load::Connections => wrk(balancer, &["-H", "Connection: close"], &http, time),
         Load::Bulk => {
+            let bulk = balancer.bulk().ok_or("carries no bulk data")?;
             let (address, port) = (bulk.ip().to_string(), bulk.port().to_string());
             for _ in 0..IPERF_ATTEMPTS {
                 if let Some(measured) = iperf(balancer, &["-c", &address, "-p", &port], time)? {

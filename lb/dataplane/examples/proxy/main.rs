@@ -7,10 +7,13 @@
 //! harder to beat. One round says little: half of them are further off than the spread that is printed beside the median.
 //! How the kernel has placed what a process uses is luck that lasts as long as the process, so all are started anew for
 //! each sitting.
+//!
+//! What the kernel takes of a balancer's time is shown by two that do next to nothing else. There is no bar for them.
 
 #![forbid(unsafe_code)]
 
 mod balancers;
+mod floor;
 mod load;
 
 use std::fmt;
@@ -39,6 +42,8 @@ fn main() -> ExitCode {
     let measured = match words[..] {
         [] => run(ROUNDS),
         ["balance", ref services @ ..] => balancers::balance(services),
+        ["floor", ports] => floor::pass_on(ports, false),
+        ["pausing-floor", ports] => floor::pass_on(ports, true),
         [rounds] => rounds.parse::<NonZeroUsize>().map_err(Into::into).and_then(|rounds| run(rounds.get())),
         _ => Err("takes at most a number of rounds".into()),
     };
@@ -61,17 +66,22 @@ fn run(rounds: usize) -> Measured<()> {
          sittings of {rounds} rounds of {TIME:?}"
     );
     let mut names = Vec::new();
-    let mut measured: [Vec<[Cost; 3]>; Load::ALL.len()] = Default::default();
+    let mut measured: [Vec<Vec<Cost>>; Load::ALL.len()] = Default::default();
     for _ in 0..SITTINGS {
         let dir = tempfile::tempdir()?;
         let servers = Servers::start(dir.path())?;
-        let balancers =
-            [Balancer::haproxy(&servers)?, Balancer::nginx(&servers)?, Balancer::mesonet(&servers)?];
+        let balancers = [
+            Balancer::haproxy(&servers)?,
+            Balancer::nginx(&servers)?,
+            Balancer::mesonet(&servers)?,
+            Balancer::floor(&servers, false)?,
+            Balancer::floor(&servers, true)?,
+        ];
         for balancer in &balancers {
             balancer.wait_until_it_serves()?;
         }
         for (load, measured) in Load::ALL.into_iter().zip(&mut measured) {
-            measured.extend(measure_in_turns(&balancers, load, rounds)?);
+            measured.extend(measure_in_turns(&balancers[..taking_part(load)], load, rounds)?);
         }
         names = balancers.iter().map(Balancer::name).collect();
     }
@@ -84,26 +94,44 @@ fn run(rounds: usize) -> Measured<()> {
 }
 
 /// Prints what the rounds have shown with one load.
-fn report(load: Load, names: &[&str], rounds: &[[Cost; 3]]) {
+fn report(load: Load, names: &[&str], rounds: &[Vec<Cost>]) {
     println!("\n{}", load.describe());
+    let names = &names[..taking_part(load)];
     for (at, name) in names.iter().enumerate() {
         let median = |of: fn(&Cost) -> f64| Spread::of(rounds.iter().map(|round| of(&round[at]))).median;
         println!("{name:22} {}", load.show(median(|cost| cost.cpu_each), median(|cost| cost.rate)));
     }
-    let [haproxy, nginx] = [0, 1]
-        .map(|peer| Spread::of(rounds.iter().map(|round| round[MESONET].cpu_each / round[peer].cpu_each)));
+    let ratio =
+        |of: usize, to: usize| Spread::of(rounds.iter().map(|round| round[of].cpu_each / round[to].cpu_each));
+    let [haproxy, nginx] = [HAPROXY, NGINX].map(|peer| ratio(MESONET, peer));
     println!("of HAProxy {haproxy}, of nginx {nginx}");
+    for (floor, name) in names.iter().enumerate().skip(MESONET + 1) {
+        let [haproxy, nginx, mesonet] = [HAPROXY, NGINX, MESONET].map(|balancer| ratio(floor, balancer));
+        println!("{name}: of HAProxy {haproxy}, of nginx {nginx}, of mesonet {mesonet}");
+    }
     bar(load.bar_name(), haproxy.median.max(nginx.median), load.bar());
 }
 
-/// The place of the proxy among the balancers.
+/// The places of the balancers. Behind them are those that show what the kernel takes of it.
+const HAPROXY: usize = 0;
+const NGINX: usize = 1;
 const MESONET: usize = 2;
 
+/// How many of the balancers are measured with a load.
+fn taking_part(load: Load) -> usize {
+    match load {
+        Load::KeepAlive => 5,
+        // With pauses there is one client in each round.
+        Load::Connections => 4,
+        Load::Bulk => 3,
+    }
+}
+
 /// What each round has shown of each balancer. Who begins changes.
-fn measure_in_turns(balancers: &[Balancer; 3], load: Load, count: usize) -> Measured<Vec<[Cost; 3]>> {
+fn measure_in_turns(balancers: &[Balancer], load: Load, count: usize) -> Measured<Vec<Vec<Cost>>> {
     let mut rounds = Vec::new();
     for round in 0..count {
-        let mut measured = [Cost::default(); 3];
+        let mut measured = vec![Cost::default(); balancers.len()];
         for turn in 0..balancers.len() {
             let at = (round + turn) % balancers.len();
             measured[at] = load::measure(&balancers[at], load, TIME)?;
