@@ -70,18 +70,23 @@ impl Starting {
     }
 
     /// Who gets connections for now: those that are ready and have started; if there are none, those that stand in for them; if
-    /// there are none, those that start. At a new address these get them, too, for as long as few have started.
+    /// there are none, those that start. At a new address these get them, too, for as long as few have started. Those of weight 0
+    /// serve only where no other is ready: others stand in for them, but those that start do not, as they would refuse.
     pub fn effective(&self, wanted: &Shares) -> Shares {
-        let ready = wanted.iter().filter(|(_, share)| share.is_some());
-        let (starting, started): (Vec<_>, Vec<_>) = ready.partition(|(place, _)| self.places.contains(place));
-        let is_served = !started.is_empty();
-        let is_few = started.len() * 100 < (started.len() + starting.len()) * FEW_PERCENT;
-        if starting.is_empty() || (self.stand_ins.is_empty() && (!is_served || self.is_first && is_few)) {
+        let ready = || wanted.iter().filter_map(|(place, share)| Some((place, (*share)?)));
+        let is_weighed = ready().any(|(_, share)| share > 0);
+        let serving = || ready().filter(|(_, share)| *share > 0 || !is_weighed).map(|(place, _)| place);
+        let has_started = |place: &&Place| !self.places.contains(place);
+        let is_any_started = ready().any(|(place, _)| has_started(&place));
+        let started = serving().filter(has_started).count();
+        let is_few = started * 100 < serving().count() * FEW_PERCENT;
+        let has_nobody = self.stand_ins.is_empty() && (!is_any_started || self.is_first && is_few);
+        if self.places.is_empty() || has_nobody {
             return wanted.clone();
         }
         let share = |place: &Place, share: Option<u32>| match share {
             Some(_) if self.places.contains(place) => None,
-            None if !is_served && self.stand_ins.contains(place) => Some(1),
+            None if started == 0 && self.stand_ins.contains(place) => Some(1),
             share => share,
         };
         wanted.iter().map(|(place, wanted)| (*place, share(place, *wanted))).collect()
@@ -160,6 +165,25 @@ mod tests {
         // It drains, too; who has drained for longer may have ended, and nobody asks for it again.
         address.wants(&[(2, None), (3, Some(5)), (4, None)], &[], &[(2, None), (3, None), (4, Some(1))]);
         address.wants(&[(2, None), (3, Some(5))], &[], &[(2, None), (3, Some(5))]);
+    }
+
+    #[test]
+    fn who_gets_nothing_serves_nobody() {
+        let mut address = Address::serving(&[1, 2]);
+        // One is not well, the other has done its work: it goes on until the next one listens.
+        let wanted = [(1, Some(0)), (2, None), (3, Some(5))];
+        address.wants(&wanted, &[3], &[(1, Some(0)), (2, Some(1)), (3, None)]);
+        address.wants(&wanted[..1], &[], &wanted[..1]);
+        // One that is not well is better than one that refuses for certain.
+        address.wants(&[(1, Some(0)), (3, Some(5))], &[3], &[(1, Some(0)), (3, None)]);
+
+        let mut address = Address::default();
+        let wanted = [(1, Some(0)), (2, Some(0)), (3, Some(5)), (4, Some(5)), (5, Some(5))];
+        address.wants(&wanted, &[1, 2, 3, 4, 5], &wanted);
+        (1..=3).for_each(|number| assert!(address.starting.has_started(place(number))));
+        address.wants(&wanted, &[], &wanted);
+        assert!(address.starting.has_started(place(4)));
+        address.wants(&wanted, &[], &[(1, Some(0)), (2, Some(0)), (3, Some(5)), (4, Some(5)), (5, None)]);
     }
 
     #[test]

@@ -260,12 +260,18 @@ impl Routes {
         }
     }
 
-    /// Whether one of a service's endpoints may be about to listen.
+    /// Whether one of a service's endpoints may be about to listen. Those of weight 0 are not waited for, unless there are no
+    /// others that are ready.
     pub(super) fn is_starting(&self, service: SlotKey, now: Instant) -> bool {
         let endpoints =
             self.slots.get(service).map(|service| service.endpoints.as_slice()).unwrap_or_default();
-        endpoints.iter().filter_map(|slot| self.endpoints.get(*slot)).any(|endpoint| {
-            endpoint.spec.state == RouteState::Ready
+        let ready = || {
+            let all = endpoints.iter().filter_map(|slot| self.endpoints.get(*slot));
+            all.filter(|endpoint| endpoint.spec.state == RouteState::Ready)
+        };
+        let is_weighed = ready().any(|endpoint| endpoint.spec.weight > 0);
+        ready().any(|endpoint| {
+            (endpoint.spec.weight > 0 || !is_weighed)
                 && endpoint.starting_until.is_some_and(|until| now < until)
         })
     }
@@ -435,6 +441,20 @@ mod tests {
             routes.note_success(slot);
         }
         assert!(!routes.is_starting(service, now));
+    }
+
+    #[test]
+    fn nobody_waits_for_an_endpoint_that_is_to_get_no_connections() {
+        let (mut routes, key, service) = routes(&[1, 2]);
+        let now = Instant::now();
+        let slot = routes.find_endpoint(&key, &endpoint(1)).expect("endpoint");
+        routes.note_success(slot);
+        let nothing = EndpointSpec { weight: 0, ..READY };
+        routes.set_endpoint(&key, &endpoint(2), nothing);
+        assert!(!routes.is_starting(service, now));
+        // Where all have weight 0, all get connections.
+        routes.set_endpoint(&key, &endpoint(1), nothing);
+        assert!(routes.is_starting(service, now));
     }
 
     #[test]
