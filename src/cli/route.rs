@@ -39,6 +39,7 @@ struct Datapath {
     why: String,
     packets: Vec<String>,
     beside: Option<String>,
+    trouble: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -91,10 +92,11 @@ fn shown(session: &Session) -> Result<String, CommandError> {
 
 impl Routes {
     fn headline(&self) -> String {
-        let Datapath { name, why, packets, beside } = &self.datapath;
+        let Datapath { name, why, packets, beside, trouble } = &self.datapath;
         let packets = packets.iter().map(|each| format!("\npackets:  {each}"));
         let beside = beside.iter().map(|each| format!("\nbeside:   {each}"));
-        format!("datapath: {name} ({why}){}\n", packets.chain(beside).collect::<String>())
+        let trouble = trouble.iter().map(|each| format!("\ntrouble:  {each}"));
+        format!("datapath: {name} ({why}){}\n", packets.chain(beside).chain(trouble).collect::<String>())
     }
 
     /// One row per endpoint; a service without endpoints has one, too.
@@ -150,6 +152,7 @@ mod tests {
         let routes: Routes = serde_json::from_value(json!({
             "node": "n1", "revision": 7, "datapath": {
                 "name": "ebpf", "why": "as asked", "packets": ["tc at eth0: it is virtual"], "beside": "the proxy",
+                "trouble": "9 hooks",
             },
             "services": [
                 { "service": "tcp/web@marathon:80", "port": 80, "addresses": ["127.11.0.9"], "failure": null,
@@ -162,7 +165,7 @@ mod tests {
         .expect("routes");
         assert_eq!(
             routes.headline(),
-            "datapath: ebpf (as asked)\npackets:  tc at eth0: it is virtual\nbeside:   the proxy\n"
+            "datapath: ebpf (as asked)\npackets:  tc at eth0: it is virtual\nbeside:   the proxy\ntrouble:  9 hooks\n"
         );
         assert_eq!(
             routes.table().render().split_whitespace().collect::<Vec<_>>().join(" "),

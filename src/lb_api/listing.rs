@@ -114,6 +114,7 @@ pub(super) fn datapath(datapath: &Datapath) -> Value {
         "why": datapath.why,
         "packets": datapath.packets,
         "beside": datapath.beside,
+        "trouble": datapath.trouble,
     })
 }
 

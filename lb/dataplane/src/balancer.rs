@@ -1,6 +1,7 @@
 //! Follows the view with a data plane.
 
 mod answers;
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,9 +12,12 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
+use self::upkeep::Upkeep;
 use crate::busy;
 use crate::proxy_beside::ProxyBeside;
 use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, KernelHold, Memory, Metrics, PacketBalancer, Proxy};
+
+pub use self::upkeep::Missing;
 
 /// How often a balancer looks at what connections have come to, and tries again what failed: soon enough that an endpoint
 /// that fails is left out before many clients have met it, and that whoever frees a port that was taken sees the
@@ -29,7 +33,8 @@ pub struct LoadBalancer {
     /// What serves them where packets are not balanced.
     beside: Option<Box<ProxyBeside>>,
     /// Keeps other processes from what this one has in the kernel.
-    _hold: Option<KernelHold>,
+    hold: Option<KernelHold>,
+    upkeep: Upkeep,
     metrics: Metrics,
     /// Why this executor.
     why: String,
@@ -106,7 +111,8 @@ impl LoadBalancer {
             executor,
             packets: None,
             beside: None,
-            _hold: None,
+            hold: None,
+            upkeep: Upkeep::new(),
             metrics,
             why,
             planner: NodePlanner::new(AgentId::new("")),
@@ -128,7 +134,7 @@ impl LoadBalancer {
     /// Keeps other processes from what this one has in the kernel, for as long as it balances.
     #[must_use]
     pub fn holding(self, hold: Option<KernelHold>) -> Self {
-        Self { _hold: hold, ..self }
+        Self { hold, ..self }
     }
 
     /// Has the proxy serve whoever the hooks in the kernel do not see, at virtual addresses that are local ones. Where
@@ -204,13 +210,15 @@ impl LoadBalancer {
         direct.map(|service| service.key.clone()).collect()
     }
 
-    /// Looks at what connections have come to, and puts into effect what follows from it and from the time, and what failed before. Call it when
-    /// [`LoadBalancer::deadline`] or [`LoadBalancer::started`] says. Returns as [`LoadBalancer::apply`].
+    /// Looks at what connections have come to, and puts into effect what follows from it and from the time, and what failed
+    /// before. Puts back what others have taken away from the kernel. Call it when [`LoadBalancer::deadline`] or
+    /// [`LoadBalancer::started`] says. Returns as [`LoadBalancer::apply`].
     pub async fn observe(&mut self) -> BTreeMap<ServiceKey, String> {
         self.observed_at = Instant::now();
         if let Some(packets) = &mut self.packets {
             packets.follow_interfaces();
         }
+        self.look_after_kernel();
         let Some(view) = self.view.clone() else { return BTreeMap::new() };
         let mut failed = self.executor.take_failed();
         failed.extend(self.beside.iter_mut().flat_map(|beside| beside.take_failed()));

@@ -1,4 +1,5 @@
-//! The calls of bpf(2) that aya does not offer: many entries of a map at once, and the end of a link at once.
+//! The calls of bpf(2) that aya does not offer: many entries of a map at once, names for whatever has a descriptor, and what
+//! a link is attached to and its end at once.
 
 use std::ffi::CString;
 use std::io;
@@ -10,7 +11,9 @@ use std::path::Path;
 #[repr(i32)]
 enum Command {
     Lookup = 1,
+    ObjectPin = 6,
     ObjectGet = 7,
+    ObjectInformation = 15,
     LookupBatch = 24,
     UpdateBatch = 26,
     DeleteBatch = 27,
@@ -45,7 +48,7 @@ struct Entries {
     batch_flags: u64,
 }
 
-/// `union bpf_attr` of `BPF_OBJ_GET`.
+/// `union bpf_attr` of `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[repr(C)]
 #[derive(Default)]
 struct Object {
@@ -53,6 +56,29 @@ struct Object {
     descriptor: u32,
     flags: u32,
 }
+
+/// `union bpf_attr` of `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct Information {
+    descriptor: u32,
+    length: u32,
+    information: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, as far as links of cgroups and interfaces have the same form.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInformation {
+    kind: u32,
+    id: u32,
+    program: u32,
+    _pad: u32,
+    /// Of a cgroup 64 bits, of an interface 32.
+    target: u64,
+}
+
+/// `BPF_LINK_TYPE_CGROUP`.
+const LINK_OF_CGROUP: u32 = 3;
 
 /// `union bpf_attr` of `BPF_LINK_DETACH`.
 #[repr(C)]
@@ -148,14 +174,44 @@ pub(crate) fn lookup_all(
 
 /// Ends what a pinned link does, before it returns. Removing its last name alone does so some time later.
 pub(crate) fn detach_pinned(path: &Path) -> io::Result<()> {
-    use std::os::unix::ffi::OsStrExt as _;
-    let path = CString::new(path.as_os_str().as_bytes())?;
+    let link = open_pinned(path)?;
+    let mut attributes = Link { descriptor: link.as_raw_fd() as u32, _pad: 0 };
+    call(Command::LinkDetach, &mut attributes).map(drop)
+}
+
+/// Opens whatever is pinned.
+pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = name(path)?;
     let mut object = Object { path: path.as_ptr() as u64, ..Object::default() };
     let descriptor = call(Command::ObjectGet, &mut object)?;
     // SAFETY: the kernel has just made it for this call.
-    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let mut attributes = Link { descriptor: link.as_raw_fd() as u32, _pad: 0 };
-    call(Command::LinkDetach, &mut attributes).map(drop)
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Gives whatever it is a name, which must be free.
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = name(path)?;
+    let mut object = Object { path: path.as_ptr() as u64, descriptor: number(object), flags: 0 };
+    call(Command::ObjectPin, &mut object).map(drop)
+}
+
+/// The number of the cgroup or interface that a link is attached to; 0 if it is not any more.
+pub(crate) fn link_target(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut found = LinkInformation::default();
+    let mut attributes = Information {
+        descriptor: number(link),
+        length: size_of::<LinkInformation>() as u32,
+        information: &raw mut found as u64,
+    };
+    call(Command::ObjectInformation, &mut attributes)?;
+    // The programs are for machines that have the lower half first.
+    let is_whole = found.kind == LINK_OF_CGROUP;
+    Ok(if is_whole { found.target } else { u64::from(found.target as u32) })
+}
+
+fn name(path: &Path) -> io::Result<CString> {
+    use std::os::unix::ffi::OsStrExt as _;
+    Ok(CString::new(path.as_os_str().as_bytes())?)
 }
 
 fn number(map: BorrowedFd<'_>) -> u32 {

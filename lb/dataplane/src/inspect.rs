@@ -56,6 +56,8 @@ pub struct Datapath {
     pub packets: Vec<String>,
     /// What serves whoever that does not see, and why.
     pub beside: Option<String>,
+    /// What is not in its place in the kernel, and why.
+    pub trouble: Option<String>,
 }
 
 /// What carries one connection. Several may stand side by side, each for its own clients.

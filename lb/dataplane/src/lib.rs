@@ -22,12 +22,13 @@ mod memory;
 mod metrics;
 mod packet;
 mod pinning;
+mod pins;
 mod proxy;
 mod proxy_beside;
 mod tracked_table;
 mod word_map;
 
-pub use balancer::LoadBalancer;
+pub use balancer::{LoadBalancer, Missing};
 pub use dataplane::Dataplane;
 pub use ebpf::{Ebpf, EbpfError, EbpfSettings, KernelTypesError, cleanup};
 pub use inspect::{

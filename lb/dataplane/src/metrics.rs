@@ -9,6 +9,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::Missing;
 use crate::endpoint_metrics::EndpointMetrics;
 use crate::ledger::Ledger;
 
@@ -36,11 +37,19 @@ pub struct Metrics {
     services: IntGauge,
     endpoints: IntGaugeVec,
     failed_services: IntGauge,
+    attachments: AttachmentMetrics,
     apply: Histogram,
     datapath: IntGaugeVec,
     handles: Arc<Mutex<BTreeMap<String, ServiceMetrics>>>,
     /// What is counted of each endpoint, which is too much for labels.
     pub(crate) ledger: Ledger,
+}
+
+/// What is, and what was not, in its place in the kernel.
+#[derive(Debug, Clone)]
+struct AttachmentMetrics {
+    missing: IntGaugeVec,
+    restored: IntCounterVec,
 }
 
 /// The instruments of one service.
@@ -128,6 +137,7 @@ impl Metrics {
                 "mesonet_lb_failed_services",
                 "Services that could not be put into effect",
             ),
+            attachments: AttachmentMetrics::new(registry),
             apply: register(registry, Histogram::with_opts(apply)),
             datapath: gauges("mesonet_lb_datapath", "1 for what balances: ebpf, proxy or memory", "datapath"),
             handles: Arc::default(),
@@ -189,6 +199,16 @@ impl Metrics {
         self.failed_services.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
+    /// What is not in its place in the kernel, and what was put back.
+    pub(crate) fn set_missing(&self, missing: Missing, restored: Missing) {
+        for (kind, count) in missing.by_kind() {
+            self.attachments.missing.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        for (kind, count) in restored.by_kind() {
+            self.attachments.restored.with_label_values(&[kind]).inc_by(count as u64);
+        }
+    }
+
     /// What balances.
     pub(crate) fn set_datapath(&self, name: &str) {
         self.datapath.with_label_values(&[name]).set(1);
@@ -197,6 +217,23 @@ impl Metrics {
     /// Times what happens until the timer is dropped.
     pub(crate) fn time_apply(&self) -> prometheus::HistogramTimer {
         self.apply.start_timer()
+    }
+}
+
+impl AttachmentMetrics {
+    fn new(registry: &Registry) -> Self {
+        let missing = Opts::new(
+            "mesonet_lb_missing_attachments",
+            "What balances in the kernel and is not in its place, by kind",
+        );
+        let restored = Opts::new(
+            "mesonet_lb_restored_attachments_total",
+            "What balances in the kernel and was put back after somebody had taken it away, by kind",
+        );
+        Self {
+            missing: register(registry, IntGaugeVec::new(missing, &["kind"])),
+            restored: register(registry, IntCounterVec::new(restored, &["kind"])),
+        }
     }
 }
 

@@ -59,7 +59,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// For as long as a process has it, no other one changes what is pinned in a BPF file system.
 #[derive(Debug)]
 pub struct KernelHold {
-    _directory: File,
+    bpffs: PathBuf,
+    directory: File,
 }
 
 impl KernelHold {
@@ -68,12 +69,7 @@ impl KernelHold {
     /// # Errors
     /// When another process has it, or there is no such file system.
     pub fn take(bpffs: &Path) -> Result<Self, PinningError> {
-        // A directory of such a file system will do, and may yet have to be made.
-        let there = bpffs.ancestors().find(|path| path.exists()).unwrap_or(bpffs);
-        let found = rustix::fs::statfs(there).map_err(|error| directory_error(bpffs)(error.into()))?;
-        if found.f_type != BPF_FS_MAGIC {
-            return Err(PinningError::OtherFileSystem { path: bpffs.to_path_buf() });
-        }
+        check_file_system(bpffs)?;
         Self::take_directory(bpffs)
     }
 
@@ -83,13 +79,30 @@ impl KernelHold {
         loop {
             make_directory(&directory)?;
             if let Some(file) = try_lock(bpffs, &directory)? {
-                return Ok(Self { _directory: file });
+                return Ok(Self { bpffs: bpffs.to_path_buf(), directory: file });
             }
             if Instant::now() > deadline {
                 return Err(PinningError::Held { path: bpffs.to_path_buf() });
             }
             thread::sleep(LOOK);
         }
+    }
+
+    /// Takes it again where somebody has removed the directory, or the file system, that others look for it in.
+    ///
+    /// # Errors
+    /// As [`KernelHold::take`], without any wait.
+    pub fn renew(&mut self) -> Result<(), PinningError> {
+        let directory = self.bpffs.join(DIRECTORY);
+        let held = self.directory.metadata().map(Identity::from).map_err(directory_error(&directory))?;
+        if Identity::of(&directory).ok() == Some(held) {
+            return Ok(());
+        }
+        check_file_system(&self.bpffs)?;
+        make_directory(&directory)?;
+        let held = || PinningError::Held { path: self.bpffs.clone() };
+        self.directory = try_lock(&self.bpffs, &directory)?.ok_or_else(held)?;
+        Ok(())
     }
 
     /// Takes it to remove everything, if there is anything.
@@ -103,7 +116,6 @@ impl KernelHold {
 
 /// The directory, locked, unless another process has it or has just removed it.
 fn try_lock(bpffs: &Path, directory: &Path) -> Result<Option<File>, PinningError> {
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     let file = match File::open(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened.map_err(directory_error(directory))?,
@@ -113,13 +125,42 @@ fn try_lock(bpffs: &Path, directory: &Path) -> Result<Option<File>, PinningError
         Err(TryLockError::WouldBlock) => return Ok(None),
         Err(TryLockError::Error(source)) => return Err(directory_error(bpffs)(source)),
     }
-    let its = file.metadata().map(identity).map_err(directory_error(directory))?;
-    let is_there = fs::metadata(directory).is_ok_and(|found| identity(found) == its);
+    let its = file.metadata().map(Identity::from).map_err(directory_error(directory))?;
+    let is_there = Identity::of(directory).is_ok_and(|found| found == its);
     Ok(is_there.then_some(file))
 }
 
 /// The directory of a BPF file system that holds everything of mesonet.
-const DIRECTORY: &str = "mesonet";
+pub(crate) const DIRECTORY: &str = "mesonet";
+
+/// Tells a file or directory from whatever has its name later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    number: u64,
+}
+
+impl Identity {
+    pub(crate) fn of(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(Self::from)
+    }
+}
+
+impl From<fs::Metadata> for Identity {
+    fn from(metadata: fs::Metadata) -> Self {
+        Self { device: metadata.dev(), number: metadata.ino() }
+    }
+}
+
+/// Whether a path is in a BPF file system. A directory may yet have to be made.
+pub(crate) fn check_file_system(path: &Path) -> Result<(), PinningError> {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(path);
+    let found = rustix::fs::statfs(there).map_err(|error| directory_error(path)(error.into()))?;
+    if found.f_type != BPF_FS_MAGIC {
+        return Err(PinningError::OtherFileSystem { path: path.to_path_buf() });
+    }
+    Ok(())
+}
 
 /// Makes a directory for pins, unless it is there.
 pub(crate) fn make_directory(path: &Path) -> Result<(), PinningError> {
@@ -156,6 +197,16 @@ mod tests {
         fs::remove_dir(dir.path().join(DIRECTORY)).expect("removed");
         drop(first);
         waiting.join().expect("no panic").expect("it is free");
+    }
+
+    #[test]
+    fn a_directory_that_is_removed_is_made_again_only_in_a_bpf_file_system() {
+        let dir = tempfile::tempdir().expect("directory");
+        let mut held = KernelHold::take_directory(dir.path()).expect("nobody has it");
+        held.renew().expect("it is as it was");
+        fs::remove_dir(dir.path().join(DIRECTORY)).expect("removed");
+        assert!(matches!(held.renew(), Err(PinningError::OtherFileSystem { .. })));
+        assert!(!dir.path().join(DIRECTORY).exists());
     }
 
     #[test]

@@ -38,6 +38,7 @@ impl LoadBalancer {
             why: self.why.clone(),
             packets: packets.map(text).collect(),
             beside,
+            trouble: self.upkeep.trouble(),
         }
     }
 
@@ -121,29 +122,32 @@ impl LoadBalancer {
             }
             (Executor::Proxy(_), _) => (Carrier::Proxy, "it serves whoever reaches the address".to_owned()),
             (Executor::Memory(_), _) => (Carrier::Nothing, "the table is only kept".to_owned()),
-            (Executor::Ebpf(_), _) if is_here => {
-                let why = format!("{client} is on this node; a process must be in the cgroup of the hooks");
-                (Carrier::Hooks, why)
-            }
-            (Executor::Ebpf(_), Some(beside)) => {
-                if listens(beside.read()) {
-                    (Carrier::Proxy, format!("{client} is not on this node, so the hooks do not see it"))
-                } else {
-                    let why = format!(
-                        "{client} is not on this node, so the hooks do not see it; {} is no address of this node, so \
-                         the proxy does not listen there",
-                        to.ip()
-                    );
-                    (Carrier::Nothing, why)
-                }
-            }
-            (Executor::Ebpf(_), None) => {
-                let why = format!(
-                    "{client} is not on this node, so the hooks do not see it, and packets are not balanced"
-                );
-                (Carrier::Nothing, why)
+            (Executor::Ebpf(_), beside) => {
+                let is_beside = beside.as_ref().is_some_and(|beside| listens(beside.read()));
+                self.hooks_or(is_beside, is_here, connection)
             }
         }
+    }
+
+    /// What carries a connection where there are hooks, and maybe a proxy beside them that listens at the address.
+    fn hooks_or(&self, is_beside: bool, is_here: bool, connection: Connection) -> (Carrier, String) {
+        let (client, to) = (connection.client.ip(), connection.to.ip());
+        let beside = if is_beside { Carrier::Proxy } else { Carrier::Nothing };
+        if is_here && self.upkeep.lacks_hooks() {
+            return (beside, self.upkeep.trouble().unwrap_or_default());
+        }
+        if is_here {
+            let why = format!("{client} is on this node; a process must be in the cgroup of the hooks");
+            return (Carrier::Hooks, why);
+        }
+        let why = match (is_beside, &self.beside) {
+            (true, _) => String::new(),
+            (false, Some(_)) => {
+                format!("; {to} is no address of this node, so the proxy does not listen there")
+            }
+            (false, None) => ", and packets are not balanced".to_owned(),
+        };
+        (beside, format!("{client} is not on this node, so the hooks do not see it{why}"))
     }
 
     /// Whether an address is the node's own, or that of one of its tasks.

@@ -31,8 +31,9 @@ use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
 use tokio::sync::watch;
 
+use crate::pins::Pins;
 use crate::tracked_table::TrackedTable;
-use crate::{Dataplane, Metrics, PinningError};
+use crate::{Dataplane, Metrics, Missing, PinningError};
 use kernel::{Kernel, SharedKernel};
 use ledger::{Account, Ledger};
 use maps::{Connections, Counts, Maps, Memory, take};
@@ -132,6 +133,8 @@ pub struct Ebpf {
     has_leftovers: bool,
     /// What other versions have left in the kernel, until the first view is in effect.
     older: Vec<PathBuf>,
+    settings: EbpfSettings,
+    pins: Pins,
 }
 
 /// What becomes of the maps and of connections.
@@ -156,7 +159,9 @@ impl Ebpf {
     /// # Errors
     /// When the kernel refuses.
     pub fn start(settings: &EbpfSettings, metrics: &Metrics) -> Result<Self, EbpfError> {
-        let Attached { mut ebpf, older } = programs::attach(&settings.bpffs, &settings.cgroup)?;
+        let Attached { mut ebpf, older } = programs::attach(settings)?;
+        let mut pins = Pins::new(&programs::directory(&settings.bpffs));
+        programs::keep(&mut pins)?;
         let connections = Connections::take(&mut ebpf)?;
         let open = connections.all().map_err(EbpfError::Read)?;
         let kernel = SharedKernel::new(Maps::take(&mut ebpf)?, &open).map_err(EbpfError::Read)?;
@@ -182,7 +187,28 @@ impl Ebpf {
             usage,
             has_leftovers: found > 0,
             older,
+            settings: settings.clone(),
+            pins,
         })
+    }
+
+    /// What somebody has taken away.
+    pub(crate) fn missing(&self) -> Missing {
+        let hooks = programs::detached(&self.pins, &self.settings.cgroup);
+        Missing { hooks, pins: self.pins.missing().len(), ..Missing::default() }
+    }
+
+    /// Puts it back. Where hooks are not attached any more, all are attached anew, with the maps as they are.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the cgroup is gone.
+    pub(crate) fn restore(&mut self) -> Result<(), EbpfError> {
+        self.pins.restore()?;
+        if programs::detached(&self.pins, &self.settings.cgroup) > 0 {
+            programs::attach(&self.settings)?;
+            programs::keep(&mut self.pins)?;
+        }
+        Ok(())
     }
 
     /// Takes operations into the table.

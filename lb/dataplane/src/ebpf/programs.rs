@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::programs::links::FdLink;
@@ -11,9 +12,11 @@ use mesonet_ebpf_abi::{LAYOUT, SocketFields};
 use rustix::fs::{FsWord, fstatfs};
 
 use super::kernel_types::KernelTypes;
-use super::{EbpfError, older_layout};
+use super::{EbpfError, EbpfSettings, older_layout};
+use crate::bpf_call;
+use crate::pinning::{self, DIRECTORY, PinningError};
+use crate::pins::Pins;
 use crate::word_map::octets;
-use crate::{bpf_call, pinning};
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/socket.o");
@@ -55,9 +58,6 @@ const LINK_MODE: CgroupAttachMode = CgroupAttachMode::Single;
 /// What tells a file system of control groups, version 2, from others (linux/magic.h).
 const CGROUP2_MAGIC: FsWord = 0x6367_7270;
 
-/// The directory of bpffs that holds everything of mesonet.
-const DIRECTORY: &str = "mesonet";
-
 /// A hook's link while it replaces the one before. The file system takes no dots in names.
 const NEW_SUFFIX: &str = "_new";
 
@@ -71,19 +71,37 @@ pub(super) struct Attached {
 
 /// Loads the programs and attaches them to a cgroup, beside those of the process before, which go then: no connection
 /// is made in between without one of them.
-pub(super) fn attach(bpffs: &Path, cgroup: &Path) -> Result<Attached, EbpfError> {
-    let pins = bpffs.join(DIRECTORY).join(LAYOUT);
+pub(super) fn attach(EbpfSettings { cgroup, bpffs }: &EbpfSettings) -> Result<Attached, EbpfError> {
+    let pins = directory(bpffs);
     pinning::make_directory(&pins)?;
-    let failed = |source| EbpfError::Cgroup { path: cgroup.to_path_buf(), source };
+    let failed = |source| EbpfError::Cgroup { path: cgroup.clone(), source };
     let cgroup_file = File::open(cgroup).map_err(failed)?;
     if fstatfs(&cgroup_file).map_err(|error| failed(error.into()))?.f_type != CGROUP2_MAGIC {
-        return Err(EbpfError::NoCgroup(cgroup.to_path_buf()));
+        return Err(EbpfError::NoCgroup(cgroup.clone()));
     }
     let mut ebpf = load(&pins)?;
     for hook in HOOKS {
         attach_hook(&mut ebpf, hook, &cgroup_file, &pins)?;
     }
     Ok(Attached { ebpf, older: older_layout::find(&bpffs.join(DIRECTORY)) })
+}
+
+/// Where everything of this version is pinned.
+pub(super) fn directory(bpffs: &Path) -> PathBuf {
+    bpffs.join(DIRECTORY).join(LAYOUT)
+}
+
+/// Takes all that [`attach`] has pinned.
+pub(super) fn keep(pins: &mut Pins) -> Result<(), PinningError> {
+    HOOKS.iter().chain(&MAPS).try_for_each(|name| pins.keep(name))
+}
+
+/// How many hooks are not attached to the cgroup that is at a path.
+pub(super) fn detached(pins: &Pins, cgroup: &Path) -> usize {
+    // The kernel numbers a cgroup as its file system does.
+    let number = fs::metadata(cgroup).map_or(0, |found| found.ino());
+    let is_attached = |hook: &&str| number != 0 && pins.target(hook).is_ok_and(|target| target == number);
+    HOOKS.iter().filter(|hook| !is_attached(hook)).count()
 }
 
 /// Loads the programs. Those that read sockets in a way that this kernel does not take are replaced by others, which need

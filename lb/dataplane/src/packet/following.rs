@@ -1,8 +1,10 @@
-//! Interfaces that go away and come back: a card that is replaced, a tunnel that is made anew.
+//! Interfaces that go away and come back: a card that is replaced, a tunnel that is made anew. And programs that somebody takes
+//! away from one that stays.
 //!
 //! With an interface, the kernel ends the programs at it. Another one of the same name has another number and none of them.
 
 use super::{Attached, PacketBalancer, PacketError, PacketMode, interfaces, programs};
+use crate::Missing;
 
 impl PacketBalancer {
     /// Takes note of interfaces that are gone, and attaches the programs to those that have come back. Call it from time
@@ -26,14 +28,15 @@ impl PacketBalancer {
     fn follow(&mut self, at: usize, found: u32) {
         let Attached { name, index, reason, .. } = &mut self.attached[at];
         if *index != 0 {
-            programs::leave(&self.pins, std::mem::take(index));
+            programs::leave(&self.directory, &mut self.pins, std::mem::take(index));
         }
+        let pins = (&*self.directory, &mut self.pins);
         let attached = match found {
             0 => Err(PacketError::Gone(name.clone())),
-            _ => programs::attach_one(&mut self.ebpf, &self.pins, &self.older, name, self.mode),
+            _ => programs::attach_one(&mut self.ebpf, pins, &self.older, name, self.mode),
         };
         match attached {
-            Ok((attached, _)) => {
+            Ok(attached) => {
                 log(&attached);
                 self.attached[at] = attached;
             }
@@ -49,6 +52,30 @@ impl PacketBalancer {
                 }
             }
         }
+    }
+}
+
+impl PacketBalancer {
+    /// What somebody has taken away, other than whole interfaces.
+    pub fn missing(&self) -> Missing {
+        let packet_programs = self.attached.iter().map(|each| programs::detached(&self.pins, each)).sum();
+        Missing { packet_programs, pins: self.pins.missing().len(), ..Missing::default() }
+    }
+
+    /// Puts it back.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn restore(&mut self) -> Result<(), PacketError> {
+        self.pins.restore()?;
+        self.hold = programs::hold(&self.directory)?;
+        for at in 0..self.attached.len() {
+            if programs::detached(&self.pins, &self.attached[at]) > 0 {
+                let (name, pins) = (&self.attached[at].name, (&*self.directory, &mut self.pins));
+                self.attached[at] = programs::attach_one(&mut self.ebpf, pins, &self.older, name, self.mode)?;
+            }
+        }
+        Ok(())
     }
 }
 

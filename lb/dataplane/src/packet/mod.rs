@@ -35,6 +35,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::PinningError;
+use crate::pins::Pins;
 use drains::{Drain, Draining, Drains, Served};
 use ledger::Ledger;
 use maps::{Counters, FlowTable, Maps};
@@ -181,7 +182,7 @@ impl Attached {
 pub struct PacketBalancer {
     ebpf: aya::Ebpf,
     /// Open for as long as the programs are in use.
-    _hold: File,
+    hold: File,
     maps: Maps,
     flows: FlowTable,
     ledger: Ledger,
@@ -190,7 +191,8 @@ pub struct PacketBalancer {
     table: PacketTable,
     attached: Vec<Attached>,
     /// Where programs are pinned, and what is wanted of interfaces that come back.
-    pins: PathBuf,
+    directory: PathBuf,
+    pins: Pins,
     mode: PacketMode,
     masquerade: bool,
     /// The addresses of the cluster's nodes.
@@ -214,7 +216,7 @@ impl PacketBalancer {
     /// # Errors
     /// When the kernel refuses.
     pub fn start(settings: &PacketSettings) -> Result<Self, PacketError> {
-        let Loaded { mut ebpf, pins, hold } = programs::load(&settings.bpffs)?;
+        let Loaded { mut ebpf, directory, hold } = programs::load(&settings.bpffs)?;
         let mut maps = Maps::new(&mut ebpf)?;
         let flows = FlowTable::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
@@ -224,7 +226,7 @@ impl PacketBalancer {
             maps.write(write).map_err(PacketError::Words)?;
         }
         let older = programs::older(&settings.bpffs);
-        let attached = programs::attach(&mut ebpf, &pins, &older, settings)?;
+        let (attached, pins) = programs::attach(&mut ebpf, &directory, &older, settings)?;
         maps.set_devices(&following::devices(&attached))?;
         attached.iter().for_each(following::log);
         let found: BTreeSet<Frontend> = table.frontends().copied().collect();
@@ -235,7 +237,7 @@ impl PacketBalancer {
         let owners = BTreeMap::new();
         Ok(Self {
             ebpf,
-            _hold: hold,
+            hold,
             maps,
             flows,
             ledger,
@@ -243,6 +245,7 @@ impl PacketBalancer {
             starts,
             table,
             attached,
+            directory,
             pins,
             mode: settings.mode,
             masquerade,

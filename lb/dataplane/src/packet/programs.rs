@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::ProgramArray;
@@ -15,7 +14,9 @@ use mesonet_ebpf_abi::{LAYOUT, NextProgram};
 
 use super::interfaces::{self, Interface, Link};
 use super::{Attached, PacketError, PacketHook, PacketMode, PacketSettings, maps};
-use crate::{PinningError, bpf_call, pinning};
+use crate::bpf_call;
+use crate::pinning::{self, DIRECTORY, Identity, PinningError};
+use crate::pins::Pins;
 
 /// The programs, built from ebpf/programs by ebpf/build.sh.
 static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../../ebpf/object/packet.o");
@@ -25,10 +26,13 @@ const LOAD_ATTEMPTS: u32 = 10;
 
 /// Where everything of packet balancing is, below the directory of the layout. The number is that of the form of its own
 /// maps.
-const DIRECTORY: &str = "packet-5";
+const FORM: &str = "packet-5";
 
 /// What the directories of all forms begin with.
-const DIRECTORIES: &str = "packet";
+const FORMS: &str = "packet";
+
+/// What the names of links begin with.
+const LINKS: &str = "mesonet_";
 
 /// Programs that others go on with: for interfaces like Ethernet, and for those without link headers.
 const NEXT: [(NextProgram, [&str; 2]); 4] = [
@@ -42,35 +46,34 @@ const NEXT: [(NextProgram, [&str; 2]); 4] = [
 #[derive(Debug)]
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
-    pub(super) pins: PathBuf,
+    pub(super) directory: PathBuf,
     /// Tells others that they are in use.
     pub(super) hold: File,
 }
 
 /// Loads the programs. Maps that are there are taken over with what they hold.
 pub(super) fn load(bpffs: &Path) -> Result<Loaded, PacketError> {
-    let pins = directory(bpffs);
-    let hold = hold(&pins)?;
+    let directory = directory(bpffs);
+    let hold = hold(&directory)?;
     let mut loader = EbpfLoader::new();
     for name in maps::NAMES {
-        loader.map_pin_path(name, pins.join(name));
+        loader.map_pin_path(name, directory.join(name));
     }
     let mut ebpf = loader.load(OBJECT).map_err(PacketError::Load)?;
     // They answer questions, too.
     load_next(&mut ebpf, true)?;
-    Ok(Loaded { ebpf, pins, hold })
+    Ok(Loaded { ebpf, directory, hold })
 }
 
 /// Makes a directory for pins, unless it is there, and has it left alone by [`remove_unused`] for as long as the file is open.
-fn hold(pins: &Path) -> Result<File, PinningError> {
+pub(super) fn hold(pins: &Path) -> Result<File, PinningError> {
     loop {
         pinning::make_directory(pins)?;
         let failed = pinning::directory_error(pins);
         let locked = File::open(pins).and_then(|file| file.lock_shared().map(|()| file));
-        let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        match locked.and_then(|file| Ok((identity(file.metadata()?), file))) {
+        match locked.and_then(|file| Ok((Identity::from(file.metadata()?), file))) {
             // Who held it before may have removed it.
-            Ok((its, file)) => match fs::metadata(pins).map(identity) {
+            Ok((its, file)) => match Identity::of(pins) {
                 Ok(found) if found == its => return Ok(file),
                 _ => {}
             },
@@ -120,7 +123,7 @@ fn load_next(ebpf: &mut Ebpf, is_ethernet: bool) -> Result<(), PacketError> {
 }
 
 fn directory(bpffs: &Path) -> PathBuf {
-    bpffs.join("mesonet").join(LAYOUT).join(DIRECTORY)
+    bpffs.join(DIRECTORY).join(LAYOUT).join(FORM)
 }
 
 /// The directories of versions whose maps have another form.
@@ -128,9 +131,9 @@ pub(super) fn older(bpffs: &Path) -> Vec<PathBuf> {
     let inside = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
     let of_packets = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with(DIRECTORIES) && path.is_dir() && *path != directory(bpffs)
+        name.starts_with(FORMS) && path.is_dir() && *path != directory(bpffs)
     };
-    inside(bpffs.join("mesonet")).flat_map(inside).filter(of_packets).collect()
+    inside(bpffs.join(DIRECTORY)).flat_map(inside).filter(of_packets).collect()
 }
 
 /// Ends the programs that are pinned there.
@@ -185,67 +188,82 @@ fn insist(name: &'static str, mut load: impl FnMut() -> Result<(), ProgramError>
 }
 
 /// Attaches the programs to interfaces, in the place of those of the process before: no packet meets none of them.
-/// Takes them away from interfaces that are not named any more.
+/// Takes them away from interfaces that are not named any more. Also tells what is pinned.
 pub(super) fn attach(
     ebpf: &mut Ebpf,
-    pins: &Path,
+    directory: &Path,
     older: &[PathBuf],
     settings: &PacketSettings,
-) -> Result<Vec<Attached>, PacketError> {
+) -> Result<(Vec<Attached>, Pins), PacketError> {
+    let mut pins = Pins::new(directory);
+    maps::NAMES.iter().try_for_each(|name| pins.keep(name))?;
     let mut attached = Vec::new();
-    let mut kept = Vec::new();
     for name in &settings.interfaces {
-        let (one, links) = attach_one(ebpf, pins, older, name, settings.mode)?;
-        attached.push(one);
-        kept.extend(links);
+        attached.push(attach_one(ebpf, (directory, &mut pins), older, name, settings.mode)?);
     }
-    remove_others(pins, &kept);
-    Ok(attached)
+    let kept: Vec<PathBuf> = pins.names(LINKS).map(|name| directory.join(name)).collect();
+    remove_others(directory, &kept);
+    Ok((attached, pins))
 }
 
-/// Attaches the programs to an interface. Also tells where their links are pinned.
+/// Attaches the programs to an interface.
 pub(super) fn attach_one(
     ebpf: &mut Ebpf,
-    pins: &Path,
+    (directory, pins): (&Path, &mut Pins),
     older: &[PathBuf],
     name: &str,
     mode: PacketMode,
-) -> Result<(Attached, Vec<PathBuf>), PacketError> {
+) -> Result<Attached, PacketError> {
     let interface =
         interfaces::find(name).map_err(|source| PacketError::Interface { name: name.to_owned(), source })?;
     if interface.link == Link::Loopback {
         return Err(PacketError::Loopback(name.to_owned()));
     }
-    let (mode, reason) = attach_early(ebpf, (pins, older), name, &interface, mode)?;
+    let (mode, reason) = attach_early(ebpf, (directory, older), name, &interface, mode)?;
     let is_ethernet = interface.link == Link::Ethernet;
     let out = if is_ethernet { PacketHook::Out } else { PacketHook::TunnelOut };
-    let at = Attachment { pins, older, name, index: interface.index };
+    let at = Attachment { pins: directory, older, name, index: interface.index };
     at.classifier(ebpf, out, TcAttachType::Egress)?;
     load_next(ebpf, is_ethernet)?;
     // It also meets what XDP leaves.
     let incoming = if is_ethernet { PacketHook::In } else { PacketHook::TunnelIn };
     at.classifier(ebpf, incoming, TcAttachType::Ingress)?;
-    let mut links = vec![at.pin(out), at.pin(incoming)];
-    if mode != PacketMode::Tc {
-        links.push(at.pin(PacketHook::Xdp));
+    let early = (mode != PacketMode::Tc).then_some(PacketHook::Xdp);
+    for hook in [out, incoming].into_iter().chain(early) {
+        pins.keep(&link_name(hook, interface.index))?;
     }
-    Ok((Attached { name: name.to_owned(), index: interface.index, mode, reason }, links))
+    Ok(Attached { name: name.to_owned(), index: interface.index, mode, reason })
+}
+
+/// How many programs are not attached any more to an interface that is there.
+pub(super) fn detached(pins: &Pins, attached: &Attached) -> usize {
+    let is_its = |name: &&str| index_of(name) == Some(attached.index);
+    let is_attached = |name: &str| pins.target(name).is_ok_and(|target| target == u64::from(attached.index));
+    let detached = pins.names(LINKS).filter(is_its).filter(|name| !is_attached(name)).count();
+    let is_there = || interfaces::index(&attached.name).is_ok_and(|index| index == attached.index);
+    // With an interface, its programs go.
+    if detached > 0 && is_there() { detached } else { 0 }
 }
 
 /// Ends what is attached to an interface that is gone, or has another name.
-pub(super) fn leave(pins: &Path, index: u32) {
-    use PacketHook::{In, Out, TunnelIn, TunnelOut, Xdp};
-    for hook in [Xdp, In, Out, TunnelIn, TunnelOut] {
-        let path = link_path(pins, hook, index);
+pub(super) fn leave(directory: &Path, pins: &mut Pins, index: u32) {
+    pins.forget(|name| name.starts_with(LINKS) && index_of(name) == Some(index));
+    for hook in PacketHook::ALL {
+        let path = directory.join(link_name(hook, index));
         // With the interface, the kernel has ended it already.
         let _ = bpf_call::detach_pinned(&path);
         let _ = fs::remove_file(&path);
     }
 }
 
-/// Where a link is pinned. The file system takes no dots, which names may have.
-fn link_path(pins: &Path, hook: PacketHook, index: u32) -> PathBuf {
-    pins.join(format!("{}_{index}", hook.program()))
+/// The name that a link is pinned by. The file system takes no dots, which names of interfaces may have.
+fn link_name(hook: PacketHook, index: u32) -> String {
+    format!("{}_{index}", hook.program())
+}
+
+/// The number of a link's interface.
+fn index_of(link: &str) -> Option<u32> {
+    link.rsplit('_').next()?.parse().ok()
 }
 
 /// Attaches XDP where that is told or the best.
@@ -287,7 +305,7 @@ struct Attachment<'a> {
 
 impl Attachment<'_> {
     fn pin(&self, hook: PacketHook) -> PathBuf {
-        link_path(self.pins, hook, self.index)
+        self.pins.join(link_name(hook, self.index))
     }
 
     fn classifier(&self, ebpf: &mut Ebpf, hook: PacketHook, way: TcAttachType) -> Result<(), PacketError> {
@@ -372,7 +390,7 @@ fn remove_others(pins: &Path, kept: &[PathBuf]) {
     let Ok(entries) = fs::read_dir(pins) else { return };
     let is_link = |path: &PathBuf| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with("mesonet_") && !kept.contains(path)
+        name.starts_with(LINKS) && !kept.contains(path)
     };
     for path in entries.flatten().map(|entry| entry.path()).filter(is_link) {
         if let Err(error) = bpf_call::detach_pinned(&path).and_then(|()| fs::remove_file(&path)) {

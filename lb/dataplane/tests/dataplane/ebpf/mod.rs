@@ -7,6 +7,7 @@ mod mixed;
 mod policies;
 mod survival;
 mod traffic;
+mod upkeep;
 
 use std::fs;
 use std::net::SocketAddr;
