@@ -24,6 +24,10 @@ const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
 /// How many times as long as a look takes it is that none is taken: there may be many namespaces and connections.
 const DRAIN_PAUSE: u32 = 20;
 
+/// For how long none is taken at most. A look may have taken long because others had the processors, and a task is killed no
+/// sooner than two looks have found it unused.
+const DRAIN_PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// How long an endpoint must have been without a connection: a program may have chosen it just before it began to drain,
 /// and the connection may not have begun since.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
@@ -259,7 +263,7 @@ async fn look(usage: std::sync::Weak<Usage>, mut draining: watch::Receiver<Drain
         if let Err(error) = looking.await {
             tracing::error!(%error, "BUG: looking at connections has failed");
         }
-        let drain_pause = DRAIN_INTERVAL.max(begun.elapsed() * DRAIN_PAUSE);
+        let drain_pause = (begun.elapsed() * DRAIN_PAUSE).clamp(DRAIN_INTERVAL, DRAIN_PAUSE_MAX);
         let pause = if is_quiet { EXPORT_INTERVAL } else { drain_pause };
         tokio::select! {
             changed = draining.changed() => if changed.is_err() { return },
