@@ -18,7 +18,7 @@ use mesonet_bus::Feed;
 use mesonet_dns_server::ServedZone;
 use mesonet_dns_zone::{Data, Name, Question, QuestionType};
 use mesonet_lb_dataplane::{Connection, Inspector};
-use mesonet_model::{AgentId, ClusterView, Protocol, Service};
+use mesonet_model::{AgentId, ClusterView, Protocol};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -234,10 +234,7 @@ async fn explain(
 
 /// What is at the same address, for who has mistaken the port.
 fn others(view: &ClusterView, address: IpAddr) -> String {
-    let is_there = |service: &&Arc<Service>| {
-        service.ipv4.map(IpAddr::V4) == Some(address) || service.ipv6.map(IpAddr::V6) == Some(address)
-    };
-    let there = view.services.values().filter(is_there).take(OTHERS_MAX);
+    let there = view.services.values().filter(|service| service.has_address(address)).take(OTHERS_MAX);
     let there: Vec<String> = there.map(|service| service.key.to_string()).collect();
     if there.is_empty() { String::new() } else { format!("; there are {}", there.join(", ")) }
 }

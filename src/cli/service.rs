@@ -104,7 +104,9 @@ impl Service {
     fn problem(&self) -> String {
         let problems = self.failures.iter().map(|failure| format!("{} ({})", failure.reason, failure.node));
         let unaddressed = "it has no address; the master's log says why";
-        let unaddressed = self.addresses.is_empty().then(|| unaddressed.to_owned());
+        // A node that balances has said more.
+        let is_unaddressed = self.addresses.is_empty() && self.failures.is_empty();
+        let unaddressed = is_unaddressed.then(|| unaddressed.to_owned());
         problems.chain(unaddressed).collect::<Vec<_>>().join("; ")
     }
 }
@@ -132,6 +134,10 @@ mod tests {
                 "service": "tcp/127.11.0.9:80", "name": null, "protocol": "tcp", "port": 80,
                 "addresses": [], "endpoints": [{ "state": "ready" }], "failures": [],
             },
+            {
+                "service": "tcp/127.11.0.8:80", "name": null, "protocol": "tcp", "port": 80, "addresses": [],
+                "endpoints": [], "failures": [{ "node": "S0", "plane": "lb", "reason": "it is another one's" }],
+            },
         ] }))
         .expect("services");
         assert_eq!(
@@ -140,7 +146,8 @@ mod tests {
              tcp/web@marathon:80 127.11.0.9:80,[fd01:c::9]:80 web.marathon.l4lb.thisdcos.directory \
              2 ready, 1 draining - \
              udp/127.11.9.9:53 127.11.9.9:53 - none address in use (S0) \
-             tcp/127.11.0.9:80 - - 1 ready it has no address; the master's log says why"
+             tcp/127.11.0.9:80 - - 1 ready it has no address; the master's log says why \
+             tcp/127.11.0.8:80 - - none it is another one's (S0)"
         );
     }
 }

@@ -261,19 +261,11 @@ impl Services {
     /// Gives the service this address, unless another one has it with the same port and protocol: users may choose any
     /// address, also that of a name, and clients would be sent to whichever of the two came last.
     fn give(&self, view: &ClusterView, service: &mut Service, address: IpAddr) -> Result<(), NoAddress> {
-        let has = |other: &Service| {
-            other.ipv4.map(IpAddr::V4) == Some(address) || other.ipv6.map(IpAddr::V6) == Some(address)
-        };
-        let is_rival = |other: &&Arc<Service>| {
-            (other.key.protocol, other.key.port) == (service.key.protocol, service.key.port)
-                && other.key != service.key
-                && has(other)
-        };
-        if !has(service)
+        if !service.has_address(address)
             && self.vips.is_shared(address)
-            && let Some(other) = view.services.values().find(is_rival)
+            && let Some(by) = view.rival(&service.key, address)
         {
-            return Err(NoAddress::Taken { address, by: other.key.clone() });
+            return Err(NoAddress::Taken { address, by: by.clone() });
         }
         match address {
             IpAddr::V4(address) => service.ipv4 = Some(address),

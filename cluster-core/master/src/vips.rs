@@ -106,7 +106,7 @@ impl Vips {
     }
 
     /// A user chose this address: names are not given it as long as it is in use.
-    pub fn take_static(&mut self, address: IpAddr) {
+    pub(crate) fn take_static(&mut self, address: IpAddr) {
         match address {
             IpAddr::V4(address) => self.v4.take(address.to_bits().into()),
             IpAddr::V6(address) => self.v6.take(address.to_bits()),
@@ -122,7 +122,7 @@ impl Vips {
     }
 
     /// The end of one [`Vips::take_static`].
-    pub fn free_static(&mut self, address: IpAddr) {
+    pub(crate) fn free_static(&mut self, address: IpAddr) {
         match address {
             IpAddr::V4(address) => self.v4.free(address.to_bits().into()),
             IpAddr::V6(address) => self.v6.free(address.to_bits()),

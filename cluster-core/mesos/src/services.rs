@@ -69,7 +69,8 @@ impl Services {
         !touched.is_empty()
     }
 
-    /// Gives the service of an endpoint an address of the endpoint's family. If none is free, it has none.
+    /// Gives the service of an endpoint an address of the endpoint's family. If none is free, it has none. Nor has it one that a
+    /// name has, too: an address of a name follows from nothing but names, so that all nodes agree on who has it.
     fn address(&mut self, view: &mut ClusterView, key: &EndpointKey) {
         let old = view.services.get(&key.service);
         let mut service = match old {
@@ -80,8 +81,10 @@ impl Services {
             }
         };
         match &key.service.vip {
-            Vip::Static(IpAddr::V4(address)) => service.ipv4 = Some(*address),
-            Vip::Static(IpAddr::V6(address)) => service.ipv6 = Some(*address),
+            Vip::Static(address) if !service.has_address(*address) => {
+                give_chosen(view, &mut service, *address)
+            }
+            Vip::Static(_) => {}
             Vip::Named { .. } => {
                 let name = key.service.vip.allocation_name().unwrap_or_default();
                 if key.address.is_ipv4() && service.ipv4.is_none() {
@@ -93,7 +96,8 @@ impl Services {
             }
         }
         if view.services.get(&key.service).is_none_or(|old| **old != service) {
-            view.services.insert(key.service.clone(), Arc::new(service));
+            view.services.insert(key.service.clone(), Arc::new(service.clone()));
+            settle_chosen(view, &service);
         }
     }
 
@@ -107,36 +111,52 @@ impl Services {
     }
 
     fn begin(&mut self, key: &ServiceKey) {
-        match (&key.vip, key.vip.allocation_name()) {
-            (Vip::Static(address), _) => self.vips.take_static(*address),
-            (Vip::Named { .. }, Some(name)) => {
-                self.vips.hold(&name);
-                *self.names.entry(name).or_default() += 1;
-            }
-            (Vip::Named { .. }, None) => {}
+        if let Some(name) = key.vip.allocation_name() {
+            self.vips.hold(&name);
+            *self.names.entry(name).or_default() += 1;
         }
     }
 
     fn end(&mut self, view: &mut ClusterView, key: &ServiceKey, now: Timestamp) {
-        if view.services.remove(key).is_none() {
-            return;
-        }
-        match (&key.vip, key.vip.allocation_name()) {
-            (Vip::Static(address), _) => self.vips.free_static(*address),
-            (Vip::Named { .. }, Some(name)) => {
-                let count = self.names.entry(name.clone()).or_default();
-                *count = count.saturating_sub(1);
-                if *count == 0 {
-                    self.names.remove(&name);
-                    self.vips.release(&name, now);
-                }
-            }
-            (Vip::Named { .. }, None) => {}
+        let Some(ended) = view.services.remove(key) else { return };
+        settle_chosen(view, &ended);
+        let Some(name) = key.vip.allocation_name() else { return };
+        let count = self.names.entry(name.clone()).or_default();
+        *count = count.saturating_sub(1);
+        if *count == 0 {
+            self.names.remove(&name);
+            self.vips.release(&name, now);
         }
     }
 
     /// Frees the addresses of names that no service has had for long enough.
     pub(crate) fn expire(&mut self, now: Timestamp) {
         while self.vips.expire(now).is_some() {}
+    }
+}
+
+/// Gives a service the address that users chose for it, unless a name has it.
+fn give_chosen(view: &ClusterView, service: &mut Service, address: IpAddr) {
+    let is_free = view.rival(&service.key, address).is_none();
+    match address {
+        IpAddr::V4(address) => service.ipv4 = is_free.then_some(address),
+        IpAddr::V6(address) => service.ipv6 = is_free.then_some(address),
+    }
+}
+
+/// After a change of a named service: looks again who has its addresses, if users chose one of them, too.
+fn settle_chosen(view: &mut ClusterView, named: &Service) {
+    let ServiceKey { protocol, port, .. } = named.key;
+    for address in named.ipv4.map(IpAddr::V4).into_iter().chain(named.ipv6.map(IpAddr::V6)) {
+        let chosen = ServiceKey { protocol, vip: Vip::Static(address), port };
+        if chosen == named.key {
+            continue;
+        }
+        let Some(old) = view.services.get(&chosen).cloned() else { continue };
+        let mut service = Service::clone(&old);
+        give_chosen(view, &mut service, address);
+        if *old != service {
+            view.services.insert(chosen, Arc::new(service));
+        }
     }
 }

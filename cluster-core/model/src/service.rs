@@ -1,7 +1,7 @@
 //! Services and the endpoints behind them.
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -84,6 +84,11 @@ impl Service {
             policy: ServicePolicy::default(),
             weighing: Weighing::default(),
         }
+    }
+
+    /// Whether this is one of its addresses.
+    pub fn has_address(&self, address: IpAddr) -> bool {
+        self.ipv4.map(IpAddr::V4) == Some(address) || self.ipv6.map(IpAddr::V6) == Some(address)
     }
 }
 

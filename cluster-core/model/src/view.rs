@@ -78,6 +78,17 @@ impl ClusterView {
             .range((Bound::Included(first), Bound::Unbounded))
             .take_while(move |(key, _)| key.service == service)
     }
+
+    /// The other service that has an address with the protocol and port of this one, if there is one. Users may choose any
+    /// address, also that of a name, and clients could be sent to only one of the two. Costs as much as there are services.
+    pub fn rival(&self, key: &ServiceKey, address: IpAddr) -> Option<&ServiceKey> {
+        let is_rival = |other: &&Arc<Service>| {
+            (other.key.protocol, other.key.port) == (key.protocol, key.port)
+                && other.key != *key
+                && other.has_address(address)
+        };
+        self.services.values().find(is_rival).map(|other| &other.key)
+    }
 }
 
 /// It sorts before every other.

@@ -6,7 +6,7 @@ mod upkeep;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use mesonet_lb_plan::{EndpointCount, EndpointId, NodePlanner, RouteTable, plan};
+use mesonet_lb_plan::{EndpointCount, EndpointId, NodePlanner, RouteTable, lack_of_address, plan};
 use mesonet_model::{AgentId, ClusterView, Delta, Revision, ServiceKey, TaskKey, Timestamp};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -48,6 +48,8 @@ pub struct LoadBalancer {
     unsettled: RouteTable,
     unsettled_keys: BTreeSet<ServiceKey>,
     failures: BTreeMap<ServiceKey, String>,
+    /// Services that the view gives no address, and why.
+    unaddressed: BTreeMap<ServiceKey, String>,
 }
 
 #[derive(Debug)]
@@ -122,6 +124,7 @@ impl LoadBalancer {
             unsettled: RouteTable::default(),
             unsettled_keys: BTreeSet::new(),
             failures: BTreeMap::new(),
+            unaddressed: BTreeMap::new(),
         }
     }
 
@@ -227,7 +230,7 @@ impl LoadBalancer {
         let mut keys = self.planner.observe(&view, failed, count, now());
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_started()));
         if keys.is_empty() && self.unsettled_keys.is_empty() {
-            return BTreeMap::new();
+            return self.failures.clone();
         }
         self.plan_again(&view, keys);
         self.settle().await
@@ -249,6 +252,12 @@ impl LoadBalancer {
 
     fn plan_again(&mut self, view: &ClusterView, mut keys: BTreeSet<ServiceKey>) {
         let now = now();
+        for key in &keys {
+            match lack_of_address(view, key) {
+                Some(reason) => drop(self.unaddressed.insert(key.clone(), reason)),
+                None => drop(self.unaddressed.remove(key)),
+            }
+        }
         let planned = keys.iter().map(|key| (key.clone(), self.planner.plan(view, key, now))).collect();
         self.unsettled.set_all(planned);
         self.unsettled_keys.append(&mut keys);
@@ -306,6 +315,8 @@ impl LoadBalancer {
             self.unsettled.set(key.clone(), unsettled.service(&key).cloned().unwrap_or_default());
             self.unsettled_keys.insert(key);
         }
+        // To try these again is of no use.
+        failures.extend(self.unaddressed.clone());
         self.log(&failures);
         self.metrics.set_services(self.executor.read().services().len(), failures.len());
         self.failures.clone_from(&failures);

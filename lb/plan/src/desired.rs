@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
-use mesonet_model::{Delta, EndpointState, Service, ServiceKey};
+use mesonet_model::{ClusterView, Delta, EndpointState, Service, ServiceKey, Vip};
 
 use crate::{EndpointSpec, RouteState, ServiceSpec, Weighed};
 
@@ -27,6 +27,22 @@ pub fn desired(service: &Service, weighed: Weighed) -> ServiceSpec {
     ServiceSpec { listeners, endpoints: endpoints.collect(), policy: service.policy }
 }
 
+/// Why a service that has endpoints has no virtual address, if it has none.
+pub fn lack_of_address(view: &ClusterView, key: &ServiceKey) -> Option<String> {
+    let service = view.services.get(key)?;
+    if service.ipv4.is_some() || service.ipv6.is_some() || view.endpoints_of(key).next().is_none() {
+        return None;
+    }
+    let taken = match &key.vip {
+        Vip::Static(address) => view.rival(key, *address).map(|by| (address, by)),
+        Vip::Named { .. } => None,
+    };
+    Some(match taken {
+        Some((address, by)) => format!("{address} with this port is that of {by}"),
+        None => "no address was free".to_owned(),
+    })
+}
+
 /// The services that a delta may have changed; no other needs to be planned again.
 pub fn touched(delta: &Delta) -> BTreeSet<ServiceKey> {
     // Those of one service come side by side.
@@ -39,9 +55,7 @@ pub fn touched(delta: &Delta) -> BTreeSet<ServiceKey> {
 mod tests {
     use std::sync::Arc;
 
-    use mesonet_model::{
-        AgentId, ClusterId, ClusterView, Endpoint, EndpointKey, FrameworkId, Revision, TaskId, TaskKey,
-    };
+    use mesonet_model::{AgentId, ClusterId, Endpoint, EndpointKey, FrameworkId, Revision, TaskId, TaskKey};
 
     use super::*;
 
@@ -90,6 +104,21 @@ mod tests {
         let view = view();
         assert_eq!(planned(&view, "tcp/1.2.3.4:5000").listeners.len(), 1);
         assert!(planned(&view, "tcp/1.2.3.4:5001").is_empty());
+    }
+
+    #[test]
+    fn a_service_without_an_address_says_who_has_it() {
+        let mut view = view();
+        let chosen: ServiceKey = "tcp/127.11.0.1:80".parse().expect("key");
+        let lack = |view: &ClusterView, key: &ServiceKey| lack_of_address(view, key);
+        assert_eq!(lack(&view, &"tcp/web@marathon:80".parse().expect("key")), None);
+        view.services.insert(chosen.clone(), Arc::new(Service::new(chosen.clone())));
+        assert_eq!(lack(&view, &chosen), None, "nobody is behind it");
+        let (key, endpoint) = view.endpoints.iter().next().expect("an endpoint");
+        let (key, endpoint) = (EndpointKey { service: chosen.clone(), ..key.clone() }, Arc::clone(endpoint));
+        view.endpoints.insert(key, endpoint);
+        let taken = "127.11.0.1 with this port is that of tcp/web@marathon:80";
+        assert_eq!(lack(&view, &chosen).as_deref(), Some(taken));
     }
 
     #[test]

@@ -25,7 +25,7 @@ mod starting;
 mod weights;
 
 pub use choice::{chances, choose, choose_least};
-pub use desired::{desired, touched};
+pub use desired::{desired, lack_of_address, touched};
 pub use explain::{Choice, KnownBy, explain};
 pub use kernel::{Candidate, FoundMaps, KernelTable, MapWrite, shares};
 pub use maglev::{MAGLEV_SLOTS, MaglevTable};

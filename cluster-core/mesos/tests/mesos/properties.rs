@@ -1,7 +1,10 @@
 //! Whatever comes, nothing panics; and a follower that has seen much is where one is that begins now.
 
+use std::net::Ipv4Addr;
+use std::sync::LazyLock;
+
 use mesonet_mesos::{OperatorFollower, Options, StateFollower};
-use mesonet_model::{ClusterView, Endpoint, Revision};
+use mesonet_model::{ClusterView, Endpoint, Revision, Service};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -46,6 +49,7 @@ fn damage(value: &mut Value, place: &mut usize, new: &Option<Value>) -> bool {
 fn task(id: u8, name: u8, agent: u8, address: u8, state: u8) -> Value {
     let names = ["web", "nginx.web", "Odd Name", "", "é"];
     let states = ["TASK_RUNNING", "TASK_RUNNING", "TASK_STAGING", "TASK_KILLING", "TASK_FAILED"];
+    let chosen = if address == 0 { format!("{}:80", *CHOSEN) } else { String::new() };
     json!({
         "id": format!("t{id}"), "name": (names[usize::from(name) % names.len()]),
         "slave_id": format!("c-S{agent}"), "state": (states[usize::from(state) % states.len()]),
@@ -58,10 +62,19 @@ fn task(id: u8, name: u8, agent: u8, address: u8, state: u8) -> Value {
                     {"host_port": 31000, "container_port": 80, "protocol": "tcp"}]}]}}],
         "discovery": {"visibility": "CLUSTER", "name": (names[usize::from(name + address) % names.len()]),
             "ports": {"ports": [{"number": 80, "protocol": "tcp", "name": "http", "labels": {"labels": [
-                {"key": "VIP_0", "value": format!("/v{name}:80")}]}}]}},
+                {"key": "VIP_0", "value": format!("/v{name}:80")},
+                {"key": "VIP_1", "value": chosen}]}}]}},
         "container": {"type": "MESOS", "network_infos": [{"name": "dcos"}]}, "health_check": {},
     })
 }
+
+/// The address of a name, which users may choose, too.
+static CHOSEN: LazyLock<Ipv4Addr> = LazyLock::new(|| {
+    let state = state(&[(0, 0, 0, 1, 0)], 1, 1, 0).to_string();
+    let view = StateFollower::new(options()).apply_state(state.as_bytes(), NOW).expect("a state");
+    let mut services = view.services.values().filter(|service| service.key.port == 80);
+    services.find_map(|service| service.ipv4).expect("a service")
+});
 
 fn state(tasks: &[(u8, u8, u8, u8, u8)], agents: u8, frameworks: u8, leader: u8) -> Value {
     let agents: Vec<Value> = (0..agents)
@@ -95,7 +108,8 @@ fn any_state() -> impl Strategy<Value = Value> {
 fn shown(view: &ClusterView) -> (Vec<String>, String) {
     let mut view = view.clone();
     view.revision = Revision::ZERO;
-    let services: Vec<String> = view.services.keys().map(ToString::to_string).collect();
+    let addresses = |each: &Service| format!("{} {:?} {:?}", each.key, each.ipv4, each.ipv6);
+    let services: Vec<String> = view.services.values().map(|each| addresses(each)).collect();
     let endpoint = |endpoint: &Endpoint| Endpoint { failing: false, ..endpoint.clone() };
     let endpoints: Vec<String> =
         view.endpoints.iter().map(|(key, each)| format!("{key} {:?}", endpoint(each))).collect();

@@ -62,3 +62,34 @@ fn states_that_cannot_be_used_change_nothing() {
     }
     assert_eq!(apply(&mut follower, &state(&[&task("t1", "")])), view);
 }
+
+#[test]
+fn a_name_has_its_address_whoever_chooses_it() {
+    let with_vip = |id: &str, vip: &str| {
+        let port = format!(
+            r#"{{"number": 80, "protocol": "tcp", "labels": {{"labels": [{{"key": "VIP_0", "value": "{vip}"}}]}}}}"#
+        );
+        let statuses = r#""statuses": [{"state": "TASK_RUNNING", "timestamp": 1.0, "container_status": {"network_infos":
+            [{"ip_addresses": [{"ip_address": "9.0.0.1"}]}]}}]"#;
+        task(id, &format!(r#"{statuses}, "discovery": {{"ports": {{"ports": [{port}]}}}}"#))
+    };
+    let (named, chosen) = (with_vip("a", "/web:80"), with_vip("b", "11.225.36.193:80"));
+    let (earlier, other_port) = (with_vip("0", "11.225.36.193:80"), with_vip("c", "11.225.36.193:81"));
+    let mut follower = follower();
+    let mut shows = |tasks: &[&str], expected: &[&str]| {
+        let view = apply(&mut follower, &state(tasks));
+        let addressed = view.services.values().filter(|each| each.ipv4 == Some([11, 225, 36, 193].into()));
+        let addressed: Vec<String> = addressed.map(|service| service.key.to_string()).collect();
+        assert_eq!(addressed, expected, "{tasks:?}");
+    };
+    let (web, static_web) = ("tcp/web@marathon:80", "tcp/11.225.36.193:80");
+    shows(&[&chosen], &[static_web]);
+    shows(&[&chosen, &named, &other_port], &[web, "tcp/11.225.36.193:81"]);
+    shows(&[&chosen], &[static_web]);
+    shows(&[&named], &[web]);
+    shows(&[&named, &chosen], &[web]);
+    shows(&[&named], &[web]);
+    // What is read first makes no difference.
+    shows(&[], &[]);
+    shows(&[&earlier, &named], &[web]);
+}

@@ -210,11 +210,9 @@ fn by_hash(spec: &ServiceSpec, client: IpAddr) -> Choice {
 fn service_at(view: &ClusterView, protocol: Protocol, address: SocketAddr) -> Option<ServiceKey> {
     let mut services = view.services.values();
     let found = services.find(|service| {
-        let is_its = match address {
-            SocketAddr::V4(address) => service.ipv4 == Some(*address.ip()),
-            SocketAddr::V6(address) => service.ipv6 == Some(*address.ip()),
-        };
-        is_its && service.key.port == address.port() && service.key.protocol == protocol
+        service.key.port == address.port()
+            && service.key.protocol == protocol
+            && service.has_address(address.ip())
     });
     found.map(|service| service.key.clone())
 }
