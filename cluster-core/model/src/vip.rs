@@ -111,6 +111,11 @@ pub enum VipLabelError {
     /// No client can connect to the address.
     #[error("VIP label '{0}' has an address that is no single host's: expected a unicast address")]
     NotUnicast(String),
+    /// Every node uses the address for itself: clients of whatever listens there would be sent to the service.
+    #[error(
+        "VIP label '{0}' has an address that every node uses for itself (127.0.0.0/16 or ::1): expected another one"
+    )]
+    NodesOwn(String),
     /// The name is too long to be resolved.
     #[error("VIP label '{0}' has a name that is too long: expected at most {NAME_LENGTH_MAX} characters")]
     TooLong(String),
@@ -131,9 +136,10 @@ impl VipLabel {
             .ok_or_else(|| VipLabelError::BadPort(text.to_owned()))?;
         let literal = left.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(left);
         if let Ok(address) = literal.parse() {
-            return match is_one_hosts(address) {
-                true => Ok(Self::Static { address, port }),
-                false => Err(VipLabelError::NotUnicast(text.to_owned())),
+            return match address {
+                address if !is_one_hosts(address) => Err(VipLabelError::NotUnicast(text.to_owned())),
+                address if is_every_nodes(address) => Err(VipLabelError::NodesOwn(text.to_owned())),
+                address => Ok(Self::Static { address, port }),
             };
         }
         if looks_like_address(left) {
@@ -166,6 +172,15 @@ fn is_one_hosts(address: IpAddr) -> bool {
         IpAddr::V6(address) => address.to_ipv4_mapped().is_some() || address.is_unicast_link_local(),
     };
     !is_special && !address.is_unspecified() && !address.is_multicast()
+}
+
+/// Whether programs of every node listen there for their own node: `localhost`, Debian's 127.0.1.1, resolvers. The rest of
+/// 127.0.0.0/8 is free for virtual addresses, and the default range of names is there.
+fn is_every_nodes(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.octets()[..2] == [127, 0],
+        IpAddr::V6(address) => address.is_loopback(),
+    }
 }
 
 /// Made a name, it would be one that nobody asks for.
@@ -232,6 +247,7 @@ mod tests {
             ("/api.hello-world:80", VipLabel::Named { name: "api.hello-world".into(), port: 80 }),
             ("/my/group:9", VipLabel::Named { name: "mygroup".into(), port: 9 }),
             ("1.2.3.4:5000", VipLabel::Static { address: [1, 2, 3, 4].into(), port: 5000 }),
+            ("127.11.0.1:80", VipLabel::Static { address: [127, 11, 0, 1].into(), port: 80 }),
             ("fd01:c::1:80", VipLabel::Static { address: "fd01:c::1".parse().expect("address"), port: 80 }),
         ] {
             assert_eq!(VipLabel::parse(text), Ok(expected), "{text}");
@@ -258,6 +274,9 @@ mod tests {
             ("[ff02::1]:80", VipLabelError::NotUnicast("[ff02::1]:80".into())),
             ("[fe80::1]:80", VipLabelError::NotUnicast("[fe80::1]:80".into())),
             ("[::ffff:1.2.3.4]:80", VipLabelError::NotUnicast("[::ffff:1.2.3.4]:80".into())),
+            ("127.0.0.1:80", VipLabelError::NodesOwn("127.0.0.1:80".into())),
+            ("127.0.0.53:53", VipLabelError::NodesOwn("127.0.0.53:53".into())),
+            ("[::1]:80", VipLabelError::NodesOwn("[::1]:80".into())),
         ] {
             assert_eq!(VipLabel::parse(text), Err(expected), "{text}");
         }
