@@ -124,6 +124,7 @@ impl Simulation {
                     self.ledger.commit(*number, answer);
                 }
                 self.ledger.check(&state.marathon);
+                self.counts.readied += self.readiness.check(&state.marathon, &self.ledger.cancelled);
                 Told::Committed { revision }
             }
             Verdict::Known => Told::Committed { revision },

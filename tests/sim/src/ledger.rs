@@ -25,6 +25,8 @@ pub(crate) struct Ledger {
     deployments: BTreeMap<DeploymentId, Vec<AppId>>,
     /// Deployments that were seen to be over.
     over: BTreeSet<DeploymentId>,
+    /// Deployments that a command has ended, and such that were over when it might have.
+    pub(crate) cancelled: BTreeSet<DeploymentId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +104,7 @@ impl Ledger {
             }
             (Command::KillTasks { tasks, .. }, Reply::Killed(_)) => self.killed.extend(tasks),
             (Command::CancelDeployment { deployment, .. }, Reply::Deployment { version, .. }) => {
+                self.cancelled.insert(deployment.clone());
                 self.over.insert(deployment);
                 for app in asked.apps {
                     self.apps.remove(&app);
@@ -113,6 +116,7 @@ impl Ledger {
                 }
             }
             (Command::CancelDeployment { deployment, .. }, Reply::Done) => {
+                self.cancelled.insert(deployment.clone());
                 self.over.insert(deployment);
             }
             (Command::ResetDelay { .. }, Reply::Done) => {}
@@ -172,13 +176,17 @@ impl Ledger {
             | Command::Delete { force: true, .. }
             | Command::Restart { force: true, .. }
             | Command::KillTasks { force: true, .. } => {
-                let touched = |apps: &&Vec<AppId>| apps.iter().any(|app| asked.apps.contains(app));
-                let cancelled = self.deployments.values().filter(touched).flatten();
+                let touched = |(_, apps): &(&DeploymentId, &Vec<AppId>)| {
+                    apps.iter().any(|app| asked.apps.contains(app))
+                };
+                let cancelled: Vec<_> = self.deployments.iter().filter(touched).collect();
+                self.cancelled.extend(cancelled.iter().map(|(id, _)| (*id).clone()));
                 // Killing what is to end anyway changes nothing of its app, so no new deployment goes on with it.
                 let goes_on = |app: &AppId| {
                     asked.apps.contains(app) && !matches!(asked.command, Command::KillTasks { .. })
                 };
-                self.mixed.extend(cancelled.filter(|app| !goes_on(app)).cloned());
+                let apps = cancelled.into_iter().flat_map(|(_, apps)| apps);
+                self.mixed.extend(apps.filter(|app| !goes_on(app)).cloned());
             }
             Command::Put { .. }
             | Command::Delete { .. }

@@ -18,6 +18,7 @@
 //! | what was answered is committed and stays | `ledger` |
 //! | the next leader begins where the last commit was | `watch::check_recovery` |
 //! | a task is told to end when no plane sends clients to it, and none does later | `masters::check_kill`, `views` |
+//! | a deployment that comes to its end has waited until new instances were ready | `readiness` |
 //! | an agent obeys no term before the newest that it has seen | `views::commanded` |
 //!
 //! When the faults have ended, everything has to become as users want it (`simulation::unsettled`).
@@ -38,6 +39,7 @@ mod masters;
 mod network;
 mod nodes;
 mod planes;
+mod readiness;
 mod simulation;
 mod store;
 mod user;

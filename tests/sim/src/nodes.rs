@@ -95,6 +95,9 @@ impl Simulation {
             return;
         }
         self.note(format_args!("on agent {node}, {} is {event:?}", task.task));
+        if event == ProcessEvent::Ready {
+            self.readiness.becomes_ready(task.task.clone());
+        }
         let own = &mut self.nodes[node];
         let effects = own.agent.process(task, event, own.clock.wall(self.now), self.now);
         self.agent_acts(node, effects);

@@ -20,6 +20,7 @@ use crate::masters::MasterProcess;
 use crate::network::{Network, Party, Weather};
 use crate::nodes::Node;
 use crate::planes::PlaneTwin;
+use crate::readiness::Readiness;
 use crate::store::Store;
 use crate::watch::Watch;
 
@@ -84,6 +85,7 @@ pub(crate) struct Simulation {
     pub(crate) links: BTreeMap<u64, Link>,
     pub(crate) ledger: Ledger,
     pub(crate) watch: Watch,
+    pub(crate) readiness: Readiness,
     pub(crate) counts: Counts,
 }
 
@@ -118,6 +120,8 @@ pub struct Counts {
     pub drained: u64,
     /// Commands that users were answered.
     pub answers: u64,
+    /// Instances that had to be ready at the end of a deployment.
+    pub readied: u64,
 }
 
 impl Counts {
@@ -138,6 +142,7 @@ impl Counts {
             launches,
             drained,
             answers,
+            readied,
         } = other;
         self.events += events;
         self.terms += terms;
@@ -153,6 +158,7 @@ impl Counts {
         self.launches += launches;
         self.drained += drained;
         self.answers += answers;
+        self.readied += readied;
     }
 }
 
@@ -211,6 +217,7 @@ impl Simulation {
             links: BTreeMap::new(),
             ledger: Ledger::default(),
             watch: Watch::default(),
+            readiness: Readiness::default(),
             counts: Counts::default(),
             rng,
         }

@@ -19,6 +19,7 @@ fn everything_holds_whatever_fails() {
     assert!(seen.launches > 5 * SEEDS, "{seen:?}");
     assert!(seen.drained > SEEDS, "{seen:?}");
     assert!(seen.answers > 5 * SEEDS, "{seen:?}");
+    assert!(seen.readied > SEEDS / 2, "{seen:?}");
 }
 
 #[test]
