@@ -196,6 +196,7 @@ fn agent_config(
         dir: dir.agent(),
         hostname: NODE_ADDRESS.to_string(),
         address: NODE_ADDRESS,
+        places: None,
         port,
         resources,
         attributes: Vec::new(),

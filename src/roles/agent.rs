@@ -3,23 +3,28 @@
 //! Tasks of the runtime: the agent's own, and the bus client's. The tasks that the agent runs go on without it, and the
 //! next one takes them up.
 
+use std::io::ErrorKind;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use mesonet_agent::{CgroupMode, LogLimits};
+use mesonet_agent::{CgroupMode, LogLimits, Place};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken};
 use mesonet_model::{Attribute, NODE_ATTRIBUTE, ZONE_ATTRIBUTE};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use super::node_identity::Node;
+use super::node_identity::{self, Node};
 use crate::config::{AgentOptions, Grace};
 use crate::driver::{AGENT_COMMANDS_MAX, AGENT_REPORTS_MAX};
 use crate::machine::{self, Wanted};
 use crate::open_files;
 use crate::process::{self, Running};
 use crate::sandboxes::LocalSandboxes;
+
+/// How often it is looked whether the node's address is still there.
+const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the node's agent until SIGINT or SIGTERM; its tasks run on. `token` is needed until the node has joined.
 ///
@@ -47,15 +52,19 @@ impl AgentProcess {
         let Grace(idle_timeout) = options.master_timeout;
         let masters = node.masters()?.to_vec();
         let identity = node.identity().await?;
-        let address = match options.address {
-            Some(address) => address,
-            None => address_towards_masters(&node).await?,
+        let (address, places) = match options.address {
+            Some(address) => (address, None),
+            None => {
+                let address = address_towards_masters(&node).await?;
+                (address, Some(places_from(address, options.hostname.clone(), masters.clone())))
+            }
         };
         let agent_dir = options.dir.join("agent");
         let config = mesonet_agent::Config {
             dir: agent_dir.clone(),
             hostname: options.hostname.clone().unwrap_or_else(|| address.to_string()),
             address,
+            places,
             resources: machine::offered(Wanted::from(options), &options.dir),
             attributes: attributes(identity.name().to_string(), options.zone.clone()),
             supervisor: process::supervisor()?,
@@ -96,8 +105,41 @@ impl From<&AgentOptions> for Wanted {
     }
 }
 
+/// Where the node is reached, now and whenever the address is not this machine's any more. A second one beside it, or
+/// another way to the masters, is no reason to move.
+fn places_from(address: IpAddr, hostname: Option<String>, masters: Vec<String>) -> watch::Receiver<Place> {
+    let place = move |address: IpAddr| Place {
+        address,
+        hostname: hostname.clone().unwrap_or_else(|| address.to_string()),
+    };
+    let (sender, places) = watch::channel(place(address));
+    tokio::spawn(async move {
+        while !sender.is_closed() {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+            if is_own(sender.borrow().address) {
+                continue;
+            }
+            let masters = masters.clone();
+            let found = tokio::task::spawn_blocking(move || node_identity::address_towards(&masters)).await;
+            // Until there is a way to a master again, nobody could be told.
+            if let Ok(Ok(address)) = found {
+                sender.send_replace(place(address));
+            }
+        }
+    });
+    places
+}
+
+/// Whether an address is one of this machine's, as far as can be told.
+fn is_own(address: IpAddr) -> bool {
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => error.kind() != ErrorKind::AddrNotAvailable,
+    }
+}
+
 /// Waits for a way to a master: after a reboot, the network may come up later than the agent.
-async fn address_towards_masters(node: &Node<'_>) -> anyhow::Result<std::net::IpAddr> {
+async fn address_towards_masters(node: &Node<'_>) -> anyhow::Result<IpAddr> {
     const ATTEMPTS: u32 = 30;
     const PAUSE: Duration = Duration::from_secs(1);
     let mut found = node.address_towards_masters();
@@ -115,4 +157,15 @@ fn attributes(name: String, zone: Option<String>) -> Vec<Attribute> {
     let node = Attribute { name: NODE_ATTRIBUTE.to_owned(), value: name };
     let zone = zone.map(|value| Attribute { name: ZONE_ATTRIBUTE.to_owned(), value });
     std::iter::once(node).chain(zone).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_is_gone_is_told_from_one_that_is_there() {
+        assert!(is_own([127, 0, 0, 1].into()));
+        assert!(!is_own([192, 0, 2, 1].into()), "it is for documentation, and nobody's");
+    }
 }

@@ -80,18 +80,26 @@ impl Node<'_> {
     /// # Errors
     /// When there is no way to any.
     pub fn address_towards_masters(&self) -> anyhow::Result<IpAddr> {
-        let mut failure = anyhow!("no master is named");
-        for master in self.masters()? {
-            match address_towards(master) {
-                Ok(address) => return Ok(address),
-                Err(error) => failure = anyhow!(error).context(format!("there is no way to {master}")),
-            }
-        }
-        Err(failure.context("cannot find this node's address: give --address IP"))
+        address_towards(self.masters()?).context("cannot find this node's address: give --address IP")
     }
 }
 
-fn address_towards(master: &str) -> std::io::Result<IpAddr> {
+/// This machine's address on the way to the first of these masters whose name resolves.
+///
+/// # Errors
+/// When there is no way to any.
+pub fn address_towards(masters: &[String]) -> anyhow::Result<IpAddr> {
+    let mut failure = anyhow!("no master is named");
+    for master in masters {
+        match address_towards_one(master) {
+            Ok(address) => return Ok(address),
+            Err(error) => failure = anyhow!(error).context(format!("there is no way to {master}")),
+        }
+    }
+    Err(failure)
+}
+
+fn address_towards_one(master: &str) -> std::io::Result<IpAddr> {
     let mut failure = std::io::Error::from(std::io::ErrorKind::NotFound);
     for master in master.to_socket_addrs()? {
         let any: SocketAddr =

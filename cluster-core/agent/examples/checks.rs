@@ -98,6 +98,7 @@ fn config(directory: &Path) -> Measured<Config> {
         dir: directory.to_path_buf(),
         hostname: "bench".to_owned(),
         address: Ipv4Addr::LOCALHOST.into(),
+        places: None,
         resources: Resources::default(),
         attributes: Vec::new(),
         supervisor: vec![program, "supervise".to_owned()],

@@ -28,6 +28,7 @@ use crate::joined::Joined;
 use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
 use crate::listening::{self, HostListeners};
+use crate::place;
 use crate::protocol::{self, Event, Exit, Launch, Request};
 use crate::rounds::Rounds;
 use crate::status_queue::StatusQueue;
@@ -80,6 +81,7 @@ impl Agent {
         self.look_at_containers();
         self.register();
         let mut rounds = Rounds::from(Instant::now());
+        let mut places = self.config.places.take();
         loop {
             let wake = self.next_resend().into_iter().fold(rounds.next(), Instant::min);
             tokio::select! {
@@ -98,6 +100,7 @@ impl Agent {
                     Some(command) => self.command(command),
                     None => return,
                 },
+                place = place::next(&mut places) => self.move_to(place),
                 () = tokio::time::sleep_until(wake.into()) => {
                     let now = Instant::now();
                     self.resend(now);
@@ -107,7 +110,7 @@ impl Agent {
         }
     }
 
-    fn register(&mut self) {
+    pub(crate) fn register(&mut self) {
         // The registration says it, too.
         self.outbox.retain(|report| !matches!(report, AgentReport::Containers { .. }));
         let running = |task: &AgentTask| RunningTask {

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use mesonet_model::{Attribute, Resources};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::place::Place;
 
 /// The agent's settings.
 #[derive(Debug, Clone)]
@@ -15,6 +18,8 @@ pub struct Config {
     pub hostname: String,
     /// Address at which host ports are reached.
     pub address: IpAddr,
+    /// Where the node is reached from then on, if that can change.
+    pub places: Option<watch::Receiver<Place>>,
     /// Port of the agent's HTTP endpoint at that address; 0 if it has none.
     pub port: u16,
     /// What to offer.

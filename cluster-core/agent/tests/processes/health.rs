@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use mesonet_agent::{Config, Place};
 use mesonet_model::{
     AgentCommand, HealthCheck, HealthProbe, HealthResult, IpProtocol, StatusReason, TaskSpec, TaskState,
     TaskStatus,
 };
+use tokio::sync::watch;
 use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::{ServerConfig, ServerConnection, StreamOwned};
 
@@ -35,6 +37,7 @@ pub const ALL: &[Case] = &[
     ("a_check_asks_an_address_of_its_version_of_ip", Some("needs root"), || {
         in_namespace(a_check_asks_an_address_of_its_version_of_ip)
     }),
+    ("a_task_is_checked_where_its_node_has_moved_to", None, a_task_is_checked_where_its_node_has_moved_to),
     ("a_task_without_such_an_address_is_not_healthy", None, a_task_without_such_an_address_is_not_healthy),
     ("checks_are_made_where_the_task_is", Some("needs root"), || {
         in_namespace(checks_are_made_where_the_task_is)
@@ -189,8 +192,7 @@ fn a_connection_decides_whether_a_task_is_healthy() {
     let listener = TcpListener::bind((address, 0)).expect("listens");
     let port = listener.local_addr().expect("bound").port();
     let directory = directory();
-    let mut node =
-        Node::with(mesonet_agent::Config { address: address.into(), ..node::config(directory.path()) });
+    let mut node = Node::with(Config { address: address.into(), ..node::config(directory.path()) });
     let spec = checked("tcp", "exec sleep 1000", vec![check(HealthProbe::Tcp { port })]);
     node.launch(&spec);
     until_health(&mut node, &spec, true, 0);
@@ -323,6 +325,26 @@ fn a_check_asks_an_address_of_its_version_of_ip() {
     }
     node.send(AgentCommand::Kill { task: spec.key.clone(), grace: Some(Duration::ZERO) });
     while !node.next_status("the end").state.is_terminal() {}
+}
+
+fn a_task_is_checked_where_its_node_has_moved_to() {
+    let directory = directory();
+    let place =
+        |last: u8, hostname: &str| Place { address: [127, 0, 0, last].into(), hostname: hostname.to_owned() };
+    let (mover, places) = watch::channel(place(1, "host.test"));
+    let mut node = Node::with(Config { places: Some(places), ..node::config(directory.path()) });
+    let listener = TcpListener::bind("127.0.0.2:0").expect("listens");
+    let port = listener.local_addr().expect("bound").port();
+    let spec = checked("t", "exec sleep 1000", vec![check(HealthProbe::Tcp { port })]);
+    node.launch(&spec);
+    until_health(&mut node, &spec, false, 1);
+    until_health(&mut node, &spec, false, 3);
+    mover.send(place(2, "moved.test")).expect("it listens");
+    let (address, hostname) = node.next_place();
+    assert_eq!((address.to_string(), hostname.as_str()), ("127.0.0.2".to_owned(), "moved.test"));
+    until_health(&mut node, &spec, true, 0);
+    node.kill(&spec);
+    node.until(&spec, TaskState::Killed);
 }
 
 fn a_task_without_such_an_address_is_not_healthy() {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -38,6 +39,7 @@ pub fn config(directory: &Path) -> Config {
         dir: directory.to_path_buf(),
         hostname: "host.test".to_owned(),
         address: [127, 0, 0, 1].into(),
+        places: None,
         resources: Resources::default(),
         attributes: Vec::new(),
         supervisor: vec![program.to_string_lossy().into_owned(), "supervise".to_owned()],
@@ -138,6 +140,17 @@ impl Node {
 
     pub fn kill(&self, spec: &TaskSpec) {
         self.send(AgentCommand::Kill { task: spec.key.clone(), grace: None });
+    }
+
+    /// Where it says that it is when it registers again.
+    pub fn next_place(&mut self) -> (IpAddr, String) {
+        loop {
+            match self.report("a registration") {
+                AgentReport::Register { info, .. } => return (info.address, info.hostname),
+                AgentReport::Status(status) => self.acknowledge(&status),
+                other => panic!("{other:?} instead of a registration"),
+            }
+        }
     }
 
     fn report(&mut self, what: &str) -> AgentReport {
