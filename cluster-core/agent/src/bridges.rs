@@ -130,17 +130,17 @@ fn lost<'wanted>(
 }
 
 impl Agent {
-    /// Puts back what somebody has removed. `unmended` is what could not be put back the last time, of which the log says
+    /// Puts back what somebody has removed. `unmended` is what could not be done the last time, of which the log says
     /// nothing new.
     pub(crate) fn mend_bridges(&mut self, unmended: &mut BTreeSet<String>) {
         if !self.lacking.is_empty() {
             return;
         }
         if let Err(error) = self.try_to_mend_bridges(unmended) {
-            tracing::warn!(
-                error = checkpoint::in_full(&error),
-                "Bridges cannot be compared with what they should be"
-            );
+            let error = checkpoint::in_full(&error);
+            if unmended.insert(error.clone()) {
+                tracing::warn!(error, "Bridges cannot be compared with what they should be");
+            }
         }
     }
 

@@ -22,6 +22,8 @@ use crate::checkpoint::{self, FileError};
 pub(crate) struct Joined {
     files: BTreeSet<Seen>,
     attachments: Vec<Attachment>,
+    /// Why it could not be looked the last time, of which the log says nothing new.
+    trouble: Option<String>,
 }
 
 /// A file as it was, which is another one after it was written again: by its name, number and time of writing.
@@ -65,18 +67,20 @@ impl Joined {
 impl Agent {
     /// Tells the master of containers that have come or gone.
     pub(crate) fn look_at_containers(&mut self) {
-        match self.joined.look(&self.layout.attachments()) {
-            Ok(false) => {}
+        let looked = self.joined.look(&self.layout.attachments());
+        let trouble = looked.as_ref().err().map(|error| checkpoint::in_full(error));
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != self.joined.trouble) {
+            tracing::warn!(error, "Cannot tell which containers have joined networks");
+        }
+        self.joined.trouble = trouble;
+        match looked {
+            Ok(false) | Err(_) => {}
             Ok(true) => {
                 let Some(agent) = self.id.clone() else { return };
                 let containers = self.joined.containers(&agent);
                 // What has not been said yet says less.
                 self.outbox.retain(|report| !matches!(report, AgentReport::Containers { .. }));
                 self.outbox.push_back(AgentReport::Containers { agent, containers });
-            }
-            Err(error) => {
-                let error = checkpoint::in_full(&error);
-                tracing::warn!(error, "Cannot tell which containers have joined networks");
             }
         }
     }

@@ -69,9 +69,9 @@ pub(crate) fn decide(goal: Goal, census: &Census, definition: &AppDefinition) ->
     }
 }
 
-/// Whether a goal is reached. An instance that is not ready yet has not proved itself. One that fails a check after it was healthy is no reason to wait: what becomes of it
-/// is the check's business. A scaled app has reached it also before its instances have left agents that are to be
-/// empty, so that no deployment waits for room elsewhere.
+/// Whether a goal is reached. An instance that is not ready yet has not proved itself. One that fails a check after it
+/// was healthy is no reason to wait: what becomes of it is the check's business. A scaled app has reached it also before
+/// its instances have left agents that are to be empty, so that no deployment waits for room elsewhere.
 pub(crate) fn is_reached(goal: Goal, census: &Census) -> bool {
     let reached = |instances: u32, generations: &[Generation]| {
         let wanted = census.wanted(generations);
