@@ -17,6 +17,7 @@ mod endpoint_metrics;
 mod inspect;
 mod ledger;
 mod listening;
+mod local_route;
 mod mapped_array;
 mod memory;
 mod metrics;

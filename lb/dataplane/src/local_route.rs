@@ -32,7 +32,7 @@ const KIND: usize = 7;
 const ANSWER: usize = 4096;
 
 /// Whether a packet to the address that is sent here is delivered here.
-pub(super) fn leads_here(address: IpAddr) -> io::Result<bool> {
+pub(crate) fn leads_here(address: IpAddr) -> io::Result<bool> {
     let netlink = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, NETLINK_ROUTE)?;
     send(&netlink, &request(address), SendFlags::empty())?;
     let mut answer = [0; ANSWER];

@@ -16,7 +16,6 @@ mod direction;
 mod http_close;
 mod introduction;
 mod listener;
-mod local_route;
 mod local_tcp;
 mod pace;
 mod pipe_pool;

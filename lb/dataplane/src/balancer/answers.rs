@@ -1,7 +1,7 @@
 //! What a balancer answers when it is asked about itself.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 
 use mesonet_lb_plan::{
     Choice, EndpointCount, EndpointId, KnownBy, RouteTable, ServicePolicy, ServiceSpec, explain,
@@ -12,6 +12,7 @@ use tracing::warn;
 
 use super::{Executor, LoadBalancer, counted, error_text, now};
 use crate::inspect::{Carrier, Connection, Datapath, Explained, Question, Routes, ServiceRoutes};
+use crate::local_route::leads_here;
 use crate::{Dataplane as _, PacketAnswer, PacketQuestion};
 
 impl LoadBalancer {
@@ -156,8 +157,7 @@ impl LoadBalancer {
             let tasks = view.tasks.values().filter(|task| task.addresses.contains(&address));
             tasks.into_iter().any(|task| self.planner.is_here(view, &task.agent))
         };
-        // The kernel binds nothing to an address of another node.
-        address.is_loopback() || UdpSocket::bind((address, 0)).is_ok() || is_task()
+        address.is_loopback() || leads_here(address).unwrap_or(false) || is_task()
     }
 
     /// Has the program for packets from outside say what it would do, if there is one.

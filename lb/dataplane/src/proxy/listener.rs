@@ -10,8 +10,8 @@ use mesonet_model::ServiceKey;
 use socket2::{Domain, Protocol, SockAddr, Socket, TcpKeepalive, Type};
 use thiserror::Error;
 
-use super::local_route::leads_here;
 use super::local_tcp::LocalTcp;
+use crate::local_route::leads_here;
 
 /// Clients that wait to be accepted; the kernel caps it at net.core.somaxconn (4096 by default). When the queue is
 /// full, the kernel drops connection attempts, and clients repeat them.
