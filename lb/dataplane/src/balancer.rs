@@ -252,13 +252,13 @@ impl LoadBalancer {
 
     fn plan_again(&mut self, view: &ClusterView, mut keys: BTreeSet<ServiceKey>) {
         let now = now();
-        for key in &keys {
-            match lack_of_address(view, key) {
-                Some(reason) => drop(self.unaddressed.insert(key.clone(), reason)),
-                None => drop(self.unaddressed.remove(key)),
-            }
-        }
-        let planned = keys.iter().map(|key| (key.clone(), self.planner.plan(view, key, now))).collect();
+        let planned: Vec<_> =
+            keys.iter().map(|key| (key.clone(), self.planner.plan(view, key, now))).collect();
+        // Of many services nearly all have an address, and to look them up again takes time.
+        self.unaddressed.retain(|key, _| !keys.contains(key));
+        let without = planned.iter().filter(|(_, spec)| spec.listeners.is_empty() && !spec.is_empty());
+        let reasons = without.filter_map(|(key, _)| Some((key.clone(), lack_of_address(view, key)?)));
+        self.unaddressed.extend(reasons);
         self.unsettled.set_all(planned);
         self.unsettled_keys.append(&mut keys);
     }
