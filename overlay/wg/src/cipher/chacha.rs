@@ -13,6 +13,9 @@ const CONSTANTS: [u32; 4] = [0x6170_7865, 0x3320_646e, 0x7962_2d32, 0x6b20_6574]
 /// Where the number of the block is in the state.
 const BLOCK_NUMBER: usize = 12;
 
+/// How many pairs of rounds follow the first one.
+pub(super) const PAIRS_LEFT: usize = 9;
+
 /// The state in the beginning: a register for each word, of which the first eight lanes are for one block of each
 /// message, and the others for the block after it.
 pub(super) struct KeyStream {
@@ -20,6 +23,13 @@ pub(super) struct KeyStream {
     /// The state after the first round of columns. The first column of it is not mixed yet, because it alone depends on
     /// the number of the block.
     mixed: [__m512i; 16],
+}
+
+/// Blocks that are being made: two of each message.
+pub(super) struct Rounds<'a> {
+    first: &'a [__m512i; 16],
+    number: __m512i,
+    v: [__m512i; 16],
 }
 
 /// Adds, mixes and turns in four columns or diagonals of the state at once.
@@ -59,7 +69,7 @@ impl KeyStream {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn first(&self) -> ([__m256i; 8], [__m512i; LANES]) {
-        let words = self.words(0);
+        let words = self.begun(0).through().words();
         let mut keys = [_mm256_setzero_si256(); 8];
         for (key, word) in keys.iter_mut().zip(words) {
             *key = _mm512_castsi512_si256(word);
@@ -72,27 +82,66 @@ impl KeyStream {
     #[inline]
     #[target_feature(enable = "avx512f")]
     pub(super) fn blocks(&self, number: u32) -> [[__m512i; LANES]; 2] {
-        transposed(&self.words(number))
+        self.begun(number).through().blocks()
+    }
+
+    /// The same, after the first pair of ten pairs of rounds.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn begun(&self, number: u32) -> Rounds<'_> {
+        let number = _mm512_set1_epi32(number.cast_signed());
+        let number = _mm512_mask_add_epi32(number, 0xff00, number, _mm512_set1_epi32(1));
+        let mut v = self.mixed;
+        v[BLOCK_NUMBER] = number;
+        quarter_rounds!(v, [0 4 8 12]);
+        quarter_rounds!(v, [0 5 10 15] [1 6 11 12] [2 7 8 13] [3 4 9 14]);
+        Rounds { first: &self.first, number, v }
+    }
+}
+
+impl Rounds<'_> {
+    /// The first round of a pair.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn columns(&mut self) {
+        let v = &mut self.v;
+        quarter_rounds!(v, [0 4 8 12] [1 5 9 13] [2 6 10 14] [3 7 11 15]);
+    }
+
+    /// The second round of a pair.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn diagonals(&mut self) {
+        let v = &mut self.v;
+        quarter_rounds!(v, [0 5 10 15] [1 6 11 12] [2 7 8 13] [3 4 9 14]);
     }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    fn words(&self, number: u32) -> [__m512i; 16] {
-        let mut first = self.first;
-        let number = _mm512_set1_epi32(number.cast_signed());
-        first[BLOCK_NUMBER] = _mm512_mask_add_epi32(number, 0xff00, number, _mm512_set1_epi32(1));
-        let mut v = self.mixed;
-        v[BLOCK_NUMBER] = first[BLOCK_NUMBER];
-        quarter_rounds!(v, [0 4 8 12]);
-        quarter_rounds!(v, [0 5 10 15] [1 6 11 12] [2 7 8 13] [3 4 9 14]);
-        for _ in 1..10 {
-            quarter_rounds!(v, [0 4 8 12] [1 5 9 13] [2 6 10 14] [3 7 11 15]);
-            quarter_rounds!(v, [0 5 10 15] [1 6 11 12] [2 7 8 13] [3 4 9 14]);
+    fn through(mut self) -> Self {
+        for _ in 0..PAIRS_LEFT {
+            self.columns();
+            self.diagonals();
         }
-        for (word, first) in v.iter_mut().zip(first) {
-            *word = _mm512_add_epi32(*word, first);
+        self
+    }
+
+    /// The blocks, after [`PAIRS_LEFT`] pairs of rounds.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn blocks(self) -> [[__m512i; LANES]; 2] {
+        transposed(&self.words())
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn words(mut self) -> [__m512i; 16] {
+        for (word, first) in self.v.iter_mut().zip(self.first) {
+            *word = _mm512_add_epi32(*word, *first);
         }
-        v
+        // Of the first state, this word alone is another one in each block.
+        self.v[BLOCK_NUMBER] = _mm512_add_epi32(self.v[BLOCK_NUMBER], self.number);
+        self.v
     }
 }
 
