@@ -61,6 +61,9 @@ impl Services {
     /// Takes over a service from the store.
     pub(crate) fn restore(&mut self, service: &Service) {
         self.hold_address(&service.key);
+        if service.ipv4.is_none() && service.ipv6.is_none() {
+            self.unaddressed.insert(service.key.clone());
+        }
         if let Some(since) = service.empty_since {
             self.empty.insert((since, service.key.clone()));
         }
@@ -89,8 +92,10 @@ impl Services {
         self.replace(view, out, task, Serving::Down, Published::default(), now);
     }
 
-    /// Removes what has had no endpoint for long enough, and ends reservations.
+    /// Removes what has had no endpoint for long enough, and ends reservations. Addresses that are free by that go to
+    /// services that have waited for them.
     pub(crate) fn expire(&mut self, view: &mut ClusterView, out: &mut Outbox, now: Timestamp) {
+        let mut is_something_free = false;
         while let Some((since, key)) = self.empty.first().cloned() {
             if since.plus(SERVICE_LINGER) > now {
                 break;
@@ -101,9 +106,24 @@ impl Services {
             out.view_changed = true;
             self.release_address(&key, out, now);
             out.dirty.services.insert(key);
+            is_something_free = true;
         }
         while let Some(name) = self.vips.expire(now) {
             out.dirty.vips.insert(name);
+            is_something_free = true;
+        }
+        if is_something_free {
+            self.address_others(view, out, now);
+        }
+    }
+
+    /// Looks again for addresses of services that found none.
+    fn address_others(&mut self, view: &mut ClusterView, out: &mut Outbox, now: Timestamp) {
+        for service in self.unaddressed.clone() {
+            let Some((EndpointKey { task, .. }, _)) = view.endpoints_of(&service).next() else { continue };
+            let task = task.clone();
+            let needs = Families::of(view.endpoints_of(&service).map(|(key, _)| key));
+            self.settle(view, out, &service, needs, &task, now);
         }
     }
 
@@ -128,11 +148,7 @@ impl Services {
         out.view_changed |= self.publish(view, task, serving, wanted);
         let services: BTreeSet<&ServiceKey> = old.union(&keys).map(|key| &key.service).collect();
         for service in services {
-            let of_service = || keys.iter().filter(|key| key.service == *service);
-            let needs = Families {
-                ipv4: of_service().any(|key| key.address.is_ipv4()),
-                ipv6: of_service().any(|key| key.address.is_ipv6()),
-            };
+            let needs = Families::of(keys.iter().filter(|key| key.service == *service));
             self.settle(view, out, service, needs, task, now);
         }
     }
@@ -325,10 +341,19 @@ struct Counted {
 }
 
 /// The address families that a service has endpoints of.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 struct Families {
     ipv4: bool,
     ipv6: bool,
+}
+
+impl Families {
+    fn of<'endpoint>(endpoints: impl Iterator<Item = &'endpoint EndpointKey>) -> Self {
+        endpoints.fold(Self::default(), |Self { ipv4, ipv6 }, EndpointKey { address, .. }| Self {
+            ipv4: ipv4 || address.is_ipv4(),
+            ipv6: ipv6 || address.is_ipv6(),
+        })
+    }
 }
 
 /// What follows from a task whose agent and framework are in the view; nothing otherwise.

@@ -68,10 +68,12 @@ fn nobody_takes_the_address_and_port_of_another_service() {
     cluster.run(&agent, "d", 31003, "/web:443");
     assert_eq!(address(&cluster, "tcp/web@marathon:443"), None);
     assert_eq!(cluster.warnings().len(), 1);
-    // Once the service is gone, the next change of the other one's tasks gives it the address.
+    // Once the service is gone, the other one has the address, under another leader, too.
     cluster.report("a", TaskState::Failed);
-    cluster.pass(LINGER);
-    cluster.run(&agent, "e", 31004, "11.225.36.193:80");
+    cluster.pass(LINGER - Duration::from_millis(1));
+    cluster.restart();
+    assert_eq!(address(&cluster, rival), None);
+    cluster.pass(Duration::from_millis(1));
     assert_eq!(address(&cluster, rival).as_deref(), Some("11.225.36.193"));
     let before = cluster.view().services.clone();
     cluster.restart();
@@ -97,6 +99,11 @@ fn names_that_collide_get_different_addresses_that_stay() {
     assert_eq!(address(&cluster, "tcp/b@marathon:80").as_deref(), Some("11.0.0.2"));
     assert_eq!(address(&cluster, "tcp/c@marathon:80"), None);
     assert_eq!(cluster.endpoints("tcp/c@marathon:80").len(), 1);
+    // One that is free again goes to whoever waits for it.
+    cluster.report("a", TaskState::Failed);
+    cluster.pass(LINGER);
+    cluster.pass(RESERVATION);
+    assert_eq!(address(&cluster, "tcp/c@marathon:80").as_deref(), Some("11.0.0.1"));
 }
 
 #[test]
