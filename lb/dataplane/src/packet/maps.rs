@@ -92,11 +92,20 @@ impl Maps {
         self.nodes.remove(node)
     }
 
-    /// What they hold, and what to remove from them.
-    pub(super) fn read(&self, first_stamp: u32) -> io::Result<(PacketTable, Vec<PacketWrite>)> {
+    /// What they hold once services that are held are put into them, and what to remove from them.
+    pub(super) fn read(
+        &self,
+        first_stamp: u32,
+        held: &[PacketWrite],
+    ) -> io::Result<(PacketTable, Vec<PacketWrite>)> {
+        let mut services: BTreeMap<Frontend, PacketService> = self.services.all()?.into_iter().collect();
+        services.extend(held.iter().filter_map(|write| match write {
+            PacketWrite::PutService(frontend, service) => Some((*frontend, *service)),
+            _ => None,
+        }));
         let endpoints: BTreeMap<u32, PacketEndpoint> = self.endpoints.all()?.into_iter().collect();
         let endpoint = |number: u32| endpoints.get(&number).copied();
-        Ok(PacketTable::read(first_stamp, self.services.all()?, self.members.all()?, endpoint))
+        Ok(PacketTable::read(first_stamp, services, self.members.all()?, endpoint))
     }
 
     /// Makes one write.

@@ -221,7 +221,7 @@ impl PacketBalancer {
         let flows = FlowTable::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
         let drains = Drains::start(flows.clone(), ledger.clone()).map_err(PacketError::Thread)?;
-        let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Words)?;
+        let (table, garbage) = maps.read(first_stamp(), &[]).map_err(PacketError::Words)?;
         for write in &garbage {
             maps.write(write).map_err(PacketError::Words)?;
         }
@@ -444,12 +444,16 @@ impl PacketBalancer {
         let is_held =
             |write: &PacketWrite| !self.older.is_empty() && matches!(write, PacketWrite::PutService(_, _));
         let (held, writes): (Vec<_>, Vec<_>) = writes.into_iter().partition(is_held);
-        self.held.extend(held);
-        let written = writes.iter().try_for_each(|write| self.maps.write(write));
-        if written.is_err() {
-            self.read_again();
+        match writes.iter().try_for_each(|write| self.maps.write(write)) {
+            Ok(()) => {
+                self.held.extend(held);
+                Ok(())
+            }
+            Err(error) => {
+                self.read_again();
+                Err(PutError::Map(error))
+            }
         }
-        written.map_err(PutError::Map)
     }
 
     /// Endpoints that a former process has left are counted for their service from now on.
@@ -462,9 +466,9 @@ impl PacketBalancer {
         }
     }
 
-    /// After a write that failed, the maps are asked what they hold.
+    /// After a write that failed, the maps are asked what they hold. What services are about to use is theirs already.
     fn read_again(&mut self) {
-        match self.maps.read(first_stamp()) {
+        match self.maps.read(first_stamp(), &self.held) {
             Ok((table, garbage)) => {
                 self.table = table;
                 for write in &garbage {

@@ -1,6 +1,6 @@
 //! A node between clients and servers: three network namespaces and a BPF file system of the test's own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -205,13 +205,18 @@ impl Balancer {
 
     /// Makes several services of TCP lead to endpoints at once.
     pub fn put_together(&mut self, services: &[Wanted<'_>]) {
+        assert_eq!(self.try_together(services), [].into());
+    }
+
+    /// The same, where some may fail. Returns those, and why.
+    pub fn try_together(&mut self, services: &[Wanted<'_>]) -> BTreeMap<ServiceKey, String> {
         let keys = services.iter().map(|(key, vip, endpoints)| {
             let key: ServiceKey = key.parse().expect("a key");
             self.routes.set(key.clone(), spec_of(ServicePolicy::default(), vip, endpoints));
             key
         });
         let keys: BTreeSet<ServiceKey> = keys.collect();
-        assert_eq!(self.balancer.settle(&keys, &self.routes), [].into());
+        self.balancer.settle(&keys, &self.routes)
     }
 
     /// What is counted of the endpoints of a virtual address.

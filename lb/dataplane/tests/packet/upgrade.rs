@@ -8,11 +8,13 @@ use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::Duration;
 
-use aya::maps::MapInfo;
-use mesonet_lb_dataplane::PacketMode;
+use aya::maps::{HashMap, Map, MapData, MapInfo};
+use mesonet_ebpf_abi::PACKET_ENDPOINTS_MAX;
+use mesonet_lb_dataplane::{PacketAnswer, PacketMode, PacketQuestion};
 use mesonet_lb_plan::RouteState::{Draining, Ready};
+use mesonet_model::Protocol;
 
-use crate::site::{Balancer, Side, Site, address};
+use crate::site::{Balancer, Side, Site, Wanted, address};
 use crate::traffic::{Conversation, WAYS, on, serve};
 
 /// Nothing here takes long; a test that waits for this has failed.
@@ -144,5 +146,47 @@ fn programs_of_another_form_are_replaced_without_a_gap() {
         writer.read_exact(&mut heard).expect("the client's answer");
         assert!(old.echoes(1000), "{mode:?} {masquerade}");
         load.goes_on();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_service_that_finds_no_room_takes_none_from_others_when_programs_are_replaced() {
+    let site = Site::new();
+    let settings = site.settings(&["clients"], PacketMode::Tc);
+    let mut node = Balancer::start(&settings);
+    let services: [Wanted<'_>; 2] =
+        [(WEB.0, WEB.1, &[("10.2.0.2:8001", Ready)]), (NEWS.0, NEWS.1, &[("10.2.0.2:8002", Ready)])];
+    node.put_together(&services);
+    drop(node);
+
+    let older = make_older(&site, false);
+    let mut node = Balancer::start(&settings);
+    let layout = older.parent().expect("a layout");
+    fill_members(&layout.join(FORM.0), 1);
+    let failures = node.try_together(&services);
+    let failed: Vec<String> = failures.into_keys().map(|key| key.to_string()).collect();
+    assert_eq!(failed, [NEWS.0], "there was room for one endpoint");
+    let ask = |node: &mut Balancer, vip: &str| {
+        let question =
+            PacketQuestion { protocol: Protocol::Tcp, from: address("10.1.0.2:40000"), to: address(vip) };
+        node.balancer.trace(&question).expect("an answer")
+    };
+    let web = PacketAnswer::Goes { from: address("10.1.0.2:40000"), to: address("10.2.0.2:8001") };
+    assert_eq!(ask(&mut node, WEB.1), web);
+    node.put_together(&services);
+    assert_eq!(ask(&mut node, WEB.1), web);
+    let news = PacketAnswer::Goes { from: address("10.1.0.2:40000"), to: address("10.2.0.2:8002") };
+    assert_eq!(ask(&mut node, NEWS.1), news, "what filled the maps belonged to no service");
+}
+
+/// Puts endpoints of no service into the maps, until there is room for so many others.
+fn fill_members(pins: &Path, left: u32) {
+    let map = Map::HashMap(MapData::from_pin(pins.join("MEMBERS")).expect("it is pinned"));
+    let mut members: HashMap<_, [u8; 24], u32> = map.try_into().expect("of that form");
+    for number in left..PACKET_ENDPOINTS_MAX {
+        let mut member = [0xff; 24];
+        member[4..8].copy_from_slice(&number.to_ne_bytes());
+        members.insert(member, number, 0).expect("there is room");
     }
 }
