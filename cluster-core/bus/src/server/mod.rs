@@ -13,6 +13,7 @@ mod stats;
 mod view_frames;
 
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -33,7 +34,7 @@ use crate::{
     clock, files, transport,
 };
 use duty::{Duty, Standing};
-use registry::Registry;
+use registry::{Newcomer, Registry};
 use standbys::Standbys;
 use stats::Counters;
 use view_frames::ViewFrames;
@@ -434,13 +435,14 @@ fn admit(hall: &watch::Receiver<Arc<Hall>>, incoming: Incoming, connections: &mu
 async fn carry_commands(hall: Arc<Hall>, mut commands: mpsc::Receiver<(AgentId, AgentCommand)>) {
     while let Some((agent, command)) = commands.recv().await {
         let is_registration = matches!(command, AgentCommand::Registered { .. });
-        if is_registration {
-            note_registration(&hall, &agent);
-        }
+        let is_outdated = is_registration && note_registration(&hall, &agent);
         let link = hall.registry().agent_link(&agent);
         match link {
             Some(link) => {
-                if link.commands.try_send(FromMaster::Command(command)).is_err() {
+                // What it has said meanwhile was not passed on.
+                let again = is_outdated.then_some(AgentCommand::Reregister);
+                let mut commands = iter::once(command).chain(again).map(FromMaster::Command);
+                if commands.any(|command| link.commands.try_send(command).is_err()) {
                     connection::cut(&hall, &link.connection, Reason::TooSlow, "the agent takes no commands");
                 }
             }
@@ -454,16 +456,18 @@ async fn carry_commands(hall: Arc<Hall>, mut commands: mpsc::Receiver<(AgentId, 
     }
 }
 
-/// Finds out on which node a newly registered agent runs, and keeps that.
-fn note_registration(hall: &Arc<Hall>, agent: &AgentId) {
+/// Finds out on which node a newly registered agent runs, and keeps that. Returns whether the agent is to register again.
+fn note_registration(hall: &Arc<Hall>, agent: &AgentId) -> bool {
     let view = hall.feed.newest();
-    let Some(node) = hall.registry().registered(agent, view.as_deref()) else { return };
+    let Some(newcomer) = hall.registry().registered(agent, view.as_deref()) else { return false };
+    let Newcomer { node, is_outdated } = newcomer;
     let (hall, agent) = (hall.clone(), agent.clone());
     tokio::task::spawn_blocking(move || {
         if let Err(error) = hall.house.authority.bind_agent(&node, &agent) {
             tracing::error!(%error, %node, "Cannot keep which agent runs on a node");
         }
     });
+    is_outdated
 }
 
 /// An agent has gone before it was registered: the master must know that it is not there.

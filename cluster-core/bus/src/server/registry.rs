@@ -1,7 +1,6 @@
 //! Which nodes are connected, and which agent runs on which of them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use mesonet_model::{AgentId, AgentInfo, AgentReport, ClusterView};
@@ -44,8 +43,9 @@ pub(crate) struct Link {
 #[derive(Debug)]
 struct Pending {
     node: NodeName,
-    hostname: String,
-    address: IpAddr,
+    info: AgentInfo,
+    /// Whether the agent has said something else of itself meanwhile.
+    is_outdated: bool,
 }
 
 /// What becomes of a registration.
@@ -53,8 +53,16 @@ struct Pending {
 pub(crate) enum Registration {
     /// To be passed on.
     Forward(AgentReport),
-    /// The same is under way; its answer will reach the agent.
+    /// An earlier one is under way; its answer will reach the agent.
     UnderWay,
+}
+
+/// A node whose agent is registered for the first time.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Newcomer {
+    pub(crate) node: NodeName,
+    /// Whether the agent has said something else of itself than what it is registered with.
+    pub(crate) is_outdated: bool,
 }
 
 impl Registry {
@@ -138,7 +146,8 @@ impl Registry {
         let AgentReport::Register { agent: given, info, tasks, containers } = report else {
             return Ok(Registration::Forward(report));
         };
-        if self.pending.iter().any(|pending| pending.node == *node) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.node == *node) {
+            pending.is_outdated = pending.info != info;
             return Ok(Registration::UnderWay);
         }
         let agent = self.agent_of(node).or(given);
@@ -149,13 +158,16 @@ impl Registry {
         }
         match agent.as_ref().filter(|agent| view.is_some_and(|view| view.agents.contains_key(*agent))) {
             Some(known) => self.bind(known, node),
-            None => self.pending.push_back(Pending::new(node, &info)),
+            None => {
+                let pending = Pending { node: node.clone(), info: info.clone(), is_outdated: false };
+                self.pending.push_back(pending);
+            }
         }
         Ok(Registration::Forward(AgentReport::Register { agent, info, tasks, containers }))
     }
 
     /// The master has registered an agent. Returns its node if that was not known.
-    pub(crate) fn registered(&mut self, agent: &AgentId, view: Option<&ClusterView>) -> Option<NodeName> {
+    pub(crate) fn registered(&mut self, agent: &AgentId, view: Option<&ClusterView>) -> Option<Newcomer> {
         if self.nodes.contains_key(agent)
             && !self.pending.iter().any(|p| self.nodes.get(agent) == Some(&p.node))
         {
@@ -163,18 +175,14 @@ impl Registry {
         }
         let info = &view?.agents.get(agent)?.info;
         let index = self.pending.iter().position(|pending| pending.is(info))?;
-        let node = self.pending.remove(index)?.node;
+        let Pending { node, is_outdated, .. } = self.pending.remove(index)?;
         self.bind(agent, &node);
-        Some(node)
+        Some(Newcomer { node, is_outdated })
     }
 }
 
 impl Pending {
-    fn new(node: &NodeName, info: &AgentInfo) -> Self {
-        Self { node: node.clone(), hostname: info.hostname.clone(), address: info.address }
-    }
-
     fn is(&self, info: &AgentInfo) -> bool {
-        self.hostname == info.hostname && self.address == info.address
+        self.info.hostname == info.hostname && self.info.address == info.address
     }
 }

@@ -50,6 +50,30 @@ async fn an_agent_registers_takes_commands_and_reports() {
 }
 
 #[tokio::test]
+async fn what_an_agent_says_before_it_is_registered_is_asked_for_again() {
+    for (later, expected) in [("host-1", kill()), ("host-2", AgentCommand::Reregister)] {
+        let mut site = Site::start();
+        site.joined("n1").await;
+        let mut node = site.agent("n1");
+        for report in [registration(None, "host-1"), registration(None, later), status("c-S0")] {
+            node.reports.send(report).await.expect("sent");
+        }
+        assert_eq!(site.report().await, registration(None, "host-1"));
+        assert_eq!(site.report().await, status("c-S0"), "the same agent would be registered twice");
+        site.publish("c-S0", "host-1".to_owned());
+        let agent = AgentId::new("c-S0");
+        let registered = AgentCommand::Registered { agent: agent.clone() };
+        for command in [registered.clone(), kill()] {
+            site.commands.send((agent.clone(), command)).await.expect("sent");
+        }
+        assert_eq!(patiently(node.commands.recv()).await, Some(registered));
+        assert_eq!(patiently(node.commands.recv()).await, Some(expected));
+        node.reports.send(registration(Some("c-S0"), later)).await.expect("sent");
+        assert_eq!(site.report().await, registration(Some("c-S0"), later));
+    }
+}
+
+#[tokio::test]
 async fn each_agent_gets_its_own_commands() {
     let mut site = Site::start();
     let mut nodes = Vec::new();
