@@ -32,7 +32,7 @@ pub(crate) struct Services {
     names: BTreeMap<String, usize>,
     /// Services without endpoints by the time since.
     empty: BTreeSet<(Timestamp, ServiceKey)>,
-    /// Services for which no address was free, so that it is said once.
+    /// Services that need an address which was not free, so that it is said once.
     unaddressed: BTreeSet<ServiceKey>,
 }
 
@@ -61,17 +61,20 @@ impl Services {
     /// Takes over a service from the store.
     pub(crate) fn restore(&mut self, service: &Service) {
         self.hold_address(&service.key);
-        if service.ipv4.is_none() && service.ipv6.is_none() {
-            self.unaddressed.insert(service.key.clone());
-        }
         if let Some(since) = service.empty_since {
             self.empty.insert((since, service.key.clone()));
         }
     }
 
-    /// Takes over the endpoints of a task from the store; its services are restored on their own.
+    /// Takes over the endpoints of a task from the store; its services are restored on their own, before that.
     pub(crate) fn restore_endpoints(&mut self, view: &mut ClusterView, task: &Task) {
         let wanted = wanted_endpoints(view, task);
+        for key in wanted.endpoints.keys() {
+            let service = view.services.get(&key.service);
+            if service.is_some_and(|service| !Families::of([key].into_iter()).are_served(service)) {
+                self.unaddressed.insert(key.service.clone());
+            }
+        }
         self.publish(view, &task.key, task.serving(), wanted);
     }
 
@@ -225,9 +228,14 @@ impl Services {
             out.dirty.vips.extend(key.vip.allocation_name());
         }
         match self.give_addresses(view, &mut service, needs, out) {
-            Ok(()) => {
-                self.unaddressed.remove(key);
+            Ok(()) if self.unaddressed.contains(key) => {
+                // Endpoints of other tasks may need the other family.
+                let needs = Families::of(view.endpoints_of(key).map(|(key, _)| key));
+                if needs.are_served(&service) {
+                    self.unaddressed.remove(key);
+                }
             }
+            Ok(()) => {}
             Err(reason) if self.unaddressed.insert(key.clone()) => {
                 out.warn(task, format!("service {key} has no address: {reason}"));
             }
@@ -353,6 +361,16 @@ impl Families {
             ipv4: ipv4 || address.is_ipv4(),
             ipv6: ipv6 || address.is_ipv6(),
         })
+    }
+
+    /// Whether a service has all addresses that endpoints of these families need.
+    fn are_served(self, service: &Service) -> bool {
+        match service.key.vip {
+            Vip::Static(address) => service.has_address(address),
+            Vip::Named { .. } => {
+                (service.ipv4.is_some() || !self.ipv4) && (service.ipv6.is_some() || !self.ipv6)
+            }
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 pub const GRACE: Duration = Duration::from_secs(10);
 
 pub struct Cluster {
+    config: Config,
     pub master: Master,
     pub now: Timestamp,
     pub records: BTreeMap<(Table, String), Vec<u8>>,
@@ -94,9 +95,10 @@ impl Cluster {
 
     pub fn without_framework(config: Config) -> Self {
         let records = Recovered::new();
-        let master =
-            Master::recover(config, ClusterId::new("c"), Revision::ZERO, &records).expect("no records");
+        let master = Master::recover(config.clone(), ClusterId::new("c"), Revision::ZERO, &records)
+            .expect("no records");
         Self {
+            config,
             master,
             now: Timestamp::from_millis(1_000_000),
             records: BTreeMap::new(),
@@ -112,7 +114,7 @@ impl Cluster {
         let records: Recovered =
             self.records.iter().map(|((table, key), value)| (*table, key.clone(), value.clone())).collect();
         let cluster = ClusterId::new("c");
-        let config = Config { seed: 8, ..config() };
+        let config = Config { seed: 8, ..self.config.clone() };
         self.master = Master::recover(config, cluster, self.committed, &records).expect("own records");
         self.said.clear();
     }

@@ -1,6 +1,5 @@
 //! Services, their endpoints and addresses.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use mesonet_master::Config;
@@ -157,25 +156,54 @@ fn bad_labels_are_told_once_and_touch_nothing_else() {
     assert_eq!(services, ["tcp/api@marathon:81", "tcp/web@marathon:80"]);
 }
 
-#[test]
-fn a_task_with_addresses_of_its_own_is_reached_there_by_family() {
-    let (mut cluster, agent) = cluster_with_agent();
+/// Launches a task that has an address of each family, with these labels.
+fn run_with_both(cluster: &mut Cluster, agent: &AgentId, task: &str, labels: &[&str]) {
+    let labels = labels.iter().enumerate();
     let port = DiscoveryPort {
         number: 8080,
         name: None,
         protocol: "tcp".to_owned(),
-        labels: BTreeMap::from([
-            ("VIP_0".to_owned(), "/web:80".to_owned()),
-            ("VIP_1".to_owned(), "1.2.3.4:80".to_owned()),
-            ("VIP_2".to_owned(), "fd01:c::1:80".to_owned()),
-        ]),
+        labels: labels.map(|(number, label)| (format!("VIP_{number}"), (*label).to_owned())).collect(),
     };
-    let mut spec = cluster.spec(&agent, "a", vec![port]);
+    let mut spec = cluster.spec(agent, task, vec![port]);
     spec.resources.ports = mesonet_model::PortRanges::empty();
     cluster.launch(spec);
-    let mut status = cluster.status(&agent, "a", TaskState::Running);
+    let mut status = cluster.status(agent, task, TaskState::Running);
     status.addresses = vec!["9.0.1.5".parse().expect("address"), "fd01:b::5".parse().expect("address")];
     cluster.handle(mesonet_master::Input::Agent(mesonet_model::AgentReport::Status(Box::new(status))));
+}
+
+#[test]
+fn an_address_of_one_family_is_waited_for_whatever_happens_to_the_other() {
+    let only = "fd01:c::1".parse().expect("address");
+    for is_restarted in [false, true] {
+        let mut cluster = Cluster::without_framework(Config { vip_range_v6: (only, only), ..config() });
+        cluster.framework = cluster.subscribe("marathon");
+        let agent = cluster.register(None, agent_info(1, 8), Vec::new());
+        run_with_both(&mut cluster, &agent, "a", &["/a:80"]);
+        run_with_both(&mut cluster, &agent, "b", &["/b:80"]);
+        let warning =
+            "service tcp/b@marathon:80 has no address: all 1 addresses from fd01:c::1 to fd01:c::1 are taken";
+        assert_eq!(cluster.warnings(), [warning]);
+        // It is served by the other family, and has a task that needs no more.
+        assert!(address(&cluster, "tcp/b@marathon:80").is_some());
+        cluster.run(&agent, "c", 31000, "/b:80");
+        cluster.report("a", TaskState::Failed);
+        cluster.pass(LINGER);
+        cluster.pass(RESERVATION - Duration::from_millis(1));
+        if is_restarted {
+            cluster.restart();
+        }
+        cluster.pass(Duration::from_millis(1));
+        let service = &cluster.view().services[&"tcp/b@marathon:80".parse::<ServiceKey>().expect("key")];
+        assert_eq!(service.ipv6, Some(only), "after a restart: {is_restarted}");
+    }
+}
+
+#[test]
+fn a_task_with_addresses_of_its_own_is_reached_there_by_family() {
+    let (mut cluster, agent) = cluster_with_agent();
+    run_with_both(&mut cluster, &agent, "a", &["/web:80", "1.2.3.4:80", "fd01:c::1:80"]);
     assert_eq!(cluster.endpoint_texts(WEB), ["9.0.1.5:8080 ready 1", "[fd01:b::5]:8080 ready 1"]);
     assert_eq!(cluster.endpoint_texts("tcp/1.2.3.4:80"), ["9.0.1.5:8080 ready 1"]);
     assert_eq!(cluster.endpoint_texts("tcp/[fd01:c::1]:80"), ["[fd01:b::5]:8080 ready 1"]);
