@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesonet_lb_dataplane::{Datapath, Routes, ServiceRoutes};
-use mesonet_lb_plan::{Observed, Reach, Vantage, weigh};
+use mesonet_lb_plan::{Observed, Reach, Vantage, lack_of_address, weigh};
 use mesonet_model::{AgentId, ClusterView, EndpointState, Service, ServiceKey, Timestamp, Vip};
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ pub(super) fn name(key: &ServiceKey) -> Option<String> {
     key.vip.allocation_name().map(|name| format!("{name}.{VIP_DOMAIN}"))
 }
 
-/// As dcos-net shows it: every VIP with its backends.
+/// As dcos-net shows it: every VIP with its backends; and why nobody reaches them, where that is so.
 pub(super) fn vips(view: &ClusterView) -> Value {
     let vip = |key: &ServiceKey| {
         let host = match &key.vip {
@@ -31,7 +31,11 @@ pub(super) fn vips(view: &ClusterView) -> Value {
         let backends: Vec<Value> = living
             .map(|(endpoint, _)| json!({ "ip": endpoint.address.ip(), "port": endpoint.address.port() }))
             .collect();
-        json!({ "vip": vip(key), "protocol": key.protocol, "backend": backends })
+        let mut shown = json!({ "vip": vip(key), "protocol": key.protocol, "backend": backends });
+        if let Some(lack) = lack_of_address(view, key) {
+            shown["failure"] = json!(lack);
+        }
+        shown
     });
     Value::Array(list.collect())
 }
@@ -153,17 +157,36 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_node_that_balances_nothing_lists_services_in_the_same_form() {
-        let key: ServiceKey = "tcp/web@marathon:80".parse().expect("a key");
-        let mut view = ClusterView::empty(ClusterId::new("c"));
-        let known = Service { ipv4: Some([127, 11, 0, 1].into()), ..Service::new(key.clone()) };
-        view.services.insert(key.clone(), Arc::new(known));
+    /// A service with an endpoint.
+    fn put(view: &mut ClusterView, key: &str, ipv4: Option<[u8; 4]>) {
+        let key: ServiceKey = key.parse().expect("a key");
+        let service = Service { ipv4: ipv4.map(Into::into), ..Service::new(key.clone()) };
+        view.services.insert(key.clone(), Arc::new(service));
         let task = TaskKey::new(FrameworkId::new("f"), TaskId::new("t"));
         let address = SocketAddr::from(([10, 0, 0, 1], 31000));
         let endpoint = Endpoint::new(AgentId::new("s"), EndpointState::Ready, 1);
         view.endpoints.insert(EndpointKey { service: key, task, address }, Arc::new(endpoint));
+    }
 
+    #[test]
+    fn a_vip_whose_address_is_anothers_says_so() {
+        let mut view = ClusterView::empty(ClusterId::new("c"));
+        put(&mut view, "tcp/web@marathon:80", Some([11, 0, 0, 1]));
+        put(&mut view, "tcp/11.0.0.1:80", None);
+        let backend = json!([{ "ip": "10.0.0.1", "port": 31000 }]);
+        let named = "web.marathon.l4lb.thisdcos.directory:80";
+        let expected = json!([
+            { "vip": named, "protocol": "tcp", "backend": backend },
+            { "vip": "11.0.0.1:80", "protocol": "tcp", "backend": backend,
+              "failure": "11.0.0.1 with this port is that of tcp/web@marathon:80" },
+        ]);
+        assert_eq!(vips(&view), expected);
+    }
+
+    #[test]
+    fn a_node_that_balances_nothing_lists_services_in_the_same_form() {
+        let mut view = ClusterView::empty(ClusterId::new("c"));
+        put(&mut view, "tcp/web@marathon:80", Some([127, 11, 0, 1]));
         let listed = services(&AgentId::new("n"), &view, None);
         let service = &listed["services"][0];
         assert_eq!(service["name"], "web.marathon.l4lb.thisdcos.directory");
