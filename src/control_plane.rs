@@ -59,6 +59,11 @@ pub enum Input {
         /// The plane.
         plane: Plane,
     },
+    /// A node has a view of a revision that there is not yet.
+    Ahead {
+        /// The node's revision.
+        revision: Revision,
+    },
     /// A node's certificates were declared void.
     NodeRevoked {
         /// The node.
@@ -232,6 +237,7 @@ impl ControlPlane {
                 }
                 Message::ToMaster(mesonet_master::Input::PlaneGone { node, plane })
             }
+            Input::Ahead { revision } => Message::ToMaster(mesonet_master::Input::Ahead { revision }),
             Input::NodeRevoked { node } => Message::ToMaster(mesonet_master::Input::NodeRevoked { node }),
             Input::Node { number, order } => Message::ToMaster(self.order(number, order)),
             Input::Command { number, command } => {

@@ -235,6 +235,10 @@ impl<S: Store + 'static> Driver<S> {
             }
             PlaneNews::Gone { node, plane } => Input::PlaneGone { node, plane },
             PlaneNews::Revoked { node } => Input::NodeRevoked { node },
+            PlaneNews::Ahead { revision } => {
+                tracing::warn!(%revision, "Nodes are ahead of the records, which must be older ones; going on above");
+                Input::Ahead { revision }
+            }
         }
     }
 

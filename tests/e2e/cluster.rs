@@ -1,5 +1,7 @@
 //! A cluster of many nodes, each host a network namespace: joining, serving, and the sudden end of every process.
 
+use std::path::PathBuf;
+
 use serde_json::json;
 
 use crate::harness::nodes::MASTER;
@@ -83,6 +85,46 @@ fn every_node_serves_every_task_and_nothing_ends_with_a_process_of_the_cluster()
     nodes.mesonet(&["app", "scale", "web", "7"]).success();
     converge(&nodes);
     assert!(nodes.who_all("n3", &vip, 7).is_superset(&before));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn older_records_that_are_put_back_are_followed_by_nodes_that_have_seen_newer_ones() {
+    let mut nodes = Nodes::start(&["n1"]);
+    nodes.start_agents(&["n1"]);
+    nodes.start_net("n1");
+    nodes.wait_for_planes(2);
+    nodes.deploy(&app::idle("/old", 1));
+    let agent = PathBuf::from(nodes.host_dir("n1")).join("agent");
+    let processes = || process::working_in(&agent).len();
+    let known = processes();
+    nodes.stop(MASTER, "master");
+    let records = format!("{}/state.redb", nodes.host_dir(MASTER));
+    let backup = format!("{records}.backup");
+    std::fs::copy(&records, &backup).expect("copied");
+
+    nodes.start_master(MASTER);
+    nodes.deploy(&app::idle("/new", 2));
+    nodes.deploy(&app::idle("/newer", 2));
+    converge(&nodes);
+    let seen = nodes.revision();
+    eventually("the newest view is on disk", || equal(&nodes.kept_revision("n1"), &nodes.revision()));
+    nodes.stop(MASTER, "master");
+    std::fs::copy(&backup, &records).expect("put back");
+
+    nodes.start_master(MASTER);
+    eventually("the node follows", || {
+        let revision = nodes.revision();
+        if revision.as_u64() <= seen.as_u64() {
+            return Err(format!("{revision}, after {seen}"));
+        }
+        equal(&nodes.kept_revision("n1"), &revision)
+    });
+    converge(&nodes);
+    nodes.log_says(MASTER, "master", "Nodes are ahead of the records").expect("the operator is told");
+    assert!(nodes.dig("n1", &["new.marathon.mesos"]).contains("NXDOMAIN"), "it is not known any more");
+    assert_ne!(nodes.dig("n1", &["+short", "old.marathon.mesos"]), "");
+    eventually("tasks that nobody knows have ended", || equal(&processes(), &known));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mesonet_model::{AgentId, ClusterView, Plane, PlaneReport};
+use mesonet_model::{AgentId, ClusterView, Plane, PlaneReport, Revision};
 use tokio::sync::{mpsc, watch};
 
 use crate::Subscriber;
@@ -33,6 +33,12 @@ pub enum PlaneNews {
         node: AgentId,
         /// The plane.
         plane: Plane,
+    },
+    /// A node has a newer view than there is: the records are older ones that somebody has put back. Said by the bus, maybe
+    /// more than once, and before the report that shows it.
+    Ahead {
+        /// Its revision.
+        revision: Revision,
     },
     /// A node's certificates were declared void, and it is cut off. Said by the bus, and maybe more than once.
     Revoked {

@@ -22,6 +22,10 @@ use crate::tasks::TaskEntry;
 use crate::tunnels::Tunnels;
 use crate::vips::Vips;
 
+/// How many revisions are left out above that of a node which is ahead: others may be ahead of it by what was published in
+/// its last moments without a master.
+const REVISIONS_SKIPPED: u64 = 1 << 16;
+
 /// The master's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -100,6 +104,11 @@ pub enum Input {
     NodeRevoked {
         /// The node.
         node: AgentId,
+    },
+    /// A node has a view of a revision that there is not yet: the records are older ones that somebody has put back.
+    Ahead {
+        /// The node's revision.
+        revision: Revision,
     },
     /// Something outside the view was committed and wants a revision of its own.
     Touch,
@@ -233,12 +242,21 @@ impl Master {
             Input::ConfirmRemoval => self.liveness.confirm_removal(),
             Input::CreateNetwork { number, network } => self.create_network(number, network),
             Input::RemoveNetwork { number, name } => self.remove_network(number, &name),
+            Input::Ahead { revision } => self.go_on_above(revision),
             Input::Touch => self.out.view_changed = true,
             Input::Tick => self.drains.pass_time(now),
         }
         self.pass_time(now);
         self.offer();
         self.finish()
+    }
+
+    /// Goes on with revisions that no node has seen with another meaning: nodes refuse to go back.
+    fn go_on_above(&mut self, revision: Revision) {
+        if revision > self.view.revision {
+            self.view.revision = Revision(revision.0.saturating_add(REVISIONS_SKIPPED));
+            self.out.view_changed = true;
+        }
     }
 
     /// The cluster as everybody sees it. Cheap to clone.

@@ -28,6 +28,7 @@ impl fmt::Debug for Brief<'_> {
                 }
                 Input::PlaneGone { node, plane } => write!(f, "[{node} {plane} is gone]")?,
                 Input::NodeRevoked { node } => write!(f, "[{node} is revoked]")?,
+                Input::Ahead { revision } => write!(f, "[a node is at {revision}]")?,
                 Input::Node { order, .. } => write!(f, "[{order:?}]")?,
                 Input::Command { number, .. } => write!(f, "[command {number}]")?,
             }

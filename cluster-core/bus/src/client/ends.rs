@@ -311,8 +311,8 @@ fn note(news: PlaneNews, is_relay: bool, outage: Option<Outage>, latest: &mut La
             // A plane of this node ends with the node's daemon, and the master sees that.
             is_relay.then_some(FromNode::RelayedGone { node, plane })
         }
-        // The leader looks at the authority's records itself.
-        PlaneNews::Revoked { .. } => None,
+        // The leader looks at the authority's records itself, and at what planes report.
+        PlaneNews::Revoked { .. } | PlaneNews::Ahead { .. } => None,
     }
 }
 

@@ -23,6 +23,10 @@ const FIRST_MESSAGE_MAX: Duration = Duration::from_secs(5);
 /// Commands are sent before views when both wait.
 const COMMANDS_PRIORITY: i32 = 1;
 
+/// How far ahead of the newest view a node is believed to be: more changes than a cluster makes in the life of a backup.
+/// Without a bound one node could use up the numbers of all revisions.
+const AHEAD_MAX: u64 = 1 << 28;
+
 /// How a connection ends.
 enum End {
     /// The peer has ended it, or is lost.
@@ -355,10 +359,7 @@ impl Guest {
     }
 
     async fn plane_report(&self, report: PlaneReport, said: &mut Said) -> Result<(), End> {
-        // Nobody has applied what has not been published, here or by an earlier leader.
-        let published = [self.hall.feed.newest(), self.hall.house.frames.newest()];
-        let newest = published.into_iter().flatten().map(|view| view.revision).max();
-        let applied = report.applied.min(newest.unwrap_or(Revision::ZERO));
+        let applied = self.applied(report.applied).await?;
         // What was committed before the plane reported for the first time has not waited for it.
         let before = said.planes.insert((report.node.clone(), report.plane), applied).unwrap_or(applied);
         let commits = self.hall.feed.commits.between(before, applied);
@@ -366,6 +367,33 @@ impl Guest {
         let mut paths = self.hall.paths.lock().await;
         let known = paths.report(self.connection.stable_id(), PlaneReport { applied, ..report });
         self.hall.tell(known, latencies).await
+    }
+
+    /// What a plane that claims to have applied a revision has in effect. That of a revision that there is not is a view
+    /// of before older records were put back, which says nothing of this master's views.
+    async fn applied(&self, claimed: Revision) -> Result<Revision, End> {
+        if matches!(self.hall.duty, Duty::Standing(_)) {
+            // The leader knows what there is.
+            return Ok(claimed);
+        }
+        let newest = match (self.hall.feed.newest(), self.hall.house.frames.newest()) {
+            (Some(view), _) => view.revision,
+            // What an earlier leader has published after this master heard of it for the last time is not known yet.
+            (None, Some(view)) => return Ok(claimed.min(view.revision)),
+            (None, None) => {
+                let mut views = self.hall.feed.views.clone();
+                let first = views.wait_for(Option::is_some).await.map_err(|_| End::Lost)?;
+                first.as_ref().map_or(Revision::ZERO, |view| view.revision)
+            }
+        };
+        if claimed <= newest {
+            return Ok(claimed);
+        }
+        if claimed.0 - newest.0 <= AHEAD_MAX {
+            let news = PlaneNews::Ahead { revision: claimed };
+            self.hall.feed.reports.send(news).await.map_err(|_| End::Lost)?;
+        }
+        Ok(Revision::ZERO)
     }
 
     async fn renew(&mut self, request: Vec<u8>) -> Result<(), End> {

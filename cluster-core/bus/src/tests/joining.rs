@@ -100,7 +100,7 @@ async fn a_revoked_node_is_cut_off_and_stays_out() {
     loop {
         match site.planes.recv().await.expect("the control plane is told") {
             PlaneNews::Revoked { node } => break assert_eq!(node.as_str(), "n1"),
-            PlaneNews::Report(_) | PlaneNews::Gone { .. } => {}
+            PlaneNews::Report(_) | PlaneNews::Gone { .. } | PlaneNews::Ahead { .. } => {}
         }
     }
     let again = site.net("n1", None);

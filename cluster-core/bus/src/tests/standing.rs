@@ -100,7 +100,7 @@ async fn report(node: &NetNode, view: &ClusterView) {
 async fn reported(planes: &mut mpsc::Receiver<PlaneNews>) -> (String, Revision) {
     match patiently(planes.recv()).await.expect("news") {
         PlaneNews::Report(report) => (report.report.node.to_string(), report.report.applied),
-        PlaneNews::Gone { node, .. } | PlaneNews::Revoked { node } => panic!("{node} is gone"),
+        news => panic!("{news:?}"),
     }
 }
 

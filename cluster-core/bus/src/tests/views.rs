@@ -113,8 +113,7 @@ async fn planes_report_in_the_name_of_their_node_and_are_gone_with_it() {
 
     let second = site.publish("a", "two".to_owned());
     patiently(plane.next()).await.expect("update");
-    // What has not been published cannot have been applied.
-    plane.report(Revision(99), BTreeSet::new(), BTreeMap::new()).await;
+    plane.report(second.revision, BTreeSet::new(), BTreeMap::new()).await;
     let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
     assert_eq!((report.report.applied, report.latencies.len()), (second.revision, 1));
 
@@ -138,6 +137,50 @@ async fn planes_reports_are_repeated_to_the_next_master() {
     let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
     assert_eq!((report.report.node, report.report.plane), (AgentId::new("n1"), Plane::Lb));
     assert!(node.client.stats().connections >= 2);
+}
+
+#[tokio::test]
+async fn a_master_with_older_records_hears_that_nodes_are_ahead_and_takes_nothing_for_applied() {
+    let mut site = Site::start();
+    site.joined("n1").await;
+    let mut of_old = site.publish("a", "before the older records were put back".to_owned());
+    of_old.revision = Revision(99);
+    let node = site.net("n1", Some(of_old.clone()));
+    let mut plane = node.feed.subscribe(AgentId::new("whatever"), Plane::Dns);
+    plane.report(of_old.revision, BTreeSet::new(), BTreeMap::new()).await;
+    let PlaneNews::Ahead { revision } = site.plane_news().await else { panic!("not ahead") };
+    assert_eq!(revision, of_old.revision);
+    let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
+    assert_eq!(report.report.applied, Revision::ZERO);
+
+    // Nobody is believed who would use up the numbers of revisions.
+    plane.report(Revision(u64::MAX), BTreeSet::new(), BTreeMap::new()).await;
+    let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
+    assert_eq!(report.report.applied, Revision::ZERO);
+
+    // The master goes on above.
+    let mut next = of_old.clone();
+    next.revision = Revision(200);
+    site.publisher.publish(next.clone());
+    assert_eq!(node.reaches(next.revision).await, next);
+    plane.report(next.revision, BTreeSet::new(), BTreeMap::new()).await;
+    let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
+    assert_eq!(report.report.applied, next.revision);
+}
+
+#[tokio::test]
+async fn a_report_that_comes_before_the_first_view_waits_for_it() {
+    let mut site = Site::start();
+    site.joined("n1").await;
+    let view = site.publish("a", "one".to_owned());
+    let mut site = site.restart().await;
+    let node = site.net("n1", Some(view.clone()));
+    let mut plane = node.feed.subscribe(AgentId::new("whatever"), Plane::Dns);
+    plane.report(view.revision, BTreeSet::new(), BTreeMap::new()).await;
+    connects(&node.client).await;
+    site.publisher.publish(view.clone());
+    let PlaneNews::Report(report) = site.plane_news().await else { panic!("no report") };
+    assert_eq!(report.report.applied, view.revision);
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use mesonet_master::Master;
+use mesonet_master::{Input, Master};
 use mesonet_model::{AgentState, ClusterId, Plane, Revision, RunningTask, Table, TaskState};
 
 use crate::cluster::{Cluster, agent_info, config, host_port};
@@ -36,6 +36,17 @@ fn names_tasks_and_addresses_are_there_before_any_agent_is() {
     assert!(!offers[0].resources.ports.contains(31000), "its resources stay set aside");
     assert_eq!(cluster.register(None, agent_info(2, 8), Vec::new()).as_str(), "c-S1");
     assert_eq!(cluster.subscribe("other").as_str(), "c-0001");
+}
+
+#[test]
+fn a_master_with_older_records_goes_on_above_what_nodes_have_seen() {
+    let mut cluster = Cluster::new();
+    let seen = Revision(cluster.view().revision.0 + 100);
+    cluster.handle(Input::Ahead { revision: seen });
+    let above = cluster.view().revision;
+    assert!(above > Revision(seen.0 + 1000), "others may have seen a little more");
+    cluster.handle(Input::Ahead { revision: Revision(seen.0 + 1) });
+    assert_eq!(cluster.view().revision, above, "it is above already");
 }
 
 #[test]
