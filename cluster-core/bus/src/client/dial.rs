@@ -1,6 +1,7 @@
 //! Reaching a master.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,12 @@ use crate::pki::{MASTER_DNS_NAME, TlsError};
 use crate::reason::Reason;
 use crate::wire::ReceiveError;
 use crate::{AuthorityError, IdentityError, clock, transport};
+
+/// Addresses of one master that are tried; a name that has more is none of one host.
+const ADDRESSES_MAX: usize = 8;
+
+/// How long an address may take to answer before the next one is tried beside it (RFC 8305).
+const HEAD_START: Duration = Duration::from_millis(250);
 
 /// Why a node is not connected to a master.
 #[derive(Debug, Error)]
@@ -194,14 +201,53 @@ pub(crate) async fn dial(
     idle_timeout: Duration,
 ) -> Result<(Ground, Connection), LinkError> {
     let resolve = |source| LinkError::Resolve { master: master.to_owned(), source };
-    let mut addresses = tokio::net::lookup_host(master).await.map_err(resolve)?;
-    let address = addresses.next().ok_or_else(|| resolve(io::ErrorKind::NotFound.into()))?;
+    let addresses: Vec<SocketAddr> =
+        tokio::net::lookup_host(master).await.map_err(resolve)?.take(ADDRESSES_MAX).collect();
+    if addresses.is_empty() {
+        return Err(resolve(io::ErrorKind::NotFound.into()));
+    }
+    dial_any(&addresses, Arc::new(tls), idle_timeout).await
+}
+
+/// Connects to whichever of a host's addresses answers first. Each is tried as soon as the one before has failed, or has
+/// not answered for a while: a host may have a name of both families and listen to one.
+pub(crate) async fn dial_any(
+    addresses: &[SocketAddr],
+    tls: Arc<QuicClientConfig>,
+    idle_timeout: Duration,
+) -> Result<(Ground, Connection), LinkError> {
+    let mut attempts = JoinSet::new();
+    let mut left = addresses.iter().copied();
+    let mut failure = LinkError::NobodyThere;
+    loop {
+        match left.next() {
+            Some(address) => drop(attempts.spawn(dial_address(address, tls.clone(), idle_timeout))),
+            None if attempts.is_empty() => return Err(failure),
+            None => {}
+        }
+        let head_start = if left.len() == 0 { idle_timeout } else { HEAD_START };
+        let ended = tokio::time::timeout(head_start, attempts.join_next()).await;
+        match ended.ok().flatten() {
+            Some(Ok(Ok(connected))) => return Ok(connected),
+            // That nobody is there says less than anything that somebody has said.
+            Some(Ok(Err(LinkError::NobodyThere))) | None => {}
+            Some(Ok(Err(error))) => failure = error,
+            Some(Err(error)) => failure = LinkError::Connect(error.to_string()),
+        }
+    }
+}
+
+async fn dial_address(
+    address: SocketAddr,
+    tls: Arc<QuicClientConfig>,
+    idle_timeout: Duration,
+) -> Result<(Ground, Connection), LinkError> {
     let runtime = Arc::new(TokioRuntime);
     let socket = PeerSocket::connect(address, runtime.as_ref()).map_err(LinkError::Socket)?;
     let (socket, mut refused) = (Arc::new(socket.0), socket.1);
     let endpoint = Endpoint::new_with_abstract_socket(EndpointConfig::default(), None, socket, runtime)
         .map_err(LinkError::Socket)?;
-    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    let mut config = quinn::ClientConfig::new(tls);
     config.transport_config(Arc::new(transport::of_node(idle_timeout)));
     let connecting = endpoint.connect_with(config, address, MASTER_DNS_NAME);
     let connecting = connecting.map_err(|error| LinkError::Connect(error.to_string()))?;

@@ -1,13 +1,15 @@
 //! Who is let in, with what, and for how long.
 
+use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::site::{Site, connects, eventually, fails_with, name, patiently};
-use crate::client::dial::LinkError;
+use super::site::{IDLE_TIMEOUT, Site, connects, eventually, fails_with, name, patiently};
+use crate::client::dial::{LinkError, dial_any};
 use crate::{
     Authority, AuthorityError, Client, Identity, JoinError, JoinToken, PlaneNews, Reason, Role, TokenTerms,
-    join,
+    join, pki,
 };
 
 fn refusal(result: Result<Identity, JoinError>) -> (Option<Reason>, String) {
@@ -29,6 +31,21 @@ async fn a_node_joins_and_keeps_its_identity_for_itself() {
     let nodes = site.authority.nodes().expect("nodes");
     assert_eq!(nodes.iter().map(|node| &node.name).collect::<Vec<_>>(), [&name("n1")]);
     assert_eq!(site.server.stats().joined, 1);
+}
+
+#[tokio::test]
+async fn a_master_is_found_at_any_address_of_its_host() {
+    let site = Site::start();
+    let token = site.token(1, &[Role::Agent]);
+    let silent = UdpSocket::bind("127.0.0.1:0").expect("socket");
+    let closed = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+    let addresses = [closed, silent.local_addr().expect("address"), site.server.address()];
+    let tls = || Arc::new(pki::joining_config(token.authority.clone()).expect("tls"));
+    let (_ground, connection) =
+        patiently(dial_any(&addresses, tls(), IDLE_TIMEOUT)).await.expect("connected");
+    assert_eq!(connection.remote_address(), site.server.address());
+    let nobody = patiently(dial_any(&[closed, closed], tls(), IDLE_TIMEOUT)).await;
+    assert!(matches!(nobody, Err(LinkError::NobodyThere)), "{:?}", nobody.err());
 }
 
 #[tokio::test]
@@ -123,9 +140,8 @@ async fn a_node_cannot_pass_for_a_master() {
     let site = Site::start();
     let dir = site.joined("n1").await;
     let identity = Identity::load(&dir).expect("identity");
-    let tls =
-        crate::pki::server_config(&identity.authority, identity.certificate, identity.key).expect("tls");
-    let config = quinn::ServerConfig::with_crypto(std::sync::Arc::new(tls));
+    let tls = pki::server_config(&identity.authority, identity.certificate, identity.key).expect("tls");
+    let config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     let impostor = quinn::Endpoint::server(config, ([127, 0, 0, 1], 0).into()).expect("endpoint");
     site.joined("n2").await;
     let master = impostor.local_addr().expect("address").to_string();
