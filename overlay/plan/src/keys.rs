@@ -22,6 +22,9 @@ const AGE_PARTS: u32 = 8;
 /// How finely that part is divided.
 const MOMENTS: u32 = 1 << 16;
 
+/// By how much a clock may be set back without more than that.
+const CLOCK_SLACK: Duration = Duration::from_secs(3600);
+
 /// The age at which this node changes its key, which is at most the one that is asked for. Nodes that began together
 /// would change their keys together all the time, and every pair of them would agree anew at once.
 pub fn age_max_of(node: &AgentId, age_max: Duration) -> Duration {
@@ -118,7 +121,11 @@ impl<K: Clone> NodeKeys<K> {
     pub fn step(&self, situation: &KeySituation) -> Option<KeyStep> {
         let KeySituation { now, age_max, is_acknowledged, is_last_in_use } = *situation;
         match self {
-            Self::One(key) => (key.made.plus(age_max) <= now).then_some(KeyStep::Announce),
+            // One that was made by a clock that has been set back since is as old as that was wrong, which nobody knows.
+            Self::One(key) => {
+                let is_of_future = now.plus(CLOCK_SLACK) < key.made;
+                (is_of_future || key.made.plus(age_max) <= now).then_some(KeyStep::Announce)
+            }
             Self::Next { .. } => is_acknowledged.then_some(KeyStep::Switch),
             Self::Last { .. } => (is_acknowledged && !is_last_in_use).then_some(KeyStep::Drop),
         }

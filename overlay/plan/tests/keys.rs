@@ -149,6 +149,20 @@ fn a_node_that_never_acknowledges_keeps_both_keys_in_force_until_it_dies() {
 }
 
 #[test]
+fn a_key_that_was_made_by_a_wrong_clock_does_not_stay_until_that_time() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let mut cluster = Cluster::new(2);
+    let right = cluster.now;
+    cluster.now = right.plus(YEAR);
+    cluster.run(60, &[]);
+    cluster.now = right;
+    cluster.run(10, &[]);
+    assert_eq!(cluster.changes(), [2, 2]);
+    cluster.run(50, &[]);
+    assert_eq!(cluster.changes(), [2, 2], "the age of that one counts from now on");
+}
+
+#[test]
 fn a_key_in_use_is_not_dropped() {
     let mut cluster = Cluster::new(2);
     cluster.now = cluster.now.plus(AGE_MAX);
