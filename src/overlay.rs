@@ -23,7 +23,7 @@ use prometheus::Registry;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::kernel::Wanted;
+use self::kernel::{Omission, Wanted};
 use self::keys::KeyFile;
 use self::metrics::{KeyMetrics, TunnelCollector};
 
@@ -59,6 +59,8 @@ pub struct Overlay {
     port: u16,
     tunnel: SharedTunnel,
     metrics: KeyMetrics,
+    /// What the kernel has not got.
+    omissions: BTreeSet<Omission>,
 }
 
 /// How a node's overlay is to be.
@@ -90,7 +92,8 @@ impl Overlay {
         let port = tunnel.open(&tunnel_settings(port, &keys))?;
         let collector = TunnelCollector::new(tunnel.clone(), metrics.clone())?;
         registry.register(Box::new(collector)).context("cannot register metrics")?;
-        Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics })
+        let omissions = BTreeSet::new();
+        Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics, omissions })
     }
 
     /// Lets the tunnels to the peers of the last view carry packets again, through what the daemon before has left in the
@@ -145,17 +148,14 @@ impl Overlay {
             let desired = self.wanted(view, &node);
             if look_at <= Instant::now() || last.as_ref() != Some(&desired) {
                 self.tunnel.set_peers(peers_of(&desired.overlay), std::mem::take(&mut is_new));
-                let wanted = desired.clone();
-                let done = blocking(move || kernel::reconcile(&wanted)).await;
-                look_at = Instant::now() + RECONCILE_INTERVAL;
-                last = Some(desired);
-                if let Err(error) = done {
-                    tracing::warn!(error = format!("{error:#}"), "The overlay is not fully in effect");
+                let Some(interval) = self.carry_out(&desired).await else {
                     look_at = Instant::now() + RETRY_INTERVAL;
                     keys_at = look_at;
                     last = None;
                     continue;
-                }
+                };
+                look_at = Instant::now() + interval;
+                last = Some(desired);
             }
             keys_at = self.change_keys(view.tunnels.get(&node).map(Arc::as_ref));
             self.metrics.set(view.clone());
@@ -168,6 +168,22 @@ impl Overlay {
         let overlay = plan(view, node);
         let outward = if self.masquerades { outward(view, &overlay) } else { Vec::new() };
         Wanted { overlay, outward }
+    }
+
+    /// Makes the kernel what it is to be. How soon to look again, unless it refuses something.
+    async fn carry_out(&mut self, wanted: &Wanted) -> Option<Duration> {
+        let wanted = wanted.clone();
+        match blocking(move || kernel::reconcile(&wanted)).await {
+            Ok(omissions) => {
+                tell_omissions(&self.omissions, &omissions);
+                self.omissions = omissions;
+                Some(if self.omissions.is_empty() { RECONCILE_INTERVAL } else { RETRY_INTERVAL })
+            }
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "The overlay is not fully in effect");
+                None
+            }
+        }
     }
 
     /// Takes the next step of a change of keys, if one is due. When to look again. `known` is what the others know.
@@ -295,6 +311,16 @@ impl SharedTunnel {
 
     fn get(&self) -> MutexGuard<'_, Option<Tunnel>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says once what this host goes without, and when it does not any more.
+fn tell_omissions(before: &BTreeSet<Omission>, found: &BTreeSet<Omission>) {
+    for omission in found.difference(before) {
+        tracing::warn!(%omission, "The overlay does without a part of it");
+    }
+    for omission in before.difference(found) {
+        tracing::info!(%omission, "The overlay does not go without a part of it any more");
     }
 }
 

@@ -2,6 +2,7 @@
 //! of the source of packets that leave the networks.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -56,17 +57,44 @@ pub fn clean_up() -> anyhow::Result<()> {
     }
 }
 
-/// Makes the kernel's routes and rules what they are to be. Routes come before rules, and go after them.
-pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<()> {
+/// What this host cannot have, or has otherwise: the rest of the overlay is in effect without it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Omission {
+    /// IPv6 is turned off.
+    Ipv6,
+    /// A part of another node has an address of this host, which would lose its way to the neighbours of that.
+    Route { part: Subnet, own: IpAddr },
+}
+
+impl fmt::Display for Omission {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ipv6 => write!(out, "IPv6, which is turned off on this host"),
+            Self::Route { part, own } => {
+                write!(out, "the route to {part}, in which this host has the address {own} elsewhere")
+            }
+        }
+    }
+}
+
+/// Makes the kernel's routes and rules what they are to be. Routes come before rules, and go after them. What is left out.
+pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<BTreeSet<Omission>> {
     let Wanted { overlay, outward } = wanted;
     let mut kernel = Netlink::open()?;
     let device = kernel.link(DEVICE)?.context("the overlay's device is gone")?;
     kernel.set_up(&device)?;
+    let addresses = kernel.addresses()?;
+    let elsewhere = addresses.iter().filter(|address| address.link != device.index);
+    let elsewhere: Vec<IpAddr> = elsewhere.map(|address| address.address).collect();
+    let has_ipv6 = read(&format!("net/ipv6/conf/{DEVICE}/disable_ipv6")).is_some_and(|value| value == "0");
+    let (overlay, omissions) = possible(overlay, has_ipv6, &elsewhere);
+    let overlay = &overlay;
     if overlay.own.iter().any(|part| !part.is_ipv4()) {
         // For IPv6 there is no switch for one interface alone before Linux 6.17.
         set("net/ipv6/conf/all/forwarding", "1")?;
     }
-    give_addresses(&mut kernel, &device, overlay)?;
+    let there = addresses.into_iter().filter(|address| address.link == device.index);
+    give_addresses(&mut kernel, &device, overlay, there.map(|address| address.address))?;
     let routes: BTreeSet<Route> = overlay.routes.iter().map(|each| route(each, device.index)).collect();
     let rules: BTreeSet<Rule> = rules(overlay);
     let routes = difference(&routes, &kernel.routes(MARK)?.into_iter().collect());
@@ -75,7 +103,31 @@ pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<()> {
     each(&routes.remove, |route| kernel.remove_route(route, MARK))?;
     each(&routes.add, |route| kernel.add_route(route, MARK))?;
     each(&rules.add, |rule| kernel.add_rule(rule, MARK))?;
-    translate(outward)
+    translate(outward)?;
+    Ok(omissions)
+}
+
+/// What of an overlay a host can have that has these addresses at other interfaces, and what it cannot.
+fn possible(
+    overlay: &NodeOverlay,
+    has_ipv6: bool,
+    elsewhere: &[IpAddr],
+) -> (NodeOverlay, BTreeSet<Omission>) {
+    let mut possible = overlay.clone();
+    let mut omissions = BTreeSet::new();
+    let has_family = |range: &Subnet| has_ipv6 || range.is_ipv4();
+    possible.own.retain(has_family);
+    possible.routes.retain(|route| has_family(&route.destination));
+    if possible != *overlay {
+        omissions.insert(Omission::Ipv6);
+    }
+    possible.routes.retain(|route| {
+        let part = route.destination;
+        let own = elsewhere.iter().find(|own| route.scope == RouteScope::All && part.contains(**own));
+        omissions.extend(own.map(|own| Omission::Route { part, own: *own }));
+        own.is_none()
+    });
+    (possible, omissions)
 }
 
 /// Makes the kernel translate sources so and no other way. A kernel that cannot has nothing to take back either.
@@ -107,12 +159,15 @@ fn nat_rule(outward: &Outward) -> NatRule {
 
 /// What the node itself sends to tasks comes from the first addresses of its parts. They are the device's, too, so that
 /// they are there also while no task of the node's own is in the network.
-fn give_addresses(kernel: &mut Netlink, device: &Link, overlay: &NodeOverlay) -> anyhow::Result<()> {
+fn give_addresses(
+    kernel: &mut Netlink,
+    device: &Link,
+    overlay: &NodeOverlay,
+    there: impl Iterator<Item = IpAddr>,
+) -> anyhow::Result<()> {
     let wanted: BTreeSet<IpAddr> = overlay.own.iter().filter_map(gateway_of).collect();
-    let there = kernel.addresses()?.into_iter().filter(|address| address.link == device.index);
     // Linux gives devices link-local addresses by itself.
-    let there: BTreeSet<IpAddr> =
-        there.map(|address| address.address).filter(|address| !is_link_local(*address)).collect();
+    let there: BTreeSet<IpAddr> = there.filter(|address| !is_link_local(*address)).collect();
     let difference = difference(&wanted, &there);
     let prefix = |address: &IpAddr| Subnet::host(*address).prefix();
     each(&difference.remove, |address| kernel.remove_address(device, *address, prefix(address)))?;
@@ -155,5 +210,45 @@ fn set(name: &str, value: &str) -> anyhow::Result<()> {
 }
 
 fn is_set(name: &str) -> bool {
-    fs::read_to_string(PathBuf::from("/proc/sys").join(name)).is_ok_and(|value| value.trim() == "1")
+    read(name).is_some_and(|value| value == "1")
+}
+
+fn read(name: &str) -> Option<String> {
+    let value = fs::read_to_string(PathBuf::from("/proc/sys").join(name)).ok()?;
+    Some(value.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(scope: RouteScope, to: &str) -> PlannedRoute {
+        PlannedRoute { scope, destination: to.parse().expect("range"), source: None }
+    }
+
+    #[test]
+    fn what_a_host_cannot_have_takes_nothing_else_away() {
+        let range = |text: &str| text.parse::<Subnet>().expect("range");
+        let four = [
+            route(RouteScope::All, "9.0.2.0/24"),
+            route(RouteScope::All, "9.0.3.0/24"),
+            route(RouteScope::Tasks, "10.0.0.3/32"),
+        ];
+        let six = route(RouteScope::All, "fd01:b:0:0:2::/80");
+        let own = [range("9.0.1.0/24"), range("fd01:b:0:0:1::/80")].into();
+        let routes = four.iter().copied().chain([six]).collect();
+        let overlay = NodeOverlay { own, routes, ..NodeOverlay::default() };
+        assert_eq!(possible(&overlay, true, &[[10, 0, 0, 3].into()]), (overlay.clone(), [].into()));
+
+        let (without, omissions) = possible(&overlay, false, &[[9, 0, 1, 1].into()]);
+        assert_eq!((&without.own, &without.routes), (&[range("9.0.1.0/24")].into(), &four.into()));
+        assert_eq!(omissions, [Omission::Ipv6].into());
+
+        let (without, omissions) = possible(&overlay, true, &[[9, 0, 3, 77].into()]);
+        assert_eq!((&without.own, &without.routes), (&overlay.own, &[four[0], four[2], six].into()));
+        assert_eq!(
+            omissions,
+            [Omission::Route { part: range("9.0.3.0/24"), own: [9, 0, 3, 77].into() }].into()
+        );
+    }
 }

@@ -303,3 +303,62 @@ fn every_task_reaches_every_other_only_through_tunnels_whatever_becomes_of_daemo
     assert!(unexpected.is_empty(), "{unexpected:#?}");
     assert!(seen.get("tunnel").is_some_and(|count| *count > 1000), "{seen:?}");
 }
+
+/// Runs a line on a host.
+fn shell(nodes: &Nodes, host: &str, line: &str) -> program::Outcome {
+    let mut shell = nodes.network().command(host, "sh");
+    program::outcome("sh", shell.args(["-c", line]).output())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_host_without_ipv6_that_has_addresses_of_a_network_itself_keeps_these_and_has_the_rest() {
+    const TWO: [&str; 2] = ["n1", "n2"];
+    let mut nodes = Nodes::start(&TWO);
+    nodes.start_agents(&TWO);
+    let create = ["network", "create", "blue", "--subnet", "10.128.0.0/16"];
+    nodes.mesonet(&create).success();
+    let part = |network: &str| {
+        let network = nodes.get(&format!("/v1/networks/{network}"));
+        let parts = network["nodes"].as_array().cloned().unwrap_or_default();
+        let part = parts.iter().find(|part| part["node"] == "n1").expect("the node has a part");
+        let part = part["subnets"][0].as_str().expect("a range");
+        part.strip_suffix(".0/24").expect("256 addresses").to_owned()
+    };
+    let (taken, free) = (part("dcos"), part("blue"));
+    let set_up = format!(
+        "echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6 \
+         && ip link add lan type veth peer name other && ip addr add {taken}.77/24 dev lan && ip link set lan up"
+    );
+    shell(&nodes, "n2", &set_up).success();
+    nodes.start_net_with("n1", &NET);
+    nodes.start_net_with("n2", &NET);
+
+    let way = |address: &str| {
+        let way = shell(&nodes, "n2", &format!("ip -4 route get {address}.1"));
+        // There may be none yet.
+        way.stdout + &way.stderr
+    };
+    eventually("the rest goes through the tunnel", || {
+        let way = way(&free);
+        if way.contains("dev mesonet-wg") { Ok(()) } else { Err(way) }
+    });
+    eventually("the other node answers", || {
+        let pinged = shell(&nodes, "n2", &format!("ping -c 1 -W 2 {free}.1"));
+        if pinged.code == Some(0) { Ok(()) } else { Err(pinged.stdout) }
+    });
+    assert!(way(&taken).contains("dev lan"), "{}", way(&taken));
+    for what in ["IPv6, which is turned off on this host", &format!("{taken}.0/24, in which this host has")] {
+        nodes.log_says("n2", "net", what).expect("the operator is told");
+    }
+    eventually("the overlay counts as in effect", || {
+        let outcome = nodes.mesonet(&["converge", "--timeout", "5s"]);
+        if outcome.code == Some(0) { Ok(()) } else { Err(outcome.stderr) }
+    });
+
+    shell(&nodes, "n2", "ip link del lan").success();
+    eventually("what was in the way is gone", || {
+        let way = way(&taken);
+        if way.contains("dev mesonet-wg") { Ok(()) } else { Err(way) }
+    });
+}
