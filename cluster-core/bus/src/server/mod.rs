@@ -15,7 +15,7 @@ mod view_frames;
 use std::io;
 use std::iter;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use mesonet_model::{AgentCommand, AgentId, AgentReport};
@@ -492,7 +492,7 @@ async fn look_after_certificates(
 ) {
     let mut interval = tokio::time::interval(CERTIFICATES_INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut told, mut times) = (None, 0);
+    let (mut told, mut told_of, mut times) = (Weak::new(), None, 0);
     loop {
         interval.tick().await;
         let hall = hall.borrow().clone();
@@ -515,9 +515,12 @@ async fn look_after_certificates(
             Ok(_) => {}
             Err(error) => tracing::error!(%error, "Cannot read which nodes are revoked"),
         }
-        let to_tell = Some((Arc::as_ptr(&hall) as usize, revocations.clone()));
-        times = if told == to_tell { times } else { REVOCATION_TIMES };
-        told = to_tell;
+        if !told.ptr_eq(&Arc::downgrade(&hall)) || told_of != revocations {
+            // Nothing else can be in its place while there is this reference to it.
+            told = Arc::downgrade(&hall);
+            told_of.clone_from(&revocations);
+            times = REVOCATION_TIMES;
+        }
         if times > 0 {
             times -= 1;
             admission::tell_revoked(&hall).await;
