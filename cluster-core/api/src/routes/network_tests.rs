@@ -60,11 +60,16 @@ async fn networks_are_made_listed_and_removed() {
         (r#"{"name": "blue", "subnet": "10.7.0.1/16"}"#, StatusCode::BAD_REQUEST),
         (r#"{"name": "longer-than-13", "subnet": "10.7.0.0/16"}"#, StatusCode::BAD_REQUEST),
         (r#"{"name": "blue", "odd": 1}"#, StatusCode::BAD_REQUEST),
+        (r#"["blue", "10.7.0.0/16", 24, null, null]"#, StatusCode::BAD_REQUEST),
+        (r#"{"name": "blue", "subnet": "10.7.0.0/16", "prefix": 300}"#, StatusCode::BAD_REQUEST),
+        (r#"{"name": "blue", "subnet": "10.7.0.0/16", "prefix6": 80}"#, StatusCode::BAD_REQUEST),
         (r#"{"name": "blue"}"#, StatusCode::UNPROCESSABLE_ENTITY),
         (r#"{"name": "blue", "subnet": "fd00::/64"}"#, StatusCode::UNPROCESSABLE_ENTITY),
     ] {
         assert_eq!(fixture.send("POST", "/v1/networks", body).await.status, status, "{body}");
     }
+    let wrong = fixture.send("POST", "/v1/networks", r#"{"name": "blue", "subnet": 10}"#).await;
+    assert_eq!(wrong.json()["message"], "'subnet' is 10: expected a text such as \"10.128.0.0/16\"");
     assert_eq!(fixture.get("/v1/networks/Host").await.status, StatusCode::NOT_FOUND);
     assert_eq!(fixture.send("PUT", "/v1/networks", "").await.status, StatusCode::METHOD_NOT_ALLOWED);
 }

@@ -6,7 +6,8 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use mesonet_model::{AgentId, NetworkName, NetworkRange, PartUse, Subnet, VirtualNetwork};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
 
 use super::native::ordered;
 use crate::api::{Api, allow};
@@ -24,12 +25,16 @@ const NODE_PREFIX_V6: u8 = 80;
 /// Beyond these it does not matter how many addresses are free, and JSON of browsers has no greater numbers.
 const FREE_MAX: u64 = (1 << 53) - 1;
 
+/// What there may be in the description of a network, for people.
+const FIELDS: &str = "name, subnet, prefix, subnet6 and prefix6";
+const RANGE: &str = "a text such as \"10.128.0.0/16\"";
+const BITS: &str = "a number of bits";
+
 /// How much of nodes' parts is in use.
 type PartUses = BTreeMap<(NetworkName, AgentId), PartUse>;
 
 /// A network as users make it, in the words of DC/OS.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug)]
 struct NetworkInput {
     name: String,
     subnet: Option<String>,
@@ -66,9 +71,7 @@ pub(super) async fn one(api: &Api, call: &Call, name: &str) -> Result<Response, 
 }
 
 async fn create(api: &Api, call: &Call) -> Result<Response, Failure> {
-    let input: NetworkInput =
-        serde_json::from_value(call.json()?).map_err(|error| Failure::BadRequest(error.to_string()))?;
-    let network = read(&input)?;
+    let network = read(&NetworkInput::of(call.json()?)?)?;
     let name = network.name.clone();
     let revision = api.order(NodeOrder::CreateNetwork(network)).await?;
     let state = api.state()?;
@@ -82,8 +85,48 @@ async fn create(api: &Api, call: &Call) -> Result<Response, Failure> {
     Ok(response)
 }
 
+impl NetworkInput {
+    fn of(body: Value) -> Result<Self, Failure> {
+        let Value::Object(mut fields) = body else {
+            return Err(Failure::BadRequest(format!("a network is an object with {FIELDS}")));
+        };
+        let name = field(&mut fields, "name", "a name")?;
+        let input = Self {
+            name: name.ok_or_else(|| Failure::BadRequest("'name' is missing".to_owned()))?,
+            subnet: field(&mut fields, "subnet", RANGE)?,
+            prefix: field(&mut fields, "prefix", BITS)?,
+            subnet6: field(&mut fields, "subnet6", RANGE)?,
+            prefix6: field(&mut fields, "prefix6", BITS)?,
+        };
+        match fields.keys().next() {
+            Some(unknown) => {
+                Err(Failure::BadRequest(format!("'{unknown}' is unknown: expected one of {FIELDS}")))
+            }
+            None => Ok(input),
+        }
+    }
+}
+
+/// Takes a field out of an object, if it is there.
+fn field<T: DeserializeOwned>(
+    fields: &mut Map<String, Value>,
+    key: &str,
+    expected: &str,
+) -> Result<Option<T>, Failure> {
+    let value = fields.remove(key).unwrap_or_default();
+    let wrong = |_| Failure::BadRequest(format!("'{key}' is {value}: expected {expected}"));
+    Option::deserialize(&value).map_err(wrong)
+}
+
 fn read(input: &NetworkInput) -> Result<VirtualNetwork, Failure> {
     let name = input.name.parse().map_err(|error: mesonet_model::NetworkNameError| bad(&error))?;
+    for (subnet, prefix, name) in
+        [(&input.subnet, input.prefix, "subnet"), (&input.subnet6, input.prefix6, "subnet6")]
+    {
+        if subnet.is_none() && prefix.is_some() {
+            return Err(Failure::BadRequest(format!("a prefix of parts is given without '{name}'")));
+        }
+    }
     let range = |subnet: &Option<String>, prefix: Option<u8>, default: u8| {
         let subnet = subnet.as_ref().map(|text| text.parse::<Subnet>().map_err(|error| bad(&error)));
         let range = |subnet: Subnet| NetworkRange { subnet, node_prefix: prefix.unwrap_or(default) };
