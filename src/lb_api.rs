@@ -214,6 +214,14 @@ async fn explain(
     let wanted = question.protocol.as_deref().map(str::parse).transpose();
     let wanted: Option<Protocol> =
         wanted.map_err(|_| NoAnswer::BadQuestion("the protocol is neither tcp nor udp".to_owned()))?;
+    if client.is_ipv4() != address.is_ipv4() {
+        let text = format!(
+            "{} and {} are of different families, so neither reaches the other",
+            client.ip(),
+            address.ip()
+        );
+        return Err(NoAnswer::BadQuestion(text));
+    }
     let balancer = api.balancer()?;
     for protocol in wanted.map_or(vec![Protocol::Tcp, Protocol::Udp], |protocol| vec![protocol]) {
         let connection = Connection { protocol, client, to: address };

@@ -117,6 +117,14 @@ impl LoadBalancer {
                 };
                 (Carrier::Nothing, self.failures.get(service).cloned().unwrap_or_else(elsewhere))
             }
+            (Executor::Proxy(_), _) if to.ip().is_loopback() && self.is_apart(view, client) => {
+                let why = format!(
+                    "{client} is a task with addresses of its own, where {} is its own loopback address (--vip-range \
+                     gives VIPs that others reach)",
+                    to.ip()
+                );
+                (Carrier::Nothing, why)
+            }
             (Executor::Proxy(_), _) if to.ip().is_loopback() && !is_here => {
                 let why = format!("only for clients on this node, as {} is a loopback address", to.ip());
                 (Carrier::Proxy, why)
@@ -153,11 +161,17 @@ impl LoadBalancer {
 
     /// Whether an address is the node's own, or that of one of its tasks.
     fn is_here(&self, view: &ClusterView, address: IpAddr) -> bool {
-        let is_task = || {
-            let tasks = view.tasks.values().filter(|task| task.addresses.contains(&address));
-            tasks.into_iter().any(|task| self.planner.is_here(view, &task.agent))
-        };
-        address.is_loopback() || leads_here(address).unwrap_or(false) || is_task()
+        is_of_host(address) || self.is_of_task(view, address)
+    }
+
+    /// Whether an address is that of one of the node's tasks, and not the node's own.
+    fn is_apart(&self, view: &ClusterView, address: IpAddr) -> bool {
+        !is_of_host(address) && self.is_of_task(view, address)
+    }
+
+    fn is_of_task(&self, view: &ClusterView, address: IpAddr) -> bool {
+        let tasks = view.tasks.values().filter(|task| task.addresses.contains(&address));
+        tasks.into_iter().any(|task| self.planner.is_here(view, &task.agent))
     }
 
     /// Has the program for packets from outside say what it would do, if there is one.
@@ -172,6 +186,11 @@ impl LoadBalancer {
             }
         }
     }
+}
+
+/// Whether packets to an address end on this host.
+fn is_of_host(address: IpAddr) -> bool {
+    address.is_loopback() || leads_here(address).unwrap_or(false)
 }
 
 /// The endpoints that what carries a connection to an address cannot reach, and why.
