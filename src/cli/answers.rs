@@ -187,6 +187,19 @@ impl App {
     }
 }
 
+impl QueueItem {
+    /// Why it waits, a reason a line.
+    pub fn obstacles(&self) -> Vec<String> {
+        let left = self.delay.time_left_seconds;
+        let held_back = (left > 0).then(|| format!("held back for {left} s because of failures"));
+        let rejects = self.processed_offers_summary.reject_summary_last_offers.iter();
+        let rejects = rejects.filter(|reject| reject.declined > 0);
+        let rejects =
+            rejects.map(|reject| format!("{} offers did not fit: {}", reject.declined, reject.reason));
+        held_back.into_iter().chain(rejects).collect()
+    }
+}
+
 impl TaskFailure {
     /// How it ended and why, in one line.
     pub fn text(&self) -> String {
@@ -207,5 +220,26 @@ impl Task {
     /// Its host ports.
     pub fn ports(&self) -> String {
         self.ports.iter().map(u16::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn an_app_waits_for_time_to_pass_and_for_offers_that_fit() {
+        let item: QueueItem = serde_json::from_value(json!({
+            "app": { "id": "/a" }, "delay": { "overdue": false, "timeLeftSeconds": 7 },
+            "processedOffersSummary": { "rejectSummaryLastOffers": [
+                { "reason": "UnfulfilledNetwork", "declined": 2, "processed": 3 },
+                { "reason": "InsufficientCpus", "declined": 0, "processed": 1 },
+            ]},
+        }))
+        .expect("an item");
+        let expected = ["held back for 7 s because of failures", "2 offers did not fit: UnfulfilledNetwork"];
+        assert_eq!(item.obstacles(), expected);
     }
 }

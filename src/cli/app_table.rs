@@ -33,8 +33,8 @@ pub fn list(apps: &[App]) -> Table<7> {
     table
 }
 
-/// All that matters of one app, and its tasks.
-pub fn details(app: &App, now: Timestamp) -> String {
+/// All that matters of one app, what it waits for, and its tasks.
+pub fn details(app: &App, obstacles: &[String], now: Timestamp) -> String {
     let mut text = String::new();
     let mut field = |name: &str, value: &str| {
         if !value.is_empty() {
@@ -45,6 +45,9 @@ pub fn details(app: &App, now: Timestamp) -> String {
     field("App", app.id.as_str());
     field("Version", &format!("{} ({} ago)", app.version, age(now, app.version)));
     field("Instances", &instances(app));
+    for obstacle in obstacles {
+        field("Waiting", obstacle);
+    }
     field("Resources", &format!("{} cpus, {} MiB memory, {} MiB disk", app.cpus, app.mem, app.disk));
     field("Command", &app.command());
     for port in &app.port_definitions {

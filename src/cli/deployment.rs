@@ -7,7 +7,7 @@ use mesonet_model::{AppId, Timestamp};
 use serde_json::Value;
 
 use super::Session;
-use super::answers::{App, Deployment, OneApp, Queue};
+use super::answers::{App, Deployment, OneApp, Queue, QueueItem};
 use super::duration;
 use super::error::CommandError;
 use super::output::Progress;
@@ -154,17 +154,7 @@ fn obstacles(session: &Session, id: &AppId, app: Option<&App>) -> Result<String,
         }
     }
     let queue: Queue = session.client.get("/v2/queue")?;
-    for item in queue.queue.iter().filter(|item| item.app.id == *id) {
-        if item.delay.time_left_seconds > 0 {
-            lines.push(format!("held back for {} s because of failures", item.delay.time_left_seconds));
-        }
-        let rejects = item.processed_offers_summary.reject_summary_last_offers.iter();
-        lines.extend(
-            rejects
-                .filter(|reject| reject.declined > 0)
-                .map(|reject| format!("{} offers did not fit: {}", reject.declined, reject.reason)),
-        );
-    }
+    lines.extend(queue.queue.iter().filter(|item| item.app.id == *id).flat_map(QueueItem::obstacles));
     Ok(lines.iter().map(|line| format!("\n  {line}")).collect())
 }
 

@@ -1,6 +1,6 @@
 //! Virtual networks: where tasks have addresses of their own.
 
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use mesonet_model::NetworkName;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,11 +25,12 @@ pub enum NetworkCommand {
         name: NetworkName,
     },
     /// Make a network; every node gets a part of its addresses
+    #[command(group(ArgGroup::new("addresses").args(["subnet", "subnet6"]).required(true).multiple(true)))]
     Create {
         /// Its name, at most 13 characters
         name: String,
         /// Its IPv4 addresses, such as 10.128.0.0/16
-        #[arg(long, value_name = "RANGE", required_unless_present = "subnet6")]
+        #[arg(long, value_name = "RANGE")]
         subnet: Option<String>,
         /// The prefix of each node's part [default: 24]
         #[arg(long, value_name = "BITS", requires = "subnet")]

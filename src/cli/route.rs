@@ -109,7 +109,8 @@ impl Routes {
             Column::text("STATE", 10),
             Column::number("WEIGHT"),
             Column::number("ACTIVE"),
-            Column::text("REASON", 90),
+            // The last column: what is to be done stands at its end.
+            Column::text("REASON", 500),
         ]);
         for service in &self.services {
             let place = (service.service.clone(), service.addresses());

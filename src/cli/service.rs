@@ -68,7 +68,8 @@ fn table(services: &[Service]) -> Table<5> {
         Column::text("ADDRESS", 50),
         Column::text("NAME", 80),
         Column::text("ENDPOINTS", 40),
-        Column::text("PROBLEM", 120),
+        // The last column: what is to be done stands at its end.
+        Column::text("PROBLEM", 500),
     ]);
     for service in services {
         table.row([
