@@ -213,11 +213,7 @@ pub fn begin_here(segment: &Segment, number: u32, endpoint: &PacketEndpoint) -> 
 
 /// What becomes of the answers to packets of a new flow.
 #[inline(always)]
-fn reply(
-    tuple: &Tuple,
-    number: u32,
-    endpoint: &PacketEndpoint,
-) -> Result<&'static mut Track, PacketEvent> {
+fn reply(tuple: &Tuple, number: u32, endpoint: &PacketEndpoint) -> Result<&'static mut Track, PacketEvent> {
     // SAFETY: nothing else uses this part.
     let track = unsafe { &mut (*scratch()?).track };
     *track = Track {

@@ -24,8 +24,8 @@ use aya_ebpf::maps::{HashMap, LruHashMap, PerCpuHashMap};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
 use mesonet_ebpf_abi::{
     AFFINITIES_MAX, Affinity, AffinityKey, COUNTERS_MAX, Count, FLOWS_MAX, FRONTENDS_MAX, Flow, Frontend,
-    Load, MAGLEV_CHUNK, MAGLEV_CHUNKS_MAX, MaglevChunk, MaglevKey, Member, MemberState, Origin, Place, SLOTS_MAX,
-    Service, Slot, SlotKey, TCP, choose_slot, hash_slot, netns_hash, refusals,
+    Load, MAGLEV_CHUNK, MAGLEV_CHUNKS_MAX, MaglevChunk, MaglevKey, Member, MemberState, Origin, Place,
+    SLOTS_MAX, Service, Slot, SlotKey, TCP, choose_slot, hash_slot, netns_hash, refusals,
 };
 
 use sock_addr::{Family, place, set_place};
@@ -266,7 +266,8 @@ fn by_client(service: Service, netns: [u32; 2]) -> Option<Slot> {
     let key = MaglevKey { service: service.id, generation: service.generation, chunk: point / MAGLEV_CHUNK };
     let chunk = MAGLEV.get_ptr(&key)?;
     // SAFETY: the pointer is to a value of the map, and the remainder is within it.
-    let index = unsafe { (&raw const (*chunk).pairs).cast::<u16>().add((point % MAGLEV_CHUNK) as usize).read() };
+    let index =
+        unsafe { (&raw const (*chunk).pairs).cast::<u16>().add((point % MAGLEV_CHUNK) as usize).read() };
     slot(service, index as u32)
 }
 
@@ -379,8 +380,9 @@ fn restore(context: &SockAddrContext, family: Family, is_peer: bool) -> i32 {
     let connected = || {
         let connection = connections::find(socket)?;
         // SAFETY: this socket's; all of it is copied.
-        let (endpoint, origin) =
-            unsafe { ((&raw const (*connection).endpoint).read(), (&raw const (*connection).origin.place).read()) };
+        let (endpoint, origin) = unsafe {
+            ((&raw const (*connection).endpoint).read(), (&raw const (*connection).origin.place).read())
+        };
         (endpoint == place).then_some(origin)
     };
     let flow = Flow { socket: halves(socket), place };

@@ -93,7 +93,8 @@ impl Socket {
         }
         if state == ESTABLISHED {
             end.next_read = self.read(offset!(next_read));
-            end.is_abortive = flags & SocketFields::LINGERS != 0 && self.read::<u64>(offset!(linger_time)) == 0;
+            end.is_abortive =
+                flags & SocketFields::LINGERS != 0 && self.read::<u64>(offset!(linger_time)) == 0;
         }
         end
     }
