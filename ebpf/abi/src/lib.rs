@@ -25,8 +25,8 @@ pub use choice::{Share, choose_slot};
 pub use flow_hash::{flow_hash, hash_slot, hash_words, source_hash};
 pub use packet::{
     DEVICES_MAX, Hop, LOOPBACK_INTERFACE, MASQUERADE_PORT_FIRST, MASQUERADE_PORTS, NODES_MAX, NextProgram,
-    PACKET_ENDPOINTS_MAX, PACKET_FLOWS_MAX, PROGRAMS_MAX, PacketCount, PacketEndpoint, PacketEvent,
-    PacketMember, PacketService, ROW_SLOTS, ROWS_MAX, Row, Track, Tuple,
+    OlderVersion, PACKET_ENDPOINTS_MAX, PACKET_FLOWS_MAX, PROGRAMS_MAX, PacketCount, PacketEndpoint,
+    PacketEvent, PacketMember, PacketService, ROW_SLOTS, ROWS_MAX, Row, Track, Tuple,
 };
 pub use socket_fields::SocketFields;
 pub use tcp_end::TcpEnd;

@@ -25,6 +25,10 @@ pub const NODES_MAX: u32 = 32_768;
 /// Programs that others go on with: one of each kind for interfaces like Ethernet, and one for those without link headers.
 pub const PROGRAMS_MAX: u32 = 8;
 
+/// What is left to the programs of another version while these ones take over from them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OlderVersion;
+
 /// The first of two programs, in the array of those that others go on with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
@@ -278,6 +282,15 @@ impl Hop {
     pub const XDP: u32 = 1;
     /// Of tc.
     pub const TC: u32 = 2;
+}
+
+impl OlderVersion {
+    /// There are none.
+    pub const NOTHING: u32 = 0;
+    /// The flows that they know.
+    pub const KNOWN_FLOWS: u32 = 1;
+    /// All flows that are not known here.
+    pub const ALL: u32 = 2;
 }
 
 impl PacketService {

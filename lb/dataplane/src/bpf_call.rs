@@ -11,6 +11,8 @@ use std::path::Path;
 #[repr(i32)]
 enum Command {
     Lookup = 1,
+    Update = 2,
+    Delete = 3,
     ObjectPin = 6,
     ObjectGet = 7,
     ObjectInformation = 15,
@@ -23,7 +25,7 @@ enum Command {
 /// Entries per call. A bucket of a hash map must fit, and the kernel's page of keys is small.
 const BATCH: usize = 4096;
 
-/// `union bpf_attr` of `BPF_MAP_LOOKUP_ELEM`.
+/// `union bpf_attr` of `BPF_MAP_LOOKUP_ELEM` and others of one entry.
 #[repr(C)]
 #[derive(Default)]
 struct Entry {
@@ -97,6 +99,24 @@ pub(crate) fn lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::R
         ..Entry::default()
     };
     call(Command::Lookup, &mut entry).map(drop)
+}
+
+/// Writes the value of a key; only if it has none yet, if that is said.
+pub(crate) fn update(map: BorrowedFd<'_>, key: &[u8], value: &[u8], is_only_new: bool) -> io::Result<()> {
+    let mut entry = Entry {
+        map: number(map),
+        key: key.as_ptr() as u64,
+        value: value.as_ptr() as u64,
+        flags: u64::from(is_only_new),
+        ..Entry::default()
+    };
+    call(Command::Update, &mut entry).map(drop)
+}
+
+/// Removes a key.
+pub(crate) fn delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let mut entry = Entry { map: number(map), key: key.as_ptr() as u64, ..Entry::default() };
+    call(Command::Delete, &mut entry).map(drop)
 }
 
 /// Writes many entries, in their order. Those before one that fails are written.

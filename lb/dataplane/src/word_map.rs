@@ -45,6 +45,24 @@ impl<K: Words, V: Words> WordMap<K, V> {
         self.put_some(&[(key, value)])
     }
 
+    /// Writes it unless the key has a value. Returns whether it had none.
+    pub(crate) fn put_new(&self, key: &K, value: &V) -> io::Result<bool> {
+        match bpf_call::update(self.descriptor(), &octets(key), &octets(value), true) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn get(&self, key: &K) -> io::Result<Option<V>> {
+        let mut value = vec![0; V::SIZE];
+        match bpf_call::lookup(self.descriptor(), &octets(key), &mut value) {
+            Ok(()) => Ok(Some(V::read(&value))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Where there are many, all processors do it: most of the time goes into the kernel's memory.
     pub(crate) fn put_many(&self, entries: &[(&K, &V)]) -> io::Result<()>
     where
@@ -104,7 +122,7 @@ impl<K: Words, V: Words> WordMap<K, V> {
         })
     }
 
-    fn descriptor(&self) -> BorrowedFd<'_> {
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.data.fd().as_fd()
     }
 }

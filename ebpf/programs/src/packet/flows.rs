@@ -13,6 +13,7 @@ use mesonet_ebpf_abi::{
 use crate::Action;
 use crate::endpoints;
 use crate::headers::{Direction, Segment};
+use crate::older;
 use crate::packet::Packet;
 use crate::rewrite;
 use crate::route::ticks;
@@ -156,6 +157,9 @@ fn forget<P: Packet>(packet: &P, tuple: &Tuple, track: &Track) {
 /// Chooses an endpoint for a flow and notes it for both directions.
 #[inline(always)]
 fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, PacketEvent> {
+    if older::take::<P>(segment) {
+        return Ok(None);
+    }
     let Some((number, endpoint)) = endpoints::choose(&segment.tuple)? else { return Ok(None) };
     if segment.resets() {
         // There is nothing to reset, and nobody to tell.
@@ -165,7 +169,7 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
     let is_question = packet.interface() == LOOPBACK_INTERFACE;
     let mut direction = Track::FROM_CLIENT;
     let tuple = if endpoint.flags & PacketEndpoint::MASQUERADE != 0 {
-        masquerade(&segment.tuple, endpoint, track, is_question)?
+        masquerade::<P>(&segment.tuple, endpoint, track, is_question)?
     } else {
         let tuple = Tuple::between(&segment.tuple.source(), &endpoint.place, segment.tuple.protocol);
         if !is_question {
@@ -186,16 +190,24 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
     Ok(Some(Decision { track, endpoint: Some(number), is_reply: false }))
 }
 
-/// Notes a flow to an endpoint of this node, whose packets have come through a tunnel, unless it is known.
+/// Notes a flow to an endpoint of this node, whose packets have come through a tunnel, unless it is known. Returns whether
+/// it is these programs' flow.
 #[inline(always)]
-pub fn begin_here(segment: &Segment, number: u32, endpoint: &PacketEndpoint) -> Result<(), PacketEvent> {
+pub fn begin_here<P: Packet>(
+    segment: &Segment,
+    number: u32,
+    endpoint: &PacketEndpoint,
+) -> Result<bool, PacketEvent> {
     if let Some(track) = find(&segment.tuple)
         && track.endpoint == number
         && track.stamp == endpoint.stamp
         && track.direction == Track::FROM_CLIENT
         && !(segment.begins() && track.seen & Track::OVER != 0)
     {
-        return Ok(());
+        return Ok(true);
+    }
+    if older::take::<P>(segment) {
+        return Ok(false);
     }
     if segment.resets() {
         return Err(PacketEvent::NoFlow);
@@ -208,7 +220,7 @@ pub fn begin_here(segment: &Segment, number: u32, endpoint: &PacketEndpoint) -> 
     track.seen = Track::TUNNELLED;
     insert(&segment.tuple, track)?;
     endpoints::count(number, |count| count.flows += 1);
-    Ok(())
+    Ok(true)
 }
 
 /// What becomes of the answers to packets of a new flow.
@@ -235,7 +247,7 @@ fn insert(key: &Tuple, track: &Track) -> Result<(), PacketEvent> {
 /// Finds a port of the node that stands for the client, and notes the way back. Those that were never used come first,
 /// so that an endpoint has forgotten a connection before another one looks like it.
 #[inline(always)]
-fn masquerade(
+fn masquerade<P: Packet>(
     tuple: &Tuple,
     endpoint: &PacketEndpoint,
     reply: &Track,
@@ -248,7 +260,7 @@ fn masquerade(
     for _ in 0..PORT_ATTEMPTS {
         let new = stand_in(tuple, endpoint, port);
         *key = new.flip();
-        if is_question || FLOWS.insert(&*key, reply, ONLY_NEW).is_ok() {
+        if is_question || (!older::know::<P>(key) && FLOWS.insert(&*key, reply, ONLY_NEW).is_ok()) {
             return Ok(new);
         }
         port = next(port);
@@ -258,7 +270,7 @@ fn masquerade(
     for _ in 0..RELEASE_ATTEMPTS {
         let new = stand_in(tuple, endpoint, port);
         *key = new.flip();
-        if is_released(key) {
+        if !older::know::<P>(key) && is_released(key) {
             *key = new.flip();
             // Who else takes it at this moment is the only one that gets it.
             let _ = FLOWS.remove(&*key);

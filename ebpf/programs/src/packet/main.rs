@@ -17,6 +17,7 @@ mod flows;
 mod frame;
 mod headers;
 mod icmp;
+mod older;
 mod packet;
 mod refusal;
 mod rewrite;

@@ -198,7 +198,9 @@ fn decapsulate_of<const LINK: usize>(packet: &Buffer<LINK>, family: Family) -> R
     let [_, _, high, low] = key.to_ne_bytes();
     let place = Place { address: to, port: u32::from_ne_bytes([high, low, 0, 0]) };
     let Some((number, endpoint)) = endpoints::here(&segment.tuple, place) else { return Ok(false) };
-    flows::begin_here(&segment, number, endpoint)?;
+    if !flows::begin_here::<Buffer<LINK>>(&segment, number, endpoint)? {
+        return Ok(false);
+    }
     let network = match family {
         Family::V4 => BPF_F_ADJ_ROOM_DECAP_L3_IPV4,
         Family::V6 => BPF_F_ADJ_ROOM_DECAP_L3_IPV6,

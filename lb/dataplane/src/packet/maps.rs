@@ -3,19 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{MapData, PerCpuArray};
 use aya::{Ebpf, maps::Map};
 use mesonet_ebpf_abi::{
-    Frontend, PacketCount, PacketEndpoint, PacketEvent, PacketMember, PacketService, Place, Row, Track,
-    Tuple, Words,
+    Frontend, OlderVersion, PacketCount, PacketEndpoint, PacketEvent, PacketMember, PacketService, Place,
+    Row, Track, Tuple, Words,
 };
 use mesonet_lb_plan::{PacketTable, PacketWrite};
 
 use super::PacketError;
-use crate::word_map::{self, WordMap};
+use crate::bpf_call;
+use crate::word_map::{self, WordMap, octets};
 
 /// What outlives this process. Programs of two processes go on with each other while one takes over, so that they share
 /// what they have in between, too.
@@ -47,6 +49,13 @@ pub(super) struct Maps {
 #[derive(Debug, Clone)]
 pub(super) struct FlowTable(Arc<WordMap<Tuple, Track>>);
 
+/// What is left to the programs of another version.
+pub(super) struct OlderPrograms {
+    share: WordMap<u32, u32>,
+    /// One place for the map of their flows.
+    flows: MapData,
+}
+
 /// What the programs count.
 pub(super) struct Counters {
     counts: PerCpuArray<MapData, [u8; PacketCount::SIZE]>,
@@ -56,6 +65,12 @@ pub(super) struct Counters {
 impl fmt::Debug for Maps {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for OlderPrograms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OlderPrograms").finish_non_exhaustive()
     }
 }
 
@@ -92,20 +107,11 @@ impl Maps {
         self.nodes.remove(node)
     }
 
-    /// What they hold once services that are held are put into them, and what to remove from them.
-    pub(super) fn read(
-        &self,
-        first_stamp: u32,
-        held: &[PacketWrite],
-    ) -> io::Result<(PacketTable, Vec<PacketWrite>)> {
-        let mut services: BTreeMap<Frontend, PacketService> = self.services.all()?.into_iter().collect();
-        services.extend(held.iter().filter_map(|write| match write {
-            PacketWrite::PutService(frontend, service) => Some((*frontend, *service)),
-            _ => None,
-        }));
+    /// What they hold, and what to remove from them.
+    pub(super) fn read(&self, first_stamp: u32) -> io::Result<(PacketTable, Vec<PacketWrite>)> {
         let endpoints: BTreeMap<u32, PacketEndpoint> = self.endpoints.all()?.into_iter().collect();
         let endpoint = |number: u32| endpoints.get(&number).copied();
-        Ok(PacketTable::read(first_stamp, services, self.members.all()?, endpoint))
+        Ok(PacketTable::read(first_stamp, self.services.all()?, self.members.all()?, endpoint))
     }
 
     /// Makes one write.
@@ -184,13 +190,56 @@ impl FlowTable {
         self.0.for_each(|_, track| each(Track::read(track)))
     }
 
-    /// The same, with keys, at once.
-    pub(super) fn all(&self) -> io::Result<Vec<(Tuple, Track)>> {
-        self.0.all()
+    /// Notes a flow's packets, unless they are known. Returns whether they were not.
+    pub(super) fn put_new(&self, tuple: &Tuple, track: &Track) -> io::Result<bool> {
+        self.0.put_new(tuple, track)
     }
 
-    pub(super) fn put_many(&self, flows: &[(Tuple, Track)]) -> io::Result<()> {
-        self.0.put_many(&flows.iter().map(|(tuple, track)| (tuple, track)).collect::<Vec<_>>())
+    /// Changes what is noted.
+    pub(super) fn put(&self, tuple: &Tuple, track: &Track) -> io::Result<()> {
+        self.0.put(tuple, track)
+    }
+
+    /// What is noted.
+    pub(super) fn get(&self, tuple: &Tuple) -> io::Result<Option<Track>> {
+        self.0.get(tuple)
+    }
+}
+
+impl OlderPrograms {
+    pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, PacketError> {
+        let Map::ArrayOfMaps(flows) = take(ebpf, "OLDER_FLOWS")? else {
+            return Err(PacketError::NoMap("OLDER_FLOWS"));
+        };
+        Ok(Self { share: words(ebpf, "OLDER")?, flows })
+    }
+
+    /// Leaves everything to them that these programs do not know.
+    pub(super) fn leave_all(&self, flows: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        flows.map_or(Ok(()), |flows| self.set_flows(flows))?;
+        self.share.put(&0, &OlderVersion::ALL)
+    }
+
+    /// Leaves the flows to them that they know, and no new ones. Returns when no program runs that has begun before.
+    pub(super) fn leave_flows(&self, flows: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let Some(flows) = flows else { return self.share.put(&0, &OlderVersion::NOTHING) };
+        self.share.put(&0, &OlderVersion::KNOWN_FLOWS)?;
+        // The kernel waits for all programs that run whenever a map of maps is written.
+        self.set_flows(flows)
+    }
+
+    /// Leaves nothing to them.
+    pub(super) fn end(&self) -> io::Result<()> {
+        self.share.put(&0, &OlderVersion::NOTHING)?;
+        match bpf_call::delete(self.flows.fd().as_fd(), &octets(&0_u32)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    fn set_flows(&self, flows: BorrowedFd<'_>) -> io::Result<()> {
+        let flows = flows.as_raw_fd().to_ne_bytes();
+        bpf_call::update(self.flows.fd().as_fd(), &octets(&0_u32), &flows, false)
     }
 }
 

@@ -38,7 +38,7 @@ use crate::PinningError;
 use crate::pins::Pins;
 use drains::{Drain, Draining, Drains, Served};
 use ledger::Ledger;
-use maps::{Counters, FlowTable, Maps};
+use maps::{Counters, FlowTable, Maps, OlderPrograms};
 use programs::Loaded;
 use starts::Starts;
 
@@ -205,8 +205,7 @@ pub struct PacketBalancer {
     has_leftovers: bool,
     /// What other versions have left, whose programs go on until the first services are in effect.
     older: Vec<PathBuf>,
-    /// Writes that have the new programs take over from those.
-    held: Vec<PacketWrite>,
+    older_programs: OlderPrograms,
 }
 
 impl PacketBalancer {
@@ -221,11 +220,13 @@ impl PacketBalancer {
         let flows = FlowTable::new(&mut ebpf)?;
         let ledger = Ledger::new(Counters::new(&mut ebpf)?);
         let drains = Drains::start(flows.clone(), ledger.clone()).map_err(PacketError::Thread)?;
-        let (table, garbage) = maps.read(first_stamp(), &[]).map_err(PacketError::Words)?;
+        let (table, garbage) = maps.read(first_stamp()).map_err(PacketError::Words)?;
         for write in &garbage {
             maps.write(write).map_err(PacketError::Words)?;
         }
         let older = programs::older(&settings.bpffs);
+        let older_programs = OlderPrograms::new(&mut ebpf)?;
+        older_form::leave_all(&older, &older_programs).map_err(PacketError::Words)?;
         let (attached, pins) = programs::attach(&mut ebpf, &directory, &older, settings)?;
         maps.set_devices(&following::devices(&attached))?;
         attached.iter().for_each(following::log);
@@ -254,7 +255,7 @@ impl PacketBalancer {
             found,
             has_leftovers,
             older,
-            held: Vec::new(),
+            older_programs,
         })
     }
 
@@ -366,11 +367,7 @@ impl PacketBalancer {
             }
         }
         self.starts.end_first();
-        for (frontend, error) in self.take_over() {
-            if let Some(key) = self.owners.get(&frontend) {
-                failures.insert(key.clone(), failure(&frontend, &error));
-            }
-        }
+        self.take_over();
         let draining = services.iter().map(|key| (key.clone(), self.draining_of(key, routes))).collect();
         self.drains.change(draining);
         failures
@@ -441,19 +438,11 @@ impl PacketBalancer {
             }
         }
         self.open_found(&frontend);
-        let is_held =
-            |write: &PacketWrite| !self.older.is_empty() && matches!(write, PacketWrite::PutService(_, _));
-        let (held, writes): (Vec<_>, Vec<_>) = writes.into_iter().partition(is_held);
-        match writes.iter().try_for_each(|write| self.maps.write(write)) {
-            Ok(()) => {
-                self.held.extend(held);
-                Ok(())
-            }
-            Err(error) => {
-                self.read_again();
-                Err(PutError::Map(error))
-            }
+        let written = writes.iter().try_for_each(|write| self.maps.write(write));
+        if written.is_err() {
+            self.read_again();
         }
+        written.map_err(PutError::Map)
     }
 
     /// Endpoints that a former process has left are counted for their service from now on.
@@ -466,9 +455,9 @@ impl PacketBalancer {
         }
     }
 
-    /// After a write that failed, the maps are asked what they hold. What services are about to use is theirs already.
+    /// After a write that failed, the maps are asked what they hold.
     fn read_again(&mut self) {
-        match self.maps.read(first_stamp(), &self.held) {
+        match self.maps.read(first_stamp()) {
             Ok((table, garbage)) => {
                 self.table = table;
                 for write in &garbage {

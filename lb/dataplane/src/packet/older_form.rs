@@ -1,47 +1,64 @@
 //! What another version has left whose maps have another form, and how it is replaced without a gap.
 //!
-//! Its programs go on, and the new ones before them leave everything to them until the first services are in effect in the
-//! new maps. Just before that, the flows that the older programs know are copied, as far as their form is the same:
-//! answers go on to reach their clients, endpoints that drain keep their connections, and ports that stand for clients go
-//! on to stand for the same ones.
+//! Its programs go on, and the new ones before them leave everything to them that they do not know, until the first services
+//! are in effect in the new maps. From one moment on, new flows are the new programs'; those that the older ones know stay
+//! with them, and keep their ports, while they are copied, as far as their form is the same: answers go on to reach their
+//! clients, endpoints that drain keep their connections, and ports that stand for clients go on to stand for the same ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 use mesonet_ebpf_abi::{Frontend, PacketEndpoint, PacketService, Place, Track, Tuple};
-use mesonet_lb_plan::{PacketTable, PacketWrite};
+use mesonet_lb_plan::PacketTable;
 
-use super::maps::FlowTable;
+use super::maps::{FlowTable, OlderPrograms};
 use super::{PacketBalancer, programs};
 use crate::word_map::WordMap;
 
 /// An endpoint as tracks name it: its number and its stamp.
 type Name = (u32, u32);
 
+/// Requests of flows, and what is noted of them.
+type Requests = Vec<(Tuple, Track)>;
+
+/// Leaves everything to the programs of other versions for now.
+pub(super) fn leave_all(older: &[PathBuf], programs: &OlderPrograms) -> io::Result<()> {
+    let older: Vec<Older> = older.iter().cloned().map(Older::open).collect();
+    if older.is_empty() { Ok(()) } else { programs.leave_all(flows_in_charge(&older)) }
+}
+
 impl PacketBalancer {
-    /// Puts what is held into effect, and ends the programs of other forms. Returns the virtual addresses for which that
-    /// failed.
-    pub(super) fn take_over(&mut self) -> Vec<(Frontend, io::Error)> {
-        let older: Vec<Older> = self.older.drain(..).map(Older::open).collect();
-        older.iter().for_each(|older| older.copy(&self.flows, &self.table));
-        let mut failed = Vec::new();
-        for write in std::mem::take(&mut self.held) {
-            if let (PacketWrite::PutService(frontend, _), Err(error)) = (write, self.maps.write(&write)) {
-                failed.push((frontend, error));
-            }
+    /// Has the new programs begin flows, and ends those of other versions.
+    pub(super) fn take_over(&mut self) {
+        if self.older.is_empty() {
+            return;
         }
-        if !failed.is_empty() {
-            self.read_again();
+        let older: Vec<Older> = self.older.iter().cloned().map(Older::open).collect();
+        if let Err(error) = self.older_programs.leave_flows(flows_in_charge(&older)) {
+            // They go on until services are settled again.
+            tracing::warn!(%error, "Cannot take over from the programs of another version");
+            return;
         }
-        for older in &older {
-            // What has come in between.
-            older.copy(&self.flows, &self.table);
-            programs::detach_all(&older.pins);
+        self.older.clear();
+        let copied: Vec<Requests> = older.iter().map(|older| older.copy(&self.flows, &self.table)).collect();
+        if let Err(error) = self.older_programs.end() {
+            tracing::warn!(%error, "Cannot forget the flows of another version");
+        }
+        older.iter().for_each(|older| programs::detach_all(&older.pins));
+        for (older, copied) in older.iter().zip(&copied) {
+            older.catch_up(copied, &self.flows);
             programs::forget(&older.pins);
         }
-        failed
     }
+}
+
+/// The flows of the version that serves: one that was replaced before it had any services does not.
+fn flows_in_charge(older: &[Older]) -> Option<BorrowedFd<'_>> {
+    let known = older.iter().filter_map(|older| older.known.as_ref());
+    let in_charge = known.max_by_key(|known| known.services.all().map_or(0, |services| services.len()));
+    in_charge.map(|known| known.flows.descriptor())
 }
 
 /// What another version has left.
@@ -55,9 +72,21 @@ impl Older {
         Self { known: Known::open(&pins), pins }
     }
 
-    fn copy(&self, flows: &FlowTable, table: &PacketTable) {
-        if let Some(Err(error)) = self.known.as_ref().map(|known| known.copy(flows, table)) {
+    /// Copies the flows that its programs know. Returns them.
+    fn copy(&self, flows: &FlowTable, table: &PacketTable) -> Requests {
+        let Some(known) = &self.known else { return Requests::new() };
+        known.copy(flows, table).unwrap_or_else(|error| {
             tracing::warn!(%error, path = %self.pins.display(), "Cannot copy the flows of another version");
+            Requests::new()
+        })
+    }
+
+    /// Notes what its programs have seen of flows after those were copied.
+    fn catch_up(&self, copied: &Requests, flows: &FlowTable) {
+        let Some(known) = &self.known else { return };
+        let noted = copied.iter().try_for_each(|(request, track)| known.catch_up(request, track, flows));
+        if let Err(error) = noted {
+            tracing::warn!(%error, path = %self.pins.display(), "Cannot read the flows of another version");
         }
     }
 }
@@ -78,25 +107,41 @@ impl Known {
         })
     }
 
-    /// Copies the flows whose endpoints are still there, and that are not known yet: with both of their entries, since
-    /// half a flow would be in the way of a whole one.
-    fn copy(&self, flows: &FlowTable, table: &PacketTable) -> io::Result<()> {
+    /// Copies the flows whose endpoints are still there, unless their clients have begun them anew: with both of their
+    /// entries, since half a flow would be in the way of a whole one.
+    fn copy(&self, flows: &FlowTable, table: &PacketTable) -> io::Result<Requests> {
         let names = self.names(table)?;
-        let known: BTreeSet<Tuple> = flows.all()?.into_iter().map(|(tuple, _)| tuple).collect();
         let found: BTreeMap<Tuple, Track> = self.flows.all()?.into_iter().collect();
-        let mut copied = Vec::new();
+        let mut copied = Requests::new();
         for (request, track) in found.iter().filter(|(_, track)| track.direction != Track::TO_CLIENT) {
             let Some(&(endpoint, stamp)) = names.get(&(track.endpoint, track.stamp)) else { continue };
             let renamed = |track: &Track| Track { endpoint, stamp, ..*track };
             let answer = track.tuple.flip();
             let back = found.get(&answer).filter(|back| back.tuple.flip() == *request);
             let is_whole = track.direction == Track::DIRECT || back.is_some();
-            if is_whole && !known.contains(request) && !known.contains(&answer) {
-                copied.extend(back.map(|back| (answer, renamed(back))));
-                copied.push((*request, renamed(track)));
+            if !is_whole || !flows.put_new(request, &renamed(track))? {
+                continue;
             }
+            if let Some(back) = back {
+                flows.put_new(&answer, &renamed(back))?;
+            }
+            copied.push((*request, renamed(track)));
         }
-        flows.put_many(&copied)
+        Ok(copied)
+    }
+
+    /// Notes what was seen of a flow after it was copied: an end of it would be waited for in vain.
+    fn catch_up(&self, request: &Tuple, copied: &Track, flows: &FlowTable) -> io::Result<()> {
+        const BOTH: u32 = Track::CLIENT_ENDED | Track::ENDPOINT_ENDED;
+        let seen = self.flows.get(request)?.map_or(0, |last| last.seen);
+        if seen & !copied.seen == 0 {
+            return Ok(());
+        }
+        let is_same = |track: &Track| track.tuple == copied.tuple && track.stamp == copied.stamp;
+        let Some(track) = flows.get(request)?.filter(is_same) else { return Ok(()) };
+        let seen = track.seen | seen;
+        let over = if seen & BOTH == BOTH { Track::OVER } else { 0 };
+        flows.put(request, &Track { seen: seen | over, ..track })
     }
 
     /// What the endpoints of this table are called in another one.

@@ -1,19 +1,23 @@
 //! A process of another version takes over, whose maps have another form.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, Receiver};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, MapInfo};
 use mesonet_ebpf_abi::PACKET_ENDPOINTS_MAX;
-use mesonet_lb_dataplane::{PacketAnswer, PacketMode, PacketQuestion};
+use mesonet_lb_dataplane::{PacketAnswer, PacketHook, PacketMode, PacketQuestion};
 use mesonet_lb_plan::RouteState::{Draining, Ready};
 use mesonet_model::Protocol;
 
+use crate::packets::{TCP, packet};
 use crate::site::{Balancer, Side, Site, Wanted, address};
 use crate::traffic::{Conversation, WAYS, on, serve};
 
@@ -188,5 +192,187 @@ fn fill_members(pins: &Path, left: u32) {
         let mut member = [0xff; 24];
         member[4..8].copy_from_slice(&number.to_ne_bytes());
         members.insert(member, number, 0).expect("there is room");
+    }
+}
+
+/// What clients of one address do while programs are replaced: each round begins a flow and uses the newest again.
+struct Rounds {
+    done: Receiver<()>,
+    is_over: Arc<AtomicBool>,
+    result: JoinHandle<Result<String, String>>,
+}
+
+impl Rounds {
+    /// `begin` makes a flow, and `ask` uses it and returns what its server says of it, which is always the same.
+    fn start<F: Send + 'static>(
+        site: &Site,
+        begin: impl Fn() -> std::io::Result<F> + Send + 'static,
+        ask: impl Fn(&mut F) -> std::io::Result<String> + Send + 'static,
+    ) -> Self {
+        let (news, done) = mpsc::channel();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let entry = site.entry(Side::Client);
+        let over = is_over.clone();
+        let result = thread::spawn(move || {
+            entry.enter();
+            rounds(begin, ask, &news, &over).map_err(|error| error.to_string())
+        });
+        Self { done, is_over, result }
+    }
+
+    /// Waits for some more rounds. If a flow is lost, there are none, and the end tells why.
+    fn go_on(&self) {
+        self.done.try_iter().for_each(drop);
+        for _ in 0..ROUNDS {
+            let _ = self.done.recv_timeout(PATIENCE);
+        }
+    }
+
+    /// What the server of the newest flow says.
+    fn end(self) -> Result<String, String> {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.result.join().expect("no panic")
+    }
+}
+
+/// More than a client uses again in a round, so that old flows and new ones are both in use.
+const ROUNDS: usize = 20;
+
+/// Flows that a client has, and how many of them it uses in a round.
+const FLOWS: usize = 50;
+const NEWEST: usize = 5;
+
+/// Flows that a client begins: there are ports for twice as many.
+const FLOWS_MAX: usize = 2_000;
+
+fn rounds<F>(
+    begin: impl Fn() -> std::io::Result<F>,
+    ask: impl Fn(&mut F) -> std::io::Result<String>,
+    news: &Sender<()>,
+    is_over: &AtomicBool,
+) -> std::io::Result<String> {
+    let mut flows: VecDeque<(F, String)> = VecDeque::new();
+    let mut begun = 0;
+    loop {
+        let is_last = is_over.load(Ordering::Relaxed);
+        if is_last || begun < FLOWS_MAX {
+            let mut flow = begin()?;
+            let said = ask(&mut flow)?;
+            flows.push_back((flow, said));
+            begun += 1;
+        }
+        let used = if is_last { flows.len() } else { NEWEST };
+        for (flow, said) in flows.iter_mut().rev().take(used) {
+            let again = ask(flow)?;
+            if again != *said {
+                return Err(std::io::Error::other(format!("{said} has become {again}")));
+            }
+        }
+        if is_last {
+            return Ok(flows.pop_back().map(|(_, said)| said).unwrap_or_default());
+        }
+        flows.drain(..flows.len().saturating_sub(FLOWS));
+        let _ = news.send(());
+    }
+}
+
+/// Says something and expects it back.
+fn echo(conversation: &mut Conversation) -> std::io::Result<String> {
+    conversation.stream.write_all(b"something")?;
+    let mut heard = [0; 9];
+    conversation.stream.read_exact(&mut heard)?;
+    assert_eq!(&heard, b"something");
+    Ok(conversation.line.clone())
+}
+
+fn socket_towards(vip: &str) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(if vip.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" })?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.connect(address(vip))?;
+    Ok(socket)
+}
+
+fn ask(socket: &UdpSocket) -> std::io::Result<String> {
+    socket.send(b"?")?;
+    let mut heard = [0; 64];
+    let length = socket.recv(&mut heard)?;
+    Ok(String::from_utf8_lossy(&heard[..length]).into_owned())
+}
+
+/// A server that tells each client a name, and the address and port that the client seems to have.
+fn serve_named_datagrams(site: &Site, at: &'static str, name: char) {
+    let socket = on(site, Side::Server, move || UdpSocket::bind(at).expect("bind"));
+    thread::spawn(move || {
+        while let Ok((_, client)) = socket.recv_from(&mut [0; 64]) {
+            if socket.send_to(format!("{name} {client}").as_bytes(), client).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+/// Virtual addresses whose endpoints are replaced.
+const MOVED: [&str; 2] = ["11.0.0.1:80", "[fd11::1]:80"];
+
+/// What the older programs serve.
+const BEFORE: [Wanted<'static>; 5] = [
+    ("tcp/four@marathon:80", MOVED[0], &[("10.2.0.2:8001", Ready)]),
+    ("udp/four@marathon:80", MOVED[0], &[("10.2.0.2:8001", Ready)]),
+    ("tcp/six@marathon:80", MOVED[1], &[("[fd02::2]:8001", Ready)]),
+    ("udp/six@marathon:80", MOVED[1], &[("[fd02::2]:8001", Ready)]),
+    (NEWS.0, NEWS.1, &[("10.2.0.9:8001", Ready)]),
+];
+
+/// What the newer ones serve: nothing there leads to where the flows are that the older ones have begun.
+const AFTER: [Wanted<'static>; 5] = [
+    ("tcp/four@marathon:80", MOVED[0], &[("10.2.0.2:8001", Draining), ("10.2.0.2:8002", Ready)]),
+    ("udp/four@marathon:80", MOVED[0], &[("10.2.0.2:8001", Draining), ("10.2.0.2:8002", Ready)]),
+    ("tcp/six@marathon:80", MOVED[1], &[("[fd02::2]:8001", Draining), ("[fd02::2]:8002", Ready)]),
+    ("udp/six@marathon:80", MOVED[1], &[("[fd02::2]:8001", Draining), ("[fd02::2]:8002", Ready)]),
+    (NEWS.0, NEWS.1, &[("10.2.0.9:8001", Ready)]),
+];
+
+/// Flows that nobody uses, so that it takes a while to copy them all.
+fn fill(node: &mut Balancer) {
+    let clients = node.balancer.attached()[0].index;
+    for number in 0..4000 {
+        let client = format!("10.1.{}.{}:{}", 1 + number / 200, 10 + number % 200, 20_000 + number);
+        let octets = packet(TCP, &client, NEWS.1).octets();
+        node.balancer.run(PacketHook::In, &octets, clients, 1).expect("it runs");
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn flows_that_begin_while_programs_are_replaced_stay_where_they_are() {
+    for (mode, masquerade) in WAYS {
+        let site = Site::new();
+        for (at, name) in
+            [("10.2.0.2:8001", 'a'), ("[fd02::2]:8001", 'a'), ("10.2.0.2:8002", 'b'), ("[fd02::2]:8002", 'b')]
+        {
+            serve(&site, at, name);
+            serve_named_datagrams(&site, at, name);
+        }
+        let mut settings = site.settings(&["clients", "servers"], mode);
+        settings.masquerade = masquerade;
+        let mut node = Balancer::start(&settings);
+        node.put_together(&BEFORE);
+        fill(&mut node);
+        drop(node);
+        make_older(&site, masquerade);
+        let mut node = Balancer::start(&settings);
+        let loads = MOVED.map(|vip| {
+            [
+                Rounds::start(&site, move || Conversation::begin(address(vip)), echo),
+                Rounds::start(&site, move || socket_towards(vip), |socket| ask(socket)),
+            ]
+        });
+        loads.iter().flatten().for_each(Rounds::go_on);
+        node.put_together(&AFTER);
+        loads.iter().flatten().for_each(Rounds::go_on);
+        for said in loads.into_iter().flatten().map(Rounds::end) {
+            let said = said.unwrap_or_else(|error| panic!("{mode:?} {masquerade}: {error}"));
+            assert!(said.starts_with('b'), "{mode:?} {masquerade}: {said}");
+        }
     }
 }
