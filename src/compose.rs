@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use mesonet_agent::AgentMetrics;
 use mesonet_api::{Context, LoneMaster};
 use mesonet_dns_zone::TaskChoice;
 use mesonet_model::{AgentCommand, AgentId, Plane, Resources};
@@ -113,11 +114,12 @@ impl LocalCluster {
         let (master, link) = MasterRole::start(store, &contents, &settings, &instruments)?;
         let mut others = JoinSet::new();
         let resources = machine::offered(Wanted::from(options), dir.path());
+        let counted = AgentMetrics::register(&metrics).context("cannot register metrics")?;
         let agent = mesonet_agent::Config {
             open_files: open_files_of_tasks,
             container_dns: options.container_dns,
             tasks_end_with_agent: !dir.is_kept(),
-            ..agent_config(&dir, http.port(), resources.clone(), supervisor)
+            ..agent_config(&dir, http.port(), resources.clone(), supervisor, counted)
         };
         let node = start_agent(agent, link, &mut others).await?;
         if let Some(listener) = api_listener {
@@ -191,6 +193,7 @@ fn agent_config(
     port: u16,
     resources: Resources,
     supervisor: Vec<String>,
+    metrics: AgentMetrics,
 ) -> mesonet_agent::Config {
     mesonet_agent::Config {
         dir: dir.agent(),
@@ -206,6 +209,7 @@ fn agent_config(
         open_files: None,
         container_dns: NODE_ADDRESS,
         tasks_end_with_agent: false,
+        metrics,
     }
 }
 

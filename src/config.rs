@@ -237,6 +237,8 @@ settings! {
             "Host ports to offer", "31000-32000";
         container_dns: fixed IpAddr, "container-dns", "MESONET_CONTAINER_DNS", "IP",
             "Name server, at port 53, of tasks with addresses of their own", "198.51.100.1";
+        http: fixed Listen, "http", "MESONET_HTTP", "ADDR|off",
+            "Address of the metrics", "127.0.0.1:8082";
         master_timeout: fixed Grace, "master-timeout", "MESONET_MASTER_TIMEOUT", "TIME",
             "A master that is silent for so long is taken to be lost", "5s";
         log: fixed String, "log", "MESONET_LOG", "FILTER",

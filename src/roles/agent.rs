@@ -1,27 +1,29 @@
 //! The agent's process.
 //!
-//! Tasks of the runtime: the agent's own, and the bus client's. The tasks that the agent runs go on without it, and the
+//! Tasks of the runtime: the agent's own, the bus client's, and the metrics'. The tasks that the agent runs go on without it, and the
 //! next one takes them up.
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
-use mesonet_agent::{CgroupMode, LogLimits, Place};
-use mesonet_bus::{Client, ClientSettings, Identity, JoinToken};
+use mesonet_agent::{AgentMetrics, CgroupMode, LogLimits, Place};
+use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, LinkState};
 use mesonet_model::{Attribute, NODE_ATTRIBUTE, ZONE_ATTRIBUTE};
+use prometheus::{IntGauge, Registry};
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use super::node_identity::{self, Node};
-use crate::config::{AgentOptions, Grace};
+use crate::config::{AgentOptions, Grace, Listen};
 use crate::driver::{AGENT_COMMANDS_MAX, AGENT_REPORTS_MAX};
 use crate::machine::{self, Wanted};
-use crate::open_files;
 use crate::process::{self, Running};
 use crate::sandboxes::LocalSandboxes;
+use crate::{http, http_server, open_files, process_metrics};
 
 /// How often it is looked whether the node's address is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
@@ -34,6 +36,9 @@ pub fn run_agent(options: &AgentOptions, token: Option<&JoinToken>) -> anyhow::R
     let start = AgentProcess::start(options, token);
     process::run(&options.log, options.log_format, start, |agent| {
         println!("mesonet agent of node {} is up", agent.identity.name());
+        if let Some(http) = agent.http {
+            println!("  metrics  http://{http}/metrics");
+        }
     })
 }
 
@@ -41,6 +46,8 @@ pub fn run_agent(options: &AgentOptions, token: Option<&JoinToken>) -> anyhow::R
 struct AgentProcess {
     identity: Identity,
     agent: JoinHandle<()>,
+    http: Option<SocketAddr>,
+    others: JoinSet<()>,
     /// Held so that the connection is kept up.
     _bus: Client,
 }
@@ -52,6 +59,11 @@ impl AgentProcess {
         let Grace(idle_timeout) = options.master_timeout;
         let masters = node.masters()?.to_vec();
         let identity = node.identity().await?;
+        let metrics = Registry::new();
+        let (counted, connected) = register(&metrics).context("cannot register metrics")?;
+        let listener = listen(options.http).await?;
+        let http = listener.as_ref().map(TcpListener::local_addr).transpose();
+        let http = http.context("cannot tell the metrics' address")?;
         let (address, places) = match options.address {
             Some(address) => (address, None),
             None => {
@@ -74,6 +86,7 @@ impl AgentProcess {
             container_dns: options.container_dns,
             tasks_end_with_agent: false,
             port: 0,
+            metrics: counted,
         };
         let (commands, commands_in) = mpsc::channel(AGENT_COMMANDS_MAX);
         let (reports, reports_out) = mpsc::channel(AGENT_REPORTS_MAX);
@@ -83,7 +96,12 @@ impl AgentProcess {
         let files = Arc::new(LocalSandboxes { agent_dir });
         let bus = Client::start_agent_with_files(settings, commands, reports_out, files)
             .context("cannot use the bus")?;
-        Ok(Self { identity, agent, _bus: bus })
+        let mut others = JoinSet::new();
+        others.spawn(show_connection(bus.state(), connected));
+        if let Some(listener) = listener {
+            others.spawn(http_server::serve(listener, http::metrics_only(metrics)));
+        }
+        Ok(Self { identity, agent, http, others, _bus: bus })
     }
 }
 
@@ -95,7 +113,34 @@ impl Running for AgentProcess {
         }
     }
 
-    async fn end(self) {}
+    async fn end(mut self) {
+        self.others.shutdown().await;
+    }
+}
+
+/// Registers what is shown: what the agent counts, and whether a master is connected.
+fn register(metrics: &Registry) -> Result<(AgentMetrics, IntGauge), prometheus::Error> {
+    process_metrics::register(metrics)?;
+    let connected =
+        IntGauge::new("mesonet_agent_connected", "Whether the agent is connected to a master: 1 or 0.")?;
+    metrics.register(Box::new(connected.clone()))?;
+    Ok((AgentMetrics::register(metrics)?, connected))
+}
+
+async fn listen(address: Listen) -> anyhow::Result<Option<TcpListener>> {
+    match address {
+        Listen::At(address) => http::listen(address, "metrics").await.map(Some),
+        Listen::Off => Ok(None),
+    }
+}
+
+async fn show_connection(mut state: watch::Receiver<LinkState>, connected: IntGauge) {
+    loop {
+        connected.set(matches!(*state.borrow_and_update(), LinkState::Connected { .. }).into());
+        if state.changed().await.is_err() {
+            return connected.set(0);
+        }
+    }
 }
 
 impl From<&AgentOptions> for Wanted {

@@ -7,11 +7,12 @@ use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use mesonet_agent::{CgroupMode, Config, LogLimits};
+use mesonet_agent::{AgentMetrics, CgroupMode, Config, LogLimits};
 use mesonet_model::{
     AgentCommand, AgentId, AgentReport, FrameworkId, HealthCheck, HealthProbe, Resources, TaskId, TaskKey,
     TaskSpec,
 };
+use prometheus::Registry;
 use tokio::sync::mpsc;
 
 /// Tasks, and how many checks each has: a process for each check would measure processes.
@@ -108,6 +109,7 @@ fn config(directory: &Path) -> Measured<Config> {
         open_files: None,
         container_dns: Ipv4Addr::LOCALHOST.into(),
         tasks_end_with_agent: false,
+        metrics: AgentMetrics::register(&Registry::new())?,
     })
 }
 

@@ -28,6 +28,7 @@ use crate::joined::Joined;
 use crate::layout::{EXIT_FILE, Layout, STATUSES_FILE};
 use crate::link::{Link, Notice, What};
 use crate::listening::{self, HostListeners};
+use crate::metrics::AgentMetrics;
 use crate::place;
 use crate::protocol::{self, Event, Exit, Launch, Request};
 use crate::rounds::Rounds;
@@ -130,6 +131,7 @@ impl Agent {
             tasks: self.tasks.values().map(running).collect(),
             containers: self.id.iter().flat_map(|agent| self.joined.containers(agent)).collect(),
         });
+        self.config.metrics.registered();
         for status in self.tasks.values().flat_map(|task| task.statuses.pending()) {
             self.outbox.push_back(AgentReport::Status(Box::new(status.clone())));
         }
@@ -164,6 +166,7 @@ impl Agent {
             let status = known.clone();
             return self.send(status);
         }
+        self.config.metrics.launched();
         let now = clock::now();
         if let Err(error) = launcher::check(&spec) {
             let message = checkpoint::in_full(&error);
@@ -211,7 +214,7 @@ impl Agent {
     fn adopt(&mut self, spec: TaskSpec, run: Option<Run>, finding: Finding) {
         let mut status = finding.status(&spec, Some(self.uuids.next_uuid()));
         status.addresses = run.as_ref().map_or_else(Vec::new, Run::addresses);
-        log(&status);
+        note(&self.config.metrics, &status);
         let statuses = StatusQueue::new(status.clone(), Instant::now());
         let key = spec.key.clone();
         self.tasks.insert(key.clone(), AgentTask { spec, statuses, run });
@@ -239,7 +242,7 @@ impl Agent {
             run.watch = None;
             run.lookout = None;
         }
-        log(&status);
+        note(&self.config.metrics, &status);
         task.statuses.push(status.clone(), Instant::now());
         if status.state.is_terminal() {
             self.release_network(key);
@@ -417,6 +420,7 @@ impl Agent {
     /// Ends what a killed supervisor has left, in the background.
     fn clear(&mut self, key: &TaskKey) {
         let Some(run) = self.tasks.get(key).and_then(|task| task.run.as_ref()) else { return };
+        self.config.metrics.lost_supervisor();
         tracing::warn!(task = %key, "The supervisor of a task is gone");
         let (task, launch, notices) = (key.clone(), run.launch.clone(), self.notices.clone());
         tokio::task::spawn_blocking(move || {
@@ -496,6 +500,7 @@ fn reap(supervisor: Option<std::process::Child>) {
     }
 }
 
-fn log(status: &TaskStatus) {
+fn note(metrics: &AgentMetrics, status: &TaskStatus) {
+    metrics.reached(status.state);
     tracing::debug!(task = %status.task, state = %status.state, message = status.message, "A task changes");
 }

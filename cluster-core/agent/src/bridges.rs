@@ -171,7 +171,10 @@ impl Agent {
         for step in plan(&wanted, &found) {
             let is_new = !unmended.contains(step.interface());
             match self.take(&mut host, &wanted, &step) {
-                Ok(()) => tracing::warn!(?step, "Something of a network was gone and is put back"),
+                Ok(()) => {
+                    self.config.metrics.restored();
+                    tracing::warn!(?step, "Something of a network was gone and is put back");
+                }
                 Err(error) => {
                     if is_new {
                         let error = checkpoint::in_full(&error);

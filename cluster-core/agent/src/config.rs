@@ -7,6 +7,7 @@ use mesonet_model::{Attribute, Resources};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::metrics::AgentMetrics;
 use crate::place::Place;
 
 /// The agent's settings.
@@ -39,6 +40,8 @@ pub struct Config {
     pub container_dns: IpAddr,
     /// Whether tasks end when the agent dies, because no other will ever take them up.
     pub tasks_end_with_agent: bool,
+    /// What it counts.
+    pub metrics: AgentMetrics,
 }
 
 /// Bounds of what is kept of a task's standard output, and likewise of its standard error: a file and those that it

@@ -30,6 +30,7 @@ mod leftovers;
 mod link;
 mod listeners;
 mod listening;
+mod metrics;
 mod place;
 mod protocol;
 mod recovery;
@@ -53,6 +54,7 @@ pub use attachments::{
     AttachedAddress, Attachment, AttachmentError, AttachmentKey, AttachmentRequest, Attachments,
 };
 pub use config::{CgroupMode, Config, LogLimits};
+pub use metrics::AgentMetrics;
 pub use place::Place;
 pub use sandbox_file::{READ_BYTES_MAX, ReadSandboxError, SandboxPiece, read_sandbox};
 pub use supervisor::supervise;

@@ -41,14 +41,22 @@ impl Agent {
         if rounds.look_at <= now {
             rounds.look_at = now + LOOK_INTERVAL;
             self.look_at_containers();
+            self.show_tasks();
         }
         if rounds.mend_at <= now {
             rounds.mend_at = now + MEND_INTERVAL;
             self.mend_bridges(&mut rounds.unmended);
+            self.config.metrics.missing(rounds.unmended.len());
         }
         if rounds.collect_at <= now {
             rounds.collect_at = now + COLLECT_INTERVAL;
             self.collect();
         }
+    }
+
+    fn show_tasks(&self) {
+        let states = self.tasks.values().map(|task| task.statuses.latest().state);
+        let unacknowledged = self.tasks.values().map(|task| task.statuses.pending().count()).sum();
+        self.config.metrics.show_tasks(states, unacknowledged);
     }
 }

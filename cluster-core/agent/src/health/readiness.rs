@@ -61,12 +61,17 @@ impl Readiness {
         self.due
     }
 
-    /// The task was asked. Returns what others are to know, if they do not.
-    pub(crate) fn answered(&mut self, answer: Answer, now: Instant) -> Option<ReadinessResult> {
-        let ready = match &answer {
+    /// Whether an answer says that the task is ready.
+    pub(crate) fn is_ready(&self, answer: &Answer) -> bool {
+        match answer {
             Answer::Response { status, .. } => self.settings.ready_statuses.contains(status),
             Answer::Failure(_) => false,
-        };
+        }
+    }
+
+    /// The task was asked. Returns what others are to know, if they do not.
+    pub(crate) fn answered(&mut self, answer: Answer, now: Instant) -> Option<ReadinessResult> {
+        let ready = self.is_ready(&answer);
         self.due = (!ready).then(|| later(now, self.settings.interval));
         let last_response = self.settings.keeps_response.then(|| shown(answer));
         let result = ReadinessResult { ready, last_response };

@@ -44,6 +44,7 @@ impl Agent {
             addresses,
             // That of a task whose other check has told something since is too little, which lengthens the grace.
             age: clock::now().since(latest.timestamp),
+            metrics: &self.config.metrics,
         };
         let speaker =
             Speaker { task: key.clone(), container: run.launch.container, notices: self.notices.clone() };

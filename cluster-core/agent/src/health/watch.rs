@@ -15,6 +15,7 @@ use super::probe::Probes;
 use super::readiness::Readiness;
 use crate::clock;
 use crate::link::{Speaker, What};
+use crate::metrics::{AgentMetrics, CheckResult, Checked};
 
 /// How long a supervisor may take beyond a command's timeout to say how it ended.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(10);
@@ -53,12 +54,14 @@ pub(crate) struct Start<'a> {
     pub(crate) addresses: Vec<IpAddr>,
     /// How long it has been running.
     pub(crate) age: Duration,
+    /// What counts them.
+    pub(crate) metrics: &'a AgentMetrics,
 }
 
 impl Watch {
     /// Begins to check.
     pub(crate) fn begin(start: Start<'_>, probes: &Probes, speaker: &Speaker) -> Self {
-        let Start { checks, results, readiness, addresses, age } = start;
+        let Start { checks, results, readiness, addresses, age, metrics } = start;
         let begin = |(index, (settings, result)): (usize, (&HealthCheck, &HealthResult))| {
             let beginning = Beginning { age, place: place_of(speaker.container, index) };
             let runner = Runner {
@@ -68,12 +71,13 @@ impl Watch {
                 address: address_of(&addresses, settings.ip_protocol),
                 probes: probes.clone(),
                 speaker: speaker.clone(),
+                metrics: metrics.clone(),
             };
             tokio::spawn(runner.run()).abort_handle()
         };
         let checks = checks.iter().zip(&results).enumerate().map(begin).collect();
         let readiness = readiness.zip(address_of(&addresses, None)).map(|(check, address)| {
-            let waiting = wait_until_ready(check, address, probes.clone(), speaker.clone());
+            let waiting = wait_until_ready(check, address, probes.clone(), speaker.clone(), metrics.clone());
             tokio::spawn(waiting).abort_handle()
         });
         Self { checks, readiness, results, commands: BTreeMap::new() }
@@ -104,6 +108,7 @@ struct Runner {
     address: Option<IpAddr>,
     probes: Probes,
     speaker: Speaker,
+    metrics: AgentMetrics,
 }
 
 impl Runner {
@@ -113,7 +118,11 @@ impl Runner {
             let mut outcome = None;
             for effect in self.check.handle(input, now()) {
                 match effect {
-                    Effect::Probe => outcome = Some(self.probe().await),
+                    Effect::Probe => {
+                        let found = self.probe().await;
+                        self.metrics.checked(Checked::Health, CheckResult::from(&found));
+                        outcome = Some(found);
+                    }
                     Effect::Tell(result) => {
                         let news = News::Told { check: self.index, result };
                         self.speaker.say(What::Health(news)).await;
@@ -156,12 +165,30 @@ impl Runner {
     }
 }
 
-async fn wait_until_ready(mut check: Readiness, address: IpAddr, probes: Probes, speaker: Speaker) {
+async fn wait_until_ready(
+    mut check: Readiness,
+    address: IpAddr,
+    probes: Probes,
+    speaker: Speaker,
+    metrics: AgentMetrics,
+) {
     while let Some(due) = check.due() {
         tokio::time::sleep_until(due.into()).await;
         let answer = probes.ask_readiness(check.settings(), address).await;
+        let result = if check.is_ready(&answer) { CheckResult::Success } else { CheckResult::Failure };
+        metrics.checked(Checked::Readiness, result);
         if let Some(result) = check.answered(answer, Instant::now()) {
             speaker.say(What::Health(News::Readiness(result))).await;
+        }
+    }
+}
+
+impl From<&Outcome> for CheckResult {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Success => Self::Success,
+            Outcome::Failure(_) => Self::Failure,
+            Outcome::Nothing => Self::NotAsked,
         }
     }
 }

@@ -38,6 +38,7 @@ pub const ALL: &[Case] = &[
         in_namespace(a_check_asks_an_address_of_its_version_of_ip)
     }),
     ("a_task_is_checked_where_its_node_has_moved_to", None, a_task_is_checked_where_its_node_has_moved_to),
+    ("what_becomes_of_tasks_and_checks_is_counted", None, what_becomes_of_tasks_and_checks_is_counted),
     ("a_task_without_such_an_address_is_not_healthy", None, a_task_without_such_an_address_is_not_healthy),
     ("checks_are_made_where_the_task_is", Some("needs root"), || {
         in_namespace(checks_are_made_where_the_task_is)
@@ -379,4 +380,35 @@ fn checks_are_made_where_the_task_is() {
     }
     node.send(AgentCommand::Kill { task: spec.key.clone(), grace: Some(Duration::ZERO) });
     while !node.next_status("the end").state.is_terminal() {}
+}
+
+fn what_becomes_of_tasks_and_checks_is_counted() {
+    let directory = directory();
+    let (config, registry) = node::counted(directory.path());
+    let mut node = Node::with(config);
+    let count = |name: &str, labels: &[&str]| node::shown(&registry, name, labels);
+    let checks = |result: &str| count("mesonet_agent_checks_total", &["health", result]);
+    assert_eq!(count("mesonet_agent_registrations_total", &[]), 1.0);
+    for line in ["true", "false", "false"] {
+        node.run(&shell(&format!("ends-{}", count("mesonet_agent_tasks_launched_total", &[])), line));
+    }
+    for (state, expected) in [("TASK_FINISHED", 1.0), ("TASK_FAILED", 2.0), ("TASK_KILLED", 0.0)] {
+        assert_eq!(count("mesonet_agent_tasks_ended_total", &[state]), expected, "{state}");
+    }
+    assert_eq!((checks("success"), checks("failure")), (0.0, 0.0));
+    let probe = HealthProbe::Command { shell: "test -e well".to_owned() };
+    let checked = TaskSpec { health_checks: vec![check(probe)], ..shell("checked", "exec sleep 1000") };
+    node.launch(&checked);
+    node.until(&checked, TaskState::Running);
+    wait_for("a check fails", || (checks("failure") >= 1.0).then_some(()));
+    fs::write(node.sandbox(&checked).join("well"), "").expect("writes");
+    wait_for("a check succeeds", || (checks("success") >= 1.0).then_some(()));
+    wait_for("the task is shown", || (count("mesonet_agent_tasks", &["TASK_RUNNING"]) == 1.0).then_some(()));
+    node.kill(&checked);
+    wait_for("the end is counted", || {
+        (count("mesonet_agent_tasks_ended_total", &["TASK_KILLED"]) == 1.0).then_some(())
+    });
+    // Nobody has acknowledged it.
+    wait_for("statuses wait", || (count("mesonet_agent_unacknowledged_statuses", &[]) >= 1.0).then_some(()));
+    assert_eq!(count("mesonet_agent_tasks_launched_total", &[]), 4.0);
 }

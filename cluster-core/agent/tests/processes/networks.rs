@@ -18,7 +18,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::Case;
 use crate::cases::directory;
-use crate::node::{Node, shell, wait_for};
+use crate::node::{self, Node, shell, wait_for};
 
 /// What needs rights, and which.
 pub const ALL: &[Case] = &[
@@ -242,7 +242,8 @@ fn an_interface_that_somebody_removes_or_turns_off_is_put_back() {
     let lo = host.link("lo").expect("asks").expect("there");
     host.add_address(&lo, [10, 99, 0, 1].into(), 32).expect("adds");
     let directory = directory();
-    let mut node = Node::start(directory.path());
+    let (config, registry) = node::counted(directory.path());
+    let mut node = Node::with(config);
     let greeter = in_networks("greeter", &["greet", "8080"], &[DUAL]);
     node.launch(&greeter);
     node.until(&greeter, TaskState::Running);
@@ -264,6 +265,22 @@ fn an_interface_that_somebody_removes_or_turns_off_is_put_back() {
         echo_by_default_route("10.99.0.1", "9.0.7.2");
     }
     assert_eq!(hardware_address(&node, &greeter), before, "its neighbours need not look for it");
+    let count = |what: &str| node::shown(&registry, &format!("mesonet_agent_network_{what}"), &[]);
+    wait_for("what was put back is counted", || (count("restored_total") >= 3.0).then_some(()));
+    assert_eq!(count("missing"), 0.0);
+    // Its end on the node is gone, but the other one is there, so that there can be no other pair.
+    let rename = |from: &str, to: &str| {
+        wait_for("nobody turns it on in between", || {
+            let ip = |change: &[&str]| Command::new("ip").args(["link", "set", from]).args(change).output();
+            let done = ip(&["down"]).and_then(|_| ip(&["name", to])).expect("runs");
+            done.status.success().then_some(())
+        });
+    };
+    rename(&port, "away");
+    wait_for("what cannot be put back is shown", || (count("missing") == 1.0).then_some(()));
+    rename("away", &port);
+    wait_for("nothing is missing", || (count("missing") == 0.0).then_some(()));
+    assert_eq!(greeting([9, 0, 7, 2].into(), 8080), "9.0.7.2", "after its return");
     node.kill(&greeter);
     node.until(&greeter, TaskState::Killed);
 }

@@ -8,11 +8,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use mesonet_agent::{CgroupMode, Config, LogLimits};
+use mesonet_agent::{AgentMetrics, CgroupMode, Config, LogLimits};
 use mesonet_model::{
     AgentCommand, AgentId, AgentReport, FrameworkId, Resources, RunningTask, Scalar, TaskId, TaskKey,
     TaskSpec, TaskState, TaskStatus,
 };
+use prometheus::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
@@ -49,7 +50,26 @@ pub fn config(directory: &Path) -> Config {
         open_files: None,
         container_dns: [198, 51, 100, 1].into(),
         tasks_end_with_agent: false,
+        metrics: AgentMetrics::register(&Registry::new()).expect("nothing has their names"),
     }
+}
+
+/// Settings for tests that look at what is counted, and where it is shown.
+pub fn counted(directory: &Path) -> (Config, Registry) {
+    let registry = Registry::new();
+    let metrics = AgentMetrics::register(&registry).expect("nothing has their names");
+    (Config { metrics, ..config(directory) }, registry)
+}
+
+/// What is shown under a name and with the values of its labels, in the order of the labels' names.
+pub fn shown(registry: &Registry, name: &str, labels: &[&str]) -> f64 {
+    let families = registry.gather();
+    let family = families.iter().find(|family| family.name() == name).expect(name);
+    let is_wanted = |metric: &&prometheus::proto::Metric| {
+        metric.get_label().iter().map(|label| label.value()).eq(labels.iter().copied())
+    };
+    let metric = family.get_metric().iter().find(is_wanted).unwrap_or_else(|| panic!("{name} {labels:?}"));
+    metric.get_counter().get_value() + metric.get_gauge().get_value()
 }
 
 /// A task that runs a shell line.
