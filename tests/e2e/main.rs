@@ -21,6 +21,7 @@ mod health;
 mod host_resolver;
 mod kernel;
 mod masters;
+mod moving;
 mod network;
 mod overlay;
 mod packets;

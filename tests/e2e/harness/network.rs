@@ -64,6 +64,14 @@ impl Network {
         format!("/run/netns/{}", self.namespace(host))
     }
 
+    /// Takes a host's address away and gives it another one.
+    #[track_caller]
+    pub fn move_to(&self, host: &str, address: &str) {
+        let namespace = self.namespace(host);
+        ip(&["-n", &namespace, "addr", "del", &format!("{}/24", self.address(host)), "dev", "eth0"]);
+        ip(&["-n", &namespace, "addr", "add", &format!("{address}/24"), "dev", "eth0"]);
+    }
+
     /// Pulls a host's cable.
     #[track_caller]
     pub fn cut(&self, host: &str) {

@@ -1,7 +1,7 @@
 //! Reaching a master.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ const ADDRESSES_MAX: usize = 8;
 
 /// How long an address may take to answer before the next one is tried beside it (RFC 8305).
 const HEAD_START: Duration = Duration::from_millis(250);
+
+/// How often it is looked whether this end still has the address that a connection comes from.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why a node is not connected to a master.
 #[derive(Debug, Error)]
@@ -183,7 +186,7 @@ impl From<ConnectionError> for LinkError {
 #[derive(Debug)]
 pub(crate) struct Ground {
     endpoint: Endpoint,
-    /// What notices that nobody listens at the other end.
+    /// What notices that nobody listens at the other end, or that this end is elsewhere.
     _watch: JoinSet<()>,
 }
 
@@ -256,14 +259,41 @@ async fn dial_address(
         Ok(_) = refused.wait_for(|refused| *refused) => return Err(LinkError::NobodyThere),
     };
     let mut watch = JoinSet::new();
-    watch.spawn(close_when_refused(connection.clone(), refused));
+    watch.spawn(look_after(endpoint.clone(), connection.clone(), address, refused));
     Ok((Ground { endpoint, _watch: watch }, connection))
 }
 
-/// The end of a master's process is noticed with the next packet, and not only by its silence.
-async fn close_when_refused(connection: Connection, mut refused: watch::Receiver<bool>) {
-    tokio::select! {
-        _ = connection.closed() => {}
-        Ok(_) = refused.wait_for(|refused| *refused) => connection.close(0_u32.into(), b""),
+/// The end of a master's process is noticed with the next packet, and not only by its silence. When this machine's
+/// address is another one, the connection goes on from there, which saves both ends from waiting for that silence.
+async fn look_after(
+    endpoint: Endpoint,
+    connection: Connection,
+    peer: SocketAddr,
+    mut refused: watch::Receiver<bool>,
+) {
+    loop {
+        let moved = tokio::select! {
+            _ = connection.closed() => return,
+            Ok(_) = refused.wait_for(|refused| *refused) => return connection.close(0_u32.into(), b""),
+            () = tokio::time::sleep(LOOK_INTERVAL) => move_on(&endpoint, peer),
+        };
+        if let Some(moved) = moved {
+            refused = moved;
+        }
     }
+}
+
+/// Gives an endpoint another socket if the address of its own is not this machine's any more. Until there is another way
+/// to the peer, there is nothing to move to.
+fn move_on(endpoint: &Endpoint, peer: SocketAddr) -> Option<watch::Receiver<bool>> {
+    let mut own = endpoint.local_addr().ok()?;
+    own.set_port(0);
+    match UdpSocket::bind(own) {
+        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
+        _ => return None,
+    }
+    let (socket, refused) = PeerSocket::connect(peer, &TokioRuntime).ok()?;
+    endpoint.rebind_abstract(Arc::new(socket)).ok()?;
+    tracing::info!(from = %own.ip(), "This machine's address is gone; the connection goes on from another");
+    Some(refused)
 }
