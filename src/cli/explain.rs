@@ -2,6 +2,7 @@
 
 mod holders;
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 
 use clap::Args;
@@ -20,7 +21,7 @@ pub struct ExplainArguments {
     #[arg(value_name = "CLIENT[:PORT]")]
     client: String,
     /// Where it connects to, after an arrow if you like: NAME:PORT or VIP:PORT
-    #[arg(value_name = "NAME-OR-VIP:PORT", num_args = 0..=2, allow_hyphen_values = true)]
+    #[arg(value_name = "NAME-OR-VIP:PORT", num_args = 0..=2)]
     to: Vec<String>,
     /// tcp or udp [default: tcp if the service has it]
     #[arg(long, value_name = "PROTOCOL")]
@@ -28,7 +29,12 @@ pub struct ExplainArguments {
 }
 
 /// What may stand between client and target.
-const ARROWS: [&str; 3] = ["->", "→", "to"];
+const ARROWS: [&str; 2] = ["→", "to"];
+
+/// An argument with which an arrow is written so that it does not look like an option.
+pub fn arrow(argument: OsString) -> OsString {
+    if argument == "->" { "→".into() } else { argument }
+}
 
 /// `GET /v1/explain`.
 #[derive(Debug, Deserialize)]

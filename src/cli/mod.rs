@@ -153,7 +153,7 @@ struct Session {
 
 /// Reads the arguments and does what they say.
 pub fn run() -> ExitCode {
-    let Arguments { global, command } = Arguments::parse();
+    let Arguments { global, command } = Arguments::parse_from(std::env::args_os().map(explain::arrow));
     let session = Session { client: Client::new(&global.api), output: Output::new(global.json), now: now() };
     let result = match command {
         Command::Dev(arguments) => return ended(role::run_dev(*arguments)),
@@ -251,6 +251,16 @@ mod tests {
         let Arguments { global, .. } = arguments.expect("valid");
         assert!(global.json);
         assert_eq!(global.api, "http://[::1]:1");
+    }
+
+    #[test]
+    fn an_arrow_is_no_option_and_options_may_follow_it() {
+        for arguments in [&["10.0.0.1", "->", "a.b:80"][..], &["10.0.0.1", "a.b:80"], &["10.0.0.1"]] {
+            let arguments =
+                ["mesonet", "explain"].iter().chain(arguments).chain(&["--protocol", "udp", "--json"]);
+            let arguments = Arguments::try_parse_from(arguments.map(|word| explain::arrow(word.into())));
+            assert!(arguments.expect("valid").global.json);
+        }
     }
 
     #[test]
