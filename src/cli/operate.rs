@@ -150,7 +150,7 @@ pub fn revoke_node(place: &PlaceArguments, node: &NodeName, output: &Output) -> 
     mesonet::revoke_node(&place.resolve()?, node).map_err(|error| CommandError::Operate(error.into()))?;
     let line = format!(
         "{node} is revoked: it is cut off within a second, and its tasks are replaced as if it were lost; \
-         a node of that name can join again with a token"
+         a node of that name can join again with a token, and without identity/ in its directory"
     );
     output.value_or_line(&json!({ "revoked": node.as_str() }), &line)
 }

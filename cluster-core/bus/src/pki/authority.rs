@@ -123,7 +123,9 @@ pub(crate) enum CertifyError {
     TokenUsed,
     #[error("the name {0} belongs to a node with another key: revoke that one or choose another name")]
     NameTaken(NodeName),
-    #[error("the certificate of {0} is revoked")]
+    #[error(
+        "the certificate of {0} is revoked; to join again, it needs a token and must not have identity/ in its directory"
+    )]
     Revoked(NodeName),
     #[error("the certificate request cannot be used: {0}")]
     BadRequest(String),
