@@ -199,7 +199,7 @@ fn fill_members(pins: &Path, left: u32) {
 struct Rounds {
     done: Receiver<()>,
     is_over: Arc<AtomicBool>,
-    result: JoinHandle<Result<String, String>>,
+    result: JoinHandle<Result<Vec<String>, String>>,
 }
 
 impl Rounds {
@@ -228,8 +228,8 @@ impl Rounds {
         }
     }
 
-    /// What the server of the newest flow says.
-    fn end(self) -> Result<String, String> {
+    /// What the servers of the flows say that are begun last. One that has the port of a former one has its server, too.
+    fn end(self) -> Result<Vec<String>, String> {
         self.is_over.store(true, Ordering::Relaxed);
         self.result.join().expect("no panic")
     }
@@ -250,12 +250,13 @@ fn rounds<F>(
     ask: impl Fn(&mut F) -> std::io::Result<String>,
     news: &Sender<()>,
     is_over: &AtomicBool,
-) -> std::io::Result<String> {
+) -> std::io::Result<Vec<String>> {
     let mut flows: VecDeque<(F, String)> = VecDeque::new();
     let mut begun = 0;
     loop {
         let is_last = is_over.load(Ordering::Relaxed);
-        if is_last || begun < FLOWS_MAX {
+        let wanted = if is_last { ROUNDS } else { usize::from(begun < FLOWS_MAX) };
+        for _ in 0..wanted {
             let mut flow = begin()?;
             let said = ask(&mut flow)?;
             flows.push_back((flow, said));
@@ -269,7 +270,7 @@ fn rounds<F>(
             }
         }
         if is_last {
-            return Ok(flows.pop_back().map(|(_, said)| said).unwrap_or_default());
+            return Ok(flows.into_iter().rev().take(ROUNDS).map(|(_, said)| said).collect());
         }
         flows.drain(..flows.len().saturating_sub(FLOWS));
         let _ = news.send(());
@@ -372,7 +373,7 @@ fn flows_that_begin_while_programs_are_replaced_stay_where_they_are() {
         loads.iter().flatten().for_each(Rounds::go_on);
         for said in loads.into_iter().flatten().map(Rounds::end) {
             let said = said.unwrap_or_else(|error| panic!("{mode:?} {masquerade}: {error}"));
-            assert!(said.starts_with('b'), "{mode:?} {masquerade}: {said}");
+            assert!(said.iter().any(|each| each.starts_with('b')), "{mode:?} {masquerade}: {said:?}");
         }
     }
 }
