@@ -47,24 +47,25 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
     }
 
     #[inline(always)]
-    fn segments(&self) -> u32 {
-        let segments = word!(self, gso_segs) as u32;
-        if segments == 0 { 1 } else { segments }
+    fn segments(&self, family: Family, protocol: u32) -> u32 {
+        let (segments, size) = (word!(self, gso_segs) as u32, self.segment());
+        if segments != 0 {
+            return segments;
+        }
+        if size == 0 {
+            return 1;
+        }
+        // The driver of a network card, or a virtual machine, has made the bundle and has not said of how many.
+        let headers = family.header() as u32 + self.transport(family, protocol);
+        self.length().wrapping_sub(headers).wrapping_add(size - 1) / size
     }
 
     #[inline(always)]
     fn longest(&self, family: Family, protocol: u32) -> u32 {
-        if self.segments() == 1 {
+        if self.segment() == 0 {
             return self.length();
         }
-        let transport = match protocol == TCP as u32 {
-            true => {
-                let offset: u8 = read(self, LINK + family.header() + 12).unwrap_or_default();
-                (offset >> 4) as u32 * 4
-            }
-            false => 8,
-        };
-        self.segment() + family.header() as u32 + transport
+        self.segment() + family.header() as u32 + self.transport(family, protocol)
     }
 
     #[inline(always)]
@@ -131,7 +132,19 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
 }
 
 impl<const LINK: usize> Buffer<LINK> {
-    /// Octets of the payload of each packet that a bundle consists of.
+    /// Octets of the header of TCP or UDP.
+    #[inline(always)]
+    fn transport(&self, family: Family, protocol: u32) -> u32 {
+        match protocol == TCP as u32 {
+            true => {
+                let offset: u8 = read(self, LINK + family.header() + 12).unwrap_or_default();
+                (offset >> 4) as u32 * 4
+            }
+            false => 8,
+        }
+    }
+
+    /// Octets of the payload of each packet that a bundle consists of; none if it is no bundle.
     #[inline(always)]
     pub fn segment(&self) -> u32 {
         word!(self, gso_size) as u32

@@ -14,7 +14,7 @@ use crate::Action;
 use crate::endpoints;
 use crate::headers::{Direction, Segment};
 use crate::older;
-use crate::packet::Packet;
+use crate::packet::{Family, Packet, own_length};
 use crate::rewrite;
 use crate::route::ticks;
 use crate::scratch::scratch;
@@ -53,19 +53,14 @@ struct Decision {
 #[inline(always)]
 pub fn translate<P: Packet>(packet: &P, segment: &Segment) -> Result<Action, PacketEvent> {
     let Some(decision) = decide(packet, segment)? else { return Ok(Action::PASS) };
-    let Some(action) = rewrite::apply(packet, segment, decision.track)? else {
+    let counted = decision.endpoint.filter(|_| packet.interface() != LOOPBACK_INTERFACE);
+    let Some(action) = rewrite::apply(packet, segment, decision.track, counted)? else {
         return Ok(Action::PASS);
     };
-    if packet.interface() != LOOPBACK_INTERFACE
-        && let Some(endpoint) = decision.endpoint
+    if let Some(endpoint) = counted
+        && segment.ends()
     {
-        if segment.ends() {
-            note_end(segment, &decision, endpoint);
-        }
-        // It is not yet known whether a tunnel takes it.
-        if action != Action::ENCAPSULATE {
-            count(packet, endpoint, decision.is_reply);
-        }
+        note_end(segment, &decision, endpoint);
     }
     Ok(action)
 }
@@ -311,10 +306,10 @@ fn is_released(key: &mut Tuple) -> bool {
     !is_its || !current || track.seen & Track::OVER != 0 || (is_silent(track) && is_silent(reply))
 }
 
-/// Counts a packet that is sent on.
+/// Counts a packet, before it is sent on.
 #[inline(always)]
-pub fn count<P: Packet>(packet: &P, endpoint: u32, is_reply: bool) {
-    let (packets, bytes) = (packet.segments() as u64, packet.length() as u64);
+pub fn count<P: Packet>(packet: &P, family: Family, protocol: u32, endpoint: u32, is_reply: bool) {
+    let (packets, bytes) = (packet.segments(family, protocol) as u64, own_length(packet, family) as u64);
     endpoints::count(endpoint, |count| {
         if is_reply {
             count.packets_out += packets;

@@ -43,7 +43,7 @@ impl Packet for Frame {
     }
 
     #[inline(always)]
-    fn segments(&self) -> u32 {
+    fn segments(&self, _: Family, _: u32) -> u32 {
         1
     }
 

@@ -62,11 +62,11 @@ pub trait Packet {
     /// The interface.
     fn interface(&self) -> u32;
 
-    /// Octets from the IP header on.
+    /// Octets from the IP header on, and of what a frame is padded with.
     fn length(&self) -> u32;
 
     /// Packets that it is on the wire.
-    fn segments(&self) -> u32;
+    fn segments(&self, family: Family, protocol: u32) -> u32;
 
     /// Octets of the longest packet that it is on the wire, from the IP header on.
     fn longest(&self, family: Family, protocol: u32) -> u32;
@@ -86,6 +86,19 @@ pub trait Packet {
 
     /// Sends it.
     fn send(&self, family: Family, way: &Route) -> Action;
+}
+
+/// Octets from the IP header on, as that header says. It says none of a bundle that is too long for it.
+#[inline(always)]
+pub fn own_length<P: Packet>(packet: &P, family: Family) -> u32 {
+    let (at, more) = match family {
+        Family::V4 => (2, 0),
+        Family::V6 => (4, Family::V6.header() as u32),
+    };
+    match read::<P, u16>(packet, P::LINK + at) {
+        Ok(length) if length != 0 => u16::from_be(length) as u32 + more,
+        _ => packet.length(),
+    }
 }
 
 /// Where so many octets of the packet are.

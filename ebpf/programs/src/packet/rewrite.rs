@@ -4,6 +4,7 @@ use mesonet_ebpf_abi::{Difference, LOOPBACK_INTERFACE, PacketEvent, TCP, Track, 
 
 use crate::Action;
 use crate::endpoints;
+use crate::flows;
 use crate::headers::Segment;
 use crate::packet::{ChecksumChange, Family, Packet, octets, write};
 use crate::route::{self, Route};
@@ -12,9 +13,9 @@ use crate::scratch::{TunnelEnds, scratch};
 /// What becomes of a packet that got other addresses; nothing if it was left as it is.
 type Applied = Result<Option<Action>, PacketEvent>;
 
-/// Gives a packet the addresses and ports of its flow and sends it on.
+/// Gives a packet the addresses and ports of its flow, counts it for an endpoint, and sends it on.
 #[inline(always)]
-pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track) -> Applied {
+pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track, counted: Option<u32>) -> Applied {
     let (old, family) = (&segment.tuple, segment.header.family);
     let new = &track.tuple;
     // A question is where it goes, not how.
@@ -44,6 +45,9 @@ pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track) -> App
     })?;
     write(packet, start, new.ports)?;
     write_addresses(packet, P::LINK, family, old, new)?;
+    if let Some(endpoint) = counted {
+        flows::count(packet, family, old.protocol, endpoint, track.direction == Track::TO_CLIENT);
+    }
     send(packet, family, way).map(Some)
 }
 

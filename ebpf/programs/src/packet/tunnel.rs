@@ -80,7 +80,7 @@ fn encapsulate_of<const LINK: usize>(packet: &Buffer<LINK>, family: Family) -> R
         Family::V6 => read(packet, LINK + 6)?,
     };
     // The kernel makes shorter segments of bundles of TCP, but no shorter datagrams.
-    let is_bundle = packet.segments() > 1;
+    let is_bundle = packet.segment() != 0;
     let length = if is_bundle { packet.segment() + family.header() as u32 + 8 } else { packet.length() };
     let may_shrink = is_bundle && protocol == TCP;
     if way.mtu != 0 && !may_shrink && length + overhead as u32 > way.mtu {
@@ -97,7 +97,7 @@ fn encapsulate_of<const LINK: usize>(packet: &Buffer<LINK>, family: Family) -> R
             first << 4 | second >> 4
         }
     };
-    flows::count(packet, ends.number, false);
+    flows::count(packet, family, protocol as u32, ends.number, false);
     route::address(way, packet, family)?;
     let network = match family {
         Family::V4 => BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
