@@ -12,6 +12,7 @@
 
 mod message;
 mod nat;
+mod pair;
 mod routes;
 mod socket;
 
@@ -24,6 +25,7 @@ use message::{Message, attributes, be_address, text, u32_of};
 use socket::Socket;
 
 pub use nat::{Nat, NatRule};
+pub use pair::LinkKind;
 pub use routes::{MAIN_TABLE, Route, Rule};
 
 /// Kinds of requests (`linux/rtnetlink.h`).
@@ -42,13 +44,18 @@ mod link {
     pub(crate) const HARDWARE_ADDRESS: u16 = 1;
     pub(crate) const NAME: u16 = 3;
     pub(crate) const MTU: u16 = 4;
+    pub(crate) const PEER: u16 = 5;
     pub(crate) const MASTER: u16 = 10;
     pub(crate) const INFO: u16 = 18;
     pub(crate) const NAMESPACE_OF: u16 = 19;
+    pub(crate) const OF_FAMILIES: u16 = 26;
+    pub(crate) const GSO_MAX_SIZE: u16 = 41;
+    pub(crate) const GSO_IPV4_MAX_SIZE: u16 = 63;
     pub(crate) const INFO_KIND: u16 = 1;
     pub(crate) const INFO_DATA: u16 = 2;
     pub(crate) const VETH_PEER: u16 = 1;
     pub(crate) const UP: u32 = 1;
+    pub(crate) const NO_ARP: u32 = 0x80;
 }
 
 /// Attributes of addresses (`linux/if_addr.h`).
@@ -94,6 +101,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Its address on the wire, if it is one of Ethernet.
     pub hardware_address: Option<[u8; 6]>,
+    /// Of which kind it is, if it is made by software.
+    pub kind: Option<LinkKind>,
 }
 
 /// An address of an interface.
@@ -307,14 +316,21 @@ fn parse_link(body: &[u8]) -> Option<Link> {
     let index = u32_of(body.get(4..8)?)?;
     let flags = u32_of(body.get(8..12)?)?;
     let is_up = flags & link::UP != 0;
-    let mut found = Link { index, name: String::new(), is_up, master: None, hardware_address: None };
+    let mut found =
+        Link { index, name: String::new(), is_up, master: None, hardware_address: None, kind: None };
+    let mut peer = None;
     for (attribute, value) in attributes(body.get(16..)?) {
         match attribute {
             link::NAME => found.name = String::from_utf8_lossy(value.strip_suffix(&[0])?).into_owned(),
             link::MASTER => found.master = u32_of(value),
             link::HARDWARE_ADDRESS => found.hardware_address = value.try_into().ok(),
+            link::PEER => peer = u32_of(value),
+            link::INFO => found.kind = LinkKind::parse(value),
             _ => {}
         }
+    }
+    if let Some(LinkKind::Veth { peer: of_pair }) = &mut found.kind {
+        *of_pair = peer;
     }
     Some(found)
 }
