@@ -5,18 +5,15 @@
 //! * [`NodeKeys`] says when a node's key changes, and when the one before is dropped.
 //! * [`PathMtu`] finds the largest packet that reaches a peer, by probing (RFC 8899).
 //! * [`PrefixTable`] says whom an address belongs to: where a packet goes, and whether a peer may send from there.
-//! * [`queue_of`] maps the packets of a flow to one queue, in both directions.
 
 #![forbid(unsafe_code)]
 
-mod flow;
 mod keys;
 mod nodes;
 mod outward;
 mod path_mtu;
 mod prefix_table;
 
-pub use flow::queue_of;
 pub use keys::{Dated, KeySituation, KeyStep, NodeKeys, age_max_of};
 pub use nodes::{Difference, NodeOverlay, PlannedPeer, PlannedRoute, RouteScope, difference, plan};
 pub use outward::{Outward, outward};

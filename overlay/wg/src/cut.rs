@@ -1,6 +1,6 @@
 //! Cuts what the kernel hands over into packets that fit through the tunnel.
 //!
-//! The kernel leaves a TCP stream in pieces of up to 64 KiB, which cost it one passage through its stack each. They
+//! The kernel leaves a TCP stream in long pieces, which cost it one passage through its stack each. They
 //! are cut here, into pieces that fit the path to the peer: that may be smaller than what the connection agreed on,
 //! because where a stream is cut does not matter to it.
 

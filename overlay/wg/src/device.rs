@@ -1,59 +1,65 @@
-//! The network device through which the kernel hands packets over.
+//! Where packets of the kernel are read and written: packet sockets at the back of a pair of interfaces (`man 7 packet`).
 
-use std::fs::OpenOptions;
 use std::io::{self, IoSlice};
 use std::mem;
-use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use mesonet_netlink::{Link, Netlink, NetlinkError};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use thiserror::Error;
 
+use crate::interfaces::{ETHERNET, Interfaces, PIECE_MAX};
+use crate::ip::without_jumbo_option;
 use crate::settings::Offloads;
-use crate::vnet::VNET_LENGTH;
+use crate::vnet::{VNET_LENGTH, VnetHeader};
 
-const DEVICE_FILE: &str = "/dev/net/tun";
+/// Octets of the longest packet with its headers.
+pub(crate) const PACKET_ROOM: usize = PIECE_MAX as usize + 192;
 
-/// Octets of the longest packet with its header.
-pub(crate) const PACKET_ROOM: usize = 65_536 + 192;
-
-/// Most queues that the kernel gives a device.
+/// Most queues that a device has.
 pub const QUEUES_MAX: usize = 256;
 
-/// What the kernel may leave to this end: checksums, and cutting TCP streams.
-const STREAM_OFFLOADS: libc::c_uint =
-    libc::TUN_F_CSUM | libc::TUN_F_TSO4 | libc::TUN_F_TSO6 | libc::TUN_F_TSO_ECN;
+/// Octets of packets, with what the kernel needs to keep them, that may wait in a queue: about 10 ms of 6 Gb/s. The kernel
+/// doubles it.
+const QUEUE_LENGTH: libc::c_int = 8 << 20;
 
-/// And cutting datagrams, since Linux 6.2.
-const DATAGRAM_OFFLOADS: libc::c_uint = libc::TUN_F_USO4 | libc::TUN_F_USO6;
+/// Kinds of what follows a header of Ethernet.
+const IPV4: [u8; 2] = [0x08, 0x00];
+const IPV6: [u8; 2] = [0x86, 0xdd];
 
 /// Why there is no device.
 #[derive(Debug, Error)]
 pub enum DeviceError {
     /// Its name does not fit.
-    #[error("the device name '{name}' is not 1 to 15 letters, digits, '-', '_' or '.'")]
+    #[error("the device name '{name}' is not 1 to 12 letters, digits, '-', '_' or '.'")]
     Name {
         /// What was given.
         name: String,
     },
-    /// There is no device file, or it may not be opened.
-    #[error("{DEVICE_FILE} cannot be opened; is the module tun there, and is the process privileged?")]
-    Open(#[source] io::Error),
-    /// The kernel refuses the device: it may not be made, somebody else has it, or it is of another kind.
-    #[error("the device '{name}' cannot be made or taken over; that needs CAP_NET_ADMIN")]
-    Refused {
-        /// What was asked for.
+    /// There is an interface of its name that no process of this program made, or that one has.
+    #[error("there is an interface '{name}' already, of somebody else")]
+    Foreign {
+        /// Which one.
+        name: String,
+    },
+    /// The kernel refuses the pair of interfaces, or a property of one.
+    #[error("the interfaces of the tunnel cannot be prepared; that needs CAP_NET_ADMIN")]
+    Interfaces(#[from] NetlinkError),
+    /// What the interface leaves to the kernel could not be set.
+    #[error("the offloads of the interface '{name}' cannot be set")]
+    Offloads {
+        /// Of which interface.
         name: String,
         /// What the kernel said.
         source: io::Error,
     },
-    /// A property could not be set.
-    #[error("the {property} of the device '{name}' cannot be set")]
-    Property {
-        /// Of which device.
+    /// Packets cannot be read and written.
+    #[error("packets of the interface '{name}' cannot be read; that needs CAP_NET_RAW")]
+    Socket {
+        /// Of which interface.
         name: String,
-        /// What was to be set.
-        property: &'static str,
         /// What the kernel said.
         source: io::Error,
     },
@@ -62,141 +68,284 @@ pub enum DeviceError {
 /// The device: one queue for each worker.
 #[derive(Debug)]
 pub(crate) struct Device {
-    pub(crate) queues: Vec<OwnedFd>,
-    /// Whether the kernel leaves TCP streams and checksums to this end.
-    pub(crate) cuts_streams: bool,
-    /// Whether it leaves datagrams that were sent together to this end.
-    pub(crate) cuts_datagrams: bool,
+    queues: Vec<OwnedFd>,
+    interfaces: Interfaces,
+    /// The namespace of the interfaces, wherever the caller's thread is.
+    kernel: Mutex<Netlink>,
+    /// The header of Ethernet for packets to the kernel, but for its last part.
+    addresses: [u8; 12],
+    has_failed: AtomicBool,
 }
 
 impl Device {
     /// Makes the device, or takes over the one that an earlier process left. It stays when this process ends, so that
     /// its routes do.
     pub(crate) fn open(name: &str, queues: usize, mtu: u16, wanted: Offloads) -> Result<Self, DeviceError> {
-        check_name(name)?;
-        let refused = |source| DeviceError::Refused { name: name.to_owned(), source };
-        let property =
-            |property| move |source| DeviceError::Property { name: name.to_owned(), property, source };
-        let mut device =
-            Self { queues: Vec::new(), cuts_streams: wanted.streams, cuts_datagrams: wanted.datagrams };
-        for _ in 0..queues.clamp(1, QUEUES_MAX) {
-            let queue = open_queue(name).map_err(|error| match error {
-                QueueError::Open(source) => DeviceError::Open(source),
-                QueueError::Attach(source) => refused(source),
-            })?;
-            device.set_offloads(&queue);
-            device.queues.push(queue);
-        }
-        set(device.queues[0].as_raw_fd(), libc::TUNSETPERSIST, 1).map_err(property("persistence"))?;
-        set_mtu(name, mtu).map_err(property("MTU"))?;
-        set_up(name).map_err(property("state"))?;
-        Ok(device)
+        let mut kernel = Netlink::open()?;
+        let interfaces = Interfaces::make(&mut kernel, name, mtu, wanted)?;
+        let back = &interfaces.back;
+        let failed = |source| DeviceError::Socket { name: back.name.clone(), source };
+        let queues = open_queues(back.index, queues.clamp(1, QUEUES_MAX)).map_err(failed)?;
+        let mut addresses = [0; 12];
+        let ends = [&interfaces.front, back].map(|end| end.hardware_address.unwrap_or_default());
+        addresses.copy_from_slice(&ends.concat());
+        let has_failed = AtomicBool::new(false);
+        Ok(Self { queues, interfaces, kernel: Mutex::new(kernel), addresses, has_failed })
     }
 
-    /// Asks for as many offloads as are wanted and there are.
-    fn set_offloads(&mut self, queue: &OwnedFd) {
-        let raw = queue.as_raw_fd();
-        let streams = if self.cuts_streams { STREAM_OFFLOADS } else { 0 };
-        if self.cuts_datagrams {
-            let all = streams | libc::TUN_F_CSUM | DATAGRAM_OFFLOADS;
-            self.cuts_datagrams = set(raw, libc::TUNSETOFFLOAD, all).is_ok();
+    /// What the kernel really leaves to this end, but for what is outside of the tunnel.
+    pub(crate) fn offloads(&self) -> Offloads {
+        self.interfaces.offloads
+    }
+
+    /// Removes it.
+    pub(crate) fn remove(&self) -> Result<(), NetlinkError> {
+        self.kernel().remove_link(&self.interfaces.front.name)
+    }
+
+    /// Finds out why a queue has an error: the device is gone, or somebody switched its back off, which is switched on
+    /// again. Whether it is gone.
+    pub(crate) fn is_gone(&self, queue: usize) -> bool {
+        // That reads the error, so that the next one is noticed.
+        let _ = rustix::net::sockopt::socket_error(self.queue(queue));
+        let back = &self.interfaces.back;
+        let mut kernel = self.kernel();
+        if !is_there(&mut kernel, back) {
+            return true;
         }
-        if !self.cuts_datagrams {
-            self.cuts_streams = set(raw, libc::TUNSETOFFLOAD, streams).is_ok() && self.cuts_streams;
+        tracing::warn!(interface = back.name, "Somebody switched off an interface of the tunnel");
+        match kernel.set_up(back) {
+            Ok(()) => false,
+            // It may have been removed just now: what is removed is switched off before.
+            Err(error) => {
+                tracing::warn!(%error, "An interface of the tunnel cannot be switched on");
+                !is_there(&mut kernel, back)
+            }
         }
     }
 
-    /// Makes the device end with the process.
-    pub(crate) fn forget(&self) -> io::Result<()> {
-        set(self.queues[0].as_raw_fd(), libc::TUNSETPERSIST, 0)
+    /// Whether reading met an error, which then no one waits for any more.
+    pub(crate) fn take_failure(&self) -> bool {
+        self.has_failed.load(Ordering::Relaxed) && self.has_failed.swap(false, Ordering::Relaxed)
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Netlink> {
+        self.kernel.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn queue(&self, queue: usize) -> BorrowedFd<'_> {
         self.queues[queue % self.queues.len()].as_fd()
     }
 
-    /// Reads a packet with its header, without waiting.
-    pub(crate) fn read(&self, queue: usize, octets: &mut [u8]) -> io::Result<usize> {
-        rustix::io::read(self.queue(queue), octets).map_err(Into::into)
+    /// Reads a packet, with the header of its offloads, without waiting.
+    pub(crate) fn read<'a>(&self, queue: usize, octets: &'a mut [u8]) -> io::Result<&'a mut [u8]> {
+        let length = rustix::io::read(self.queue(queue), &mut *octets).inspect_err(|error| {
+            if *error != rustix::io::Errno::AGAIN {
+                self.has_failed.store(true, Ordering::Relaxed);
+            }
+        })?;
+        Ok(without_link_headers(&mut octets[..length]))
     }
 
-    /// Gives the kernel a packet that is in pieces, the first of which is its header.
-    pub(crate) fn write(&self, queue: usize, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        rustix::io::writev(self.queue(queue), pieces).map(drop).map_err(Into::into)
+    /// Gives the kernel a packet that is in pieces.
+    pub(crate) fn write<'a>(
+        &self,
+        queue: usize,
+        header: VnetHeader,
+        pieces: impl Iterator<Item = &'a [u8]>,
+    ) -> io::Result<()> {
+        let mut pieces = pieces.peekable();
+        let is_ipv6 = pieces.peek().and_then(|piece| piece.first()).is_some_and(|octet| octet >> 4 == 6);
+        let start = self.start_of(header, is_ipv6);
+        let mut slices = Vec::with_capacity(2);
+        slices.push(IoSlice::new(&start));
+        for piece in pieces {
+            slices.push(IoSlice::new(piece));
+        }
+        rustix::io::writev(self.queue(queue), &slices).map(drop).map_err(Into::into)
+    }
+
+    /// All that comes before a packet that is written.
+    fn start_of(&self, header: VnetHeader, is_ipv6: bool) -> [u8; VNET_LENGTH + ETHERNET] {
+        let mut start = [0; VNET_LENGTH + ETHERNET];
+        start[..VNET_LENGTH].copy_from_slice(&header.moved(ETHERNET as u16).write());
+        start[VNET_LENGTH..][..12].copy_from_slice(&self.addresses);
+        start[VNET_LENGTH + 12..].copy_from_slice(if is_ipv6 { &IPV6 } else { &IPV4 });
+        start
+    }
+
+    /// Packets that the kernel has dropped, since this was asked last, because a queue was full.
+    pub(crate) fn take_overflow(&self) -> u64 {
+        self.queues.iter().filter_map(|queue| overflow_of(queue).ok()).map(u64::from).sum()
     }
 }
 
-const _: () = assert!(PACKET_ROOM >= VNET_LENGTH + 65_535);
+const _: () = assert!(PACKET_ROOM >= VNET_LENGTH + ETHERNET + PIECE_MAX as usize);
 
-enum QueueError {
-    Open(io::Error),
-    Attach(io::Error),
-}
-
-fn check_name(name: &str) -> Result<(), DeviceError> {
-    let is_valid = (1..libc::IFNAMSIZ).contains(&name.len())
-        && name.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet))
-        && name != "."
-        && name != "..";
-    if is_valid { Ok(()) } else { Err(DeviceError::Name { name: name.to_owned() }) }
-}
-
-fn open_queue(name: &str) -> Result<OwnedFd, QueueError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
-        .open(DEVICE_FILE)
-        .map_err(QueueError::Open)?;
-    let mut request = request_for(name);
-    let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_VNET_HDR | libc::IFF_MULTI_QUEUE;
-    request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    // SAFETY: the request lives during the call; the kernel reads its name and flags and writes the name.
-    let done = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    if done < 0 {
-        return Err(QueueError::Attach(io::Error::last_os_error()));
+/// Whether there is an interface still. When in doubt, there is.
+fn is_there(kernel: &mut Netlink, interface: &Link) -> bool {
+    match kernel.link(&interface.name) {
+        Ok(found) => found.is_some_and(|found| found.index == interface.index),
+        Err(error) => {
+            tracing::warn!(%error, "An interface of the tunnel cannot be looked at");
+            true
+        }
     }
-    Ok(file.into())
 }
 
-fn request_for(name: &str) -> libc::ifreq {
-    // SAFETY: a request is numbers and octets, for which zero is a value.
-    let mut request: libc::ifreq = unsafe { mem::zeroed() };
-    for (place, octet) in request.ifr_name[..libc::IFNAMSIZ - 1].iter_mut().zip(name.bytes()) {
-        *place = octet as libc::c_char;
+/// Moves the header of a packet's offloads over those of the link, and over the option that tells of its length.
+fn without_link_headers(octets: &mut [u8]) -> &mut [u8] {
+    if octets.len() < VNET_LENGTH + ETHERNET {
+        return &mut [];
     }
-    request
+    let (header, packet) = octets.split_at_mut(VNET_LENGTH + ETHERNET);
+    let skipped = ETHERNET + without_jumbo_option(packet);
+    let header: [u8; VNET_LENGTH] = header[..VNET_LENGTH].try_into().unwrap_or_default();
+    let rest = &mut octets[skipped..];
+    rest[..VNET_LENGTH].copy_from_slice(&VnetHeader::moved_back(header, skipped as u16));
+    rest
 }
 
-fn set(queue: i32, what: libc::Ioctl, number: libc::c_uint) -> io::Result<()> {
-    // SAFETY: these requests take a number, not a pointer.
-    let done = unsafe { libc::ioctl(queue, what, libc::c_ulong::from(number)) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// Sockets at an interface. Packets of a flow come by the same one.
+fn open_queues(interface: u32, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut queues: Vec<OwnedFd> = Vec::new();
+    for _ in 0..count {
+        let queue = open_queue(interface)?;
+        if count > 1 {
+            let group = match queues.first() {
+                // Its number is in the lower half, and how packets are shared in the upper one.
+                Some(first) => number_of(first, libc::PACKET_FANOUT)?,
+                None => ((libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID) as libc::c_int) << 16,
+            };
+            set(&queue, libc::SOL_PACKET, libc::PACKET_FANOUT, group)?;
+        }
+        queues.push(queue);
+    }
+    Ok(queues)
 }
 
-fn set_mtu(name: &str, mtu: u16) -> io::Result<()> {
-    let mut request = request_for(name);
-    request.ifr_ifru.ifru_mtu = i32::from(mtu);
-    ask(&mut request, libc::SIOCSIFMTU)
+fn open_queue(interface: u32) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let queue = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
+    set(&queue, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+    // Nobody shapes at this end what is on its way to the other one.
+    set(&queue, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+    set(&queue, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, QUEUE_LENGTH)?;
+    set(&queue, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, QUEUE_LENGTH)?;
+    bind(&queue, interface)?;
+    Ok(queue)
 }
 
-fn set_up(name: &str) -> io::Result<()> {
-    let mut request = request_for(name);
-    ask(&mut request, libc::SIOCGIFFLAGS)?;
-    // SAFETY: the kernel has just written the flags, and every value is valid for them.
-    let flags = unsafe { request.ifr_ifru.ifru_flags };
-    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as libc::c_short;
-    ask(&mut request, libc::SIOCSIFFLAGS)
+/// From now on, packets of the interface come.
+fn bind(queue: &OwnedFd, interface: u32) -> io::Result<()> {
+    // SAFETY: an address is numbers and octets, for which zero is a value.
+    let mut address: libc::sockaddr_ll = unsafe { mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as libc::sa_family_t;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = interface as libc::c_int;
+    // SAFETY: the address lives during the call, and is given with its length.
+    let done = unsafe {
+        libc::bind(
+            queue.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Asks the kernel something about a device, for which it wants any socket.
-fn ask(request: &mut libc::ifreq, what: libc::Ioctl) -> io::Result<()> {
-    let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0))?;
-    // SAFETY: the request lives during the call, and is what these requests read and write.
-    let done = unsafe { libc::ioctl(socket.as_raw_fd(), what, ptr_of(request)) };
-    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+fn set(queue: &OwnedFd, level: libc::c_int, option: libc::c_int, number: libc::c_int) -> io::Result<()> {
+    // SAFETY: the option's value is a number that lives during the call, given with its size.
+    let done = unsafe {
+        libc::setsockopt(
+            queue.as_raw_fd(),
+            level,
+            option,
+            (&raw const number).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-fn ptr_of(request: &mut libc::ifreq) -> *mut libc::ifreq {
-    std::ptr::from_mut(request)
+fn number_of(queue: &OwnedFd, option: libc::c_int) -> io::Result<libc::c_int> {
+    get(queue, option, 0)
+}
+
+/// How many packets a queue had no room for. Asking sets that to zero.
+fn overflow_of(queue: &OwnedFd) -> io::Result<u32> {
+    // SAFETY: these are numbers, for which zero is a value.
+    let none: libc::tpacket_stats = unsafe { mem::zeroed() };
+    get(queue, libc::PACKET_STATISTICS, none).map(|counted| counted.tp_drops)
+}
+
+/// An option that is a number, or a structure of numbers.
+fn get<T: Copy>(queue: &OwnedFd, option: libc::c_int, mut value: T) -> io::Result<T> {
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: value and length live during the call, and no more is written than the length says.
+    let done = unsafe {
+        libc::getsockopt(
+            queue.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            (&raw mut value).cast(),
+            &raw mut length,
+        )
+    };
+    if done == 0 { Ok(value) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vnet::Gso;
+
+    fn read(header: VnetHeader, packet: &[u8]) -> Vec<u8> {
+        [&header.moved(ETHERNET as u16).write()[..], &[0; ETHERNET], packet].concat()
+    }
+
+    #[test]
+    fn headers_of_the_link_are_left_out() {
+        let header = VnetHeader {
+            gso: Gso::Tcp4,
+            needs_checksum: true,
+            headers: 40,
+            segment: 1360,
+            checksum_start: 20,
+            checksum_offset: 16,
+        };
+        let mut octets = read(header, b"packet");
+        let rest = without_link_headers(&mut octets);
+        assert_eq!(rest, [&header.write()[..], b"packet"].concat());
+        for length in 0..VNET_LENGTH + ETHERNET {
+            assert!(without_link_headers(&mut octets[..length]).is_empty(), "{length}");
+        }
+    }
+
+    #[test]
+    fn so_is_the_option_of_long_packets() {
+        let header = |network| VnetHeader {
+            gso: Gso::Tcp6,
+            needs_checksum: true,
+            headers: network + 20,
+            segment: 1360,
+            checksum_start: network,
+            checksum_offset: 16,
+        };
+        let ip = |next| {
+            let mut ip = [7; 40];
+            ip[0] = 0x60;
+            ip[4..7].copy_from_slice(&[0, 0, next]);
+            ip
+        };
+        let option = [6, 0, 0xc2, 4, 0, 1, 0x11, 0x70];
+        let long = [&ip(0)[..], &option, &[9; 70_000]].concat();
+        let mut octets = read(header(48), &long);
+        let rest = without_link_headers(&mut octets);
+        assert_eq!(rest, [&header(40).write()[..], &ip(6), &[9; 70_000]].concat());
+
+        let other = [&ip(0)[..], &[6, 0, 5, 2, 0, 0, 1, 0], &[9; 100]].concat();
+        let mut octets = read(header(48), &other);
+        assert_eq!(without_link_headers(&mut octets)[VNET_LENGTH..], other, "another option stays");
+    }
 }

@@ -35,11 +35,13 @@ pub enum Drop {
     HandshakeFlood,
     /// The system refused to take the packet.
     Device,
+    /// Packets of the system come faster than this node encrypts them.
+    DeviceQueue,
 }
 
 impl Drop {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::NoPeer,
         Self::NoEndpoint,
         Self::QueueFull,
@@ -55,6 +57,7 @@ impl Drop {
         Self::WrongSource,
         Self::HandshakeFlood,
         Self::Device,
+        Self::DeviceQueue,
     ];
 
     /// Its name in lists and metrics.
@@ -75,6 +78,7 @@ impl Drop {
             Self::WrongSource => "wrong_source",
             Self::HandshakeFlood => "handshake_flood",
             Self::Device => "device",
+            Self::DeviceQueue => "device_queue",
         }
     }
 }

@@ -41,8 +41,8 @@ impl Egress {
     pub(crate) fn run(&mut self, tables: &Tables, device: &Device, socket: &UdpSocket, now: Instant) -> bool {
         let mut moved = false;
         for _ in 0..READS_MAX {
-            let length = match device.read(self.queue, &mut self.plain) {
-                Ok(length) => length,
+            let packet = match device.read(self.queue, &mut self.plain) {
+                Ok(packet) => packet,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     tracing::debug!(%error, "A packet could not be read from the device");
@@ -50,9 +50,8 @@ impl Egress {
                 }
             };
             moved = true;
-            let packet = &mut self.plain[..length];
             if let Some(answer) = self.sealer.packet(tables, socket, packet, now) {
-                let _ = device.write(self.queue, &answer.slices());
+                let _ = device.write(self.queue, VnetHeader::default(), std::iter::once(&answer[..]));
             }
         }
         self.sealer.flush(tables, socket);
@@ -78,7 +77,7 @@ impl Sealer {
         socket: &UdpSocket,
         octets: &mut [u8],
         now: Instant,
-    ) -> Option<crate::too_big::Refusal> {
+    ) -> Option<Vec<u8>> {
         let Some((header, outline)) = octets
             .split_first_chunk()
             .and_then(|(header, packet)| Some((VnetHeader::read(header)?, Outline::of(packet)?)))

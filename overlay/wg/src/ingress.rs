@@ -1,21 +1,19 @@
 //! Packets on their way from peers.
 
-use std::io::IoSlice;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
-
-use mesonet_overlay_plan::queue_of;
 
 use crate::device::Device;
 use crate::drops::Drop;
 use crate::entry::Entry;
-use crate::join::{Joiner, PIECES_MAX};
+use crate::join::Joiner;
 use crate::socket::{ReceivedBatch, UdpSocket};
 use crate::tables::Tables;
 
 /// Receives, decrypts, and writes to the device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ingress {
+    queue: usize,
     received: ReceivedBatch,
     entry: Entry,
     joiner: Joiner,
@@ -46,6 +44,10 @@ struct Turn<'a> {
 }
 
 impl Ingress {
+    pub(crate) fn new(queue: usize) -> Self {
+        Self { queue, received: ReceivedBatch::default(), entry: Entry::default(), joiner: Joiner::default() }
+    }
+
     /// Moves what peers sent. Whether the kernel was handed anything.
     pub(crate) fn run(
         &mut self,
@@ -69,16 +71,8 @@ impl Ingress {
     fn hand_over(&self, tables: &Tables, device: &Device) {
         let octets = &self.received.octets;
         for join in self.joiner.joins() {
-            let header = join.header().write();
-            let mut slices = [IoSlice::new(&[]); PIECES_MAX + 1];
-            slices[0] = IoSlice::new(&header);
-            let mut count = 1;
-            for (slice, place) in slices[1..].iter_mut().zip(self.joiner.places(join)) {
-                *slice = IoSlice::new(&octets[place]);
-                count += 1;
-            }
-            let queue = queue_of(&slices[1], device.queues.len());
-            if let Err(error) = device.write(queue, &slices[..count]) {
+            let pieces = self.joiner.places(join).map(|place| &octets[place]);
+            if let Err(error) = device.write(self.queue, join.header(), pieces) {
                 tables.drops.add(Drop::Device, join.packets as u64);
                 tracing::debug!(%error, "A packet could not be written to the device");
             }

@@ -13,11 +13,12 @@ use crate::checksum;
 use crate::ip::{TCP, TCP_CHECKSUM, TCP_PSH, Transport, UDP_CHECKSUM, write_length};
 use crate::vnet::{Gso, VnetHeader};
 
-/// Most octets of a packet with its headers.
-const LENGTH_MAX: usize = 65_535;
+/// Most octets of a packet with its headers. With that of Ethernet it is below 64 KiB: longer ones are cut by the kernel
+/// before an interface that was not told to take them, as most of containers are not.
+const LENGTH_MAX: usize = 65_520;
 
 /// Most packets that are joined; of datagrams, older kernels cut no more than that apart.
-pub(crate) const PIECES_MAX: usize = 64;
+const PIECES_MAX: usize = 64;
 
 /// How many of the last packets are looked at for one that can be continued.
 const OPEN_MAX: usize = 8;

@@ -6,7 +6,7 @@
 //!
 //! What makes a tunnel in user space slow is what it does once per packet: a call of the system, a passage through the
 //! kernel's stack, a lock, a copy, a wake-up of another thread. So nothing is done per packet here but encryption:
-//! the kernel hands over streams in pieces of 64 KiB (TSO, USO), which are cut and encrypted where they are sent from,
+//! the kernel hands over streams in pieces of up to 256 KiB (TSO, USO), which are cut and encrypted where they are sent from,
 //! and leave as one message that the kernel cuts apart (`UDP_SEGMENT`), in most cases only in the other node's
 //! kernel, or never. The other way, datagrams come joined (`UDP_GRO`), are decrypted where they are, and are handed to
 //! the kernel joined again.
@@ -34,10 +34,12 @@ mod device;
 mod drops;
 mod egress;
 mod entry;
+mod features;
 mod flood;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod ingress;
+mod interfaces;
 mod ip;
 mod join;
 #[cfg(test)]

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
+use crate::device::PACKET_ROOM;
 use crate::drops::{Drop, DropCounters};
 use crate::session::Session;
 
-/// Octets of packets that wait for a handshake: four of the largest that the kernel hands over. When it is full,
+/// Octets of packets that wait for a handshake: two of the largest that the kernel hands over. When it is full,
 /// the newest are dropped, which a TCP sender sends again.
-const WAITING_OCTETS_MAX: usize = 4 * 65_536;
+const WAITING_OCTETS_MAX: usize = 2 * PACKET_ROOM;
 
 /// And how many packets, because small ones have a cost of their own.
 const WAITING_MAX: usize = 256;

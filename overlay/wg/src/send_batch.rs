@@ -9,9 +9,9 @@ use crate::message::{DATA_HEADER_LENGTH, DATA_OVERHEAD, TAG_LENGTH};
 use crate::session::Session;
 use crate::socket::{Outgoing, UdpSocket};
 
-/// Octets that are collected before they are sent: four of the largest packets that the kernel hands over, cut. More
-/// would not stay in a core's own cache.
-const OCTETS_MAX: usize = 4 * 70_000;
+/// Octets that are collected before they are sent: the largest packet that the kernel hands over, cut. More would not stay
+/// in a core's own cache.
+const OCTETS_MAX: usize = 290_000;
 
 /// Datagrams that the kernel cuts one message into (`UDP_MAX_SEGMENTS` of older kernels).
 const DATAGRAMS_MAX: usize = 64;

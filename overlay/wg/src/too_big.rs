@@ -1,10 +1,7 @@
 //! What the sender of a packet is told that does not fit: ICMP, as a router would.
 
-use std::io::IoSlice;
-
 use crate::checksum;
 use crate::ip::{IPV4_HEADER, IPV6_HEADER, write_length};
-use crate::vnet::{VNET_LENGTH, VnetHeader};
 
 /// Octets of the refused packet that are quoted.
 const QUOTE_MAX: usize = 512;
@@ -16,27 +13,13 @@ const ICMP_V6: u8 = 58;
 /// No IPv6 link has a smaller MTU, and senders are not told of one.
 const IPV6_MTU_MIN: usize = 1280;
 
-/// An ICMP message, ready for the device.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    header: [u8; VNET_LENGTH],
-    packet: Vec<u8>,
-}
-
-impl Refusal {
-    pub(crate) fn slices(&self) -> [IoSlice<'_>; 2] {
-        [IoSlice::new(&self.header), IoSlice::new(&self.packet)]
+/// What the sender of a packet is told, which size fits: an ICMP message. Nobody is told about what ICMP itself says.
+pub(crate) fn refusal(packet: &[u8], mtu: usize) -> Option<Vec<u8>> {
+    match packet.first()? >> 4 {
+        4 if packet.len() >= IPV4_HEADER => refusal_v4(packet, mtu),
+        6 if packet.len() >= IPV6_HEADER => refusal_v6(packet, mtu.max(IPV6_MTU_MIN)),
+        _ => None,
     }
-}
-
-/// Tells the sender of a packet which size fits. Nobody is told about what ICMP itself says.
-pub(crate) fn refusal(packet: &[u8], mtu: usize) -> Option<Refusal> {
-    let packet = match packet.first()? >> 4 {
-        4 if packet.len() >= IPV4_HEADER => refusal_v4(packet, mtu)?,
-        6 if packet.len() >= IPV6_HEADER => refusal_v6(packet, mtu.max(IPV6_MTU_MIN))?,
-        _ => return None,
-    };
-    Some(Refusal { header: VnetHeader::default().write(), packet })
 }
 
 fn refusal_v4(packet: &[u8], mtu: usize) -> Option<Vec<u8>> {

@@ -7,12 +7,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mesonet_netlink::NetlinkError;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::control::{Control, Output};
 use crate::device::{Device, DeviceError};
+use crate::drops::Drop as Dropped;
 use crate::egress::{Egress, Sealer};
 use crate::ingress::{Ingress, Turns};
 use crate::settings::{Offloads, OwnKeys, Peers, TunnelSettings};
@@ -74,11 +76,7 @@ impl Tunnel {
         let device = Device::open(&settings.device, workers, settings.mtu, settings.offloads)?;
         let socket = UdpSocket::bind(settings.port, settings.offloads.outside)
             .map_err(|source| OpenError::Socket { port: settings.port, source })?;
-        let offloads = Offloads {
-            outside: socket.joins && socket.cuts,
-            streams: device.cuts_streams,
-            datagrams: device.cuts_datagrams,
-        };
+        let offloads = Offloads { outside: socket.joins && socket.cuts, ..device.offloads() };
         if offloads == settings.offloads {
             tracing::info!(device = settings.device, ?offloads, workers, "The tunnel is open");
         } else {
@@ -139,6 +137,7 @@ impl Tunnel {
     /// What happened so far.
     pub fn stats(&self) -> TunnelStats {
         let now = Instant::now();
+        self.shared.tables.drops.add(Dropped::DeviceQueue, self.shared.device.take_overflow());
         let control = self.control();
         let peers = control.peers.iter().map(|(name, peer)| (name.clone(), PeerStats::of(peer, now)));
         TunnelStats {
@@ -156,8 +155,11 @@ impl Tunnel {
     }
 
     /// Ends the tunnel and removes its device, with all its routes.
-    pub fn remove(self) -> io::Result<()> {
-        self.shared.device.forget()
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove(self) -> Result<(), NetlinkError> {
+        self.shared.device.remove()
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -180,7 +182,7 @@ impl Drop for Tunnel {
 fn work(shared: &Shared, queue: usize) {
     let Shared { tables, device, socket, turns, .. } = shared;
     let mut egress = Egress::new(queue, socket.cuts);
-    let mut ingress = Ingress::default();
+    let mut ingress = Ingress::new(queue);
     let mut ready = Ready::ALL;
     loop {
         let now = Instant::now();
@@ -213,23 +215,30 @@ impl Ready {
 impl Shared {
     /// Waits until there is something to move. Nothing if the tunnel ends.
     fn wait_for_packets(&self, queue: usize) -> Option<Ready> {
+        if self.device.take_failure() {
+            self.look_at_device(queue);
+        }
         let sources = [self.end.as_fd(), self.socket.as_fd(), self.device.queue(queue)];
         let mut polled = sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN));
-        // A device that is gone would always be ready, with an error.
+        // A device that is gone might always be ready, with an error.
         let is_gone = self.is_device_gone.load(Ordering::Relaxed);
         let count = if is_gone { 2 } else { 3 };
         if poll(&mut polled[..count], None).is_err() {
             return Some(Ready { socket: false, device: false });
         }
         let [end, socket, device] = polled.map(|polled| polled.revents());
-        if !is_gone
-            && device.intersects(PollFlags::ERR | PollFlags::NVAL)
-            && !self.is_device_gone.swap(true, Ordering::AcqRel)
-        {
+        if !is_gone && device.intersects(PollFlags::ERR | PollFlags::NVAL) {
+            self.look_at_device(queue);
+        }
+        end.is_empty().then_some(Ready { socket: !socket.is_empty(), device: device.contains(PollFlags::IN) })
+    }
+
+    /// Something is wrong with the device. If it is gone, its owner is told.
+    fn look_at_device(&self, queue: usize) {
+        if self.device.is_gone(queue) && !self.is_device_gone.swap(true, Ordering::AcqRel) {
             tracing::warn!("Somebody removed the device of the tunnel");
             self.changes.send_modify(|changes| *changes += 1);
         }
-        end.is_empty().then_some(Ready { socket: !socket.is_empty(), device: device.contains(PollFlags::IN) })
     }
 }
 

@@ -57,6 +57,25 @@ impl VnetHeader {
         })
     }
 
+    /// The same, where so many octets more come before the packet.
+    pub(crate) fn moved(self, octets: u16) -> Self {
+        if self.needs_checksum || self.gso != Gso::None {
+            let (headers, checksum_start) = (self.headers + octets, self.checksum_start + octets);
+            Self { headers, checksum_start, ..self }
+        } else {
+            self
+        }
+    }
+
+    /// Where so many octets less come before the packet, in a header that was not looked at.
+    pub(crate) fn moved_back(mut header: [u8; VNET_LENGTH], octets: u16) -> [u8; VNET_LENGTH] {
+        for at in [2, 6] {
+            let number = u16::from_ne_bytes([header[at], header[at + 1]]).saturating_sub(octets);
+            header[at..at + 2].copy_from_slice(&number.to_ne_bytes());
+        }
+        header
+    }
+
     pub(crate) fn write(self) -> [u8; VNET_LENGTH] {
         let mut octets = [0; VNET_LENGTH];
         octets[0] = if self.needs_checksum { NEEDS_CHECKSUM } else { 0 };
