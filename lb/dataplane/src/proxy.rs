@@ -18,6 +18,7 @@ mod introduction;
 mod listener;
 mod local_tcp;
 mod pace;
+mod pause_trial;
 mod pipe_pool;
 mod routes;
 mod slots;

@@ -8,7 +8,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesonet_lb_plan::Op;
 use mesonet_model::ServiceKey;
@@ -16,6 +16,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
 use rustix::io::Errno;
 use rustix::thread::set_current_timer_slack;
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::oneshot;
 use tracing::warn;
 
@@ -26,7 +27,7 @@ use super::descriptor_budget::DescriptorBudget;
 use super::direction::{SCRATCH_BYTES, Tools};
 use super::listener::Listener;
 use super::local_tcp::LocalTcp;
-use super::pace::{Done, Pace};
+use super::pace::{Done, Look, Pace};
 use super::pipe_pool::PipePool;
 use super::routes::Routes;
 use super::slots::{SlotKey, Slots};
@@ -40,6 +41,8 @@ const EVENTS_PER_ROUND: usize = 256;
 
 /// How much longer than asked for a worker may wait, so that the kernel can wake it together with others.
 const TIMER_SLACK_NS: u64 = 1_000;
+
+const NO_TIME: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// Operations to carry out, and whom to tell when that is done.
 #[derive(Debug)]
@@ -153,17 +156,9 @@ impl Worker {
                 arrivals: std::mem::take(&mut self.accepted),
                 bulk_bytes: std::mem::take(&mut self.tools.bulk_bytes),
             };
-            if let Some(moment) = self.pace.moment(done).filter(|_| self.unfinished.is_empty()) {
-                thread::sleep(moment);
-            }
-            let timeout = self.timeout();
-            let room = rustix::buffer::spare_capacity(&mut events);
-            match epoll::wait(&self.epoll, room, timeout.as_ref()) {
-                Ok(_) | Err(Errno::INTR) => {}
-                Err(error) => panic!("BUG: the proxy waits wrongly for events: {error}"),
-            }
+            self.look(&mut events, done);
             self.now = Instant::now();
-            self.pace.note_round(events.len(), done, self.now);
+            self.pace.note_round(events.len(), done, self.now, used_so_far);
             let mut woken = false;
             for event in &events {
                 woken |= self.dispatch(*event);
@@ -181,6 +176,33 @@ impl Worker {
             if woken && !self.obey() {
                 return;
             }
+        }
+    }
+
+    /// Looks for events, now or after a moment.
+    fn look(&self, events: &mut Vec<Event>, done: Done) {
+        if self.unfinished.is_empty() {
+            match self.pace.look(done) {
+                Look::AtOnce => {}
+                Look::UnlessSomeWait(moment) => {
+                    self.wait(events, Some(NO_TIME));
+                    if !events.is_empty() {
+                        return;
+                    }
+                    thread::sleep(moment);
+                }
+                Look::Later(moment) => thread::sleep(moment),
+            }
+        }
+        self.wait(events, self.timeout());
+    }
+
+    /// Waits for events.
+    fn wait(&self, events: &mut Vec<Event>, timeout: Option<Timespec>) {
+        let room = rustix::buffer::spare_capacity(events);
+        match epoll::wait(&self.epoll, room, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => panic!("BUG: the proxy waits wrongly for events: {error}"),
         }
     }
 
@@ -203,7 +225,7 @@ impl Worker {
 
     fn timeout(&self) -> Option<Timespec> {
         if !self.unfinished.is_empty() {
-            return Some(Timespec { tv_sec: 0, tv_nsec: 0 });
+            return Some(NO_TIME);
         }
         let arrivals = self.arrivals.iter().filter_map(|queue| queue.front()).map(|(until, _)| *until);
         let deadlines = [self.next_dial_deadline(), self.accepts_again_at, self.sessions.next_sweep()];
@@ -298,4 +320,10 @@ impl Worker {
         }
         self.routes.prune_service(service);
     }
+}
+
+/// The CPU time that the thread has used.
+fn used_so_far() -> Duration {
+    let used = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(used.tv_sec.unsigned_abs(), used.tv_nsec.try_into().unwrap_or(0))
 }
