@@ -16,7 +16,7 @@ use crate::headers::{Direction, Segment};
 use crate::older;
 use crate::packet::{Family, Packet, own_length};
 use crate::rewrite;
-use crate::route::ticks;
+use crate::route::{TICKS, ticks};
 use crate::scratch::scratch;
 
 /// What addresses and ports the packets of a flow get, one entry per direction.
@@ -73,13 +73,18 @@ fn decide<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, 
         let current = endpoint.filter(|each| each.stamp == track.stamp && each.flags != 0);
         let is_reply = track.direction == Track::TO_CLIENT;
         let goes_on = is_reply || current.is_some_and(|endpoint| goes_on(segment, track, endpoint));
-        if goes_on {
+        let is_whole = goes_on && (is_reply || has_way_back(packet, segment, track));
+        if goes_on && !is_whole && P::IS_EARLY {
+            // Another program sees to it.
+            return Ok(None);
+        }
+        if is_whole {
             // What an endpoint that is gone has sent still tells its client of the end.
             let endpoint = current.map(|_| track.endpoint);
             let is_meant = is_reply || direction == Direction::In;
             return Ok(is_meant.then(|| Decision { track, endpoint, is_reply }));
         }
-        if direction == Direction::In {
+        if direction == Direction::In && !goes_on {
             forget(packet, &segment.tuple, track);
         }
     }
@@ -104,6 +109,39 @@ fn goes_on(segment: &Segment, track: &Track, endpoint: &PacketEndpoint) -> bool 
     let takes_none = endpoint.flags & PacketEndpoint::READY == 0 && track.seen & Track::TUNNELLED == 0;
     let is_anew = track.seen & Track::OVER != 0 || takes_none;
     !(segment.begins() && is_anew)
+}
+
+/// Whether the answers to a request find their way, too: the kernel may have forgotten it, since it forgets entries one by
+/// one. Looked at as often as the request's way, so that both entries count as used; what is not there is noted again, unless
+/// another flow has got the port meanwhile.
+#[inline(always)]
+fn has_way_back<P: Packet>(packet: &P, segment: &Segment, track: &Track) -> bool {
+    let is_known = track.direction == Track::DIRECT || ticks().wrapping_sub(track.hop.since) < TICKS;
+    if is_known || segment.resets() || packet.interface() == LOOPBACK_INTERFACE {
+        return true;
+    }
+    let Ok(scratch) = scratch() else { return true };
+    // SAFETY: nothing else uses these parts.
+    let (key, reply) = unsafe { (&mut (*scratch).key, &mut (*scratch).track) };
+    *key = track.tuple.flip();
+    let is_there = find(key).is_some();
+    if P::IS_EARLY {
+        return is_there;
+    }
+    if is_there {
+        return is_answer(key, &segment.tuple);
+    }
+    *reply = Track { tuple: segment.tuple.flip(), seen: 0, direction: Track::TO_CLIENT, ..*track };
+    FLOWS.insert(&*key, &*reply, ONLY_NEW).is_ok()
+}
+
+/// Whether packets with such a key are answers to those of a client.
+#[inline(always)]
+fn is_answer(key: &Tuple, request: &Tuple) -> bool {
+    find(key).is_some_and(|reply| {
+        let Tuple { from, to, ports, .. } = reply.tuple;
+        ports == request.ports.rotate_left(16) && to == request.from && from == request.to
+    })
 }
 
 /// A connection is over when both sides have ended it or one has reset it.
@@ -256,6 +294,14 @@ fn masquerade<P: Packet>(
         let new = stand_in(tuple, endpoint, port);
         *key = new.flip();
         if is_question || (!older::know::<P>(key) && FLOWS.insert(&*key, reply, ONLY_NEW).is_ok()) {
+            return Ok(new);
+        }
+        if P::IS_EARLY {
+            // Another program looks further.
+            return Err(PacketEvent::NoPort);
+        }
+        // Its own, whose request was forgotten.
+        if is_answer(key, tuple) && FLOWS.insert(&*key, reply, 0).is_ok() {
             return Ok(new);
         }
         port = next(port);

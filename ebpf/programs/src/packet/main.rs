@@ -63,7 +63,8 @@ pub fn mesonet_xdp(context: XdpContext) -> u32 {
         // Tunnels are tc's.
         Ok(Action::PASS | Action::ENCAPSULATE | Action::DECAPSULATE) => xdp_action::XDP_PASS,
         Ok(Action(verdict)) => verdict,
-        // tc meets it next, which can answer.
+        // tc meets it next, which looks for other ports, and can answer.
+        Err(PacketEvent::NoPort) => xdp_action::XDP_PASS,
         Err(PacketEvent::NoEndpoint) if refusal::has_room() => xdp_action::XDP_PASS,
         Err(event) => {
             count(event);

@@ -18,7 +18,7 @@ const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
 /// How long a flow's way is not asked for again, in ticks of the kernel's clock: from 25 to 250 milliseconds.
-const TICKS: u32 = 25;
+pub const TICKS: u32 = 25;
 
 /// Where a packet goes from here: to the rest of the kernel, if there is no interface; to a neighbour whose link address
 /// is not known, if there is no length. With a length and no interface, it is too long for the way.

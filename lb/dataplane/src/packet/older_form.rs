@@ -119,13 +119,16 @@ impl Known {
             let answer = track.tuple.flip();
             let back = found.get(&answer).filter(|back| back.tuple.flip() == *request);
             let is_whole = track.direction == Track::DIRECT || back.is_some();
-            if !is_whole || !flows.put_new(request, &renamed(track))? {
+            if !is_whole {
                 continue;
             }
+            // A request whose answers are not known yet would be taken for one that is half forgotten.
             if let Some(back) = back {
                 flows.put_new(&answer, &renamed(back))?;
             }
-            copied.push((*request, renamed(track)));
+            if flows.put_new(request, &renamed(track))? {
+                copied.push((*request, renamed(track)));
+            }
         }
         Ok(copied)
     }

@@ -4,6 +4,7 @@
 
 mod choice;
 mod direct;
+mod forgotten;
 mod interfaces;
 mod lengths;
 mod packets;

@@ -454,7 +454,8 @@ fn a_port_that_stands_for_a_client_is_used_again_when_its_connection_is_over() {
     assert_eq!(answered.packet, packet(TCP, vip, &client).with_flags(ACK).octets());
 }
 
-fn run(node: &mut Balancer, hook: PacketHook, packet: Packet) -> PacketRun {
+/// Runs a program on a packet that has come from clients.
+pub fn run(node: &mut Balancer, hook: PacketHook, packet: Packet) -> PacketRun {
     let clients = node.balancer.attached()[0].index;
     node.balancer.run(hook, &packet.octets(), clients, 1).expect("it runs")
 }
@@ -469,7 +470,7 @@ fn begin(node: &mut Balancer, number: u32, vip: &str) -> Option<(String, u16)> {
 
 /// Waits for something that comes about in a moment.
 #[track_caller]
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < deadline, "{what}");
