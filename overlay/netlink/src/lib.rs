@@ -49,7 +49,6 @@ mod link {
     pub(crate) const INFO: u16 = 18;
     pub(crate) const NAMESPACE_OF: u16 = 19;
     pub(crate) const OF_FAMILIES: u16 = 26;
-    pub(crate) const GSO_MAX_SIZE: u16 = 41;
     pub(crate) const GSO_IPV4_MAX_SIZE: u16 = 63;
     pub(crate) const INFO_KIND: u16 = 1;
     pub(crate) const INFO_DATA: u16 = 2;

@@ -105,14 +105,13 @@ impl Netlink {
         done.map_err(|source| failed("turn off automatic addresses of interface", &target.name, source))
     }
 
-    /// Sets how long pieces of TCP streams may be that the kernel hands to an interface, in octets. More than 65,536 ("BIG
-    /// TCP") is for IPv6 since Linux 5.19, and for IPv4 since 6.3; kernels before know no limit of IPv4's own, and leave it out.
+    /// Sets how long pieces of TCP streams over IPv4 may be that the kernel hands to an interface, in octets. More than 65,536
+    /// ("BIG TCP") is since Linux 6.3; kernels before leave this out without a word.
     ///
     /// # Errors
     /// When the kernel refuses, as when the interface cannot have that.
-    pub fn set_gso_max(&mut self, target: &Link, octets: u32) -> Result<(), NetlinkError> {
+    pub fn set_gso_ipv4_max(&mut self, target: &Link, octets: u32) -> Result<(), NetlinkError> {
         let mut request = Message::of_link(kind::NEW_LINK, target.index, 0);
-        request.attribute(link::GSO_MAX_SIZE, &octets.to_ne_bytes());
         request.attribute(link::GSO_IPV4_MAX_SIZE, &octets.to_ne_bytes());
         let done = self.socket.order(request);
         done.map_err(|source| failed("set the longest piece for interface", &target.name, source))

@@ -11,7 +11,6 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use thiserror::Error;
 
 use crate::interfaces::{ETHERNET, Interfaces, PIECE_MAX};
-use crate::ip::without_jumbo_option;
 use crate::settings::Offloads;
 use crate::vnet::{VNET_LENGTH, VnetHeader};
 
@@ -144,7 +143,7 @@ impl Device {
                 self.has_failed.store(true, Ordering::Relaxed);
             }
         })?;
-        Ok(without_link_headers(&mut octets[..length]))
+        Ok(without_link_header(&mut octets[..length]))
     }
 
     /// Gives the kernel a packet that is in pieces.
@@ -193,16 +192,14 @@ fn is_there(kernel: &mut Netlink, interface: &Link) -> bool {
     }
 }
 
-/// Moves the header of a packet's offloads over those of the link, and over the option that tells of its length.
-fn without_link_headers(octets: &mut [u8]) -> &mut [u8] {
+/// Moves the header of a packet's offloads over that of the link.
+fn without_link_header(octets: &mut [u8]) -> &mut [u8] {
     if octets.len() < VNET_LENGTH + ETHERNET {
         return &mut [];
     }
-    let (header, packet) = octets.split_at_mut(VNET_LENGTH + ETHERNET);
-    let skipped = ETHERNET + without_jumbo_option(packet);
-    let header: [u8; VNET_LENGTH] = header[..VNET_LENGTH].try_into().unwrap_or_default();
-    let rest = &mut octets[skipped..];
-    rest[..VNET_LENGTH].copy_from_slice(&VnetHeader::moved_back(header, skipped as u16));
+    let header = octets[..VNET_LENGTH].try_into().unwrap_or_default();
+    let rest = &mut octets[ETHERNET..];
+    rest[..VNET_LENGTH].copy_from_slice(&VnetHeader::moved_back(header, ETHERNET as u16));
     rest
 }
 
@@ -305,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_the_link_are_left_out() {
+    fn the_header_of_the_link_is_left_out() {
         let header = VnetHeader {
             gso: Gso::Tcp4,
             needs_checksum: true,
@@ -315,37 +312,10 @@ mod tests {
             checksum_offset: 16,
         };
         let mut octets = read(header, b"packet");
-        let rest = without_link_headers(&mut octets);
+        let rest = without_link_header(&mut octets);
         assert_eq!(rest, [&header.write()[..], b"packet"].concat());
         for length in 0..VNET_LENGTH + ETHERNET {
-            assert!(without_link_headers(&mut octets[..length]).is_empty(), "{length}");
+            assert!(without_link_header(&mut octets[..length]).is_empty(), "{length}");
         }
-    }
-
-    #[test]
-    fn so_is_the_option_of_long_packets() {
-        let header = |network| VnetHeader {
-            gso: Gso::Tcp6,
-            needs_checksum: true,
-            headers: network + 20,
-            segment: 1360,
-            checksum_start: network,
-            checksum_offset: 16,
-        };
-        let ip = |next| {
-            let mut ip = [7; 40];
-            ip[0] = 0x60;
-            ip[4..7].copy_from_slice(&[0, 0, next]);
-            ip
-        };
-        let option = [6, 0, 0xc2, 4, 0, 1, 0x11, 0x70];
-        let long = [&ip(0)[..], &option, &[9; 70_000]].concat();
-        let mut octets = read(header(48), &long);
-        let rest = without_link_headers(&mut octets);
-        assert_eq!(rest, [&header(40).write()[..], &ip(6), &[9; 70_000]].concat());
-
-        let other = [&ip(0)[..], &[6, 0, 5, 2, 0, 0, 1, 0], &[9; 100]].concat();
-        let mut octets = read(header(48), &other);
-        assert_eq!(without_link_headers(&mut octets)[VNET_LENGTH..], other, "another option stays");
     }
 }

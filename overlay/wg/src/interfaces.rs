@@ -19,7 +19,7 @@ use crate::device::DeviceError;
 use crate::features::set_offloads;
 use crate::settings::Offloads;
 
-/// Octets of the longest piece of a stream, with its headers: a quarter of a second-level cache of 1 MiB. More gains
+/// Octets of the longest piece of a stream over IPv4, with its headers: a quarter of a second-level cache of 1 MiB. More gains
 /// nothing.
 pub(crate) const PIECE_MAX: u32 = 262_144;
 
@@ -62,7 +62,7 @@ impl Interfaces {
         for end in [&back, &front] {
             prepare(kernel, end, mtu)?;
         }
-        if let Err(error) = kernel.set_gso_max(&front, PIECE_MAX) {
+        if let Err(error) = kernel.set_gso_ipv4_max(&front, PIECE_MAX) {
             tracing::debug!(%error, "The kernel hands over streams in pieces of 64 KiB");
         }
         for end in [&back, &front] {

@@ -33,11 +33,14 @@ pub(crate) struct Outline {
     pub(crate) length: usize,
 }
 
-/// How long a packet is: what its header says, or all there is, if it is longer than that can say. The kernel hands over
-/// pieces of streams that are ("BIG TCP"); between nodes there are none.
+/// How long an IPv4 packet is: what its header says, or all there is, if it is longer than that can say. The kernel hands
+/// over pieces of streams that are ("BIG TCP"); between nodes there are none.
 #[inline]
-fn length_of(said: u16, before: usize, packet: &[u8]) -> usize {
-    if said == 0 && packet.len() > usize::from(u16::MAX) { packet.len() } else { before + usize::from(said) }
+fn ipv4_length(packet: &[u8]) -> usize {
+    match u16::from_be_bytes([packet[2], packet[3]]) {
+        0 if packet.len() > usize::from(u16::MAX) => packet.len(),
+        length => length.into(),
+    }
 }
 
 impl Outline {
@@ -45,7 +48,7 @@ impl Outline {
     pub(crate) fn of(packet: &[u8]) -> Option<Self> {
         match packet.first()? >> 4 {
             4 if packet.len() >= IPV4_HEADER => {
-                let length = length_of(u16::from_be_bytes([packet[2], packet[3]]), 0, packet);
+                let length = ipv4_length(packet);
                 let header = usize::from(packet[0] & 15) * 4;
                 (header >= IPV4_HEADER && length >= header && length <= packet.len()).then(|| Self {
                     source: ipv4_at(packet, 12),
@@ -54,7 +57,7 @@ impl Outline {
                 })
             }
             6 if packet.len() >= IPV6_HEADER => {
-                let length = length_of(u16::from_be_bytes([packet[4], packet[5]]), IPV6_HEADER, packet);
+                let length = IPV6_HEADER + usize::from(u16::from_be_bytes([packet[4], packet[5]]));
                 (length <= packet.len()).then(|| Self {
                     source: ipv6_at(packet, 8),
                     destination: ipv6_at(packet, 24),
@@ -138,25 +141,6 @@ pub(crate) fn write_length(packet: &mut [u8], is_ipv4: bool, length: usize) {
     }
 }
 
-/// Moves the header of an IPv6 packet over the option that tells of a length of more than 65,535 octets (RFC 2675), with
-/// which Linux begins long pieces of streams. By how many octets, or 0 if there is none.
-pub(crate) fn without_jumbo_option(packet: &mut [u8]) -> usize {
-    const HOP_BY_HOP: u8 = 0;
-    const OPTION: usize = 8;
-    /// No more than these eight octets, and in them the option of four.
-    const JUMBO: [u8; 3] = [0, 0xc2, 4];
-    let Some(header) = packet.first_chunk::<{ IPV6_HEADER + OPTION }>() else {
-        return 0;
-    };
-    let (ip, option) = header.split_at(IPV6_HEADER);
-    if ip[0] >> 4 != 6 || ip[4..7] != [0, 0, HOP_BY_HOP] || option[1..4] != JUMBO {
-        return 0;
-    }
-    packet[6] = option[0];
-    packet.copy_within(..IPV6_HEADER, OPTION);
-    OPTION
-}
-
 #[inline]
 fn ipv4_at(packet: &[u8], at: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(packet[at], packet[at + 1], packet[at + 2], packet[at + 3]))
@@ -174,6 +158,21 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn only_a_packet_that_is_too_long_to_say_so_may_leave_it_out() {
+        let packet = |said: u16, length: usize| {
+            let mut packet = vec![0; length];
+            packet[0] = 0x45;
+            packet[2..4].copy_from_slice(&said.to_be_bytes());
+            Outline::of(&packet).map(|outline| outline.length)
+        };
+        assert_eq!(packet(0, 65_536), Some(65_536));
+        assert_eq!(packet(0, 200_000), Some(200_000));
+        assert_eq!(packet(0, 65_535), None);
+        assert_eq!(packet(100, 200_000), Some(100));
+        assert_eq!(packet(101, 100), None);
+    }
 
     proptest! {
         #[test]
