@@ -7,6 +7,7 @@ use mesonet::leadership::Event;
 use mesonet_marathon::{Rejection, Reply};
 use mesonet_model::Revision;
 
+use crate::kills::Known;
 use crate::leader::{Leader, Records};
 use crate::links::{Client, Side};
 use crate::masters::Role;
@@ -125,6 +126,8 @@ impl Simulation {
                 }
                 self.ledger.check(&state.marathon);
                 self.counts.readied += self.readiness.check(&state.marathon, &self.ledger.cancelled);
+                let known = Known { by_users: &self.ledger.killed, ready: &self.readiness.ready };
+                self.counts.spared += self.kills.check(state, known);
                 Told::Committed { revision }
             }
             Verdict::Known => Told::Committed { revision },

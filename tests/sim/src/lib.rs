@@ -18,6 +18,7 @@
 //! | what was answered is committed and stays | `ledger` |
 //! | the next leader begins where the last commit was | `watch::check_recovery` |
 //! | a task is told to end when no plane sends clients to it, and none does later | `masters::check_kill`, `views` |
+//! | who is killed leaves as many instances that serve as the app's upgrade strategy says | `kills` |
 //! | a deployment that comes to its end has waited until new instances were ready | `readiness` |
 //! | an agent obeys no term before the newest that it has seen | `views::commanded` |
 //!
@@ -32,6 +33,7 @@ mod clocks;
 mod elections;
 mod faults;
 mod journal;
+mod kills;
 mod leader;
 mod ledger;
 mod links;

@@ -9,7 +9,7 @@ use mesonet_model::{AppId, DeploymentId, TaskId, TaskState};
 #[derive(Debug, Default)]
 pub(crate) struct Readiness {
     /// Tasks whose readiness check would have succeeded, whether or not anybody has asked.
-    ready: BTreeSet<TaskId>,
+    pub(crate) ready: BTreeSet<TaskId>,
     /// Instances that run and that each deployment waits for, as last committed.
     waited: BTreeMap<DeploymentId, BTreeSet<(AppId, TaskId)>>,
 }

@@ -13,6 +13,7 @@ use crate::apps::CPUS;
 use crate::clocks::MachineClock;
 use crate::elections::{Ask, Told};
 use crate::journal::Journal;
+use crate::kills::Kills;
 use crate::leader::Settings;
 use crate::ledger::Ledger;
 use crate::links::{Client, Link, Side};
@@ -86,6 +87,7 @@ pub(crate) struct Simulation {
     pub(crate) ledger: Ledger,
     pub(crate) watch: Watch,
     pub(crate) readiness: Readiness,
+    pub(crate) kills: Kills,
     pub(crate) counts: Counts,
 }
 
@@ -122,6 +124,8 @@ pub struct Counts {
     pub answers: u64,
     /// Instances that had to be ready at the end of a deployment.
     pub readied: u64,
+    /// Instances that served and were killed where enough others had to be left.
+    pub spared: u64,
 }
 
 impl Counts {
@@ -143,6 +147,7 @@ impl Counts {
             drained,
             answers,
             readied,
+            spared,
         } = other;
         self.events += events;
         self.terms += terms;
@@ -159,6 +164,7 @@ impl Counts {
         self.drained += drained;
         self.answers += answers;
         self.readied += readied;
+        self.spared += spared;
     }
 }
 
@@ -218,6 +224,7 @@ impl Simulation {
             ledger: Ledger::default(),
             watch: Watch::default(),
             readiness: Readiness::default(),
+            kills: Kills::default(),
             counts: Counts::default(),
             rng,
         }

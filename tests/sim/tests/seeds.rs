@@ -20,6 +20,7 @@ fn everything_holds_whatever_fails() {
     assert!(seen.drained > SEEDS, "{seen:?}");
     assert!(seen.answers > 5 * SEEDS, "{seen:?}");
     assert!(seen.readied > SEEDS / 2, "{seen:?}");
+    assert!(seen.spared > SEEDS / 2, "{seen:?}");
 }
 
 #[test]
