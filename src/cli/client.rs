@@ -177,9 +177,13 @@ fn warning_text(header: &str) -> String {
 
 fn refusal(status: u16, text: &str) -> ApiError {
     let body: Value = serde_json::from_str(text).unwrap_or(Value::Null);
-    let message = body["message"]
-        .as_str()
-        .map_or_else(|| format!("the API answered with status {status}"), str::to_owned);
+    let message = match (body["message"].as_str(), status) {
+        (Some(message), _) => message.to_owned(),
+        (None, 404) => {
+            "this API has no answer to that: ask a master, or a version that has (--api)".to_owned()
+        }
+        (None, status) => format!("the API answered with status {status}"),
+    };
     let mut details = details_of(&body["details"]);
     if body["deployments"].is_array() && status == 409 {
         details.push("wait until it is done (`mesonet deployment list`), or use --force".to_owned());

@@ -97,8 +97,8 @@ fn older_records_that_are_put_back_are_followed_by_nodes_that_have_seen_newer_on
     nodes.deploy(&app::idle("/old", 1));
     let agent = PathBuf::from(nodes.host_dir("n1")).join("agent");
     let processes = || process::working_in(&agent).len();
-    let known = processes();
     nodes.stop(MASTER, "master");
+    let known = processes();
     let records = format!("{}/state.redb", nodes.host_dir(MASTER));
     let backup = format!("{records}.backup");
     std::fs::copy(&records, &backup).expect("copied");
