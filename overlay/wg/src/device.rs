@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use thiserror::Error;
 
 use crate::interfaces::{ETHERNET, Interfaces, PIECE_MAX};
+use crate::join::PIECES_MAX;
 use crate::settings::Offloads;
 use crate::vnet::{VNET_LENGTH, VnetHeader};
 
@@ -146,7 +147,7 @@ impl Device {
         Ok(without_link_header(&mut octets[..length]))
     }
 
-    /// Gives the kernel a packet that is in pieces.
+    /// Gives the kernel a packet that is in pieces, at most [`PIECES_MAX`].
     pub(crate) fn write<'a>(
         &self,
         queue: usize,
@@ -156,12 +157,14 @@ impl Device {
         let mut pieces = pieces.peekable();
         let is_ipv6 = pieces.peek().and_then(|piece| piece.first()).is_some_and(|octet| octet >> 4 == 6);
         let start = self.start_of(header, is_ipv6);
-        let mut slices = Vec::with_capacity(2);
-        slices.push(IoSlice::new(&start));
-        for piece in pieces {
-            slices.push(IoSlice::new(piece));
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX + 1];
+        slices[0] = IoSlice::new(&start);
+        let mut count = 1;
+        for (slice, piece) in slices[1..].iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+            count += 1;
         }
-        rustix::io::writev(self.queue(queue), &slices).map(drop).map_err(Into::into)
+        rustix::io::writev(self.queue(queue), &slices[..count]).map(drop).map_err(Into::into)
     }
 
     /// All that comes before a packet that is written.

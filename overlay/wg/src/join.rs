@@ -18,7 +18,7 @@ use crate::vnet::{Gso, VnetHeader};
 const LENGTH_MAX: usize = 65_520;
 
 /// Most packets that are joined; of datagrams, older kernels cut no more than that apart.
-const PIECES_MAX: usize = 64;
+pub(crate) const PIECES_MAX: usize = 64;
 
 /// How many of the last packets are looked at for one that can be continued.
 const OPEN_MAX: usize = 8;
