@@ -124,7 +124,7 @@ impl Device {
         }
     }
 
-    /// Whether reading met an error, which then no one waits for any more.
+    /// Whether reading found that the back is off, which then no one waits for any more.
     pub(crate) fn take_failure(&self) -> bool {
         self.has_failed.load(Ordering::Relaxed) && self.has_failed.swap(false, Ordering::Relaxed)
     }
@@ -140,7 +140,7 @@ impl Device {
     /// Reads a packet, with the header of its offloads, without waiting.
     pub(crate) fn read<'a>(&self, queue: usize, octets: &'a mut [u8]) -> io::Result<&'a mut [u8]> {
         let length = rustix::io::read(self.queue(queue), &mut *octets).inspect_err(|error| {
-            if *error != rustix::io::Errno::AGAIN {
+            if *error == rustix::io::Errno::NETDOWN {
                 self.has_failed.store(true, Ordering::Relaxed);
             }
         })?;
