@@ -13,6 +13,7 @@ use thiserror::Error;
 use crate::interfaces::{ETHERNET, Interfaces, PIECE_MAX};
 use crate::join::PIECES_MAX;
 use crate::settings::Offloads;
+use crate::socket::set_number;
 use crate::vnet::{VNET_LENGTH, VnetHeader};
 
 /// Octets of the longest packet with its headers.
@@ -217,7 +218,7 @@ fn open_queues(interface: u32, count: usize) -> io::Result<Vec<OwnedFd>> {
                 Some(first) => number_of(first, libc::PACKET_FANOUT)?,
                 None => ((libc::PACKET_FANOUT_HASH | libc::PACKET_FANOUT_FLAG_UNIQUEID) as libc::c_int) << 16,
             };
-            set(&queue, libc::SOL_PACKET, libc::PACKET_FANOUT, group)?;
+            set_number(queue.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_FANOUT, group)?;
         }
         queues.push(queue);
     }
@@ -227,11 +228,11 @@ fn open_queues(interface: u32, count: usize) -> io::Result<Vec<OwnedFd>> {
 fn open_queue(interface: u32) -> io::Result<OwnedFd> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let queue = rustix::net::socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
-    set(&queue, libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
+    set_number(queue.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_VNET_HDR, 1)?;
     // Nobody shapes at this end what is on its way to the other one.
-    set(&queue, libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
-    set(&queue, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, QUEUE_LENGTH)?;
-    set(&queue, libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, QUEUE_LENGTH)?;
+    set_number(queue.as_raw_fd(), libc::SOL_PACKET, libc::PACKET_QDISC_BYPASS, 1)?;
+    set_number(queue.as_raw_fd(), libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, QUEUE_LENGTH)?;
+    set_number(queue.as_raw_fd(), libc::SOL_SOCKET, libc::SO_SNDBUFFORCE, QUEUE_LENGTH)?;
     bind(&queue, interface)?;
     Ok(queue)
 }
@@ -249,20 +250,6 @@ fn bind(queue: &OwnedFd, interface: u32) -> io::Result<()> {
             queue.as_raw_fd(),
             (&raw const address).cast(),
             size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn set(queue: &OwnedFd, level: libc::c_int, option: libc::c_int, number: libc::c_int) -> io::Result<()> {
-    // SAFETY: the option's value is a number that lives during the call, given with its size.
-    let done = unsafe {
-        libc::setsockopt(
-            queue.as_raw_fd(),
-            level,
-            option,
-            (&raw const number).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

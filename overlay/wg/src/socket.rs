@@ -264,7 +264,8 @@ fn set_buffers(socket: &Socket) {
     }
 }
 
-fn set_number(socket: i32, level: i32, name: i32, number: libc::c_int) -> io::Result<()> {
+/// Sets an option that is a number.
+pub(crate) fn set_number(socket: i32, level: i32, name: i32, number: libc::c_int) -> io::Result<()> {
     // SAFETY: the option's value is a number that lives during the call, given with its size.
     let done = unsafe {
         libc::setsockopt(
