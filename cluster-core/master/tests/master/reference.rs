@@ -79,9 +79,32 @@ pub fn check_services(view: &ClusterView) {
             assert_eq!(*owner, &key.vip, "one address, two names");
         }
     }
+    let mut holders = BTreeMap::new();
+    for (key, service) in &view.services {
+        for address in [service.ipv4.map(IpAddr::V4), service.ipv6.map(IpAddr::V6)].into_iter().flatten() {
+            let by = holders.insert((key.protocol, address, key.port), key);
+            assert!(by.is_none(), "{key} and {by:?} have {address}");
+        }
+    }
     for key in view.endpoints.keys() {
         let service = &view.services[&key.service];
         let has_address = if key.address.is_ipv4() { service.ipv4.is_some() } else { service.ipv6.is_some() };
-        assert!(has_address, "{key} has no virtual address");
+        assert!(has_address || is_contested(view, key), "{key} has no virtual address");
+    }
+}
+
+/// Whether another service may have the address that the service of this endpoint needs: users may choose any address
+/// for a service, also that of a name, and whoever came first keeps it.
+fn is_contested(view: &ClusterView, endpoint: &EndpointKey) -> bool {
+    let ServiceKey { protocol, vip, port } = &endpoint.service;
+    let mut rivals = view.services.values().filter(|service| {
+        service.key != endpoint.service && service.key.protocol == *protocol && service.key.port == *port
+    });
+    match vip {
+        Vip::Static(address) => rivals.any(|service| service.has_address(*address)),
+        Vip::Named { .. } => rivals.any(|service| {
+            let Vip::Static(address) = service.key.vip else { return false };
+            address.is_ipv4() == endpoint.address.is_ipv4() && service.has_address(address)
+        }),
     }
 }
