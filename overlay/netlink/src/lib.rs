@@ -174,35 +174,6 @@ impl Netlink {
         self.present(name)
     }
 
-    /// Makes a pair of interfaces, of which the other one is in the namespace of a process or thread and has this address
-    /// on the wire.
-    ///
-    /// # Errors
-    /// When the kernel refuses, as when there is one of the name.
-    pub fn make_veth(
-        &mut self,
-        name: &str,
-        peer: &str,
-        hardware_address: [u8; 6],
-        pid: u32,
-    ) -> Result<Link, NetlinkError> {
-        let mut request = Message::of_link(kind::NEW_LINK, 0, 0).creates();
-        request.attribute(link::NAME, &text(name));
-        let info = request.begin(link::INFO);
-        request.attribute(link::INFO_KIND, b"veth");
-        let data = request.begin(link::INFO_DATA);
-        let other = request.begin(link::VETH_PEER);
-        request.link_header(0, 0);
-        request.attribute(link::NAME, &text(peer));
-        request.attribute(link::HARDWARE_ADDRESS, &hardware_address);
-        request.attribute(link::NAMESPACE_OF, &pid.to_ne_bytes());
-        request.end(other);
-        request.end(data);
-        request.end(info);
-        self.socket.order(request).map_err(|source| failed("make interface", name, source))?;
-        self.present(name)
-    }
-
     /// Makes an interface a port of a bridge.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! Pairs of interfaces of one namespace, at one end of which a process reads and writes packets.
+//! Pairs of interfaces: from a bridge into a namespace, or with a process that reads and writes packets at one end.
 
 use crate::message::{Message, attributes, text, u32_of};
 use crate::{Link, Netlink, NetlinkError, failed, kind, link};
@@ -35,6 +35,27 @@ pub enum LinkKind {
     Other,
 }
 
+/// An end of a pair that is to be made.
+struct End<'name> {
+    name: &'name str,
+    /// Its address on the wire; the kernel chooses one if it is absent.
+    hardware_address: Option<[u8; 6]>,
+    /// Of which process or thread the namespace is that it is in; this one if absent.
+    namespace_of: Option<u32>,
+}
+
+impl End<'_> {
+    fn describe(&self, request: &mut Message) {
+        request.attribute(link::NAME, &text(self.name));
+        if let Some(address) = &self.hardware_address {
+            request.attribute(link::HARDWARE_ADDRESS, address);
+        }
+        if let Some(pid) = self.namespace_of {
+            request.attribute(link::NAMESPACE_OF, &pid.to_ne_bytes());
+        }
+    }
+}
+
 impl LinkKind {
     /// What the kernel tells of an interface's kind.
     pub(crate) fn parse(info: &[u8]) -> Option<Self> {
@@ -63,22 +84,43 @@ impl Netlink {
     /// # Errors
     /// When the kernel refuses, as when there is one of a name.
     pub fn make_pair(&mut self, ends: [(&str, [u8; 6]); 2]) -> Result<[Link; 2], NetlinkError> {
-        let [(name, address), (peer, peer_address)] = ends;
+        let [near, far] =
+            ends.map(|(name, address)| End { name, hardware_address: Some(address), namespace_of: None });
+        self.order_pair(&near, &far)?;
+        Ok([self.present(near.name)?, self.present(far.name)?])
+    }
+
+    /// Makes a pair of interfaces, of which the other one is in the namespace of a process or thread and has this address
+    /// on the wire.
+    ///
+    /// # Errors
+    /// When the kernel refuses, as when there is one of the name.
+    pub fn make_veth(
+        &mut self,
+        name: &str,
+        peer: &str,
+        hardware_address: [u8; 6],
+        pid: u32,
+    ) -> Result<Link, NetlinkError> {
+        let near = End { name, hardware_address: None, namespace_of: None };
+        let far = End { name: peer, hardware_address: Some(hardware_address), namespace_of: Some(pid) };
+        self.order_pair(&near, &far)?;
+        self.present(name)
+    }
+
+    fn order_pair(&mut self, near: &End<'_>, far: &End<'_>) -> Result<(), NetlinkError> {
         let mut request = Message::of_link(kind::NEW_LINK, 0, 0).creates();
-        request.attribute(link::NAME, &text(name));
-        request.attribute(link::HARDWARE_ADDRESS, &address);
+        near.describe(&mut request);
         let info = request.begin(link::INFO);
         request.attribute(link::INFO_KIND, b"veth");
         let data = request.begin(link::INFO_DATA);
         let other = request.begin(link::VETH_PEER);
         request.link_header(0, 0);
-        request.attribute(link::NAME, &text(peer));
-        request.attribute(link::HARDWARE_ADDRESS, &peer_address);
+        far.describe(&mut request);
         request.end(other);
         request.end(data);
         request.end(info);
-        self.socket.order(request).map_err(|source| failed("make interface", name, source))?;
-        Ok([self.present(name)?, self.present(peer)?])
+        self.socket.order(request).map_err(|source| failed("make interface", near.name, source))
     }
 
     /// Says that whoever is at the other end of an interface needs no ARP and no neighbour discovery.
