@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use axum::Router;
 use mesonet_agent::{AgentMetrics, CgroupMode, LogLimits, Place};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, LinkState};
 use mesonet_model::{Attribute, NODE_ATTRIBUTE, ZONE_ATTRIBUTE};
@@ -27,6 +28,9 @@ use crate::{http, http_server, open_files, process_metrics};
 
 /// How often it is looked whether the node's address is still there.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often it is tried to listen for who asks for metrics.
+const LISTEN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Runs the node's agent until SIGINT or SIGTERM; its tasks run on. `token` is needed until the node has joined.
 ///
@@ -61,9 +65,8 @@ impl AgentProcess {
         let identity = node.identity().await?;
         let metrics = Registry::new();
         let (counted, connected) = register(&metrics).context("cannot register metrics")?;
-        let listener = listen(options.http).await?;
-        let http = listener.as_ref().map(TcpListener::local_addr).transpose();
-        let http = http.context("cannot tell the metrics' address")?;
+        let shown = Shown::begin(options.http).await;
+        let http = shown.address();
         let (address, places) = match options.address {
             Some(address) => (address, None),
             None => {
@@ -98,9 +101,7 @@ impl AgentProcess {
             .context("cannot use the bus")?;
         let mut others = JoinSet::new();
         others.spawn(show_connection(bus.state(), connected));
-        if let Some(listener) = listener {
-            others.spawn(http_server::serve(listener, http::metrics_only(metrics)));
-        }
+        others.spawn(shown.serve(http::metrics_only(metrics)));
         Ok(Self { identity, agent, http, others, _bus: bus })
     }
 }
@@ -127,10 +128,53 @@ fn register(metrics: &Registry) -> Result<(AgentMetrics, IntGauge), prometheus::
     Ok((AgentMetrics::register(metrics)?, connected))
 }
 
-async fn listen(address: Listen) -> anyhow::Result<Option<TcpListener>> {
-    match address {
-        Listen::At(address) => http::listen(address, "metrics").await.map(Some),
-        Listen::Off => Ok(None),
+/// Where metrics are shown. An address that is taken keeps no agent from starting: the node's tasks need it more than
+/// anybody needs its numbers.
+enum Shown {
+    At(TcpListener),
+    Later(SocketAddr),
+    Nowhere,
+}
+
+impl Shown {
+    async fn begin(address: Listen) -> Self {
+        let Listen::At(address) = address else { return Self::Nowhere };
+        match http::listen(address, "metrics").await {
+            Ok(listener) => Self::At(listener),
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "The agent runs without metrics until it can listen"
+                );
+                Self::Later(address)
+            }
+        }
+    }
+
+    fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::At(listener) => listener.local_addr().ok(),
+            Self::Later(_) | Self::Nowhere => None,
+        }
+    }
+
+    async fn serve(self, router: Router) {
+        let listener = match self {
+            Self::At(listener) => listener,
+            Self::Later(address) => when_free(address).await,
+            Self::Nowhere => return,
+        };
+        http_server::serve(listener, router).await;
+    }
+}
+
+async fn when_free(address: SocketAddr) -> TcpListener {
+    loop {
+        tokio::time::sleep(LISTEN_INTERVAL).await;
+        if let Ok(listener) = http::listen(address, "metrics").await {
+            tracing::info!(%address, "The metrics are shown");
+            return listener;
+        }
     }
 }
 

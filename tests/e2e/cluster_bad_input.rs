@@ -173,3 +173,24 @@ fn a_master_without_etcd_says_where_it_has_looked() {
     command.args(["--store", "etcd", "--etcd", "http://127.0.0.1:1"]);
     assert_says(program::outcome("mesonet", command.output()), &["etcd", "http://127.0.0.1:1"]);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn an_agent_whose_metrics_have_no_room_runs_and_shows_them_later() {
+    const METRICS: &str = "127.0.0.1:8082";
+    let mut nodes = with_one_good_node(&[]);
+    nodes.stop("good", "agent");
+    nodes.stop("good", "net");
+    nodes.start_net_with("good", &["--http", METRICS]);
+    let url = format!("http://{METRICS}/metrics");
+    eventually("the address is taken", || nodes.curl("good", &url));
+
+    nodes.start_agent("good", None);
+    eventually("the operator is told", || nodes.log_says("good", "agent", "runs without metrics"));
+    nodes.deploy(&app::web("/more", 1));
+    nodes.stop("good", "net");
+    eventually("the metrics are shown once there is room", || {
+        let shown = nodes.curl("good", &url)?;
+        equal(&shown.contains("mesonet_agent_connected 1"), &true)
+    });
+}
