@@ -57,7 +57,7 @@ impl<const LINK: usize> Packet for Buffer<LINK> {
         }
         // The driver of a network card, or a virtual machine, has made the bundle and has not said of how many.
         let headers = family.header() as u32 + self.transport(family, protocol);
-        self.length().wrapping_sub(headers).wrapping_add(size - 1) / size
+        self.length().saturating_sub(headers).div_ceil(size)
     }
 
     #[inline(always)]

@@ -124,12 +124,10 @@ fn has_way_back<P: Packet>(packet: &P, segment: &Segment, track: &Track) -> bool
     // SAFETY: nothing else uses these parts.
     let (key, reply) = unsafe { (&mut (*scratch).key, &mut (*scratch).track) };
     *key = track.tuple.flip();
-    let is_there = find(key).is_some();
-    if P::IS_EARLY {
-        return is_there;
-    }
-    if is_there {
-        return is_answer(key, &segment.tuple);
+    match find(key) {
+        Some(found) => return answers(found, &segment.tuple),
+        None if P::IS_EARLY => return false,
+        None => {}
     }
     *reply = Track { tuple: segment.tuple.flip(), seen: 0, direction: Track::TO_CLIENT, ..*track };
     FLOWS.insert(&*key, &*reply, ONLY_NEW).is_ok()
@@ -138,10 +136,13 @@ fn has_way_back<P: Packet>(packet: &P, segment: &Segment, track: &Track) -> bool
 /// Whether packets with such a key are answers to those of a client.
 #[inline(always)]
 fn is_answer(key: &Tuple, request: &Tuple) -> bool {
-    find(key).is_some_and(|reply| {
-        let Tuple { from, to, ports, .. } = reply.tuple;
-        ports == request.ports.rotate_left(16) && to == request.from && from == request.to
-    })
+    find(key).is_some_and(|reply| answers(reply, request))
+}
+
+#[inline(always)]
+fn answers(reply: &Track, request: &Tuple) -> bool {
+    let Tuple { from, to, ports, .. } = reply.tuple;
+    ports == request.ports.rotate_left(16) && to == request.from && from == request.to
 }
 
 /// A connection is over when both sides have ended it or one has reset it.
@@ -182,8 +183,14 @@ fn forget<P: Packet>(packet: &P, tuple: &Tuple, track: &Track) {
     if packet.interface() == LOOPBACK_INTERFACE {
         return;
     }
-    // What is not there is forgotten already.
-    let _ = FLOWS.remove(track.tuple.flip());
+    let Ok(scratch) = scratch() else { return };
+    // SAFETY: nothing else uses this part.
+    let answer = unsafe { &mut (*scratch).key };
+    *answer = track.tuple.flip();
+    // Another flow may have got the port. What is not there is forgotten already.
+    if is_answer(answer, tuple) {
+        let _ = FLOWS.remove(&*answer);
+    }
     let _ = FLOWS.remove(tuple);
 }
 
