@@ -19,10 +19,13 @@ use super::PacketError;
 use crate::bpf_call;
 use crate::word_map::{self, WordMap, octets};
 
+/// What says which services are in effect.
+pub(super) const SERVICES: &str = "SERVICES";
+
 /// What outlives this process. Programs of two processes go on with each other while one takes over, so that they share
 /// what they have in between, too.
 pub(super) const NAMES: [&str; 11] = [
-    "SERVICES",
+    SERVICES,
     "MEMBERS",
     "ENDPOINTS",
     "TABLE",
@@ -83,7 +86,7 @@ impl fmt::Debug for Counters {
 impl Maps {
     pub(super) fn new(ebpf: &mut Ebpf) -> Result<Self, PacketError> {
         Ok(Self {
-            services: words(ebpf, "SERVICES")?,
+            services: words(ebpf, SERVICES)?,
             members: words(ebpf, "MEMBERS")?,
             endpoints: words(ebpf, "ENDPOINTS")?,
             table: words(ebpf, "TABLE")?,

@@ -226,12 +226,12 @@ impl PacketBalancer {
         }
         let older = programs::older(&settings.bpffs);
         let older_programs = OlderPrograms::new(&mut ebpf)?;
-        older_form::leave_all(&older, &older_programs).map_err(PacketError::Words)?;
+        let found: BTreeSet<Frontend> = table.frontends().copied().collect();
+        let has_leftovers = !found.is_empty();
+        older_form::leave(&older, &older_programs, has_leftovers).map_err(PacketError::Words)?;
         let (attached, pins) = programs::attach(&mut ebpf, &directory, &older, settings)?;
         maps.set_devices(&following::devices(&attached))?;
         attached.iter().for_each(following::log);
-        let found: BTreeSet<Frontend> = table.frontends().copied().collect();
-        let has_leftovers = !found.is_empty();
         let starts = Starts::start(!has_leftovers).map_err(PacketError::Thread)?;
         let masquerade = settings.masquerade;
         let nodes = maps.nodes().map_err(PacketError::Words)?.into_iter().map(ip).collect();

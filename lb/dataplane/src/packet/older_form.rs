@@ -23,10 +23,15 @@ type Name = (u32, u32);
 /// Requests of flows, and what is noted of them.
 type Requests = Vec<(Tuple, Track)>;
 
-/// Leaves everything to the programs of other versions for now.
-pub(super) fn leave_all(older: &[PathBuf], programs: &OlderPrograms) -> io::Result<()> {
+/// Leaves everything to the programs of other versions for now; only the flows that they know, if services are in effect in
+/// the maps of these ones: a process before has taken over, or begun to, or it is the other version that never has.
+pub(super) fn leave(older: &[PathBuf], programs: &OlderPrograms, is_in_effect: bool) -> io::Result<()> {
     let older: Vec<Older> = older.iter().cloned().map(Older::open).collect();
-    if older.is_empty() { Ok(()) } else { programs.leave_all(flows_in_charge(&older)) }
+    if older.is_empty() {
+        return Ok(());
+    }
+    let flows = flows_in_charge(&older);
+    if is_in_effect { programs.leave_flows(flows) } else { programs.leave_all(flows) }
 }
 
 impl PacketBalancer {
@@ -36,6 +41,8 @@ impl PacketBalancer {
             return;
         }
         let older: Vec<Older> = self.older.iter().cloned().map(Older::open).collect();
+        // Those that come first of all would go on to begin flows.
+        older.iter().for_each(|older| programs::detach_early(&older.pins));
         if let Err(error) = self.older_programs.leave_flows(flows_in_charge(&older)) {
             // They go on until services are settled again.
             tracing::warn!(%error, "Cannot take over from the programs of another version");
@@ -46,7 +53,11 @@ impl PacketBalancer {
         if let Err(error) = self.older_programs.end() {
             tracing::warn!(%error, "Cannot forget the flows of another version");
         }
-        older.iter().for_each(|older| programs::detach_all(&older.pins));
+        for older in &older {
+            // Whoever goes on after this process leaves nothing to programs that may be gone.
+            programs::disown(&older.pins);
+            programs::detach_all(&older.pins);
+        }
         for (older, copied) in older.iter().zip(&copied) {
             older.catch_up(copied, &self.flows);
             programs::forget(&older.pins);
@@ -122,12 +133,14 @@ impl Known {
             if !is_whole {
                 continue;
             }
-            // A request whose answers are not known yet would be taken for one that is half forgotten.
+            // In this order, since the end of a flow that an answer tells is noted with its request. Answers are the older
+            // programs' as long as they are not known here.
+            if !flows.put_new(request, &renamed(track))? {
+                continue;
+            }
+            copied.push((*request, renamed(track)));
             if let Some(back) = back {
                 flows.put_new(&answer, &renamed(back))?;
-            }
-            if flows.put_new(request, &renamed(track))? {
-                copied.push((*request, renamed(track)));
             }
         }
         Ok(copied)

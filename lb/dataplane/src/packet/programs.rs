@@ -129,16 +129,34 @@ fn directory(bpffs: &Path) -> PathBuf {
 /// The directories of versions whose maps have another form.
 pub(super) fn older(bpffs: &Path) -> Vec<PathBuf> {
     let inside = |path: PathBuf| fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-    let of_packets = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with(FORMS) && path.is_dir() && *path != directory(bpffs)
-    };
+    let of_packets =
+        |path: &PathBuf| name_of(path).starts_with(FORMS) && path.is_dir() && *path != directory(bpffs);
     inside(bpffs.join(DIRECTORY)).flat_map(inside).filter(of_packets).collect()
+}
+
+fn name_of(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
 }
 
 /// Ends the programs that are pinned there.
 pub(super) fn detach_all(pins: &Path) {
-    remove_others(pins, &[]);
+    remove_links(pins, |_| true);
+}
+
+/// Ends those that meet packets before any of tc does.
+pub(super) fn detach_early(pins: &Path) {
+    let beginning = PacketHook::Xdp.program();
+    remove_links(pins, |path| name_of(path).starts_with(beginning));
+}
+
+/// Makes what programs of another version know nobody's. They go on as long as they are attached.
+pub(super) fn disown(pins: &Path) {
+    match fs::remove_file(pins.join(maps::SERVICES)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(%error, path = %pins.display(), "Cannot remove what another version has left");
+        }
+        _ => {}
+    }
 }
 
 /// Forgets what the programs of another version know.
@@ -202,7 +220,7 @@ pub(super) fn attach(
         attached.push(attach_one(ebpf, (directory, &mut pins), older, name, settings.mode)?);
     }
     let kept: Vec<PathBuf> = pins.names(LINKS).map(|name| directory.join(name)).collect();
-    remove_others(directory, &kept);
+    remove_links(directory, |path| !kept.contains(path));
     Ok((attached, pins))
 }
 
@@ -386,12 +404,9 @@ fn pin(link: FdLink, path: PathBuf) -> Result<(), PacketError> {
 }
 
 /// Links of interfaces and modes that are not wanted any more end with their names.
-fn remove_others(pins: &Path, kept: &[PathBuf]) {
+fn remove_links(pins: &Path, is_unwanted: impl Fn(&PathBuf) -> bool) {
     let Ok(entries) = fs::read_dir(pins) else { return };
-    let is_link = |path: &PathBuf| {
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        name.starts_with(LINKS) && !kept.contains(path)
-    };
+    let is_link = |path: &PathBuf| name_of(path).starts_with(LINKS) && is_unwanted(path);
     for path in entries.flatten().map(|entry| entry.path()).filter(is_link) {
         if let Err(error) = bpf_call::detach_pinned(&path).and_then(|()| fs::remove_file(&path)) {
             tracing::warn!(%error, path = %path.display(), "Cannot take a program away from an interface");

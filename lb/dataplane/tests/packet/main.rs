@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 
+mod aborted;
 mod choice;
 mod direct;
 mod forgotten;

@@ -346,7 +346,10 @@ fn fill(node: &mut Balancer) {
 #[test]
 #[ignore = "needs root"]
 fn flows_that_begin_while_programs_are_replaced_stay_where_they_are() {
-    for (mode, masquerade) in WAYS {
+    let ways = WAYS.map(|(mode, masquerade)| (mode, mode, masquerade));
+    // Then the older programs come before those that replace them.
+    let from_early = (PacketMode::XdpGeneric, PacketMode::Tc, true);
+    for (before, mode, masquerade) in ways.into_iter().chain([from_early]) {
         let site = Site::new();
         for (at, name) in
             [("10.2.0.2:8001", 'a'), ("[fd02::2]:8001", 'a'), ("10.2.0.2:8002", 'b'), ("[fd02::2]:8002", 'b')]
@@ -354,13 +357,14 @@ fn flows_that_begin_while_programs_are_replaced_stay_where_they_are() {
             serve(&site, at, name);
             serve_named_datagrams(&site, at, name);
         }
-        let mut settings = site.settings(&["clients", "servers"], mode);
+        let mut settings = site.settings(&["clients", "servers"], before);
         settings.masquerade = masquerade;
         let mut node = Balancer::start(&settings);
         node.put_together(&BEFORE);
         fill(&mut node);
         drop(node);
         make_older(&site, masquerade);
+        settings.mode = mode;
         let mut node = Balancer::start(&settings);
         let loads = MOVED.map(|vip| {
             [
