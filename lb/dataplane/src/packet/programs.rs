@@ -83,25 +83,28 @@ pub(super) fn hold(pins: &Path) -> Result<File, PinningError> {
     }
 }
 
-/// Takes the programs of processes that have ended away from all interfaces.
+/// Takes the programs of processes that have ended away from all interfaces. One that runs may need those of other versions, too.
 pub(super) fn remove_unused(bpffs: &Path) -> io::Result<()> {
+    let mut unused = Vec::new();
     for pins in older(bpffs).into_iter().chain([directory(bpffs)]) {
         let directory = match File::open(&pins) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
             opened => opened?,
         };
         match directory.try_lock() {
-            Ok(()) => {
-                detach_all(&pins);
-                fs::remove_dir_all(&pins)?;
-                let _ = pins.parent().map(fs::remove_dir);
-                tracing::info!(path = %pins.display(), "Took the programs for packets away that a daemon had left");
-            }
+            Ok(()) => unused.push((pins, directory)),
             Err(TryLockError::WouldBlock) => {
                 tracing::info!(path = %pins.display(), "Another daemon balances packets");
+                return Ok(());
             }
             Err(TryLockError::Error(error)) => return Err(error),
         }
+    }
+    for (pins, _locked) in unused {
+        detach_all(&pins);
+        fs::remove_dir_all(&pins)?;
+        let _ = pins.parent().map(fs::remove_dir);
+        tracing::info!(path = %pins.display(), "Took the programs for packets away that a daemon had left");
     }
     Ok(())
 }

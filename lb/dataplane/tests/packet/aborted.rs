@@ -1,10 +1,12 @@
 //! A process ends in the midst of the replacement of another version's programs: whatever comes next goes on with what is left.
 
 use std::fs;
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use aya::maps::MapData;
-use mesonet_lb_dataplane::{PacketMode, PacketSettings};
+use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
 use mesonet_lb_plan::RouteState::Ready;
 
 use crate::site::{Balancer, Side, Site, Wanted, address};
@@ -77,4 +79,25 @@ fn new_connections_are_not_left_to_programs_that_have_ended() {
 fn site_pins(older: &Path) -> PathBuf {
     let all = fs::read_dir(older.parent().expect("a layout")).expect("a directory").flatten();
     all.map(|entry| entry.path()).find(|path| path != older).expect("another directory")
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_process_needs_of_another_version_is_not_taken_away() {
+    let site = Site::new();
+    serve(&site, "10.2.0.2:8001", 'a');
+    let settings = site.settings(&["clients", "servers"], PacketMode::Tc);
+    let mut old = serve_and_end(&site, &settings);
+    make_older(&site, true);
+    let node = Balancer::start(&settings);
+    PacketBalancer::remove_unused(&settings.bpffs).expect("nothing fails");
+    assert!(old.echoes(1000));
+    begin(&site);
+    // Nobody runs any more.
+    drop(node);
+    PacketBalancer::remove_unused(&settings.bpffs).expect("nothing fails");
+    let is_reached = on(&site, Side::Client, || {
+        TcpStream::connect_timeout(&address("11.0.0.1:80"), Duration::from_millis(300)).is_ok()
+    });
+    assert!(!is_reached);
 }
