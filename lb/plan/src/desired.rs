@@ -27,20 +27,29 @@ pub fn desired(service: &Service, weighed: Weighed) -> ServiceSpec {
     ServiceSpec { listeners, endpoints: endpoints.collect(), policy: service.policy }
 }
 
-/// Why a service that has endpoints has no virtual address, if it has none.
+/// Why a service is not reached at a virtual address that it should have, if there is one: an address for each family of
+/// its endpoints, or the one that was chosen.
 pub fn lack_of_address(view: &ClusterView, key: &ServiceKey) -> Option<String> {
     let service = view.services.get(key)?;
-    if service.ipv4.is_some() || service.ipv6.is_some() || view.endpoints_of(key).next().is_none() {
-        return None;
+    let has_endpoints =
+        |is_ipv4: bool| view.endpoints_of(key).any(|(endpoint, _)| endpoint.address.is_ipv4() == is_ipv4);
+    if let Vip::Static(address) = &key.vip {
+        let lacks = !service.has_address(*address) && view.endpoints_of(key).next().is_some();
+        return lacks.then(|| match view.rival(key, *address) {
+            Some(by) => format!("{address} with this port is that of {by}"),
+            None => "no address was free".to_owned(),
+        });
     }
-    let taken = match &key.vip {
-        Vip::Static(address) => view.rival(key, *address).map(|by| (address, by)),
-        Vip::Named { .. } => None,
+    let lacks_ipv4 = service.ipv4.is_none() && has_endpoints(true);
+    let lacks_ipv6 = service.ipv6.is_none() && has_endpoints(false);
+    let is_reached = service.ipv4.is_some() || service.ipv6.is_some();
+    let what = match (lacks_ipv4, lacks_ipv6) {
+        (false, false) => return None,
+        (true, false) if is_reached => "no IPv4 address was free",
+        (false, true) if is_reached => "no IPv6 address was free",
+        _ => "no address was free",
     };
-    Some(match taken {
-        Some((address, by)) => format!("{address} with this port is that of {by}"),
-        None => "no address was free".to_owned(),
-    })
+    Some(what.to_owned())
 }
 
 /// The services that a delta may have changed; no other needs to be planned again.
@@ -119,6 +128,37 @@ mod tests {
         view.endpoints.insert(key, endpoint);
         let taken = "127.11.0.1 with this port is that of tcp/web@marathon:80";
         assert_eq!(lack(&view, &chosen).as_deref(), Some(taken));
+    }
+
+    #[test]
+    fn a_service_that_lacks_an_address_for_some_of_its_endpoints_says_which() {
+        let key: ServiceKey = "tcp/web@marathon:80".parse().expect("key");
+        let addresses: [(Option<[u8; 4]>, Option<&str>); 4] = [
+            (Some([127, 11, 0, 1]), Some("fd01:c::1")),
+            (Some([127, 11, 0, 1]), None),
+            (None, Some("fd01:c::1")),
+            (None, None),
+        ];
+        let lacks = |view: &ClusterView| {
+            addresses.map(|(ipv4, ipv6)| {
+                let ipv6 = ipv6.map(|text| text.parse().expect(text));
+                let service = Service { ipv4: ipv4.map(Into::into), ipv6, ..Service::new(key.clone()) };
+                let mut view = view.clone();
+                view.services.insert(key.clone(), Arc::new(service));
+                lack_of_address(&view, &key)
+            })
+        };
+        let only_ipv4 = view();
+        let (of_one, endpoint) = only_ipv4.endpoints.iter().next().expect("an endpoint");
+        let of_other = EndpointKey { address: "[fd01:b::1]:80".parse().expect("address"), ..of_one.clone() };
+        let mut both = only_ipv4.clone();
+        both.endpoints.insert(of_other, Arc::clone(endpoint));
+
+        let text = |text: &str| Some(text.to_owned());
+        let (no_ipv4, no_ipv6) = (text("no IPv4 address was free"), text("no IPv6 address was free"));
+        let none = text("no address was free");
+        assert_eq!(lacks(&only_ipv4), [None, None, no_ipv4.clone(), none.clone()]);
+        assert_eq!(lacks(&both), [None, no_ipv6, no_ipv4, none]);
     }
 
     #[test]
