@@ -33,7 +33,7 @@ mod keys;
 mod metrics;
 
 pub use self::inspect::{OverlayInspector, TunnelWay};
-pub use self::kernel::clean_up;
+pub use self::kernel::{clean_up, wait_until_left};
 
 /// How often the kernel is asked whether everything is as it should be.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);

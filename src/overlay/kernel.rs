@@ -6,11 +6,13 @@ use std::fmt;
 use std::fs;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use mesonet_model::{Subnet, gateway_of};
 use mesonet_netlink::{Link, MAIN_TABLE, Nat, NatRule, Netlink, NetlinkError, Route, Rule};
 use mesonet_overlay_plan::{NodeOverlay, Outward, PlannedRoute, RouteScope, difference};
+use mesonet_overlay_wg::is_in_use;
 
 /// The tunnel's network device.
 pub(super) const DEVICE: &str = "mesonet-wg";
@@ -24,6 +26,10 @@ const TASKS_TABLE: u32 = 42;
 /// The table of nftables that is ours.
 const NAT_TABLE: &str = "mesonet";
 
+/// How long to wait for a daemon that is just ending, and how often to look whether it has.
+const ENDING_MAX: Duration = Duration::from_secs(2);
+const ENDING_LOOK: Duration = Duration::from_millis(20);
+
 /// What is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -36,6 +42,25 @@ pub(super) fn prepare() -> anyhow::Result<()> {
     set(&format!("net/ipv4/conf/{DEVICE}/forwarding"), "1")?;
     // Packets of other nodes themselves come by the tunnel, and go another way where they are not answers.
     set(&format!("net/ipv4/conf/{DEVICE}/rp_filter"), "2")
+}
+
+/// Waits until no daemon has the overlay of this network namespace, for a moment: it may just be ending. One that goes on
+/// would put back what is removed.
+///
+/// # Errors
+/// When one has it.
+pub fn wait_until_left() -> anyhow::Result<()> {
+    let deadline = Instant::now() + ENDING_MAX;
+    while is_in_use(DEVICE)? {
+        if Instant::now() > deadline {
+            bail!(
+                "a network daemon has the overlay of this host and would put back what is removed: end it first (it is \
+                 whoever reads packets at {DEVICE}-io, where somebody may also listen in)"
+            );
+        }
+        std::thread::sleep(ENDING_LOOK);
+    }
+    Ok(())
 }
 
 /// Removes what an overlay leaves when its daemon ends.

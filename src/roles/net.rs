@@ -60,10 +60,11 @@ pub fn run_net(plan: &NetPlan, token: Option<&JoinToken>) -> anyhow::Result<()> 
 /// Takes everything that network daemons have left in the kernel out of it.
 ///
 /// # Errors
-/// When it cannot be removed, or a daemon balances by it.
+/// When it cannot be removed, or a daemon uses it; then nothing has changed.
 pub fn clean_up_net(plan: &NetPlan) -> anyhow::Result<()> {
     let bpffs = &plan.options.sockets.bpffs;
     let _hold = KernelHold::take_present(bpffs)?;
+    overlay::wait_until_left()?;
     PacketBalancer::cleanup(bpffs)
         .and_then(|()| mesonet_lb_dataplane::cleanup(bpffs))
         .with_context(|| format!("cannot remove the programs that are pinned in {}", bpffs.display()))?;

@@ -304,9 +304,17 @@ fn tasks_reach_the_outside_in_the_name_of_their_node() {
         let outcome = program::outcome("nft", list.args(table.split(' ')).output());
         equal(&outcome.stdout.contains("masquerade comment \"translated from 172.31.254.0/24\""), &true)
     });
-    nodes.stop("n1", "net");
     let dir = nodes.host_dir("n1");
-    succeed(&nodes, "n1", env!("CARGO_BIN_EXE_mesonet"), &format!("net --cleanup --dir {dir} --bpffs {dir}"));
+    let clean_up = ["net", "--cleanup", "--dir", &dir, "--bpffs", &dir];
+    let clean_up = |nodes: &Nodes| {
+        let mut command = nodes.network().command("n1", env!("CARGO_BIN_EXE_mesonet"));
+        program::outcome("mesonet", command.args(clean_up).output())
+    };
+    let refusal = clean_up(&nodes).failure(1);
+    assert!(refusal.contains("end it first"), "{refusal}");
+    succeed(&nodes, "n1", "nft", table);
+    nodes.stop("n1", "net");
+    clean_up(&nodes).success();
     assert_eq!(succeed(&nodes, "n1", "nft", "list tables"), "");
 }
 

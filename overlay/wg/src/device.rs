@@ -56,6 +56,12 @@ pub enum DeviceError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Who has it cannot be told.
+    #[error("the kernel does not say who reads packets of the tunnel's interface")]
+    Users {
+        /// What it said.
+        source: io::Error,
+    },
     /// Packets cannot be read and written.
     #[error("packets of the interface '{name}' cannot be read; that needs CAP_NET_RAW")]
     Socket {

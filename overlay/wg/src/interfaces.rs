@@ -26,6 +26,9 @@ pub(crate) const PIECE_MAX: u32 = 262_144;
 /// Octets of the header of Ethernet.
 pub(crate) const ETHERNET: usize = 14;
 
+/// The packet sockets of the calling thread's namespace.
+const PACKET_SOCKETS: &str = "/proc/thread-self/net/packet";
+
 /// Added to the name of the front for that of the back.
 const BACK: &str = "-io";
 
@@ -70,6 +73,27 @@ impl Interfaces {
         }
         Ok(Self { front, back, offloads })
     }
+}
+
+/// Whether a process has the device of a tunnel of this name, in this namespace, or listens in at it. The kernel says that
+/// of every version's processes, and of none that has ended.
+///
+/// # Errors
+/// When the kernel does not answer.
+pub fn is_in_use(name: &str) -> Result<bool, DeviceError> {
+    let mut kernel = Netlink::open()?;
+    if let Some(LinkKind::Tun { is_left }) = kernel.link(name)?.and_then(|front| front.kind) {
+        return Ok(!is_left);
+    }
+    let Some(back) = kernel.link(&format!("{name}{BACK}"))? else { return Ok(false) };
+    let sockets = fs::read_to_string(PACKET_SOCKETS).map_err(|source| DeviceError::Users { source })?;
+    Ok(has_socket_at(&sockets, back.index))
+}
+
+/// Whether the kernel's table of packet sockets has one at an interface.
+fn has_socket_at(table: &str, interface: u32) -> bool {
+    let place = |line: &str| line.split_whitespace().nth(4)?.parse::<u32>().ok();
+    table.lines().any(|line| place(line) == Some(interface))
 }
 
 fn take_over_or_make(kernel: &mut Netlink, name: &str) -> Result<[Link; 2], DeviceError> {
@@ -151,6 +175,15 @@ mod tests {
         for name in ["", ".", "..", "a/b", "a b", "thirteen-char", "ü"] {
             assert!(check_name(name).is_err(), "{name}");
         }
+    }
+
+    #[test]
+    fn packet_sockets_are_found_by_their_interface() {
+        let table = "sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n\
+                     ffff8881046c9800 3      3    0003   12    1 0      0      23456\n\
+                     ffff8881046c9000 3      2    0806   0     1 0      7      34567\n";
+        let found: Vec<u32> = (0..40_000).filter(|index| has_socket_at(table, *index)).collect();
+        assert_eq!(found, [0, 12]);
     }
 
     #[test]

@@ -69,6 +69,7 @@ mod vnet;
 
 pub use device::{DeviceError, QUEUES_MAX};
 pub use drops::Drop;
+pub use interfaces::is_in_use;
 pub use key::{KEY_LENGTH, KeyError, PrivateKey, PublicKey};
 pub use settings::{
     Limits, MTU_DEFAULT, Offloads, OwnKeys, PeerSettings, Peers, TunnelSettings, default_workers,
