@@ -6,7 +6,7 @@ use crate::Action;
 use crate::endpoints;
 use crate::flows;
 use crate::headers::Segment;
-use crate::packet::{ChecksumChange, Family, Packet, octets, write};
+use crate::packet::{ChecksumChange, Family, Packet, octets, own_length, read, write};
 use crate::route::{self, Route};
 use crate::scratch::{TunnelEnds, scratch};
 
@@ -18,6 +18,12 @@ type Applied = Result<Option<Action>, PacketEvent>;
 pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track, counted: Option<u32>) -> Applied {
     let (old, family) = (&segment.tuple, segment.header.family);
     let new = &track.tuple;
+    let start = P::LINK + family.header();
+    let is_tcp = old.protocol == TCP as u32;
+    let checksum_at = if is_tcp { start + 16 } else { start + 6 };
+    if P::IS_EARLY && lacks_checksum(packet, segment, checksum_at)? {
+        return Ok(None);
+    }
     // A question is where it goes, not how.
     let is_direct = track.direction == Track::DIRECT && packet.interface() != LOOPBACK_INTERFACE;
     // What is in a tunnel may become shorter.
@@ -34,10 +40,8 @@ pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track, counte
     if is_left(packet, old, new, way) {
         return Ok(None);
     }
-    let start = P::LINK + family.header();
-    let is_tcp = old.protocol == TCP as u32;
     packet.change_checksum(&ChecksumChange {
-        at: if is_tcp { start + 16 } else { start + 6 },
+        at: checksum_at,
         is_optional: !is_tcp,
         family,
         addresses: addresses(family, old, new),
@@ -49,6 +53,21 @@ pub fn apply<P: Packet>(packet: &P, segment: &Segment, track: &mut Track, counte
         flows::count(packet, family, old.protocol, endpoint, track.direction == Track::TO_CLIENT);
     }
     send(packet, family, way).map(Some)
+}
+
+/// Whether somebody on the way is to make the checksum, as on virtual interfaces: there is only the sum of the pseudo header.
+/// Who comes first does not know it otherwise. If it is the checksum by chance, no harm is done.
+#[inline(always)]
+fn lacks_checksum<P: Packet>(packet: &P, segment: &Segment, at: usize) -> Result<bool, PacketEvent> {
+    let Tuple { from, to, protocol, .. } = &segment.tuple;
+    let family = segment.header.family;
+    let length = own_length(packet, family).wrapping_sub(family.header() as u32);
+    let rest = Difference::default().add(protocol.to_be() >> 16).add(length.to_be() >> 16);
+    let sum = match family {
+        Family::V4 => rest.add(from[3]).add(to[3]),
+        Family::V6 => from.iter().chain(to).fold(rest, |sum, word| sum.add(*word)),
+    };
+    Ok(sum.apply(!0) == !read::<P, u16>(packet, at)?)
 }
 
 /// Leaves a packet as it is, and says where the tunnel leads that it goes through. One that has no hop left is the kernel's,

@@ -29,7 +29,7 @@ impl LoadBalancer {
         let packets = self.packets.iter().flat_map(|packets| packets.attached());
         let text = |each: &crate::packet::Attached| {
             let what = if each.is_present() { each.mode.as_str() } else { "nothing" };
-            format!("{what} at {}: {}", each.name, each.reason)
+            format!("{what} at {}: {}", each.name, each.why())
         };
         let beside = self.beside.as_ref().map(|_| {
             "the proxy: the hooks see only processes of the cgroup, and no packets are balanced".to_owned()

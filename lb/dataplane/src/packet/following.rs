@@ -3,19 +3,23 @@
 //!
 //! With an interface, the kernel ends the programs at it. Another one of the same name has another number and none of them.
 
-use super::{Attached, PacketBalancer, PacketError, PacketMode, interfaces, programs};
+use super::{Attached, PacketBalancer, PacketError, interfaces, programs};
 use crate::Missing;
 
 impl PacketBalancer {
-    /// Takes note of interfaces that are gone, and attaches the programs to those that have come back. Call it from time
-    /// to time.
+    /// Takes note of interfaces that are gone or take nothing from XDP any more, and attaches the programs to those that have
+    /// come back. Call it from time to time.
     pub fn follow_interfaces(&mut self) {
         let mut has_changed = false;
         for at in 0..self.attached.len() {
-            let Attached { name, index: known, .. } = &self.attached[at];
+            let Attached { name, index: known, mode, is_way_of_xdp, .. } = &self.attached[at];
             let Ok(found) = interfaces::index(name) else { continue };
             if *known != found {
                 self.follow(at, found);
+                has_changed = true;
+            } else if *is_way_of_xdp != (found != 0 && programs::is_way_of_xdp(*mode, found)) {
+                self.attached[at].is_way_of_xdp ^= true;
+                log(&self.attached[at]);
                 has_changed = true;
             }
         }
@@ -26,9 +30,10 @@ impl PacketBalancer {
 
     /// Makes do with what has become of an interface.
     fn follow(&mut self, at: usize, found: u32) {
-        let Attached { name, index, reason, .. } = &mut self.attached[at];
+        let Attached { name, index, reason, is_way_of_xdp, .. } = &mut self.attached[at];
         if *index != 0 {
             programs::leave(&self.directory, &mut self.pins, std::mem::take(index));
+            *is_way_of_xdp = false;
         }
         let pins = (&*self.directory, &mut self.pins);
         let attached = match found {
@@ -80,12 +85,13 @@ impl PacketBalancer {
 }
 
 /// Says where packets are balanced.
-pub(super) fn log(Attached { name, mode, reason, .. }: &Attached) {
-    tracing::info!(interface = name, mode = mode.as_str(), reason, "Balancing packets in the kernel");
+pub(super) fn log(attached: &Attached) {
+    let (interface, mode, reason) = (&attached.name, attached.mode.as_str(), attached.why());
+    tracing::info!(interface, mode, reason, "Balancing packets in the kernel");
 }
 
 /// The interfaces that XDP may send packets to.
 pub(super) fn devices(attached: &[Attached]) -> Vec<u32> {
-    let by_xdp = attached.iter().filter(|each| each.mode == PacketMode::Xdp && each.is_present());
+    let by_xdp = attached.iter().filter(|each| each.is_way_of_xdp && each.is_present());
     by_xdp.map(|each| each.index).collect()
 }

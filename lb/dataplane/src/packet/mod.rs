@@ -168,12 +168,25 @@ pub struct Attached {
     pub mode: PacketMode,
     /// Why there, or why not at the moment.
     pub reason: String,
+    /// Whether XDP sends packets on through it, without the rest of the kernel.
+    pub is_way_of_xdp: bool,
 }
 
 impl Attached {
     /// Whether the interface is there.
     pub fn is_present(&self) -> bool {
         self.index != 0
+    }
+
+    /// The reason, and what XDP cannot do there.
+    pub fn why(&self) -> String {
+        let lacks = self.is_present() && self.mode == PacketMode::Xdp && !self.is_way_of_xdp;
+        let rest = if lacks {
+            "; tc sends on what leaves through it: its driver takes nothing from XDP"
+        } else {
+            ""
+        };
+        format!("{}{rest}", self.reason)
     }
 }
 

@@ -253,7 +253,14 @@ pub(super) fn attach_one(
     for hook in [out, incoming].into_iter().chain(early) {
         pins.keep(&link_name(hook, interface.index))?;
     }
-    Ok(Attached { name: name.to_owned(), index: interface.index, mode, reason })
+    let is_way_of_xdp = is_way_of_xdp(mode, interface.index);
+    Ok(Attached { name: name.to_owned(), index: interface.index, mode, reason, is_way_of_xdp })
+}
+
+/// Whether XDP can send packets on through an interface.
+pub(super) fn is_way_of_xdp(mode: PacketMode, index: u32) -> bool {
+    // What the kernel does not say is not relied upon.
+    mode == PacketMode::Xdp && interfaces::takes_frames(index).unwrap_or(false)
 }
 
 /// How many programs are not attached any more to an interface that is there.
@@ -297,6 +304,9 @@ fn attach_early(
 ) -> Result<(PacketMode, String), PacketError> {
     let at = Attachment { pins, older, name, index: interface.index };
     let is_ethernet = interface.link == Link::Ethernet;
+    if interface.has_generic_xdp != (wanted == PacketMode::XdpGeneric) {
+        at.end_xdp();
+    }
     let reason = match wanted {
         PacketMode::Xdp | PacketMode::XdpGeneric => {
             at.xdp(ebpf, wanted)?;
@@ -305,7 +315,7 @@ fn attach_early(
         PacketMode::Tc => "as told".to_owned(),
         PacketMode::Auto if !is_ethernet => "it has no link headers".to_owned(),
         PacketMode::Auto if interface.is_virtual => {
-            "on virtual interfaces packets may come without checksums, which XDP cannot handle".to_owned()
+            "on virtual interfaces packets may come without checksums, which XDP leaves to tc".to_owned()
         }
         PacketMode::Auto => match at.xdp(ebpf, PacketMode::Xdp) {
             Ok(()) => return Ok((PacketMode::Xdp, "the driver takes it".to_owned())),
@@ -354,6 +364,16 @@ impl Attachment<'_> {
         let name = path.file_name()?;
         let mut links = self.older.iter().filter_map(|older| pinned(&older.join(name)));
         links.find_map(|link| SchedClassifierLink::try_from(link).ok())
+    }
+
+    /// Where XDP is attached in another way than is wanted, which it would keep.
+    fn end_xdp(&self) {
+        let path = self.pin(PacketHook::Xdp);
+        let name = path.file_name().unwrap_or_default();
+        for path in self.older.iter().map(|older| older.join(name)).chain([path.clone()]) {
+            // That there is none is as good. tc has the packets meanwhile.
+            let _ = bpf_call::detach_pinned(&path).and_then(|()| fs::remove_file(&path));
+        }
     }
 
     fn xdp(&self, ebpf: &mut Ebpf, mode: PacketMode) -> Result<(), PacketError> {

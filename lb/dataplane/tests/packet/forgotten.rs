@@ -87,6 +87,7 @@ impl Stolen {
         let site = Site::new();
         // XDP knows the way.
         site.ip(Side::Node, "neigh add 10.2.0.9 lladdr 02:00:00:00:00:09 dev servers");
+        site.set_features(Side::Server, "gro on");
         let mut settings = site.settings(&["clients", "servers"], PacketMode::Xdp);
         settings.masquerade = true;
         let mut node = Balancer::start(&settings);

@@ -8,6 +8,7 @@ mod direct;
 mod forgotten;
 mod interfaces;
 mod lengths;
+mod native;
 mod packets;
 mod site;
 mod tables;

@@ -99,6 +99,14 @@ impl Site {
         );
     }
 
+    /// Changes what the driver of a namespace's interface towards the node does.
+    pub fn set_features(&self, side: Side, features: &str) {
+        let name = self.name(side);
+        let mut all = vec!["netns", "exec", &name, "ethtool", "-K", "eth0"];
+        all.extend(features.split(' '));
+        run("ip", &all);
+    }
+
     /// The way into a namespace.
     pub fn entry(&self, side: Side) -> Entry {
         Entry(fs::File::open(Path::new("/run/netns").join(self.name(side))).expect("the namespace"))
