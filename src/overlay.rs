@@ -34,6 +34,7 @@ mod metrics;
 
 pub use self::inspect::{OverlayInspector, TunnelWay};
 pub use self::kernel::{clean_up, wait_until_left};
+pub use self::keys::forget_keys;
 
 /// How often the kernel is asked whether everything is as it should be.
 const RECONCILE_INTERVAL: Duration = Duration::from_secs(30);
@@ -116,6 +117,7 @@ impl Overlay {
         let mut keys_at = look_at;
         let mut changes = self.tunnel.changes();
         let mut is_new = true;
+        let mut anew_at = Instant::now();
         loop {
             tokio::select! {
                 update = subscriber.next() => {
@@ -124,6 +126,7 @@ impl Overlay {
                 }
                 () = tokio::time::sleep_until(look_at.min(keys_at)) => {}
                 () = changed(&mut changes) => {}
+                () = self.key_file.removed(anew_at) => anew_at = self.begin_anew(),
             }
             match self.mend().await {
                 Ok(false) => {}
@@ -221,6 +224,27 @@ impl Overlay {
             self.metrics.changes.inc();
         }
         Ok(())
+    }
+
+    /// Makes a key in the place of all that were in force, of which somebody has removed the file: the node has joined anew, or
+    /// others may have had it. When to look at the file again.
+    fn begin_anew(&mut self) -> Instant {
+        let keys = keys::fresh(now()).map(NodeKeys::One);
+        match keys.and_then(|keys| self.key_file.write(&keys).map(|()| keys)) {
+            Ok(keys) => {
+                tracing::info!(key = %keys.primary().key.public(), "The keys of the node's tunnels begin anew");
+                self.tunnel.set_keys(&own_keys(&keys));
+                self.keys = keys;
+                Instant::now()
+            }
+            Err(error) => {
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "The keys of the node's tunnels do not begin anew"
+                );
+                Instant::now() + RETRY_INTERVAL
+            }
+        }
     }
 
     /// Whether a session with some peer is by the key that is to go.

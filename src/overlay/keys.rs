@@ -7,6 +7,7 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine as _;
@@ -14,14 +15,32 @@ use base64::engine::general_purpose::STANDARD;
 use mesonet_model::Timestamp;
 use mesonet_overlay_plan::{Dated, NodeKeys};
 use mesonet_overlay_wg::PrivateKey;
+use tokio::time::Instant;
 
 /// The file, in the node's directory.
 const KEY_FILE: &str = "overlay.key";
+
+/// How often it is looked whether it is there: sooner than a node that has joined anew is connected, as a rule.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What lines of it begin with.
 const KEY: &str = "key";
 const NEXT: &str = "next";
 const LAST: &str = "last";
+
+/// Forgets the keys in a node's directory, for a node that joins: those of an earlier membership may have ended with it, as
+/// after a revocation. A daemon that runs makes new ones.
+///
+/// # Errors
+/// When they are there and cannot be removed.
+pub fn forget_keys(dir: &Path) -> anyhow::Result<()> {
+    let KeyFile { path } = KeyFile::of(dir);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)
+            .with_context(|| format!("cannot remove the keys of an earlier membership, {}", path.display())),
+        _ => Ok(()),
+    }
+}
 
 /// The node's keys on disk.
 #[derive(Debug)]
@@ -52,6 +71,14 @@ impl KeyFile {
     pub(super) fn write(&self, keys: &NodeKeys<PrivateKey>) -> anyhow::Result<()> {
         self.replace(&text_of(keys))
             .with_context(|| format!("cannot write the node's keys to {}", self.path.display()))
+    }
+
+    /// Waits until somebody has removed it; looks from a time on.
+    pub(super) async fn removed(&self, from: Instant) {
+        tokio::time::sleep_until(from).await;
+        while !matches!(fs::exists(&self.path), Ok(false)) {
+            tokio::time::sleep(LOOK_INTERVAL).await;
+        }
     }
 
     fn replace(&self, text: &str) -> io::Result<()> {

@@ -65,6 +65,7 @@ impl Node<'_> {
         };
         std::fs::create_dir_all(self.dir)
             .with_context(|| format!("cannot make the node's directory {}", self.dir.display()))?;
+        crate::overlay::forget_keys(self.dir)?;
         let joining = mesonet_bus::join(self.masters()?, token, &name, &dir);
         let identity = tokio::time::timeout(JOIN_MAX, joining)
             .await

@@ -362,3 +362,32 @@ fn a_host_without_ipv6_that_has_addresses_of_a_network_itself_keeps_these_and_ha
         if way.contains("dev mesonet-wg") { Ok(()) } else { Err(way) }
     });
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_revoked_node_that_joins_again_has_another_key_also_while_its_daemon_runs() {
+    let mut nodes = Nodes::start(&["n1"]);
+    nodes.start_agents(&["n1"]);
+    nodes.start_net_with("n1", &NET);
+    let key = |nodes: &Nodes| nodes.get("/v1/view")["tunnels"]["n1"]["key"].as_str().map(str::to_owned);
+    let first =
+        eventually("the node's key is known", || key(&nodes).ok_or_else(|| "there is none".to_owned()));
+    nodes.revoke("n1");
+    eventually("its tunnels are gone", || equal(&key(&nodes), &None));
+    nodes.stop("n1", "agent");
+    std::fs::remove_dir_all(format!("{}/identity", nodes.host_dir("n1"))).expect("removed");
+    let token = nodes.token(1);
+    nodes.start_agent("n1", Some(&token));
+    eventually("it has another key", || match key(&nodes) {
+        Some(key) if key != first => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+
+    // Whose file is lost while it runs goes on with a new one, too.
+    let second = key(&nodes);
+    std::fs::remove_file(format!("{}/overlay.key", nodes.host_dir("n1"))).expect("removed");
+    eventually("it has a third key", || match key(&nodes) {
+        Some(key) if Some(&key) != second.as_ref() => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
