@@ -92,7 +92,8 @@ impl Masters {
         let node = ["--dir", &dir, "--node", "n1", "--master", &masters, "--join", &token];
         let ports = self.lane.host_ports();
         let fixed = ["--address", "127.0.0.1", "--cpus", "8", "--mem", "4096", "--disk", "4096"];
-        let agent = self.launch("agent", "agent", &node, &[&fixed[..], &["--host-ports", &ports]].concat());
+        let own = ["--host-ports", &ports, "--http", "127.0.0.1:0"];
+        let agent = self.launch("agent", "agent", &node, &[&fixed[..], &own].concat());
         self.others.insert("agent", agent);
         eventually("the agent is registered", || {
             let agents = self.get("/v1/view")["agents"].as_object().map_or(0, serde_json::Map::len);
