@@ -46,15 +46,16 @@ fn a_task_of_another_user_is_that_user_alone() {
     assert_eq!(node.stdout(&spec), "nobody\nnogroup\n");
 }
 
-/// Groups of this test alone: the parent is below that of the test, in the hierarchy of the controller.
-fn own_group(mount: &str) -> std::path::PathBuf {
-    let group = std::path::Path::new(mount).join(format!("mesonet-test-{}", std::process::id()));
+/// Groups of this test alone: the parent is below that of the test, in the hierarchy of the controller, which may be
+/// that of all tests.
+fn own_group(mount: &str, test: &str) -> std::path::PathBuf {
+    let group = std::path::Path::new(mount).join(format!("mesonet-test-{}-{test}", std::process::id()));
     fs::create_dir_all(&group).expect("creates a control group");
     group
 }
 
-fn with_group(mount: &str, test: impl FnOnce(&mut Node)) {
-    let group = own_group(mount);
+fn with_group(mount: &str, name: &str, test: impl FnOnce(&mut Node)) {
+    let group = own_group(mount, name);
     let directory = directory();
     let cgroups = CgroupMode::Below(group.clone());
     test(&mut Node::with(mesonet_agent::Config { cgroups, ..node::config(directory.path()) }));
@@ -66,7 +67,7 @@ fn too_much_memory_has_its_own_reason() {
     let mounts = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"];
     let mount =
         mounts.into_iter().find(|mount| fs::exists(mount).is_ok_and(|exists| exists)).expect("mounted");
-    with_group(mount, |node| {
+    with_group(mount, "memory", |node| {
         let mut spec = shell("t1", "exec tail /dev/zero");
         spec.resources.mem = mesonet_model::Scalar::from_units(40);
         let last = node.run(&spec).pop().expect("ended");
@@ -80,7 +81,7 @@ fn control_groups_find_what_nothing_else_finds() {
     let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
     let mount =
         mounts.into_iter().find(|mount| fs::exists(mount).is_ok_and(|exists| exists)).expect("mounted");
-    with_group(mount, |node| {
+    with_group(mount, "escape", |node| {
         let spec = shell("t1", &format!("{CLEAN_DAEMON} sleep 1000"));
         node.launch(&spec);
         node.until(&spec, TaskState::Running);
