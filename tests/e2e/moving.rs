@@ -79,8 +79,10 @@ fn everything_follows_a_node_to_another_address_while_its_tasks_run() {
         assert_eq!(log.matches("Connected to a master").count(), 1, "the {role}'s connection goes on: {log}");
     }
     assert!(!nodes.get("/v1/view")["agents"].to_string().contains(&format!("\"{earlier}\"")));
-    let shown = nodes.curl("n1", "http://127.0.0.1:8082/metrics").expect("the agent shows what it counts");
-    for line in ["mesonet_agent_tasks{state=\"TASK_RUNNING\"} 2", "mesonet_agent_connected 1"] {
-        assert!(shown.lines().any(|each| each == line), "{line} in {shown}");
-    }
+    eventually("the agent shows what it counts", || {
+        let shown = nodes.curl("n1", "http://127.0.0.1:8082/metrics")?;
+        let expected = ["mesonet_agent_tasks{state=\"TASK_RUNNING\"} 2", "mesonet_agent_connected 1"];
+        let has_all = expected.iter().all(|line| shown.lines().any(|each| each == *line));
+        if has_all { Ok(()) } else { Err(shown) }
+    });
 }

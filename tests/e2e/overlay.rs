@@ -349,7 +349,7 @@ fn a_host_without_ipv6_that_has_addresses_of_a_network_itself_keeps_these_and_ha
     });
     assert!(way(&taken).contains("dev lan"), "{}", way(&taken));
     for what in ["IPv6, which is turned off on this host", &format!("{taken}.0/24, in which this host has")] {
-        nodes.log_says("n2", "net", what).expect("the operator is told");
+        eventually("the operator is told", || nodes.log_says("n2", "net", what));
     }
     eventually("the overlay counts as in effect", || {
         let outcome = nodes.mesonet(&["converge", "--timeout", "5s"]);
