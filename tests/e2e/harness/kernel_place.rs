@@ -23,9 +23,10 @@ impl KernelPlace {
         let mount = mounts.lines().map(|line| line.split(' ').collect::<Vec<_>>());
         let mount =
             mount.into_iter().find(|fields| fields[2] == "cgroup2").expect("a cgroup2 mount")[1].to_owned();
-        let cgroup = Path::new(&mount).join(format!("mesonet-e2e-{}-{test}", std::process::id()));
-        fs::create_dir(&cgroup).expect("a cgroup");
         let dir = tempfile::Builder::new().prefix("mesonet-e2e-").tempdir().expect("temporary directory");
+        let name = dir.path().file_name().expect("a name").to_string_lossy();
+        let cgroup = Path::new(&mount).join(format!("{name}-{test}"));
+        fs::create_dir(&cgroup).expect("a cgroup");
         let place = Self { cgroup, dir };
         let bpffs = place.bpffs();
         fs::create_dir(&bpffs).expect("a directory");

@@ -1,12 +1,9 @@
 //! A network of namespaces: one per host, joined by a bridge in a namespace of its own. Needs root.
 
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::program;
-
-/// Numbers the networks of this process.
-static NETWORKS: AtomicU32 = AtomicU32::new(0);
 
 /// Hosts with one address each on one wire. Nobody else is on it, so that addresses may repeat in other networks.
 /// Removed when dropped; whatever runs in it has to be ended before.
@@ -19,8 +16,8 @@ impl Network {
     /// Makes the network; the first host has the address 10.77.0.1.
     #[track_caller]
     pub fn new(hosts: &[&str]) -> Self {
-        let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
-        let name = format!("mesonet-{}-{number}", std::process::id());
+        // Not a process id: these come again, also that of a test that was killed and has left something.
+        let name = format!("mesonet-{:016x}", RandomState::new().build_hasher().finish());
         // Owned from here on, so that a failure on the way removes what is there.
         let network = Self { name, hosts: hosts.iter().map(|&host| host.to_owned()).collect() };
         let bridge = network.bridge();

@@ -9,14 +9,14 @@ use mesonet_model::EndpointState::Ready;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::Builder;
 
-use crate::fixture::{Node, PATIENCE, ask, eventually, serve_name};
+use crate::fixture::{Node, PATIENCE, ask, eventually, serve_name, unique};
 
 /// A network namespace with nothing but loopback.
 struct Lonely(String);
 
 impl Lonely {
     fn new(test: &str) -> Self {
-        let lonely = Self(format!("mesonet-{}-{test}", std::process::id()));
+        let lonely = Self(unique(test));
         lonely.ip(&["netns", "add", &lonely.0]);
         lonely.ip(&["-n", &lonely.0, "link", "set", "lo", "up"]);
         lonely

@@ -1,6 +1,7 @@
 //! A load balancer with a view that tests change, and endpoints that say who they are.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -121,6 +122,12 @@ pub fn task(name: &str) -> TaskKey {
 
 fn endpoint_key(service: &ServiceKey, name: &str, address: SocketAddr) -> EndpointKey {
     EndpointKey { service: service.clone(), task: task(name), address }
+}
+
+/// A name for what a test makes in the kernel. It has no process id: these come again, also that of a test that was
+/// killed and has left something.
+pub fn unique(test: &str) -> String {
+    format!("mesonet-{:016x}-{test}", RandomState::new().build_hasher().finish())
 }
 
 /// An address in the range of VIPs that nobody else uses: each call has an address of its own, with a free port.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use mesonet_ebpf_abi::PacketCount;
@@ -38,8 +38,8 @@ pub enum Side {
 impl Site {
     /// With the calling thread in the node's namespace.
     pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let prefix = format!("mp{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        // Not a process id: these come again, also that of a test that was killed and has left something.
+        let prefix = format!("mp{:016x}", RandomState::new().build_hasher().finish());
         let bpffs = std::env::temp_dir().join(&prefix);
         fs::create_dir(&bpffs).expect("a directory");
         run("mount", &["-t", "bpf", "bpf", text(&bpffs)]);

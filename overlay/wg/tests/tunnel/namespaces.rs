@@ -1,10 +1,10 @@
 //! Network namespaces that a test makes and deletes.
 
 use std::fs::File;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long a test waits for what must come, on a busy machine.
@@ -18,9 +18,9 @@ pub struct Namespaces {
 impl Namespaces {
     /// Makes so many. Those in the middle forward.
     pub fn in_a_row(count: usize) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = |place| format!("mnw{}-{number}-{place}", std::process::id());
+        // Not a process id: these come again, also that of a test that was killed and has left something.
+        let row = RandomState::new().build_hasher().finish();
+        let name = |place| format!("mnw{row:016x}-{place}");
         let row = Self { names: (0..count).map(name).collect() };
         for name in &row.names {
             ip(&["netns", "add", name]);

@@ -21,7 +21,7 @@ use mesonet_lb_dataplane::{EbpfSettings, cleanup};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::fixture::{Node, eventually};
+use crate::fixture::{Node, eventually, unique};
 
 /// The hooks are of one cgroup, so that tests take turns.
 static TURN: Mutex<()> = Mutex::new(());
@@ -41,7 +41,7 @@ struct Site {
 impl Site {
     fn new(test: &str) -> Self {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = format!("mesonet-{}-{test}", std::process::id());
+        let name = unique(test);
         let root = cgroup2_mount();
         let home = root.join(own_cgroup().trim_start_matches('/'));
         let cgroup = root.join(&name);
