@@ -10,7 +10,7 @@ use mesonet_model::{FrameworkId, TaskId};
 
 use super::*;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Longer than any test takes.
 const NEVER: Duration = Duration::from_secs(3600);

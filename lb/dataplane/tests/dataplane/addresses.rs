@@ -4,12 +4,13 @@ use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
 
 use mesonet_model::EndpointState::Ready;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::Builder;
 
-use crate::fixture::{Node, PATIENCE, ask, eventually, serve_name, unique};
+use crate::fixture::{Node, ask, eventually, serve_name, unique};
 
 /// A network namespace with nothing but loopback.
 struct Lonely(String);
@@ -46,10 +47,10 @@ impl Drop for Lonely {
     }
 }
 
-/// Whether somebody answers a datagram.
+/// Whether somebody answers a datagram soon. It may be lost: then another one has to be sent.
 fn is_answered(to: SocketAddr) -> bool {
     let client = UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).expect("a free port");
-    client.set_read_timeout(Some(PATIENCE)).expect("set");
+    client.set_read_timeout(Some(Duration::from_secs(1))).expect("set");
     client.send_to(b"?", to).expect("sent");
     let mut answer = [0; 1];
     client.recv_from(&mut answer).is_ok_and(|(length, from)| (length, from) == (1, to))

@@ -17,7 +17,7 @@ use mesonet_model::{
 use socket2::{Domain, Socket, Type};
 
 /// Nothing here takes long; a test that waits for this has failed.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A load balancer and the view that it follows.
 pub struct Node {

@@ -108,7 +108,8 @@ impl Drop for Site {
         move_into_link_name_space(self.origin.as_fd(), Some(LinkNameSpaceType::Network)).expect("back");
         let _ = cleanup(&self.bpffs);
         self.enter(&self.home);
-        run("umount", &[text(&self.bpffs)]);
+        // A namespace of another test may be being made, which has a copy of it for a moment.
+        run("umount", &["--lazy", text(&self.bpffs)]);
         run("ip", &["netns", "delete", &self.name]);
         let _ = fs::remove_dir(&self.bpffs);
         eventually("the cgroup is empty", || fs::remove_dir(&self.cgroup).is_ok());
