@@ -8,7 +8,7 @@ use std::time::Duration;
 pub fn call(member: SocketAddr, method: &str, body: &str) -> String {
     let ask = || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(member)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let length = body.len();
         write!(stream, "POST /v3/{method} HTTP/1.0\r\nContent-Length: {length}\r\n\r\n{body}")?;
         let mut answer = String::new();

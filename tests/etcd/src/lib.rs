@@ -9,7 +9,7 @@ mod gateway;
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a port is taken by another process between its choice and its use.
 const STARTS_MAX: usize = 5;
+
+/// Where members listen: an address that nobody else uses, so that nobody takes the port of a member that was killed.
+/// Certificates are for the usual one.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 90, 14, 1);
 
 /// A cluster of etcd.
 #[derive(Debug)]
@@ -60,7 +64,9 @@ impl Etcd {
 
     fn configure(size: usize, scheme: &'static str, further: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("temporary directory");
-        let (clients, peers) = (free_ports(size), free_ports(size));
+        let address = if scheme == "https" { Ipv4Addr::LOCALHOST } else { ADDRESS };
+        let ports = free_ports(address, 2 * size);
+        let (clients, peers) = ports.split_at(size);
         let name = |index: usize| format!("m{index}");
         let peer = |index: usize| format!("{}=http://{}", name(index), peers[index]);
         let cluster = (0..size).map(peer).collect::<Vec<_>>().join(",");
@@ -179,8 +185,8 @@ fn is_healthy(client: SocketAddr) -> bool {
 }
 
 /// Ports that are free just now, all different.
-fn free_ports(count: usize) -> Vec<SocketAddr> {
+fn free_ports(address: Ipv4Addr, count: usize) -> Vec<SocketAddr> {
     let listeners: Vec<_> =
-        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        (0..count).map(|_| TcpListener::bind((address, 0)).expect("a free port")).collect();
     listeners.iter().map(|listener| listener.local_addr().expect("address")).collect()
 }

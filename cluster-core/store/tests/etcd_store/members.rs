@@ -61,7 +61,7 @@ async fn a_full_etcd_leaves_everything_as_it_was() {
         assert!(revision < 100, "etcd is never full");
     };
     assert!(matches!(error, CommitError::Full { .. }), "{error:?}");
-    assert!(error.to_string().contains("no space left for etcd at http://127.0.0.1:"), "{error}");
+    assert!(error.to_string().contains("no space left for etcd at http://127.90.14.1:"), "{error}");
     let before = reach(&replica, revision).await;
     assert_eq!(open(settings(&etcd)).await.contents(), before);
     let error = term.store.commit(Revision(revision + 1), &generation(1, 400, 0)).expect_err("still full");
