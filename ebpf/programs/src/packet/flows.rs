@@ -84,7 +84,7 @@ fn decide<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, 
             let is_meant = is_reply || direction == Direction::In;
             return Ok(is_meant.then(|| Decision { track, endpoint, is_reply }));
         }
-        if direction == Direction::In && !goes_on {
+        if direction == Direction::In {
             forget(packet, &segment.tuple, track);
         }
     }
@@ -223,11 +223,19 @@ fn begin<P: Packet>(packet: &P, segment: &Segment) -> Result<Option<Decision>, P
     };
     track.tuple = tuple;
     track.direction = direction;
-    if !is_question {
-        insert(&segment.tuple, track)?;
-        endpoints::count(number, |count| count.flows += 1);
+    let track = if is_question { track } else { note_request(&segment.tuple, track)? };
+    Ok(Some(Decision { endpoint: Some(track.endpoint), track, is_reply: false }))
+}
+
+/// Notes a request, and counts its flow. Another processor may begin the same one at this moment: the first one counts it, and
+/// both go by what that has noted.
+#[inline(always)]
+fn note_request(tuple: &Tuple, track: &'static mut Track) -> Result<&'static mut Track, PacketEvent> {
+    if FLOWS.insert(tuple, &*track, ONLY_NEW).is_err() {
+        return find(tuple).ok_or(PacketEvent::NoFlow);
     }
-    Ok(Some(Decision { track, endpoint: Some(number), is_reply: false }))
+    endpoints::count(track.endpoint, |count| count.flows += 1);
+    Ok(track)
 }
 
 /// Notes a flow to an endpoint of this node, whose packets have come through a tunnel, unless it is known. Returns whether
@@ -238,7 +246,9 @@ pub fn begin_here<P: Packet>(
     number: u32,
     endpoint: &PacketEndpoint,
 ) -> Result<bool, PacketEvent> {
-    if let Some(track) = find(&segment.tuple)
+    let found = find(&segment.tuple);
+    let is_stale = found.is_some();
+    if let Some(track) = found
         && track.endpoint == number
         && track.stamp == endpoint.stamp
         && track.direction == Track::FROM_CLIENT
@@ -258,8 +268,10 @@ pub fn begin_here<P: Packet>(
     track.tuple = tuple;
     track.direction = Track::FROM_CLIENT;
     track.seen = Track::TUNNELLED;
-    insert(&segment.tuple, track)?;
-    endpoints::count(number, |count| count.flows += 1);
+    if is_stale {
+        let _ = FLOWS.remove(&segment.tuple);
+    }
+    note_request(&segment.tuple, track)?;
     Ok(true)
 }
 

@@ -38,6 +38,7 @@ pub fn run() {
     for place in ["10.2.0.9", "fd02::9"] {
         site.ip(Side::Node, &format!("neigh add {place} lladdr 02:00:00:00:00:09 dev servers"));
     }
+    site.set_features(Side::Server, "gro on");
     let mut node = Balancer::start(&site.settings(&["clients", "servers"], PacketMode::Xdp));
     let clients = node.balancer.attached()[0].index;
     let mut cases = Vec::new();

@@ -12,6 +12,7 @@ mod native;
 mod packets;
 mod site;
 mod tables;
+mod together;
 mod traffic;
 mod tunnel;
 mod upgrade;
