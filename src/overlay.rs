@@ -19,7 +19,7 @@ use mesonet_overlay_plan::{
 use mesonet_overlay_wg::{
     OwnKeys, PeerSettings, PeerStats, Peers, PrivateKey, PublicKey, Tunnel, TunnelSettings, TunnelStats,
 };
-use prometheus::Registry;
+use prometheus::{IntGaugeVec, Registry};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -62,6 +62,8 @@ pub struct Overlay {
     metrics: KeyMetrics,
     /// What the kernel has not got.
     omissions: BTreeSet<Omission>,
+    /// How much that is, by kind.
+    omitted: IntGaugeVec,
 }
 
 /// How a node's overlay is to be.
@@ -94,7 +96,8 @@ impl Overlay {
         let collector = TunnelCollector::new(tunnel.clone(), metrics.clone())?;
         registry.register(Box::new(collector)).context("cannot register metrics")?;
         let omissions = BTreeSet::new();
-        Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics, omissions })
+        let omitted = metrics::omissions(registry).context("cannot register metrics")?;
+        Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics, omissions, omitted })
     }
 
     /// Lets the tunnels to the peers of the last view carry packets again, through what the daemon before has left in the
@@ -179,6 +182,10 @@ impl Overlay {
         match blocking(move || kernel::reconcile(&wanted)).await {
             Ok(omissions) => {
                 tell_omissions(&self.omissions, &omissions);
+                for kind in Omission::KINDS {
+                    let count = omissions.iter().filter(|omission| omission.kind() == kind).count();
+                    self.omitted.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
+                }
                 self.omissions = omissions;
                 Some(if self.omissions.is_empty() { RECONCILE_INTERVAL } else { RETRY_INTERVAL })
             }

@@ -89,6 +89,22 @@ pub(super) enum Omission {
     Ipv6,
     /// A part of another node has an address of this host, which would lose its way to the neighbours of that.
     Route { part: Subnet, own: IpAddr },
+    /// Somebody has made another route to a part of another node.
+    OthersRoute { part: Subnet },
+}
+
+impl Omission {
+    /// Kinds, as metrics name them.
+    pub(super) const KINDS: [&str; 3] = ["ipv6", "address", "route"];
+
+    /// Of which kind it is.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Ipv6 => "ipv6",
+            Self::Route { .. } => "address",
+            Self::OthersRoute { .. } => "route",
+        }
+    }
 }
 
 impl fmt::Display for Omission {
@@ -97,6 +113,9 @@ impl fmt::Display for Omission {
             Self::Ipv6 => write!(out, "IPv6, which is turned off on this host"),
             Self::Route { part, own } => {
                 write!(out, "the route to {part}, in which this host has the address {own} elsewhere")
+            }
+            Self::OthersRoute { part } => {
+                write!(out, "the route to {part}, to which somebody has made another one on this host")
             }
         }
     }
@@ -112,7 +131,8 @@ pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<BTreeSet<Omission>> {
     let elsewhere = addresses.iter().filter(|address| address.link != device.index);
     let elsewhere: Vec<IpAddr> = elsewhere.map(|address| address.address).collect();
     let has_ipv6 = read(&format!("net/ipv6/conf/{DEVICE}/disable_ipv6")).is_some_and(|value| value == "0");
-    let (overlay, omissions) = possible(overlay, has_ipv6, &elsewhere);
+    let others = kernel.destinations_of_others(MAIN_TABLE, MARK)?;
+    let (overlay, omissions) = possible(overlay, has_ipv6, &elsewhere, &others);
     let overlay = &overlay;
     if overlay.own.iter().any(|part| !part.is_ipv4()) {
         // For IPv6 there is no switch for one interface alone before Linux 6.17.
@@ -132,11 +152,13 @@ pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<BTreeSet<Omission>> {
     Ok(omissions)
 }
 
-/// What of an overlay a host can have that has these addresses at other interfaces, and what it cannot.
+/// What of an overlay a host can have that has these addresses at other interfaces and others' routes to these
+/// destinations, and what it cannot.
 fn possible(
     overlay: &NodeOverlay,
     has_ipv6: bool,
     elsewhere: &[IpAddr],
+    others: &BTreeSet<(IpAddr, u8)>,
 ) -> (NodeOverlay, BTreeSet<Omission>) {
     let mut possible = overlay.clone();
     let mut omissions = BTreeSet::new();
@@ -148,9 +170,16 @@ fn possible(
     }
     possible.routes.retain(|route| {
         let part = route.destination;
-        let own = elsewhere.iter().find(|own| route.scope == RouteScope::All && part.contains(**own));
-        omissions.extend(own.map(|own| Omission::Route { part, own: *own }));
-        own.is_none()
+        let is_for_all = route.scope == RouteScope::All;
+        let own = elsewhere.iter().find(|own| part.contains(**own)).filter(|_| is_for_all);
+        let is_others = is_for_all && others.contains(&(part.first(), part.prefix()));
+        let obstacle = match own {
+            Some(own) => Some(Omission::Route { part, own: *own }),
+            None => is_others.then_some(Omission::OthersRoute { part }),
+        };
+        let is_possible = obstacle.is_none();
+        omissions.extend(obstacle);
+        is_possible
     });
     (possible, omissions)
 }
@@ -263,17 +292,27 @@ mod tests {
         let own = [range("9.0.1.0/24"), range("fd01:b:0:0:1::/80")].into();
         let routes = four.iter().copied().chain([six]).collect();
         let overlay = NodeOverlay { own, routes, ..NodeOverlay::default() };
-        assert_eq!(possible(&overlay, true, &[[10, 0, 0, 3].into()]), (overlay.clone(), [].into()));
+        assert_eq!(
+            possible(&overlay, true, &[[10, 0, 0, 3].into()], &[].into()),
+            (overlay.clone(), [].into())
+        );
 
-        let (without, omissions) = possible(&overlay, false, &[[9, 0, 1, 1].into()]);
+        let (without, omissions) = possible(&overlay, false, &[[9, 0, 1, 1].into()], &[].into());
         assert_eq!((&without.own, &without.routes), (&[range("9.0.1.0/24")].into(), &four.into()));
         assert_eq!(omissions, [Omission::Ipv6].into());
 
-        let (without, omissions) = possible(&overlay, true, &[[9, 0, 3, 77].into()]);
+        let (without, omissions) = possible(&overlay, true, &[[9, 0, 3, 77].into()], &[].into());
         assert_eq!((&without.own, &without.routes), (&overlay.own, &[four[0], four[2], six].into()));
         assert_eq!(
             omissions,
             [Omission::Route { part: range("9.0.3.0/24"), own: [9, 0, 3, 77].into() }].into()
         );
+
+        // Ranges around and within a part are left to the longest prefix.
+        let others = ["9.0.2.0/24", "9.0.2.0/23", "9.0.3.0/25", "10.0.0.3/32"].map(range);
+        let others = others.iter().map(|range| (range.first(), range.prefix())).collect();
+        let (without, omissions) = possible(&overlay, true, &[], &others);
+        assert_eq!((&without.own, &without.routes), (&overlay.own, &[four[1], four[2], six].into()));
+        assert_eq!(omissions, [Omission::OthersRoute { part: range("9.0.2.0/24") }].into());
     }
 }

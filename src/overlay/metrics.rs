@@ -7,7 +7,7 @@ use mesonet_model::ClusterView;
 use mesonet_overlay_wg::{Drop, TunnelStats};
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{GaugeVec, IntCounter, IntGaugeVec, Opts};
+use prometheus::{GaugeVec, IntCounter, IntGaugeVec, Opts, Registry};
 
 use super::SharedTunnel;
 
@@ -32,6 +32,17 @@ pub(super) struct TunnelCollector {
     handshake_age: GaugeVec,
     path_mtu: IntGaugeVec,
     drops: IntGaugeVec,
+}
+
+/// What a host goes without, by kind.
+pub(super) fn omissions(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
+    let about = Opts::new(
+        "mesonet_overlay_omissions",
+        "What of the overlay this host goes without: IPv6, routes to where it has an address, and to where others have a route.",
+    );
+    let gauge = IntGaugeVec::new(about, &["kind"])?;
+    registry.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
 }
 
 impl KeyMetrics {

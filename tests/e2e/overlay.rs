@@ -361,6 +361,26 @@ fn a_host_without_ipv6_that_has_addresses_of_a_network_itself_keeps_these_and_ha
         let way = way(&taken);
         if way.contains("dev mesonet-wg") { Ok(()) } else { Err(way) }
     });
+    somebody_elses_route_is_left(&nodes, &free);
+}
+
+/// Whoever makes a route of its own to another node's part on `n2` keeps it, and the operator is told.
+#[track_caller]
+fn somebody_elses_route_is_left(nodes: &Nodes, part: &str) {
+    let counted = |kind: &str| nodes.metric("n2", &format!("mesonet_overlay_omissions{{kind=\"{kind}\"}}"));
+    let gateway = nodes.network().address("n1");
+    shell(nodes, "n2", &format!("ip route replace {part}.0/24 via {gateway}")).success();
+    eventually("it counts", || equal(&["ipv6", "address", "route"].map(counted), &[1.0, 0.0, 1.0].map(Ok)));
+    nodes.log_says("n2", "net", "to which somebody has made another one").expect("the operator is told");
+    let routes = || shell(nodes, "n2", &format!("ip -4 route show {part}.0/24")).success();
+    let theirs = routes();
+    assert!(theirs.lines().count() == 1 && theirs.contains(&gateway), "{theirs}");
+    shell(nodes, "n2", &format!("ip route del {part}.0/24")).success();
+    eventually("the tunnel's route is there again", || {
+        let routes = routes();
+        if routes.contains("dev mesonet-wg") { Ok(()) } else { Err(routes) }
+    });
+    eventually("it does not count any more", || equal(&counted("route"), &Ok(0.0)));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Routes and rules that are marked as those of one program, so that they are found again and no others touched.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::message::{Message, address_of, attributes, be_address, u32_of};
@@ -15,6 +16,7 @@ const GET_RULE: u16 = 34;
 /// Attributes of routes and of rules (`linux/rtnetlink.h`, `linux/fib_rules.h`).
 const DESTINATION: u16 = 1;
 const RULE_SOURCE: u16 = 2;
+const PRIORITY: u16 = 6;
 const PREFERRED_SOURCE: u16 = 7;
 const METRICS: u16 = 8;
 const TABLE: u16 = 15;
@@ -23,6 +25,9 @@ const METRIC_MTU: u16 = 2;
 
 /// `RT_SCOPE_LINK`: what is reached without a gateway. IPv6 has no scopes.
 const SCOPE_LINK: u8 = 253;
+
+/// The metric of routes of IPv6 that are made without one (`IP6_RT_PRIO_USER`). Those of IPv4 have 0.
+const IPV6_METRIC: u32 = 1024;
 
 /// `FR_ACT_TO_TBL`.
 const TO_TABLE: u8 = 1;
@@ -72,7 +77,22 @@ impl Netlink {
         Ok(answers.iter().filter_map(|body| parse_route(body, mark)).collect())
     }
 
-    /// Makes a route, unless it is there.
+    /// Where to other programs and people have routes in a table that are before those of [`Netlink::add_route`], or would be
+    /// replaced by them: the first addresses, and the lengths of the prefixes.
+    ///
+    /// # Errors
+    /// When the kernel does not answer.
+    pub fn destinations_of_others(
+        &mut self,
+        table: u32,
+        mark: u8,
+    ) -> Result<BTreeSet<(IpAddr, u8)>, NetlinkError> {
+        let request = Message::of_route(GET_ROUTE, [0; 8]);
+        let answers = self.socket.dump(request).map_err(|source| failed("list", "routes", source))?;
+        Ok(answers.iter().filter_map(|body| parse_other(body, table, mark)).collect())
+    }
+
+    /// Makes a route, in the place of another one to there if that is as good.
     ///
     /// # Errors
     /// When the kernel refuses.
@@ -187,6 +207,15 @@ fn parse_route(body: &[u8], mark: u8) -> Option<Route> {
     Some(found)
 }
 
+/// Where a route of somebody else leads, if it is in the table and no worse than one without a metric.
+fn parse_other(body: &[u8], table: u32, mark: u8) -> Option<(IpAddr, u8)> {
+    let theirs = parse_route(body, *body.get(5)?).filter(|route| route.table == table)?;
+    let metric = attributes(body.get(12..)?).into_iter().find(|(attribute, _)| *attribute == PRIORITY);
+    let metric = metric.and_then(|(_, value)| u32_of(value)).unwrap_or(0);
+    let metric_max = if theirs.destination.is_ipv4() { 0 } else { IPV6_METRIC };
+    (body[5] != mark && metric <= metric_max).then_some((theirs.destination, theirs.prefix))
+}
+
 fn parse_rule(body: &[u8], mark: u8) -> Option<Rule> {
     let (prefix, mut table) = (*body.get(2)?, u32::from(*body.get(4)?));
     let (mut source, mut is_marked) = (None, false);
@@ -199,4 +228,33 @@ fn parse_rule(body: &[u8], mark: u8) -> Option<Rule> {
         }
     }
     source.filter(|_| is_marked).map(|source| Rule { source, prefix, table })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_of_somebody_else_counts_unless_it_is_worse() {
+        let (ours, theirs, table) = (77, 4, MAIN_TABLE);
+        let found = |destination: &str, mark: u8, metric: Option<u32>| {
+            let destination = destination.parse().expect("address");
+            let route = Route { table, destination, prefix: 24, link: 3, source: None, mtu: None };
+            let mut message = route_message(kind::NEW_ROUTE, &route, mark);
+            if let Some(metric) = metric {
+                message.attribute(PRIORITY, &metric.to_ne_bytes());
+            }
+            let body = message.finish(0, 1)[crate::message::HEADER_LENGTH..].to_vec();
+            assert_eq!(parse_other(&body, table + 1, ours), None, "of another table");
+            parse_other(&body, table, ours).map(|(address, prefix)| format!("{address}/{prefix}"))
+        };
+        let text = |text: &str| Some(text.to_owned());
+        assert_eq!(found("9.0.2.0", theirs, None), text("9.0.2.0/24"));
+        assert_eq!(found("9.0.2.0", theirs, Some(100)), None);
+        assert_eq!(found("9.0.2.0", ours, None), None);
+        for (metric, is_before) in [(256, true), (1024, true), (1025, false)] {
+            assert_eq!(found("fd01::", theirs, Some(metric)), text("fd01::/24").filter(|_| is_before));
+        }
+        assert_eq!(found("fd01::", ours, Some(1024)), None);
+    }
 }
