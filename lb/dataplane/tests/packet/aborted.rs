@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
 use std::time::Duration;
 
 use aya::maps::MapData;
@@ -100,4 +102,69 @@ fn what_a_process_needs_of_another_version_is_not_taken_away() {
         TcpStream::connect_timeout(&address("11.0.0.1:80"), Duration::from_millis(300)).is_ok()
     });
     assert!(!is_reached);
+}
+
+/// Tells the process that is to be killed where the BPF file system is.
+const OF_CHILD: &str = "MESONET_TEST_REPLACE_IN";
+
+/// Moments at which a process is killed: what there is of its own directory and of that of the older programs.
+const MOMENTS: [fn(&Path, &Path) -> bool; 5] = [
+    |mine, _| mine.join("FLOWS").exists(),
+    |mine, _| links(mine) > 0,
+    |mine, _| links(mine) == 6,
+    |_, older| !older.join("SERVICES").exists(),
+    |_, older| links(older) == 0,
+];
+
+/// How many programs are pinned there.
+fn links(pins: &Path) -> usize {
+    let names = fs::read_dir(pins).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.filter(|name| name.to_string_lossy().starts_with("mesonet_")).count()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_process_that_is_killed_leaves_what_the_next_one_goes_on_with() {
+    if let Ok(bpffs) = std::env::var(OF_CHILD) {
+        Balancer::start(&killed_settings(bpffs.into())).put_together(&SERVICES);
+        return;
+    }
+    for (number, is_moment) in MOMENTS.iter().enumerate() {
+        let site = Site::new();
+        serve(&site, "10.2.0.2:8001", 'a');
+        let settings = killed_settings(site.settings(&[], PacketMode::Tc).bpffs);
+        let mut flows = vec![serve_and_end(&site, &settings)];
+        flows.extend((0..5).map(|_| begin(&site)));
+        let (mine, older) = (site.pins(), make_older(&site, false));
+        let mut child = replace_in(&settings.bpffs);
+        // If it is faster, it has done everything, which is as good.
+        while !is_moment(&mine, &older) && child.try_wait().expect("a child").is_none() {
+            thread::yield_now();
+        }
+        child.kill().expect("a child");
+        child.wait().expect("a child");
+        let mut go_on = |what: &str| {
+            assert!(flows.iter_mut().all(|flow| flow.echoes(100)), "{number}: {what}");
+            flows.push(begin(&site));
+        };
+        go_on("nobody runs");
+        let mut node = Balancer::start(&settings);
+        go_on("the next one has no services yet");
+        node.put_together(&SERVICES);
+        go_on("the next one has taken over");
+        assert_eq!(site.pins(), mine, "{number}: nothing of the older programs is left");
+    }
+}
+
+fn killed_settings(bpffs: PathBuf) -> PacketSettings {
+    let interfaces = ["clients", "servers"].map(str::to_owned).to_vec();
+    PacketSettings { interfaces, mode: PacketMode::XdpGeneric, masquerade: true, bpffs }
+}
+
+/// Has another process replace the programs there: this test, told so.
+fn replace_in(bpffs: &Path) -> Child {
+    let name = "aborted::a_process_that_is_killed_leaves_what_the_next_one_goes_on_with";
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(["--exact", name, "--include-ignored", "--test-threads", "1"]).env(OF_CHILD, bpffs);
+    command.stdout(Stdio::null()).spawn().expect("it starts")
 }
