@@ -8,6 +8,9 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registr
 const LIVING: [TaskState; 4] =
     [TaskState::Staging, TaskState::Starting, TaskState::Running, TaskState::Killing];
 
+/// How tasks of an agent end. What is shown before it has happened is seen to grow when it does.
+const ENDS: [TaskState; 4] = [TaskState::Finished, TaskState::Failed, TaskState::Killed, TaskState::Error];
+
 /// What a check asks about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Checked {
@@ -50,7 +53,7 @@ impl AgentMetrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self::new()?;
         metrics.show_tasks(std::iter::empty(), 0);
-        for state in [TaskState::Finished, TaskState::Failed, TaskState::Killed] {
+        for state in ENDS {
             metrics.ended.with_label_values(&[state.as_str()]);
         }
         for checked in [Checked::Health, Checked::Readiness] {

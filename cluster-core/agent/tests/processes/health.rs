@@ -392,7 +392,8 @@ fn what_becomes_of_tasks_and_checks_is_counted() {
     for line in ["true", "false", "false"] {
         node.run(&shell(&format!("ends-{}", count("mesonet_agent_tasks_launched_total", &[])), line));
     }
-    for (state, expected) in [("TASK_FINISHED", 1.0), ("TASK_FAILED", 2.0), ("TASK_KILLED", 0.0)] {
+    let ends = [("TASK_FINISHED", 1.0), ("TASK_FAILED", 2.0), ("TASK_KILLED", 0.0), ("TASK_ERROR", 0.0)];
+    for (state, expected) in ends {
         assert_eq!(count("mesonet_agent_tasks_ended_total", &[state]), expected, "{state}");
     }
     assert_eq!((checks("success"), checks("failure")), (0.0, 0.0));
