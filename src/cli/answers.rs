@@ -146,6 +146,27 @@ pub struct QueueItem {
 #[derive(Debug, Deserialize)]
 pub struct QueuedApp {
     pub id: AppId,
+    #[serde(default)]
+    pub networks: Vec<AppNetwork>,
+}
+
+/// A network of an app.
+#[derive(Debug, Deserialize)]
+pub struct AppNetwork {
+    /// Of a virtual one.
+    pub name: Option<String>,
+}
+
+/// The names in `GET /v1/networks`.
+#[derive(Debug, Deserialize)]
+pub struct KnownNetworks {
+    pub networks: Vec<KnownNetwork>,
+}
+
+/// A virtual network.
+#[derive(Debug, Deserialize)]
+pub struct KnownNetwork {
+    pub name: String,
 }
 
 /// How long an app is held back because of failures.
@@ -198,6 +219,20 @@ impl QueueItem {
             rejects.map(|reject| format!("{} offers did not fit: {}", reject.declined, reject.reason));
         held_back.into_iter().chain(rejects).collect()
     }
+
+    /// The virtual networks that it is to be in.
+    pub fn networks(&self) -> impl Iterator<Item = &str> {
+        self.app.networks.iter().filter_map(|network| network.name.as_deref())
+    }
+
+    /// Which of them there are not, a line each: no offer fits before somebody makes them.
+    pub fn unknown_networks(&self, known: &KnownNetworks) -> Vec<String> {
+        let is_unknown = |name: &&str| known.networks.iter().all(|network| network.name != *name);
+        self.networks()
+            .filter(is_unknown)
+            .map(|name| format!("there is no virtual network {name} (mesonet network create)"))
+            .collect()
+    }
 }
 
 impl TaskFailure {
@@ -241,5 +276,20 @@ mod tests {
         .expect("an item");
         let expected = ["held back for 7 s because of failures", "2 offers did not fit: UnfulfilledNetwork"];
         assert_eq!(item.obstacles(), expected);
+    }
+
+    #[test]
+    fn an_app_whose_network_there_is_not_says_so() {
+        let item: QueueItem = serde_json::from_value(json!({
+            "app": { "id": "/a", "networks": [
+                { "mode": "container", "name": "dcos" }, { "mode": "container", "name": "blu" }, { "mode": "host" },
+            ]},
+            "delay": { "overdue": true, "timeLeftSeconds": 0 }, "processedOffersSummary": {},
+        }))
+        .expect("an item");
+        let known = json!({ "networks": [{ "name": "blue" }, { "name": "dcos" }] });
+        let known: KnownNetworks = serde_json::from_value(known).expect("networks");
+        let expected = ["there is no virtual network blu (mesonet network create)"];
+        assert_eq!(item.unknown_networks(&known), expected);
     }
 }

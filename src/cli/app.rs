@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use ureq::http::Method;
 
 use super::Session;
-use super::answers::{App, Apps, OneApp, Queue, QueueItem};
+use super::answers::{App, Apps, OneApp};
 use super::app_table;
 use super::app_update::Change;
 use super::deployment::{self, Goal, WaitArguments};
@@ -157,9 +157,7 @@ fn show(session: &Session, id: &AppId) -> Result<(), CommandError> {
         return session.output.value(&session.client.get::<Value>(&path)?["app"]);
     }
     let OneApp { app } = session.client.get(&path)?;
-    let Queue { queue } = session.client.get("/v2/queue")?;
-    let obstacles: Vec<String> =
-        queue.iter().filter(|item| item.app.id == *id).flat_map(QueueItem::obstacles).collect();
+    let obstacles = deployment::waits_for(session, id)?;
     session.output.bytes(app_table::details(&app, &obstacles, session.now).as_bytes())
 }
 

@@ -7,7 +7,7 @@ use mesonet_model::{AppId, Timestamp};
 use serde_json::Value;
 
 use super::Session;
-use super::answers::{App, Deployment, OneApp, Queue, QueueItem};
+use super::answers::{App, Deployment, KnownNetworks, OneApp, Queue};
 use super::duration;
 use super::error::CommandError;
 use super::output::Progress;
@@ -153,9 +153,24 @@ fn obstacles(session: &Session, id: &AppId, app: Option<&App>) -> Result<String,
             lines.push(format!("the last failure was {}", failure.text()));
         }
     }
-    let queue: Queue = session.client.get("/v2/queue")?;
-    lines.extend(queue.queue.iter().filter(|item| item.app.id == *id).flat_map(QueueItem::obstacles));
+    lines.extend(waits_for(session, id)?);
     Ok(lines.iter().map(|line| format!("\n  {line}")).collect())
+}
+
+/// What an app waits for, a line each.
+pub fn waits_for(session: &Session, id: &AppId) -> Result<Vec<String>, CommandError> {
+    let Queue { queue } = session.client.get("/v2/queue")?;
+    let mut lines = Vec::new();
+    for item in queue.iter().filter(|item| item.app.id == *id) {
+        lines.extend(item.obstacles());
+        if item.networks().next().is_some()
+            // The rest is worth something without it.
+            && let Ok(known) = session.client.get::<KnownNetworks>("/v1/networks")
+        {
+            lines.extend(item.unknown_networks(&known));
+        }
+    }
+    Ok(lines)
 }
 
 impl Deployment {

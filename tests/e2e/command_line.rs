@@ -269,3 +269,19 @@ fn sandbox_of(cluster: &Cluster, task: &str) -> Option<std::path::PathBuf> {
     let mut dirs = pids.iter().filter_map(|pid| std::fs::read_link(format!("/proc/{pid}/cwd")).ok());
     dirs.find(|dir| dir.starts_with(cluster.dir()) && dir.to_string_lossy().contains(task))
 }
+
+#[test]
+fn an_app_in_a_network_that_there_is_not_says_so_while_it_waits() {
+    let cluster = Cluster::start();
+    let app = json!({
+        "id": "/lost", "cmd": "exec sleep 1000", "cpus": 0.1, "mem": 32,
+        "networks": [{ "mode": "container", "name": "blu" }],
+        "container": { "type": "MESOS", "portMappings": [] },
+    });
+    program::run_with_input(&mut cluster.command(&["app", "add", "-", "--no-wait"]), &app.to_string())
+        .success();
+    eventually("it says what is missing", || {
+        let shown = cluster.mesonet(&["app", "show", "lost"]).success();
+        if shown.contains("there is no virtual network blu") { Ok(()) } else { Err(shown) }
+    });
+}
