@@ -12,7 +12,7 @@ use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
 use mesonet_lb_plan::RouteState::Ready;
 
 use crate::site::{Balancer, Side, Site, Wanted, address};
-use crate::traffic::{Conversation, WAYS, on, serve};
+use crate::traffic::{Conversation, WAYS, on, remove_unused, serve};
 use crate::upgrade::make_older;
 
 const SERVICES: [Wanted<'static>; 1] = [("tcp/web@marathon:80", "11.0.0.1:80", &[("10.2.0.2:8001", Ready)])];
@@ -97,7 +97,7 @@ fn what_a_process_needs_of_another_version_is_not_taken_away() {
     begin(&site);
     // Nobody runs any more.
     drop(node);
-    PacketBalancer::remove_unused(&settings.bpffs).expect("nothing fails");
+    remove_unused(&settings.bpffs);
     let is_reached = on(&site, Side::Client, || {
         TcpStream::connect_timeout(&address("11.0.0.1:80"), Duration::from_millis(300)).is_ok()
     });

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -407,6 +408,16 @@ fn another_process_takes_over_and_connections_go_on() {
     }
 }
 
+/// Removes what an ended process has left. A program that another test starts meanwhile has that one's lock, too, until
+/// it has begun.
+#[track_caller]
+pub fn remove_unused(bpffs: &Path) {
+    eventually("nothing is left", || {
+        PacketBalancer::remove_unused(bpffs).expect("it can be removed");
+        std::fs::read_dir(bpffs.join("mesonet")).expect("a directory").count() == 0
+    });
+}
+
 #[test]
 #[ignore = "needs root"]
 fn what_a_process_has_left_is_removed_when_nobody_uses_it() {
@@ -429,11 +440,7 @@ fn what_a_process_has_left_is_removed_when_nobody_uses_it() {
             make_older(&site, false);
         }
         on(&site, Side::Client, move || Conversation::begin(address(vip)).expect("the kernel goes on"));
-        // A program that another test starts meanwhile has the ended one's lock, too, until it has begun.
-        eventually("it is removed", || {
-            PacketBalancer::remove_unused(&settings.bpffs).expect("it can be removed");
-            std::fs::read_dir(settings.bpffs.join("mesonet")).expect("a directory").count() == 0
-        });
+        remove_unused(&settings.bpffs);
         assert!(!is_reached());
         PacketBalancer::remove_unused(&settings.bpffs).expect("there is nothing");
     }
