@@ -218,14 +218,18 @@ impl OlderPrograms {
     }
 
     /// Leaves everything to them that these programs do not know.
-    pub(super) fn leave_all(&self, flows: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        flows.map_or(Ok(()), |flows| self.set_flows(flows))?;
+    pub(super) fn leave_all(&self) -> io::Result<()> {
         self.share.put(&0, &OlderVersion::ALL)
     }
 
-    /// Leaves the flows to them that they know, and no new ones. Returns when no program runs that has begun before.
+    /// Leaves the flows to them that they know, and no new ones. Returns when no program runs that has begun before. A map of
+    /// another kind is of no use to these programs.
     pub(super) fn leave_flows(&self, flows: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let Some(flows) = flows else { return self.share.put(&0, &OlderVersion::NOTHING) };
+        match self.set_flows(flows) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return self.leave_flows(None),
+            result => result?,
+        }
         self.share.put(&0, &OlderVersion::KNOWN_FLOWS)?;
         // The kernel waits for all programs that run whenever a map of maps is written.
         self.set_flows(flows)

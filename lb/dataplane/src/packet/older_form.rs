@@ -30,8 +30,7 @@ pub(super) fn leave(older: &[PathBuf], programs: &OlderPrograms, is_in_effect: b
     if older.is_empty() {
         return Ok(());
     }
-    let flows = flows_in_charge(&older);
-    if is_in_effect { programs.leave_flows(flows) } else { programs.leave_all(flows) }
+    if is_in_effect { programs.leave_flows(flows_in_charge(&older)) } else { programs.leave_all() }
 }
 
 impl PacketBalancer {

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use aya::EbpfLoader;
 use aya::maps::MapData;
 use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
 use mesonet_lb_plan::RouteState::Ready;
@@ -102,6 +103,37 @@ fn what_a_process_needs_of_another_version_is_not_taken_away() {
         TcpStream::connect_timeout(&address("11.0.0.1:80"), Duration::from_millis(300)).is_ok()
     });
     assert!(!is_reached);
+}
+
+/// Puts a map of flows there that never forgets any, as another version may have, and is otherwise of the same form.
+fn pin_other_flows(pins: &Path) {
+    const LRU_HASH: u32 = 9;
+    const HASH: u32 = 1;
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../ebpf/object/packet.o");
+    let mut object = fs::read(path).expect("the programs");
+    let form = |kind: u32| [kind, 40, 84, 262_144].map(u32::to_le_bytes).concat();
+    let at = object.windows(16).position(|words| words == form(LRU_HASH)).expect("the map of flows");
+    object[at..at + 16].copy_from_slice(&form(HASH));
+    let path = pins.join("FLOWS");
+    fs::remove_file(&path).expect("it is there");
+    let mut loader = EbpfLoader::new();
+    loader.map_max_entries("FLOWS", 1_000).map_pin_path("FLOWS", &path);
+    loader.load(&object).expect("the kernel makes the maps");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn flows_of_another_kind_of_map_are_replaced_with_their_programs() {
+    let site = Site::new();
+    serve(&site, "10.2.0.2:8001", 'a');
+    let settings = site.settings(&["clients", "servers"], PacketMode::Tc);
+    let mut old = serve_and_end(&site, &settings);
+    let older = make_older(&site, false);
+    pin_other_flows(&older);
+    let mut node = Balancer::start(&settings);
+    assert!(old.echoes(1000), "the older programs go on");
+    node.put_together(&SERVICES);
+    assert!(old.echoes(1000) && begin(&site).echoes(1000) && !older.exists());
 }
 
 /// Tells the process that is to be killed where the BPF file system is.
