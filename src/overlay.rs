@@ -23,6 +23,7 @@ use prometheus::{IntGaugeVec, Registry};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::inspect::SharedOmissions;
 use self::kernel::{Omission, Wanted};
 use self::keys::KeyFile;
 use self::metrics::{KeyMetrics, TunnelCollector};
@@ -61,7 +62,7 @@ pub struct Overlay {
     tunnel: SharedTunnel,
     metrics: KeyMetrics,
     /// What the kernel has not got.
-    omissions: BTreeSet<Omission>,
+    omissions: SharedOmissions,
     /// How much that is, by kind.
     omitted: IntGaugeVec,
 }
@@ -95,7 +96,7 @@ impl Overlay {
         let port = tunnel.open(&tunnel_settings(port, &keys))?;
         let collector = TunnelCollector::new(tunnel.clone(), metrics.clone())?;
         registry.register(Box::new(collector)).context("cannot register metrics")?;
-        let omissions = BTreeSet::new();
+        let omissions = SharedOmissions::default();
         let omitted = metrics::omissions(registry).context("cannot register metrics")?;
         Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics, omissions, omitted })
     }
@@ -108,7 +109,7 @@ impl Overlay {
 
     /// What may be asked of it while it follows.
     pub fn inspector(&self) -> OverlayInspector {
-        OverlayInspector(self.tunnel.clone())
+        OverlayInspector { tunnel: self.tunnel.clone(), omissions: self.omissions.clone() }
     }
 
     /// Follows the cluster for a node of this name, until the control plane is gone.
@@ -181,13 +182,12 @@ impl Overlay {
         let wanted = wanted.clone();
         match blocking(move || kernel::reconcile(&wanted)).await {
             Ok(omissions) => {
-                tell_omissions(&self.omissions, &omissions);
                 for kind in Omission::KINDS {
                     let count = omissions.iter().filter(|omission| omission.kind() == kind).count();
                     self.omitted.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
                 }
-                self.omissions = omissions;
-                Some(if self.omissions.is_empty() { RECONCILE_INTERVAL } else { RETRY_INTERVAL })
+                tell_omissions(&self.omissions.replace(omissions.clone()), &omissions);
+                Some(if omissions.is_empty() { RECONCILE_INTERVAL } else { RETRY_INTERVAL })
             }
             Err(error) => {
                 tracing::warn!(error = format!("{error:#}"), "The overlay is not fully in effect");

@@ -97,6 +97,14 @@ impl Omission {
     /// Kinds, as metrics name them.
     pub(super) const KINDS: [&str; 3] = ["ipv6", "address", "route"];
 
+    /// Whether packets of the host itself to an address go elsewhere than through a tunnel by it.
+    pub(super) fn is_about(&self, to: IpAddr) -> bool {
+        match self {
+            Self::Ipv6 => to.is_ipv6(),
+            Self::Route { part, .. } | Self::OthersRoute { part } => part.contains(to),
+        }
+    }
+
     /// Of which kind it is.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -314,5 +322,10 @@ mod tests {
         let (without, omissions) = possible(&overlay, true, &[], &others);
         assert_eq!((&without.own, &without.routes), (&overlay.own, &[four[1], four[2], six].into()));
         assert_eq!(omissions, [Omission::OthersRoute { part: range("9.0.2.0/24") }].into());
+        let is_elsewhere = |to: &str| {
+            let to = to.parse().expect("address");
+            [Omission::Ipv6].iter().chain(&omissions).any(|omission| omission.is_about(to))
+        };
+        assert_eq!(["9.0.2.7", "9.0.3.7", "fd01:b::7"].map(is_elsewhere), [true, false, true]);
     }
 }
