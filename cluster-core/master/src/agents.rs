@@ -107,10 +107,15 @@ impl Master {
         for key in expected.iter().filter(|key| !running.contains_key(key)) {
             self.reconcile_missing(key, now);
         }
+        let mut strangers = BTreeMap::new();
         for (key, task) in running {
             // The id may be one that the agent had before it got this one.
             let status = TaskStatus { agent: Some(agent.clone()), ..task.status };
             let is_checked_in_vain = self.is_checked_in_vain(&status);
+            if !status.state.is_terminal() && !expected.contains(&key) {
+                // It is killed, but has what it has until it ends.
+                strangers.insert(key.clone(), task.spec.resources);
+            }
             self.status(status, now);
             if is_checked_in_vain {
                 // The command has not arrived.
@@ -120,6 +125,7 @@ impl Master {
                 self.send_kill(&key);
             }
         }
+        self.allocator.set_strangers(agent, strangers);
         for key in &expected {
             self.set_suspect(key, false, now);
         }

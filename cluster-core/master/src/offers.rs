@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use imbl::{OrdMap, OrdSet};
 use mesonet_model::{
-    Agent, AgentId, ClusterId, FrameworkId, NetworkRoom, Offer, OfferId, Resources, Scalar, Timestamp,
-    UuidSource,
+    Agent, AgentId, ClusterId, FrameworkId, NetworkRoom, Offer, OfferId, Resources, Scalar, TaskKey,
+    Timestamp, UuidSource,
 };
 
 /// How many offers a framework may hold without an answer. Enough to fill a cluster quickly, few enough that a framework
@@ -56,6 +56,8 @@ struct Capacity {
     total: Resources,
     /// Set aside for tasks.
     used: Resources,
+    /// What tasks use that the agent runs and the master does not have.
+    strangers: BTreeMap<TaskKey, Resources>,
     /// Neither used by tasks nor offered. Negative if the agent came back with less than its tasks use.
     free: Resources,
     offers: BTreeMap<FrameworkId, OfferId>,
@@ -116,10 +118,7 @@ impl Allocator {
         self.total.add(total);
         capacity.active = active;
         capacity.total = total.clone();
-        capacity.free = total.clone();
-        capacity.free.subtract(&capacity.used);
-        self.lift_filters(agent);
-        self.reconsider(agent);
+        self.count_free(agent);
         rescinded
     }
 
@@ -209,15 +208,25 @@ impl Allocator {
         }
         if let Some(capacity) = self.agents.get_mut(agent) {
             capacity.used.subtract(resources);
-            // Ports that the agent came back without are not given out again.
-            let mut returned = resources.clone();
-            let mut foreign = returned.ports.clone();
-            foreign.remove_all(&capacity.total.ports);
-            returned.ports.remove_all(&foreign);
-            capacity.free.add(&returned);
         }
-        self.lift_filters(agent);
-        self.reconsider(agent);
+        self.count_free(agent);
+    }
+
+    /// Sets which tasks an agent runs that the master does not have, with what they use: until they have ended, nobody else
+    /// gets it. For an agent without offers.
+    pub(crate) fn set_strangers(&mut self, agent: &AgentId, strangers: BTreeMap<TaskKey, Resources>) {
+        if let Some(capacity) = self.agents.get_mut(agent).filter(|known| known.strangers != strangers) {
+            capacity.strangers = strangers;
+            self.count_free(agent);
+        }
+    }
+
+    /// A task has ended that may be one of [`Allocator::set_strangers`].
+    pub(crate) fn stranger_ended(&mut self, agent: &AgentId, task: &TaskKey) {
+        let capacity = self.agents.get_mut(agent);
+        if capacity.and_then(|capacity| capacity.strangers.remove(task)).is_some() {
+            self.count_free(agent);
+        }
     }
 
     /// A framework does not want to be asked about these resources of an agent again unless they grow.
@@ -321,6 +330,21 @@ impl Allocator {
             self.take_offer(offer, framework);
         }
         offers.into_iter().collect()
+    }
+
+    /// What an agent has is neither used nor offered but for what is known. Every framework is asked about it again.
+    fn count_free(&mut self, agent: &AgentId) {
+        if let Some(capacity) = self.agents.get_mut(agent) {
+            let offered = capacity.offers.values().filter_map(|offer| self.offers.get(offer));
+            let offered = offered.map(|offer| &offer.resources);
+            // Ports that the agent came back without are not given out again.
+            capacity.free = capacity.total.clone();
+            for taken in [&capacity.used].into_iter().chain(capacity.strangers.values()).chain(offered) {
+                capacity.free.subtract(taken);
+            }
+        }
+        self.lift_filters(agent);
+        self.reconsider(agent);
     }
 
     fn lift_filters(&mut self, agent: &AgentId) {

@@ -77,6 +77,11 @@ impl Master {
 
     /// A report of an agent on a task.
     pub(crate) fn status(&mut self, status: TaskStatus, now: Timestamp) {
+        if status.state.is_terminal()
+            && let Some(agent) = &status.agent
+        {
+            self.allocator.stranger_ended(agent, &status.task);
+        }
         let Some(task) = self.view.tasks.get(&status.task).cloned() else {
             self.status_of_unknown(status);
             return;

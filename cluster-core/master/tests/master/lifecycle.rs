@@ -8,7 +8,7 @@ use mesonet_model::{
     RunningTask, SchedulerCall, StatusReason, TaskId, TaskState, TaskStatus,
 };
 
-use crate::cluster::{Cluster, agent_info};
+use crate::cluster::{Cluster, agent_info, host_port};
 
 const WEB: &str = "tcp/web@marathon:80";
 
@@ -19,7 +19,7 @@ fn cluster_with_agent() -> (Cluster, AgentId) {
 }
 
 fn running(cluster: &mut Cluster, agent: &AgentId, task: &str, state: TaskState) -> RunningTask {
-    let spec = cluster.spec(agent, task, vec![crate::cluster::host_port(31000, "/web:80")]);
+    let spec = cluster.spec(agent, task, vec![host_port(31000, "/web:80")]);
     RunningTask { spec, status: cluster.status(agent, task, state) }
 }
 
@@ -129,7 +129,7 @@ fn a_report_of_another_agent_does_not_touch_the_task() {
 #[test]
 fn health_and_readiness_decide_the_weight() {
     let (mut cluster, agent) = cluster_with_agent();
-    let mut spec = cluster.spec(&agent, "a", vec![crate::cluster::host_port(31000, "/web:80")]);
+    let mut spec = cluster.spec(&agent, "a", vec![host_port(31000, "/web:80")]);
     spec.health_checked = true;
     cluster.launch(spec);
     assert_eq!(cluster.endpoint_texts(WEB), Vec::<String>::new());
@@ -237,6 +237,32 @@ fn an_agent_with_a_foreign_id_gets_a_new_one_and_loses_its_tasks() {
     let id = cluster.register(Some(&foreign), agent_info(2, 8), vec![task]);
     assert_eq!(id.as_str(), "c-S1");
     assert_eq!(cluster.kills(), ["x"]);
+}
+
+#[test]
+fn what_a_task_has_that_must_not_run_is_offered_when_it_has_ended() {
+    let mut cluster = Cluster::new();
+    let framework = cluster.framework.clone();
+    let foreign = AgentId::new("other-S0");
+    let mut task = running(&mut cluster, &foreign, "x", TaskState::Running);
+    task.spec = cluster.spec(&foreign, "x", vec![host_port(31007, "/web:80")]);
+    let uses = task.spec.resources.clone();
+    let agent = cluster.register(Some(&foreign), agent_info(2, 8), vec![task.clone()]);
+    let all = agent_info(2, 8).resources;
+    let mut rest = all.clone();
+    rest.subtract(&uses);
+    let offer = cluster.take_offers(&framework).remove(0);
+    assert_eq!(offer.resources, rest);
+
+    // The connection was lost, and it runs on.
+    cluster.register(Some(&agent), agent_info(2, 8), vec![task]);
+    let offer = cluster.take_offers(&framework).remove(0);
+    assert_eq!(offer.resources, rest);
+    cluster.call(SchedulerCall::Decline { offer: offer.id, refuse: Duration::from_secs(3600) });
+    assert!(cluster.take_offers(&framework).is_empty());
+    let ended = cluster.status(&agent, "x", TaskState::Killed);
+    cluster.handle(Input::Agent(AgentReport::Status(Box::new(ended))));
+    assert_eq!(cluster.take_offers(&framework).remove(0).resources, all);
 }
 
 #[test]

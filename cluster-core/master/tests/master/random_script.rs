@@ -8,7 +8,8 @@ use mesonet_master::{Effect, Input, Master, Recovered};
 use mesonet_model::{
     Agent, AgentId, AgentReport, AgentState, Attachment, ClusterId, ClusterView, Endpoint, EndpointKey,
     FrameworkId, NetworkRange, Offer, OfferId, Plane, Resources, Revision, RunningTask, Scalar,
-    SchedulerCall, SchedulerEvent, TaskId, TaskNetworking, TaskSpec, TaskState, Timestamp, VirtualNetwork,
+    SchedulerCall, SchedulerEvent, TaskId, TaskKey, TaskNetworking, TaskSpec, TaskState, Timestamp,
+    VirtualNetwork,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -145,13 +146,16 @@ struct Script {
     agents: BTreeMap<u8, AgentId>,
     frameworks: Vec<FrameworkId>,
     offers: BTreeMap<OfferId, (FrameworkId, Offer)>,
+    /// What agents run and the master does not have.
+    strangers: BTreeMap<AgentId, BTreeMap<TaskKey, Resources>>,
 }
 
 impl Script {
     fn new() -> Self {
         let mut cluster = Cluster::without_framework(config());
         let frameworks = FRAMEWORKS.map(|name| cluster.subscribe(name)).to_vec();
-        Self { cluster, agents: BTreeMap::new(), frameworks, offers: BTreeMap::new() }
+        let (agents, offers, strangers) = Default::default();
+        Self { cluster, agents, frameworks, offers, strangers }
     }
 
     fn run(&mut self, step: Step) {
@@ -203,6 +207,7 @@ impl Script {
             Step::Restart => {
                 self.cluster.restart();
                 self.offers.clear();
+                self.strangers.clear();
                 for name in FRAMEWORKS {
                     self.cluster.subscribe(name);
                 }
@@ -258,7 +263,12 @@ impl Script {
             Step::Report { agent, framework, task, state, age, addresses } => {
                 self.cluster.framework = self.frameworks[framework].clone();
                 let task = task_id(task);
-                let mut status = self.cluster.status(&self.agent(agent), task.as_str(), state);
+                let agent = self.agent(agent);
+                let mut status = self.cluster.status(&agent, task.as_str(), state);
+                let known = self.cluster.view().agents.get(&agent);
+                if state.is_terminal() && known.is_some_and(|known| known.state == AgentState::Active) {
+                    self.strangers.entry(agent).or_default().remove(&status.task);
+                }
                 status.timestamp = Timestamp::from_millis(status.timestamp.as_millis() - age * 1000);
                 if addresses {
                     status.addresses = vec![[9, 0, 0, 1].into(), "fd01:b::1".parse().expect("address")];
@@ -306,8 +316,13 @@ impl Script {
         }
         // One that was away for too long is another one.
         let id = id.filter(|id| self.cluster.view().agents.contains_key(id));
-        let given = self.cluster.register(id.as_ref(), agent_info(address, cpus), tasks);
+        let given = self.cluster.register(id.as_ref(), agent_info(address, cpus), tasks.clone());
         assert!(id.is_none_or(|id| id == given), "an agent keeps its id");
+        let view = self.cluster.view();
+        let is_stranger = |key: &TaskKey| view.tasks.get(key).is_none_or(|task| task.agent != given);
+        let strangers = tasks.into_iter().map(|task| (task.spec.key, task.spec.resources));
+        let strangers = strangers.filter(|(key, _)| !state.is_terminal() && is_stranger(key)).collect();
+        self.strangers.insert(given.clone(), strangers);
         self.agents.insert(agent, given);
     }
 
@@ -379,13 +394,21 @@ impl Script {
     /// What neither tasks nor offers take of an agent.
     fn left(&self, agent: &Agent) -> Resources {
         let mut left = agent.info.resources.clone();
-        let tasks = self.cluster.view().tasks.values().filter(|task| task.agent == agent.id);
         let offers = self.offers.values().filter(|(_, offer)| offer.agent == agent.id);
-        let all = tasks.map(|task| &task.resources).chain(offers.map(|(_, offer)| &offer.resources));
-        for resources in all {
+        for resources in self.used(agent).chain(offers.map(|(_, offer)| &offer.resources)) {
             left.subtract(resources);
         }
         left
+    }
+
+    /// What each task on an agent uses.
+    fn used(&self, agent: &Agent) -> impl Iterator<Item = &Resources> {
+        let tasks = self.cluster.view().tasks.values().filter(|task| task.agent == agent.id);
+        tasks.map(|task| &task.resources).chain(self.of_strangers(agent))
+    }
+
+    fn of_strangers(&self, agent: &Agent) -> impl Iterator<Item = &Resources> {
+        self.strangers.get(&agent.id).into_iter().flat_map(BTreeMap::values)
     }
 
     fn check(&mut self) {
@@ -412,12 +435,7 @@ impl Script {
             assert!(offer.resources.cpus >= Scalar::ZERO && offer.resources.mem >= Scalar::ZERO);
         }
         for agent in view.agents.values() {
-            let used: Scalar = view
-                .tasks
-                .values()
-                .filter(|task| task.agent == agent.id)
-                .map(|task| task.resources.cpus)
-                .sum();
+            let used: Scalar = self.used(agent).map(|resources| resources.cpus).sum();
             let left = self.left(agent);
             assert!(
                 left.cpus >= Scalar::ZERO || used > agent.info.resources.cpus,
@@ -432,8 +450,12 @@ impl Script {
                 .values()
                 .filter(|(_, offer)| offer.agent == agent.id)
                 .map(|(_, offer)| &offer.resources);
-            for port in of_tasks.chain(of_offers).flat_map(|resources| resources.ports.iter()) {
+            for port in of_tasks.chain(of_offers.clone()).flat_map(|resources| resources.ports.iter()) {
                 assert!(ports.insert(port), "port {port} of {} is given twice", agent.id);
+            }
+            let offered: BTreeSet<u16> = of_offers.flat_map(|resources| resources.ports.iter()).collect();
+            for port in self.of_strangers(agent).flat_map(|resources| resources.ports.iter()) {
+                assert!(!offered.contains(&port), "port {port} of {} has not been left", agent.id);
             }
         }
     }
