@@ -68,7 +68,8 @@ impl Hierarchies {
     /// Whether tasks' groups have one of the files. Every group but the root has the files of its controllers, and
     /// those of a parent are the parent's own.
     fn has(&self, files: &[&str]) -> bool {
-        let probe = Uuid::nil().to_string();
+        // Other agents that start at this moment have others.
+        let probe = Uuid::from_u128(std::process::id().into()).to_string();
         self.parents.iter().any(|parent| {
             let group = parent.join(&probe);
             let made = fs::create_dir(&group);
