@@ -223,10 +223,17 @@ impl Allocator {
 
     /// A task has ended that may be one of [`Allocator::set_strangers`].
     pub(crate) fn stranger_ended(&mut self, agent: &AgentId, task: &TaskKey) {
-        let capacity = self.agents.get_mut(agent);
-        if capacity.and_then(|capacity| capacity.strangers.remove(task)).is_some() {
-            self.count_free(agent);
+        let runs = |capacity: &Capacity| capacity.strangers.contains_key(task);
+        let agent = match self.agents.get(agent) {
+            Some(capacity) => runs(capacity).then(|| agent.clone()),
+            // The id may be one that the agent had before it got its own.
+            None => self.agents.iter().find(|(_, capacity)| runs(capacity)).map(|(id, _)| id.clone()),
+        };
+        let Some(agent) = agent else { return };
+        if let Some(capacity) = self.agents.get_mut(&agent) {
+            capacity.strangers.remove(task);
         }
+        self.count_free(&agent);
     }
 
     /// A framework does not want to be asked about these resources of an agent again unless they grow.

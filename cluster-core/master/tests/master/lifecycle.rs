@@ -260,7 +260,8 @@ fn what_a_task_has_that_must_not_run_is_offered_when_it_has_ended() {
     assert_eq!(offer.resources, rest);
     cluster.call(SchedulerCall::Decline { offer: offer.id, refuse: Duration::from_secs(3600) });
     assert!(cluster.take_offers(&framework).is_empty());
-    let ended = cluster.status(&agent, "x", TaskState::Killed);
+    // As the agent told before it knew its new id.
+    let ended = cluster.status(&foreign, "x", TaskState::Killed);
     cluster.handle(Input::Agent(AgentReport::Status(Box::new(ended))));
     assert_eq!(cluster.take_offers(&framework).remove(0).resources, all);
 }

@@ -265,9 +265,8 @@ impl Script {
                 let task = task_id(task);
                 let agent = self.agent(agent);
                 let mut status = self.cluster.status(&agent, task.as_str(), state);
-                let known = self.cluster.view().agents.get(&agent);
-                if state.is_terminal() && known.is_some_and(|known| known.state == AgentState::Active) {
-                    self.strangers.entry(agent).or_default().remove(&status.task);
+                if state.is_terminal() {
+                    self.note_end(&agent, &status.task);
                 }
                 status.timestamp = Timestamp::from_millis(status.timestamp.as_millis() - age * 1000);
                 if addresses {
@@ -324,6 +323,22 @@ impl Script {
         let strangers = strangers.filter(|(key, _)| !state.is_terminal() && is_stranger(key)).collect();
         self.strangers.insert(given.clone(), strangers);
         self.agents.insert(agent, given);
+    }
+
+    /// An agent, maybe by an id that it had before, says that a task has ended.
+    fn note_end(&mut self, agent: &AgentId, task: &TaskKey) {
+        let agents = &self.cluster.view().agents;
+        let running = match agents.get(agent) {
+            Some(known) if known.state == AgentState::Active => self.strangers.get_mut(agent),
+            Some(_) => None,
+            None => {
+                let mut there = self.strangers.iter_mut().filter(|(id, _)| agents.contains_key(*id));
+                there.find(|(_, tasks)| tasks.contains_key(task)).map(|(_, tasks)| tasks)
+            }
+        };
+        if let Some(running) = running {
+            running.remove(task);
+        }
     }
 
     fn call(&mut self, framework: FrameworkId, call: SchedulerCall) {
