@@ -301,8 +301,15 @@ impl Writer {
             tokio::time::sleep(LAST_WORD).await;
         };
         let answer = tokio::select! {
-            answer = self.persist(request) => answer?,
+            answer = self.persist(request) => answer,
             () = given_up => return Err(Failure::Undecided),
+        };
+        let answer = match answer {
+            // etcd makes a change, and says that it is full, if it became so after it had taken the request.
+            Err(Failure::Fault(fault)) if fault.is_full() => {
+                return if self.is_made(attempt).await? { Ok(()) } else { Err(Failure::Fault(fault)) };
+            }
+            answer => answer?,
         };
         // It took effect earlier if its answer was lost.
         let fate = if answer.succeeded { Fate::Made } else { self.fate(answer.got(0), attempt) };
