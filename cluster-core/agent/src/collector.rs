@@ -32,7 +32,6 @@ struct Old {
 pub(crate) fn collect(layout: &Layout, live: &[PathBuf], now: Timestamp) {
     let sandboxes = match find(&layout.agents()) {
         Ok(sandboxes) => sandboxes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return,
         Err(error) => return tracing::warn!(%error, "Cannot look for old sandboxes"),
     };
     let ended = sandboxes.into_iter().filter(|sandbox| !live.contains(&sandbox.path)).collect();
@@ -78,8 +77,14 @@ fn find(agents: &Path) -> io::Result<Vec<Old>> {
 
 /// The directories in a directory; links to directories are none.
 fn directories(parent: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(parent) {
+        Ok(entries) => entries,
+        // One that was not finished, or that goes at this moment: the others are looked at all the same.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
     let mut found = Vec::new();
-    for entry in fs::read_dir(parent)? {
+    for entry in entries {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             found.push(entry.path());
@@ -149,5 +154,17 @@ mod tests {
         assert!(runs.join("live").exists());
         assert!(!runs.join("ended").exists());
         assert!(!layout.agents().join("a/frameworks/f/executors/u").exists());
+    }
+    #[test]
+    fn a_task_without_runs_does_not_keep_the_others() {
+        let directory = tempfile::tempdir().expect("directory");
+        let layout = Layout::new(directory.path());
+        let executors = layout.agents().join("a/frameworks/f/executors");
+        fs::create_dir_all(executors.join("unfinished")).expect("creates");
+        let ended = executors.join("t/runs/ended");
+        fs::create_dir_all(&ended).expect("creates");
+
+        collect(&layout, &[], clock::now().plus(Duration::from_secs(30 * 24 * 3600)));
+        assert!(!ended.exists());
     }
 }
