@@ -15,6 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 use mesonet_model::Protocol;
+use rustix::net::sockopt;
 use rustix::process::Signal;
 use thiserror::Error;
 
@@ -31,6 +32,13 @@ const CLIENT_IDLE: Duration = Duration::from_secs(60);
 
 /// How long the task may take to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A client that has said nothing for so long is asked whether it is still there: one that has vanished would hold its
+/// place for ever.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// Between such questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// What a thread needs that copies.
 const STACK_BYTES: usize = 128 << 10;
@@ -138,6 +146,9 @@ fn forward_connection(client: &TcpStream, target: SocketAddr) -> io::Result<()> 
     for socket in [client, &server] {
         socket.set_nodelay(true)?;
     }
+    sockopt::set_tcp_keepidle(client, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(client, KEEPALIVE_INTERVAL)?;
+    sockopt::set_socket_keepalive(client, true)?;
     let (client_too, server_too) = (client.try_clone()?, server.try_clone()?);
     let answers =
         thread::Builder::new().stack_size(STACK_BYTES).spawn(move || copy(&server_too, &client_too))?;
@@ -147,12 +158,15 @@ fn forward_connection(client: &TcpStream, target: SocketAddr) -> io::Result<()> 
     Ok(())
 }
 
-/// Copies until the end, which is passed on. The standard library does it within the kernel.
+/// Copies until the end, which is passed on. The standard library does it within the kernel. After a failure both sides
+/// are closed, so that the other direction ends, too.
 fn copy(mut from: &TcpStream, mut to: &TcpStream) {
-    if io::copy(&mut from, &mut to).is_err() {
+    if io::copy(&mut from, &mut to).is_ok() {
+        let _ = to.shutdown(Shutdown::Write);
+    } else {
         let _ = from.shutdown(Shutdown::Both);
+        let _ = to.shutdown(Shutdown::Both);
     }
-    let _ = to.shutdown(Shutdown::Write);
 }
 
 type Clients = Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>>;
@@ -212,5 +226,36 @@ fn answer_client(outer: &UdpSocket, inner: &UdpSocket, client: SocketAddr) {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Err(_) => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// The longest that anything takes on a busy machine.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_client_that_breaks_off_does_not_hold_its_place() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let task = TcpListener::bind("127.0.0.1:0").expect("listens");
+        let target = task.local_addr().expect("address");
+        let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connects");
+        let (accepted, _) = listener.accept().expect("accepts");
+        let seen = accepted.try_clone().expect("clones");
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || ended.send(forward_connection(&accepted, target).is_ok()));
+
+        // The task neither says anything nor closes its side.
+        let _silent = task.accept().expect("accepts");
+        sockopt::set_socket_linger(&client, Some(Duration::ZERO)).expect("sets");
+        drop(client);
+        assert_eq!(end.recv_timeout(PATIENCE), Ok(true));
+        assert!(sockopt::socket_keepalive(&seen).expect("option"));
+        assert_eq!(sockopt::tcp_keepidle(&seen).expect("option"), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&seen).expect("option"), KEEPALIVE_INTERVAL);
     }
 }
