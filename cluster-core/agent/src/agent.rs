@@ -457,11 +457,22 @@ impl Agent {
         self.outbox.push_back(AgentReport::Status(Box::new(status)));
     }
 
+    /// Nothing is repeated behind what waits itself, such as while there is no master.
+    fn repeats_wait(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
     fn next_resend(&self) -> Option<Instant> {
+        if self.repeats_wait() {
+            return None;
+        }
         self.tasks.values().filter_map(|task| task.statuses.next_resend()).min()
     }
 
     fn resend(&mut self, now: Instant) {
+        if self.repeats_wait() {
+            return;
+        }
         let due = self.tasks.values_mut().filter_map(|task| task.statuses.take_due(now).cloned());
         let due: Vec<TaskStatus> = due.collect();
         due.into_iter().for_each(|status| self.send(status));
