@@ -157,10 +157,7 @@ async fn speak(
                 None => return Some(LinkError::Closed),
             },
             changed = renew_at.changed() => match changed {
-                Ok(()) => {
-                    asked_at = None;
-                    continue;
-                }
+                Ok(()) => continue,
                 Err(_) => return Some(LinkError::Closed),
             },
             () = tokio::time::sleep(wait) => {
@@ -169,7 +166,7 @@ async fn speak(
                 };
                 match request(identity).await {
                     Ok(request) => {
-                        // Asked again only if there is no answer for long.
+                        // Not again soon: by a clock that is ahead, the new one is due at once, too.
                         asked_at = Some(Instant::now());
                         FromNode::Renew { request }
                     }
