@@ -29,13 +29,7 @@ impl FileRecords {
 
     /// Held while a record is changed, also against other processes.
     fn lock(&self) -> Result<File, FileError> {
-        let path = self.dir.join(LOCK_FILE);
-        let lock = || {
-            let file = File::options().create(true).append(true).open(&path)?;
-            file.lock()?;
-            Ok(file)
-        };
-        lock().map_err(|source: io::Error| FileError { action: "lock", path: path.clone(), source })
+        files::lock(&self.dir.join(LOCK_FILE))
     }
 }
 

@@ -25,6 +25,16 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), FileError> {
     made.map_err(|source| FileError { action: "make directory", path: path.to_owned(), source })
 }
 
+/// Waits for a lock that is held, also against other processes, until the file is dropped.
+pub(crate) fn lock(path: &Path) -> Result<File, FileError> {
+    let lock = || {
+        let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+        file.lock()?;
+        Ok(file)
+    };
+    lock().map_err(|source| FileError { action: "lock", path: path.to_owned(), source })
+}
+
 /// Replaces a file by one with this content, which survives a crash from here on.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<(), FileError> {
     // Two processes never write to the same temporary file.

@@ -15,6 +15,7 @@ use crate::NodeName;
 const KEY_FILE: &str = "node.key";
 const CERTIFICATE_FILE: &str = "node.pem";
 const AUTHORITY_FILE: &str = "ca.pem";
+const LOCK_FILE: &str = "lock";
 
 /// A node's key, its certificate and the authority's, as they lie in the node's directory.
 #[derive(Debug)]
@@ -112,6 +113,8 @@ impl Applicant {
             return Err(IdentityError::Exists(dir.to_owned()));
         }
         files::make_dir(dir)?;
+        // The daemons of a node may join at the same time: both take the key of whichever is first.
+        let _lock = files::lock(&dir.join(LOCK_FILE))?;
         if dir.join(KEY_FILE).exists() {
             return Self::renewing(dir);
         }
@@ -166,4 +169,28 @@ fn read_certificate(path: PathBuf) -> Result<CertificateDer<'static>, IdentityEr
 
 fn certificate_pem(der: &[u8]) -> Vec<u8> {
     pem::encode(&pem::Pem::new("CERTIFICATE", der)).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::Barrier;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn those_who_join_at_the_same_time_have_the_same_key() {
+        let dir = tempfile::tempdir().expect("directory");
+        let start = Barrier::new(8);
+        let join = || {
+            start.wait();
+            Applicant::new(dir.path()).expect("applies").key.serialize_pem()
+        };
+        let keys: BTreeSet<String> = thread::scope(|scope| {
+            let joining: Vec<_> = (0..8).map(|_| scope.spawn(join)).collect();
+            joining.into_iter().map(|joining| joining.join().expect("joins")).collect()
+        });
+        assert_eq!(keys.len(), 1);
+    }
 }
