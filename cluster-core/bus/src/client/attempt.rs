@@ -7,9 +7,9 @@ use mesonet_model::Timestamp;
 use quinn::{Connection, RecvStream, SendStream};
 use tokio::sync::watch;
 
-use super::Keeper;
 use super::dial::{Ground, LinkError, dial};
 use super::ends::{Ends, Inward, Outward};
+use super::{Keeper, describe};
 use crate::pki::{self, Applicant};
 use crate::wire::{self, First, FromMaster, FromNode, Hello};
 use crate::{Role, clock, files};
@@ -199,7 +199,15 @@ async fn hear(
         };
         let heard = match (message, inward) {
             (FromMaster::Command(command), Some(inward)) => inward.command(command).await,
-            (FromMaster::Renewed { certificate }, _) => keep(keeper, certificate, renewed).await,
+            (FromMaster::Renewed { certificate }, _) => match keep(keeper, certificate, renewed).await {
+                Err(error @ LinkError::Identity(_)) => {
+                    // The old one is good for a while, and a disk that is full may not stay so.
+                    let error = describe(&error);
+                    tracing::warn!(error, "Cannot keep the node's new certificate, trying again");
+                    Ok(())
+                }
+                kept => kept,
+            },
             (FromMaster::Welcome { .. } | FromMaster::Joined { .. } | FromMaster::Command(_), _) => {
                 Err(LinkError::Message("it is not for this node".to_owned()))
             }

@@ -5,6 +5,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesonet_model::{AgentCommand, AgentId};
+
 use super::site::{IDLE_TIMEOUT, Site, connects, eventually, fails_with, name, patiently};
 use crate::client::dial::{LinkError, dial_any};
 use crate::{
@@ -193,6 +195,22 @@ async fn a_certificate_is_renewed_before_it_expires() {
     assert!(second.not_after > first.not_after && second.serial != first.serial && second.key == first.key);
     assert_eq!(node.client.stats().connections, 1, "the connection has held");
     patiently(site.server.close()).await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_be_kept_does_not_end_the_connection() {
+    let mut site = Site::with_lifetime(Duration::from_secs(18));
+    let dir = site.joined("n1").await;
+    // In the way of the new file, as a full disk is, also for root.
+    std::fs::create_dir(dir.join(format!("node.pem.{}.new", std::process::id()))).expect("made");
+    let mut node = site.agent("n1");
+    site.register(&mut node, "host-1", "c-S0").await;
+    eventually("renewed", || (site.server.stats().renewed > 0).then_some(())).await;
+    let command = AgentCommand::Reregister;
+    site.commands.send((AgentId::new("c-S0"), command.clone())).await.expect("sent");
+    assert_eq!(patiently(node.commands.recv()).await, Some(command));
+    let stats = node.client.stats();
+    assert_eq!((stats.connections, stats.renewed), (1, 0), "the connection has held");
 }
 
 #[test]
