@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use mesonet_overlay_plan::PrefixTable;
@@ -320,6 +321,9 @@ impl Control {
         let name = self.attempts.get(&index).ok_or(Drop::UnknownSession)?;
         let peer = self.peers.get_mut(name).ok_or(Drop::UnknownSession)?;
         let session = peer.finish(message, index, from, now)?;
+        // The peer has answered, though by no packet yet.
+        let time = self.tables.clock.milliseconds(now);
+        peer.peer.times.received.store(time, Ordering::Relaxed);
         tracing::debug!(peer = name, "A session was established");
         self.attempts.remove(&index);
         self.outbox.push(Output::Waiting { session });

@@ -60,6 +60,8 @@ mod sample;
 mod send_batch;
 mod session;
 mod settings;
+#[cfg(test)]
+mod silence_tests;
 mod socket;
 mod stats;
 mod tables;

@@ -21,7 +21,7 @@ fn packet(from: [u8; 4], to: [u8; 4], text: &str) -> Vec<u8> {
     udp(SocketAddrV4::new(from.into(), 7), SocketAddrV4::new(to.into(), 8), text.as_bytes())
 }
 
-fn there(text: &str) -> Vec<u8> {
+pub(crate) fn there(text: &str) -> Vec<u8> {
     packet([9, 0, 1, 5], [9, 0, 2, 5], text)
 }
 
@@ -29,7 +29,7 @@ fn back(text: &str) -> Vec<u8> {
     packet([9, 0, 2, 5], [9, 0, 1, 5], text)
 }
 
-fn connected() -> Pair {
+pub(crate) fn connected() -> Pair {
     let mut pair = Pair::new(Limits::default());
     pair.send(0, &there("first"));
     assert_eq!(pair.ends[1].delivered, [there("first")]);

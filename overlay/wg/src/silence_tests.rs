@@ -1,0 +1,32 @@
+//! Peers that do not answer for a while, on virtual time.
+
+use std::time::Duration;
+
+use crate::pair::Pair;
+use crate::protocol_tests::{connected, there};
+
+/// Lets time pass in which all that is sent is lost.
+fn pass_apart(pair: &mut Pair, time: Duration) {
+    let until = pair.now + time;
+    while pair.now < until {
+        pair.now += Duration::from_millis(100);
+        for end in &mut pair.ends {
+            end.settle(pair.now);
+            end.wire.clear();
+        }
+    }
+}
+
+#[test]
+fn a_path_that_is_whole_again_needs_one_handshake() {
+    let mut pair = connected();
+    pair.pass(Duration::from_secs(1));
+    pair.ends[0].send(&there("lost"), pair.now);
+    pair.ends[0].wire.clear();
+    pass_apart(&mut pair, Duration::from_secs(30));
+    let count = |pair: &Pair| pair.ends[0].control.peers["other"].session_count;
+    let before = count(&pair);
+    pair.pass(Duration::from_secs(10));
+    let begun = count(&pair) - before;
+    assert!((1..=2).contains(&begun), "{begun} sessions");
+}
