@@ -326,8 +326,10 @@ impl PeerControl {
         let times = &self.peer.times;
         let (sent, data_sent) = (at(&times.sent), at(&times.data_sent));
         let (received, data_received) = (at(&times.received), at(&times.data_received));
-        let is_unanswered = data_sent.is_some() && data_sent > received;
-        self.silent_since = is_unanswered.then(|| self.silent_since.or(data_sent).unwrap_or(now));
+        // Once nobody has asked for long, nothing is known: the peer may be back and have nothing to say.
+        let asked = data_sent.filter(|at| age(*at) < limits.handshake_give_up);
+        let asked = asked.or(self.attempt.as_ref().map(|attempt| attempt.began));
+        self.silent_since = asked.filter(|_| data_sent > received).map(|at| self.silent_since.unwrap_or(at));
         let silence = limits.keepalive + limits.handshake_retry;
         let is_silent = self.silent_since.is_some_and(|since| age(since) >= silence);
         self.has_changed |= std::mem::replace(&mut self.is_silent, is_silent) != is_silent;
@@ -353,7 +355,8 @@ impl PeerControl {
         self.ask(now, outbox);
         let probe =
             self.path.poll_timeout().filter(|_| is_active).map(|at| at.saturating_duration_since(now));
-        let wait = if self.attempt.is_some() || self.sessions().next().is_some() || due.wants_handshake {
+        let is_watched = self.attempt.is_some() || self.silent_since.is_some() || due.wants_handshake;
+        let wait = if is_watched || self.sessions().next().is_some() {
             Some(TICK.min(limits.handshake_retry / FIRST_RETRY_DIVISOR))
         } else {
             None

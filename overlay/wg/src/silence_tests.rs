@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::pair::Pair;
 use crate::protocol_tests::{connected, there};
+use crate::settings::Limits;
 
 /// Lets time pass in which all that is sent is lost.
 fn pass_apart(pair: &mut Pair, time: Duration) {
@@ -29,4 +30,19 @@ fn a_path_that_is_whole_again_needs_one_handshake() {
     pair.pass(Duration::from_secs(10));
     let begun = count(&pair) - before;
     assert!((1..=2).contains(&begun), "{begun} sessions");
+}
+
+#[test]
+fn who_has_not_been_asked_for_long_is_not_taken_to_be_silent() {
+    let mut pair = connected();
+    pair.pass(Duration::from_secs(1));
+    pair.ends[0].send(&there("lost"), pair.now);
+    pair.ends[0].wire.clear();
+    let is_silent = |pair: &Pair| pair.ends[0].control.peers["other"].silent_since.is_some();
+    pass_apart(&mut pair, Duration::from_secs(60));
+    assert!(is_silent(&pair));
+    pass_apart(&mut pair, Duration::from_secs(60));
+    assert!(!is_silent(&pair));
+    pass_apart(&mut pair, Limits::default().reject_after);
+    assert_eq!(pair.ends[0].control.tick(pair.now), None, "nothing is waited for");
 }
