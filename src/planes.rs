@@ -9,7 +9,7 @@ use anyhow::{Context as _, anyhow};
 use mesonet_bus::{Feed, Subscriber};
 use mesonet_dns_server::{Server, StartError};
 use mesonet_lb_dataplane::{
-    EbpfSettings, Inspector, KernelHold, LoadBalancer, PacketBalancer, PacketSettings, Question,
+    EbpfSettings, Inspector, KernelHold, LoadBalancer, PacketBalancer, PacketSettings, PinningError, Question,
 };
 use mesonet_model::{AgentId, ClusterId, ClusterView, Plane, Revision};
 use prometheus::Registry;
@@ -51,6 +51,11 @@ pub fn load_balancer(
 ) -> anyhow::Result<Option<LoadBalancer>> {
     if datapath == Datapath::None || sockets.packet_interface.is_none() {
         leave_packets(sockets);
+    }
+    if matches!(datapath, Datapath::None | Datapath::Proxy)
+        || datapath == Datapath::Auto && sockets.cgroup.is_none()
+    {
+        leave_sockets(sockets);
     }
     let takes_kernel = match datapath {
         Datapath::None => false,
@@ -98,6 +103,27 @@ fn leave_packets(sockets: &SocketOptions) {
         let path = sockets.bpffs.display();
         tracing::warn!(%error, %path, "Cannot remove the programs for packets that a daemon has left");
     }
+}
+
+/// Has the kernel balance no sockets any more, where a daemon before had it do so that has ended.
+fn leave_sockets(sockets: &SocketOptions) {
+    let path = sockets.bpffs.display();
+    let hold = match KernelHold::take_present(&sockets.bpffs) {
+        Ok(Some(hold)) => hold,
+        Ok(None) => return,
+        Err(PinningError::Held { .. }) => {
+            tracing::info!(%path, "Another daemon has programs in the kernel");
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(error = format!("{:#}", anyhow!(error)), %path, "Cannot see whether a daemon has left hooks");
+            return;
+        }
+    };
+    if let Err(error) = mesonet_lb_dataplane::remove_hooks(&sockets.bpffs) {
+        tracing::warn!(%error, %path, "Cannot remove the hooks that a daemon has left");
+    }
+    drop(hold);
 }
 
 /// Has the kernel balance packets, too, if interfaces are named. With `auto` that is no must.

@@ -15,7 +15,10 @@ use tracing::{info, warn};
 use self::upkeep::Upkeep;
 use crate::busy;
 use crate::proxy_beside::ProxyBeside;
-use crate::{Dataplane, Ebpf, EbpfError, EbpfSettings, KernelHold, Memory, Metrics, PacketBalancer, Proxy};
+use crate::{
+    Dataplane, Ebpf, EbpfError, EbpfSettings, KernelHold, Memory, Metrics, PacketBalancer, Proxy,
+    remove_hooks,
+};
 
 pub use self::upkeep::Missing;
 
@@ -95,6 +98,9 @@ impl LoadBalancer {
             Err(error) => {
                 let error = error_text(&error);
                 warn!(error, "The kernel does not balance; the proxy does");
+                if let Err(error) = remove_hooks(&settings.bpffs) {
+                    warn!(%error, "Cannot remove the hooks that a daemon has left");
+                }
                 let why = format!("auto: the kernel does not balance: {error}");
                 Self::new(Executor::Proxy(Proxy::start(&metrics)), metrics, why)
             }

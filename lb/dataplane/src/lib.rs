@@ -31,7 +31,7 @@ mod word_map;
 
 pub use balancer::{LoadBalancer, Missing};
 pub use dataplane::Dataplane;
-pub use ebpf::{Ebpf, EbpfError, EbpfSettings, KernelTypesError, cleanup};
+pub use ebpf::{Ebpf, EbpfError, EbpfSettings, KernelTypesError, cleanup, remove_hooks};
 pub use inspect::{
     Carrier, Connection, Datapath, Explained, Inspector, Question, Routes, ServiceRoutes, inspection,
 };

@@ -41,7 +41,7 @@ use programs::Attached;
 use usage::{Dead, Draining, Usage};
 
 pub use kernel_types::KernelTypesError;
-pub use programs::cleanup;
+pub use programs::{cleanup, remove_hooks};
 
 /// Virtual addresses whose writes are made while those of the next ones are found.
 const PART: usize = 4096;

@@ -1,6 +1,6 @@
 //! The programs in the kernel: loaded, attached to a cgroup, and pinned, so that they outlive this process.
 
-use std::fs::{self, File};
+use std::fs::{self, DirEntry, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -168,21 +168,67 @@ pub fn cleanup(bpffs: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes the hooks and what they know, of all layouts, and leaves what balances packets. For whoever holds the file
+/// system and balances without hooks: those of a process before would send clients by a table that nobody changes.
+///
+/// # Errors
+/// When a pin cannot be removed.
+pub fn remove_hooks(bpffs: &Path) -> io::Result<()> {
+    if pinning::check_file_system(bpffs).is_err() {
+        // Nothing is pinned elsewhere.
+        return Ok(());
+    }
+    let directory = bpffs.join(DIRECTORY);
+    for layout in older_layout::find(&directory).into_iter().chain([directory.join(LAYOUT)]) {
+        match remove_files(&layout) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            removed => removed?,
+        }
+        // Packets may have theirs there.
+        let _ = fs::remove_dir(&layout);
+    }
+    Ok(())
+}
+
+/// Ends the programs of a layout's own, and removes their names and those of its maps.
+fn remove_files(layout: &Path) -> io::Result<()> {
+    let mut count = 0;
+    for pin in fs::read_dir(layout)? {
+        let pin = pin?;
+        if !pin.file_type()?.is_dir() {
+            detach_pin(&pin);
+            fs::remove_file(pin.path())?;
+            count += 1;
+        }
+    }
+    if count > 0 {
+        tracing::info!(path = %layout.display(), "Took the hooks away that a daemon had left");
+    }
+    Ok(())
+}
+
 /// Ends all programs below a directory. Removing their pins would do so, too, but at a time of the kernel's own choice,
 /// and until then connections would still be sent to endpoints.
 pub(super) fn detach(directory: &Path) -> io::Result<()> {
     for pin in fs::read_dir(directory)? {
         let pin = pin?;
-        let is_map = |name: &str| name.chars().all(|each| each.is_ascii_uppercase() || each == '_');
         if pin.file_type()?.is_dir() {
             detach(&pin.path())?;
-        } else if !pin.file_name().to_str().is_some_and(is_map)
-            && let Err(error) = bpf_call::detach_pinned(&pin.path())
-        {
-            tracing::warn!(%error, path = %pin.path().display(), "Cannot end a program at once");
+        } else {
+            detach_pin(&pin);
         }
     }
     Ok(())
+}
+
+/// Ends a program, if a name is one's.
+fn detach_pin(pin: &DirEntry) {
+    let is_map = |name: &str| name.chars().all(|each| each.is_ascii_uppercase() || each == '_');
+    if !pin.file_name().to_str().is_some_and(is_map)
+        && let Err(error) = bpf_call::detach_pinned(&pin.path())
+    {
+        tracing::warn!(%error, path = %pin.path().display(), "Cannot end a program at once");
+    }
 }
 
 fn attach_hook(ebpf: &mut Ebpf, hook: &'static str, cgroup: &File, pins: &Path) -> Result<(), EbpfError> {

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::TcpStream;
 use std::time::Duration;
 
-use mesonet_lb_dataplane::{EbpfSettings, KernelHold, cleanup};
+use mesonet_lb_dataplane::{EbpfSettings, KernelHold, LoadBalancer, cleanup};
 use mesonet_model::EndpointState::Ready;
 
 use super::{Site, run, text, vip};
@@ -104,4 +104,26 @@ fn a_cgroup_that_is_made_anew_has_the_hooks() {
     drop(node);
     site.enter(&site.cgroup);
     eventually("the cgroup is empty", || fs::remove_dir(&cgroup).is_ok());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn hooks_that_a_daemon_has_left_give_way_to_the_proxy() {
+    let site = Site::new("replaced");
+    let node = serving(&site, &site.settings());
+    let mut stream = connect(vip(1));
+    assert_eq!(read_name(&mut stream).expect("a name"), 'a');
+    drop(node);
+    assert_eq!(ask(vip(1)).expect("nobody runs"), 'a');
+    let mut layouts = fs::read_dir(site.bpffs.join("mesonet")).expect("pins");
+    let layout = layouts.next().expect("a layout").expect("pins").path();
+    fs::create_dir(layout.join("packet-0")).expect("a directory");
+    let no_cgroup = EbpfSettings { cgroup: std::env::temp_dir(), ..site.settings() };
+    let balancer = site.run(async { LoadBalancer::ebpf_or_proxy(&no_cgroup, &prometheus::Registry::new()) });
+    assert!(TcpStream::connect_timeout(&vip(1), Duration::from_millis(200)).is_err());
+    let left: Vec<_> =
+        fs::read_dir(&layout).expect("it is left").map(|pin| pin.expect("a pin").file_name()).collect();
+    assert_eq!(left, ["packet-0"], "what balances packets is left alone");
+    assert!(echoes(&mut stream));
+    drop(balancer);
 }
