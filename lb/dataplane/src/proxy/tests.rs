@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use mesonet_lb_plan::{EndpointId, EndpointSpec, RouteState};
+use mesonet_lb_plan::{EndpointCount, EndpointId, EndpointSpec, RouteState};
 use mesonet_model::{FrameworkId, TaskId};
 
 use super::*;
@@ -122,6 +122,19 @@ async fn the_oldest_session_makes_room_for_a_new_one() {
     assert_eq!(small.total("mesonet_lb_connections_total"), 3.0, "the newer sessions go on");
     send(&clients[0], &server);
     assert_eq!(small.total("mesonet_lb_connections_total"), 4.0, "the oldest session was dropped");
+}
+
+#[tokio::test]
+async fn sessions_count_for_their_endpoint() {
+    let (server, endpoint) = udp_server();
+    let idle = SessionIdle { usually: NEVER, draining: NEVER };
+    let mut small = SmallProxy::start("udp/echo@marathon:80", idle).await;
+    small.put_endpoint("t", endpoint, RouteState::Ready).await;
+    let clients = [small.udp_client(), small.udp_client()];
+    clients.iter().for_each(|client| send(client, &server));
+    let id = EndpointId { task: task("t"), address: endpoint };
+    let count = EndpointCount { connections: 2, active: 2, failures: 0 };
+    assert_eq!(small.proxy.count(&small.service, &id), count);
 }
 
 #[tokio::test]

@@ -146,6 +146,8 @@ impl Worker {
         session.metrics.connections.inc();
         session.metrics.active.inc();
         self.routes.begin(endpoint);
+        // Most endpoints never say that they take datagrams. One that refuses is noted besides.
+        self.routes.note_success(endpoint);
         self.sessions.by_client.insert((listener_key, client), key);
         self.sessions.order.push_back(key);
         self.sessions.next_sweep.get_or_insert(self.now + SWEEP_INTERVAL);
