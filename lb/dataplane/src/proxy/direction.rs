@@ -226,17 +226,19 @@ impl Direction {
         if !self.readable && !self.ending {
             return Err(Stop::Blocked);
         }
-        if self.bulk && !seen && self.pipe.is_none() {
+        let may_splice = !seen && !self.has_urgent_data;
+        if self.bulk && may_splice && self.pipe.is_none() {
             self.pipe = tools.pipes.take();
         }
-        if let Some(pipe) = self.pipe.as_ref().filter(|_| !seen) {
+        if let Some(pipe) = self.pipe.as_ref().filter(|_| may_splice) {
             let result = retry_on_intr(|| splice(source, None, &pipe.write, None, PIPE_BYTES, SPLICE));
-            self.piped = self.source_result(result)?;
-            tools.bulk_bytes += self.piped as u64;
-            if self.piped > 0 {
+            // Nothing is the end, or urgent data, which no splice passes. Reading tells.
+            if result != Ok(0) {
+                self.piped = self.source_result(result)?;
+                tools.bulk_bytes += self.piped as u64;
                 inspect(&[]);
+                return Ok(());
             }
-            return Ok(());
         }
         let result = retry_on_intr(|| recv(source, &mut tools.scratch[..], RecvFlags::empty()));
         let count = self.source_result(result.map(|(count, _)| count))?;

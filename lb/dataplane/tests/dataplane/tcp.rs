@@ -357,3 +357,23 @@ async fn each_of_many_listeners_leads_to_its_own_endpoint() {
         assert_eq!(ask(*address).expect("an answer").to_string(), name, "{address}");
     }
 }
+
+#[tokio::test]
+async fn what_follows_urgent_data_arrives() {
+    const BEFORE: usize = 4 << 20;
+    const AFTER: usize = 256 << 10;
+    let (told, server) = mpsc::channel();
+    let endpoint = serve(move |mut stream| {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).expect("the connection ends well");
+        let count = |byte| all.iter().filter(|each| **each == byte).count();
+        told.send([count(b'a'), count(b'b')]).expect("somebody waits");
+    });
+    let (_node, _, address) = node_with(&[("a", endpoint)]).await;
+    let mut client = connect(address);
+    client.write_all(&vec![b'a'; BEFORE]).expect("sent");
+    rustix::net::send(&client, b"!", rustix::net::SendFlags::OOB).expect("sent");
+    client.write_all(&vec![b'b'; AFTER]).expect("sent");
+    client.shutdown(Shutdown::Write).expect("connected");
+    assert_eq!(server.recv_timeout(PATIENCE).expect("the end"), [BEFORE, AFTER]);
+}
