@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 
 use aya::maps::MapError;
 use aya::programs::ProgramError;
-use mesonet_ebpf_abi::{Frontend, Place, TCP, UDP};
+use mesonet_ebpf_abi::{Flow, Frontend, Origin, Place, TCP, UDP};
 use mesonet_lb_plan::{
     Candidate, EndpointCount, EndpointId, KernelTable, MapWrite, Op, RouteState, ServiceSpec,
 };
@@ -33,6 +33,7 @@ use tokio::sync::watch;
 
 use crate::pins::Pins;
 use crate::tracked_table::TrackedTable;
+use crate::word_map::WordMap;
 use crate::{Dataplane, Metrics, Missing, PinningError};
 use kernel::{Kernel, SharedKernel};
 use ledger::{Account, Ledger};
@@ -172,12 +173,11 @@ impl Ebpf {
         let (counts, loads) = (Counts::take(&mut ebpf, "COUNTS")?, take(&mut ebpf, "LOADS")?);
         let ledger = Ledger::new(counts, loads, metrics, &all_counters(&kernel.lock().table))
             .map_err(EbpfError::Read)?;
-        let memory = Memory {
-            connections,
-            origins: take(&mut ebpf, "ORIGINS")?,
-            flows: take(&mut ebpf, "FLOWS")?,
-            has_uncounted: AtomicBool::new(false),
-        };
+        let origins = take(&mut ebpf, "ORIGINS")?;
+        // A process before may have copied some from another layout.
+        let has_uncounted = has_connections(&origins, &kernel.lock().table).map_err(EbpfError::Read)?;
+        let flows = take(&mut ebpf, "FLOWS")?;
+        let memory = Memory { connections, origins, flows, has_uncounted: AtomicBool::new(has_uncounted) };
         let usage = Usage::start(kernel.clone(), ledger, memory, metrics);
         Ok(Self {
             kernel,
@@ -480,6 +480,13 @@ impl Dataplane for Ebpf {
 
 fn all_counters(kernel: &KernelTable) -> BTreeSet<u32> {
     kernel.frontends().flat_map(|frontend| kernel.counters(frontend)).map(|(counter, _)| counter).collect()
+}
+
+/// Whether any of these may be of a connection rather than of datagrams.
+fn has_connections(origins: &WordMap<Flow, Origin>, table: &KernelTable) -> io::Result<bool> {
+    let places: BTreeSet<Place> =
+        table.frontends().filter(|each| each.protocol == u32::from(TCP)).map(|each| each.place).collect();
+    Ok(!places.is_empty() && origins.all()?.iter().any(|(_, origin)| places.contains(&origin.place)))
 }
 
 fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {

@@ -104,10 +104,15 @@ fn programs_of_another_layout_are_replaced_without_a_gap() {
         // Both are there, until the first view.
         assert!(older.exists());
         go_on();
-        node.view = view;
+        node.view = view.clone();
         site.run(node.apply());
         assert!(!older.exists());
         go_on();
+        // One more process finds what this one has copied.
+        drop(node);
+        let mut node = site.node();
+        node.view = view;
+        site.run(node.apply());
         assert!(echoes(&mut stream));
         assert_eq!(stream.peer_addr().expect("connected"), vip(1));
         let (_, from) = echo.recv_from(&mut [0; 8]).expect("the first datagram");
