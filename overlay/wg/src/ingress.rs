@@ -44,8 +44,9 @@ struct Turn<'a> {
 }
 
 impl Ingress {
-    pub(crate) fn new(queue: usize) -> Self {
-        Self { queue, received: ReceivedBatch::default(), entry: Entry::default(), joiner: Joiner::default() }
+    pub(crate) fn new(queue: usize, joins_datagrams: bool) -> Self {
+        let joiner = Joiner::new(joins_datagrams);
+        Self { queue, received: ReceivedBatch::default(), entry: Entry::default(), joiner }
     }
 
     /// Moves what peers sent. Whether the kernel was handed anything.

@@ -32,6 +32,8 @@ pub(crate) struct Joiner {
     joins: Vec<Join>,
     /// All payloads that follow a first packet, as a list through the joins.
     pieces: Vec<Piece>,
+    /// Whether datagrams stay as they are: a kernel before Linux 6.2 does not take joined ones.
+    keeps_datagrams: bool,
 }
 
 /// A packet for the kernel.
@@ -64,10 +66,15 @@ struct Flow {
 }
 
 impl Joiner {
+    pub(crate) fn new(joins_datagrams: bool) -> Self {
+        Self { keeps_datagrams: !joins_datagrams, ..Self::default() }
+    }
+
     /// Adds the packet at a place.
     pub(crate) fn push(&mut self, octets: &[u8], place: Range<usize>) {
         let packet = &octets[place.clone()];
-        let flow = joinable(packet);
+        let is_kept = |flow: &Flow| self.keeps_datagrams && flow.transport.protocol != TCP;
+        let flow = joinable(packet).filter(|flow| !is_kept(flow));
         if let Some(flow) = flow
             && self.extend(octets, &place, flow)
         {

@@ -40,13 +40,16 @@ fn cut(header: VnetHeader, packet: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, 
 
 /// What the kernel is given for packets that came in this order.
 fn join(packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
+    join_by(Joiner::default(), packets)
+}
+
+fn join_by(mut joiner: Joiner, packets: &[Vec<u8>]) -> Vec<(VnetHeader, Vec<u8>)> {
     let (mut octets, mut places) = (Vec::new(), Vec::new());
     for packet in packets {
         octets.extend_from_slice(&[0xee; 16]);
         places.push(octets.len()..octets.len() + packet.len());
         octets.extend_from_slice(packet);
     }
-    let mut joiner = Joiner::default();
     for place in places {
         joiner.push(&octets, place);
     }
@@ -200,6 +203,18 @@ fn streams_and_datagrams_of_the_sixth_family_are_cut() {
             assert!(is_intact(piece), "{gso:?}");
         }
     }
+}
+
+#[test]
+fn datagrams_stay_as_they_are_where_the_kernel_takes_no_joined_ones() {
+    let datagrams = [1, 2, 3].map(|number| udp(here(), there(), &[number; 100]));
+    let stream = [7, 107].map(|sequence| tcp(here(), there(), sequence, ACK, &[5; 100]));
+    let packets = [&datagrams[..], &stream].concat();
+    assert_eq!(join(&packets).len(), 2);
+    let kept = join_by(Joiner::new(false), &packets);
+    let kinds: Vec<_> = kept.iter().map(|(header, _)| header.gso).collect();
+    assert_eq!(kinds, [Gso::None, Gso::None, Gso::None, Gso::Tcp4]);
+    assert!(kept.iter().zip(&datagrams).all(|((_, whole), datagram)| whole == datagram));
 }
 
 #[test]

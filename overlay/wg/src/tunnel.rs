@@ -180,9 +180,9 @@ impl Drop for Tunnel {
 
 /// Moves packets until the tunnel ends.
 fn work(shared: &Shared, queue: usize) {
-    let Shared { tables, device, socket, turns, .. } = shared;
+    let Shared { tables, device, socket, offloads, turns, .. } = shared;
     let mut egress = Egress::new(queue, socket.cuts);
-    let mut ingress = Ingress::new(queue);
+    let mut ingress = Ingress::new(queue, offloads.datagrams);
     let mut ready = Ready::ALL;
     loop {
         let now = Instant::now();
