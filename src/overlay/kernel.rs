@@ -135,6 +135,8 @@ pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<BTreeSet<Omission>> {
     let mut kernel = Netlink::open()?;
     let device = kernel.link(DEVICE)?.context("the overlay's device is gone")?;
     kernel.set_up(&device)?;
+    // Whoever sets the host's switches anew sets the device's, too.
+    prepare()?;
     let addresses = kernel.addresses()?;
     let elsewhere = addresses.iter().filter(|address| address.link != device.index);
     let elsewhere: Vec<IpAddr> = elsewhere.map(|address| address.address).collect();

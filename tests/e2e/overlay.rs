@@ -362,6 +362,21 @@ fn a_host_without_ipv6_that_has_addresses_of_a_network_itself_keeps_these_and_ha
         if way.contains("dev mesonet-wg") { Ok(()) } else { Err(way) }
     });
     somebody_elses_route_is_left(&nodes, &free);
+    the_switches_of_the_device_are_kept(&nodes);
+}
+
+/// Whoever turns off what the device on `n2` needs, as by setting all switches anew, does not do so for long.
+#[track_caller]
+fn the_switches_of_the_device_are_kept(nodes: &Nodes) {
+    let switches =
+        ["forwarding", "rp_filter"].map(|name| format!("/proc/sys/net/ipv4/conf/mesonet-wg/{name}"));
+    for switch in &switches {
+        shell(nodes, "n2", &format!("echo 0 > {switch}")).success();
+    }
+    eventually("they are set again", || {
+        let values = shell(nodes, "n2", &format!("cat {}", switches.join(" "))).success();
+        equal(&values.split_whitespace().collect::<Vec<_>>(), &vec!["1", "2"])
+    });
 }
 
 /// Whoever makes a route of its own to another node's part on `n2` keeps it, and the operator is told.
