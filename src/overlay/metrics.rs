@@ -26,6 +26,8 @@ pub(super) struct KeyMetrics {
 pub(super) struct TunnelCollector {
     tunnel: SharedTunnel,
     keys: KeyMetrics,
+    /// Of those who look at the same time: each has the numbers set anew.
+    turn: Mutex<()>,
     key_age: GaugeVec,
     octets: IntGaugeVec,
     packets: IntGaugeVec,
@@ -71,6 +73,7 @@ impl TunnelCollector {
         Ok(Self {
             tunnel,
             keys,
+            turn: Mutex::default(),
             key_age: GaugeVec::new(
                 Opts::new(
                     "mesonet_overlay_key_age_seconds",
@@ -116,6 +119,7 @@ impl Collector for TunnelCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         self.octets.reset();
         self.packets.reset();
         self.handshake_age.reset();
