@@ -181,12 +181,15 @@ impl PeerControl {
         stamp: Stamp,
         now: Instant,
     ) -> Option<Output> {
-        let Some(to) = self.peer.endpoint.load_full() else {
+        let (began, tries) = self.attempt.as_ref().map_or((now, 0), |attempt| (attempt.began, attempt.tries));
+        // Where the peer was last may be gone for ever.
+        let said = self.settings.endpoint.filter(|_| tries % 2 == 1);
+        let heard = self.peer.endpoint.load_full().map(|endpoint| *endpoint);
+        let Some(to) = said.or(heard) else {
             self.peer.drops.count(Drop::NoEndpoint);
             self.give_up();
             return None;
         };
-        let (began, tries) = self.attempt.as_ref().map_or((now, 0), |attempt| (attempt.began, attempt.tries));
         let keys = KeyPair { own: own_public, peer: self.settings.key };
         let (initiated, mut message) = Initiated::new(own, &keys.peer, index, stamp)
             .inspect_err(|error| tracing::warn!(%error, "A handshake cannot begin"))
@@ -194,7 +197,7 @@ impl PeerControl {
         self.prover.sign(&mut message, now);
         self.attempt = Some(Attempt { initiated, keys, began, sent: now, tries: tries + 1 });
         self.peer.is_handshake_wanted.store(true, Ordering::Release);
-        Some(Output::message(&message, *to))
+        Some(Output::message(&message, to))
     }
 
     /// Whether the peer sends by a session that this end does not know, because it restarted: then it begins another.

@@ -1,7 +1,9 @@
 //! Peers that do not answer for a while, on virtual time.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::control::Output;
 use crate::pair::Pair;
 use crate::protocol_tests::{connected, there};
 use crate::settings::Limits;
@@ -30,6 +32,30 @@ fn a_path_that_is_whole_again_needs_one_handshake() {
     pair.pass(Duration::from_secs(10));
     let begun = count(&pair) - before;
     assert!((1..=2).contains(&begun), "{begun} sessions");
+}
+
+#[test]
+fn a_peer_that_was_elsewhere_last_is_also_looked_for_where_it_is_said_to_be() {
+    let mut pair = connected();
+    let (gone, said) = (([198, 51, 100, 7], 7).into(), pair.ends[1].address);
+    let end = &mut pair.ends[0];
+    let peer = end.tables.peers.load()["other"].clone();
+    peer.endpoint.store(Some(Arc::new(gone)));
+    end.tables.want_handshake(&peer);
+    let mut asked = Vec::new();
+    for _ in 0..40 {
+        while let Some((event, waiting)) = end.tables.events.pop() {
+            end.control.handle(event, waiting, pair.now);
+        }
+        end.control.tick(pair.now);
+        for output in std::mem::take(&mut end.control.outbox) {
+            if let Output::Message { to, .. } = output {
+                asked.push(to);
+            }
+        }
+        pair.now += Duration::from_millis(100);
+    }
+    assert_eq!(asked[..4], [gone, said, gone, said]);
 }
 
 #[test]
