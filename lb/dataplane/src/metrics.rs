@@ -129,7 +129,7 @@ impl Metrics {
             endpoint_traffic: EndpointMetrics::new(registry),
             closed_namespaces: gauge(
                 "mesonet_lb_closed_namespaces",
-                "Network namespaces that could not be entered when connections to a dead endpoint were ended",
+                "Network namespaces that were not seen or could not be entered when connections to a dead endpoint were ended",
             ),
             services: gauge("mesonet_lb_services", "Services in effect"),
             endpoints: gauges("mesonet_lb_endpoints", "Endpoints in effect, by state", "state"),

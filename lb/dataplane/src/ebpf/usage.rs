@@ -130,16 +130,33 @@ impl Usage {
         if ends.sockets.is_empty() {
             return;
         }
-        let visit = namespaces::visit(|cookie| ends.is_in(cookie), |_, netlink| ends.end_here(netlink));
-        let ended: usize = visit.found.iter().sum();
+        let end = |cookie, netlink: &OwnedFd| (cookie, ends.end_here(netlink));
+        let visit = namespaces::visit(|cookie| ends.is_in(cookie), end);
+        let ended: usize = visit.found.iter().map(|(_, count)| count).sum();
         tracing::debug!(ended, namespaces = visit.found.len(), "Ended connections to dead endpoints");
-        self.metrics.set_closed_namespaces(visit.closed);
+        let visited: BTreeSet<u64> = visit.found.iter().map(|(cookie, _)| *cookie).collect();
+        let is_complete = ends.namespaces.is_subset(&visited);
+        let left = if is_complete { 0 } else { self.count_left(dead, &visited) };
+        self.metrics.set_closed_namespaces(visit.closed.max(left));
+        if left > visit.closed {
+            tracing::warn!(
+                namespaces = left - visit.closed,
+                "Connections to dead endpoints go on in network namespaces that are not seen"
+            );
+        }
         if let Some(error) = visit.reason {
             tracing::warn!(
                 %error, namespaces = visit.closed,
                 "Connections to dead endpoints go on where network namespaces cannot be entered"
             );
         }
+    }
+
+    /// In how many other namespaces connections to dead endpoints are open. Some may have ended during the visit.
+    fn count_left(&self, dead: &Dead, visited: &BTreeSet<u64>) -> usize {
+        // Those that no counter has may be of namespaces that ended long ago.
+        let open = self.origins(false).unwrap_or_default();
+        Ends::new(dead, open).namespaces.difference(visited).count()
     }
 
     /// The connections that are open, and if asked for those that no counter has.

@@ -130,6 +130,26 @@ fn connections_from_containers_end_with_their_endpoint() {
     assert_eq!(node.metric("mesonet_lb_closed_namespaces", ""), 0.0);
 }
 
+#[test]
+#[ignore = "needs root"]
+fn namespaces_that_are_not_seen_are_told() {
+    let site = Site::new("unseen");
+    let container = site.container();
+    let mut node = site.node();
+    let service = node.put_service("tcp", "web", vip(1));
+    let a = serve_name_at(Container::HOST, "a");
+    node.put_endpoint(&service, "a", a, Ready);
+    site.run(node.apply());
+    let mut stream = container.within(|| connect(vip(1)));
+    assert_eq!(read_name(&mut stream).expect("a name"), 'a');
+    // The namespace stays with its socket, and has neither a name nor a process.
+    drop(container);
+    node.remove_endpoint(&service, "a", a);
+    site.run(node.apply());
+    assert_eq!(node.metric("mesonet_lb_closed_namespaces", ""), 1.0);
+    assert!(echoes(&mut stream));
+}
+
 fn is_reset(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(PATIENCE)).expect("valid");
     let error = stream.read(&mut [0]).expect_err("the connection ends with an error");
