@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use mesonet_lb_plan::{EndpointCount, EndpointId};
 use mesonet_model::ServiceKey;
 
+use crate::endpoint_metrics::{EndpointMetrics, EndpointSeries, EndpointTraffic};
+
 type Key = (ServiceKey, EndpointId);
 
 /// The accounts of all endpoints. Cloning shares them.
@@ -15,9 +17,16 @@ pub(crate) struct Ledger(Arc<Mutex<Books>>);
 
 #[derive(Debug, Default)]
 struct Books {
-    accounts: BTreeMap<Key, Weak<Account>>,
+    accounts: BTreeMap<Key, Entry>,
     /// Endpoints that have failed since somebody asked.
     failed: BTreeSet<Key>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    account: Weak<Account>,
+    /// Nothing, until something is counted: of most endpoints of a large cluster a node counts nothing.
+    exported: Option<Box<(Arc<EndpointSeries>, EndpointTraffic)>>,
 }
 
 /// What connections to one endpoint have come to, for as long as somebody holds it.
@@ -28,6 +37,8 @@ pub(crate) struct Account {
     connections: AtomicU64,
     active: AtomicU64,
     failures: AtomicU64,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
 }
 
 impl Ledger {
@@ -35,7 +46,7 @@ impl Ledger {
     pub(crate) fn account(&self, service: &ServiceKey, endpoint: &EndpointId) -> Arc<Account> {
         let key = (service.clone(), endpoint.clone());
         let mut books = locked(&self.0);
-        if let Some(account) = books.accounts.get(&key).and_then(Weak::upgrade) {
+        if let Some(account) = books.accounts.get(&key).and_then(|entry| entry.account.upgrade()) {
             return account;
         }
         let account = Arc::new(Account {
@@ -44,8 +55,10 @@ impl Ledger {
             connections: AtomicU64::new(0),
             active: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            bytes_up: AtomicU64::new(0),
+            bytes_down: AtomicU64::new(0),
         });
-        books.accounts.insert(key, Arc::downgrade(&account));
+        books.accounts.insert(key, Entry { account: Arc::downgrade(&account), exported: None });
         account
     }
 
@@ -53,13 +66,43 @@ impl Ledger {
     pub(crate) fn count(&self, service: &ServiceKey, endpoint: &EndpointId) -> EndpointCount {
         let key = (service.clone(), endpoint.clone());
         // Held to the end: the last holder's drop takes the lock.
-        let account = locked(&self.0).accounts.get(&key).and_then(Weak::upgrade);
+        let account = locked(&self.0).accounts.get(&key).and_then(|entry| entry.account.upgrade());
         account.map(|account| account.count()).unwrap_or_default()
     }
 
     /// The endpoints that have failed since this was called last.
     pub(crate) fn take_failed(&self) -> BTreeSet<Key> {
         std::mem::take(&mut locked(&self.0).failed)
+    }
+
+    /// Brings the metrics of endpoints up to date.
+    pub(crate) fn export(&self, metrics: &EndpointMetrics) {
+        // Held to the end: the last holder's drop takes the lock.
+        let mut held = Vec::new();
+        let mut books = locked(&self.0);
+        for ((service, endpoint), entry) in &mut books.accounts {
+            let Some(account) = entry.account.upgrade() else { continue };
+            entry.export(account.traffic(), || metrics.endpoint(service, endpoint.address));
+            held.push(account);
+        }
+        drop(books);
+    }
+}
+
+impl Entry {
+    /// Adds what was counted since the last time; `series` if it is the first time.
+    fn export(&mut self, traffic: EndpointTraffic, series: impl FnOnce() -> Option<Arc<EndpointSeries>>) {
+        let old = self.exported.as_ref().map_or(EndpointTraffic::default(), |exported| exported.1);
+        if traffic == old {
+            return;
+        }
+        if self.exported.is_none() {
+            self.exported = series().map(|series| Box::new((series, old)));
+        }
+        if let Some((series, exported)) = self.exported.as_deref_mut() {
+            series.add(&traffic, exported);
+            *exported = traffic;
+        }
     }
 }
 
@@ -88,6 +131,25 @@ impl Account {
         }
     }
 
+    /// Bytes were forwarded from and to clients.
+    pub(crate) fn carry(&self, bytes_up: u64, bytes_down: u64) {
+        for (sum, bytes) in [(&self.bytes_up, bytes_up), (&self.bytes_down, bytes_down)] {
+            if bytes > 0 {
+                sum.fetch_add(bytes, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn traffic(&self) -> EndpointTraffic {
+        EndpointTraffic {
+            connections: self.connections.load(Ordering::Relaxed),
+            failures: self.failures.load(Ordering::Relaxed),
+            bytes_up: self.bytes_up.load(Ordering::Relaxed),
+            bytes_down: self.bytes_down.load(Ordering::Relaxed),
+            ..EndpointTraffic::default()
+        }
+    }
+
     fn count(&self) -> EndpointCount {
         EndpointCount {
             connections: self.connections.load(Ordering::Relaxed),
@@ -101,7 +163,7 @@ impl Drop for Account {
     fn drop(&mut self) {
         let mut books = locked(&self.books);
         // Somebody may have opened another one for the endpoint meanwhile.
-        if books.accounts.get(&self.key).is_some_and(|account| account.strong_count() == 0) {
+        if books.accounts.get(&self.key).is_some_and(|entry| entry.account.strong_count() == 0) {
             books.accounts.remove(&self.key);
             books.failed.remove(&self.key);
         }

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use mesonet_lb_plan::{EndpointSpec, Op, RouteState};
 use mesonet_model::ServiceKey;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
@@ -32,7 +34,7 @@ pub struct Metrics {
     failed: IntCounterVec,
     resets: IntCounterVec,
     packets: IntCounterVec,
-    endpoint_traffic: EndpointMetrics,
+    by_endpoint: EndpointMetrics,
     closed_namespaces: IntGauge,
     services: IntGauge,
     endpoints: IntGaugeVec,
@@ -41,8 +43,26 @@ pub struct Metrics {
     apply: Histogram,
     datapath: IntGaugeVec,
     handles: Arc<Mutex<BTreeMap<String, ServiceMetrics>>>,
-    /// What is counted of each endpoint, which is too much for labels.
+    /// What connections through the proxy have come to.
     pub(crate) ledger: Ledger,
+}
+
+/// Brings what is counted of endpoints up to date when it is asked for.
+#[derive(Debug, Clone)]
+struct ByEndpoint {
+    metrics: EndpointMetrics,
+    ledger: Ledger,
+}
+
+impl Collector for ByEndpoint {
+    fn desc(&self) -> Vec<&Desc> {
+        self.metrics.describe()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.ledger.export(&self.metrics);
+        self.metrics.show()
+    }
 }
 
 /// What is, and what was not, in its place in the kernel.
@@ -90,6 +110,8 @@ impl Metrics {
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
         let apply = HistogramOpts::new("mesonet_lb_apply_seconds", "Time to put one view into effect")
             .buckets(APPLY_BUCKETS.to_vec());
+        let by_endpoint = ByEndpoint { metrics: EndpointMetrics::new(), ledger: Ledger::default() };
+        let by_endpoint = register(registry, Ok(by_endpoint));
         Self {
             connections: counters(
                 "mesonet_lb_connections_total",
@@ -126,7 +148,7 @@ impl Metrics {
                 "Packets of connections that have ended, and datagrams, by service and direction (in: from clients)",
                 &["service", "direction"],
             ),
-            endpoint_traffic: EndpointMetrics::new(registry),
+            by_endpoint: by_endpoint.metrics,
             closed_namespaces: gauge(
                 "mesonet_lb_closed_namespaces",
                 "Network namespaces that were not seen or could not be entered when connections to a dead endpoint were ended",
@@ -141,7 +163,7 @@ impl Metrics {
             apply: register(registry, Histogram::with_opts(apply)),
             datapath: gauges("mesonet_lb_datapath", "1 for what balances: ebpf, proxy or memory", "datapath"),
             handles: Arc::default(),
-            ledger: Ledger::default(),
+            ledger: by_endpoint.ledger,
         }
     }
 
@@ -169,8 +191,8 @@ impl Metrics {
     }
 
     /// The instruments of single endpoints.
-    pub(crate) fn endpoint_traffic(&self) -> &EndpointMetrics {
-        &self.endpoint_traffic
+    pub(crate) fn endpoints(&self) -> &EndpointMetrics {
+        &self.by_endpoint
     }
 
     /// How many network namespaces could not be entered.
@@ -237,7 +259,7 @@ impl AttachmentMetrics {
     }
 }
 
-pub(crate) fn register<C: prometheus::core::Collector + Clone + 'static>(
+pub(crate) fn register<C: Collector + Clone + 'static>(
     registry: &Registry,
     collector: prometheus::Result<C>,
 ) -> C {

@@ -9,6 +9,7 @@ use mesonet_ebpf_abi::{Count, Place};
 use mesonet_model::{Protocol, ServiceKey};
 
 use crate::Metrics;
+use crate::endpoint_metrics::{EndpointSeries, EndpointTraffic};
 
 use super::maps::{Counts, Loads};
 
@@ -40,7 +41,15 @@ pub(super) struct Account {
     /// Its endpoint; without one, the service's refusals are counted.
     pub(super) endpoint: Option<Place>,
     /// Nothing, until something is counted: of most endpoints of a large cluster a node counts nothing.
-    exported: Option<Box<Count>>,
+    exported: Option<Box<Exported>>,
+}
+
+/// What the metrics have of an account.
+#[derive(Debug, Clone, Default)]
+struct Exported {
+    count: Count,
+    /// Unless there are too many others.
+    series: Option<Arc<EndpointSeries>>,
 }
 
 impl Account {
@@ -154,11 +163,12 @@ impl Ledger {
 impl Account {
     /// Adds what has been counted since the last time. How many failures that is.
     fn export(&mut self, count: Count, metrics: &Metrics) -> u64 {
-        let old = self.exported.as_deref().copied().unwrap_or_default();
+        let old = self.exported.as_deref().map_or(Count::default(), |exported| exported.count);
         if count == old {
             return 0;
         }
-        self.exported = Some(Box::new(count));
+        let exported = self.exported.get_or_insert_default();
+        exported.count = count;
         let service = metrics.service(&self.service);
         let failures = count.failures - old.failures;
         // No other endpoint is tried.
@@ -175,22 +185,24 @@ impl Account {
         service.bytes_down.inc_by(count.bytes_in - old.bytes_in);
         service.packets_up.inc_by(count.packets_out - old.packets_out);
         service.packets_down.inc_by(count.packets_in - old.packets_in);
+        if exported.series.is_none() {
+            exported.series = metrics.endpoints().endpoint(&self.service, endpoint.into());
+        }
+        if let Some(series) = &exported.series {
+            series.add(&traffic(&count), &traffic(&old));
+        }
         service.active.add(self.open(&count) - self.open(&old));
-        metrics.endpoint_traffic().count(&self.service, endpoint.into(), connections, failures);
         failures
     }
 
     fn forget(&self, metrics: &Metrics) {
         let Some(exported) = &self.exported else { return };
-        metrics.service(&self.service).active.sub(self.open(exported));
-        if let Some(endpoint) = self.endpoint {
-            metrics.endpoint_traffic().forget(&self.service, endpoint.into());
-        }
+        metrics.service(&self.service).active.sub(self.open(&exported.count));
     }
 
     /// Whether connections were open when it was read last.
     fn is_open(&self) -> bool {
-        self.exported.as_deref().is_some_and(|count| self.open(count) > 0)
+        self.exported.as_deref().is_some_and(|exported| self.open(&exported.count) > 0)
     }
 
     /// Connections that are open; nothing tells the end of a flow of datagrams.
@@ -199,5 +211,16 @@ impl Account {
             Protocol::Tcp => i64::try_from(count.connections.saturating_sub(count.ended)).unwrap_or(i64::MAX),
             Protocol::Udp => 0,
         }
+    }
+}
+
+fn traffic(count: &Count) -> EndpointTraffic {
+    EndpointTraffic {
+        connections: count.connections,
+        failures: count.failures,
+        bytes_up: count.bytes_out,
+        bytes_down: count.bytes_in,
+        packets_up: count.packets_out,
+        packets_down: count.packets_in,
     }
 }

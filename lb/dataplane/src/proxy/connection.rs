@@ -83,6 +83,16 @@ pub(super) enum Outcome {
     Reset,
 }
 
+/// What has come of a connection's turn.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turn {
+    pub(super) outcome: Outcome,
+    /// Bytes written to the endpoint.
+    pub(super) bytes_up: u64,
+    /// Bytes written to the client.
+    pub(super) bytes_down: u64,
+}
+
 impl Connection {
     pub(super) fn new(client: OwnedFd, service: SlotKey, metrics: Arc<ServiceMetrics>, now: Instant) -> Self {
         Self {
@@ -123,30 +133,32 @@ impl Connection {
     }
 
     /// Copies what can be copied. `draining`: the endpoint drains, so the client should come back on a new connection.
-    pub(super) fn drive(&mut self, draining: bool, tools: &mut Tools) -> Outcome {
-        let Some((_, backend)) = self.backend.as_ref().filter(|_| self.is_open) else { return Outcome::Wait };
+    pub(super) fn drive(&mut self, draining: bool, tools: &mut Tools) -> Turn {
+        let Some((_, backend)) = self.backend.as_ref().filter(|_| self.is_open) else {
+            return Turn { outcome: Outcome::Wait, bytes_up: 0, bytes_down: 0 };
+        };
         let (client, backend, exchange) = (self.client.as_fd(), backend.as_fd(), &mut self.exchange);
         // The answer goes first: only after it may the client begin another request.
         let seen = exchange.watches_endpoint();
-        let (bytes, down) =
+        let (bytes_down, down) =
             self.down.pump(backend, client, tools, seen, |bytes| exchange.endpoint_speaks(bytes));
-        count(&self.metrics.bytes_down, bytes);
-        if bytes > 0 && std::mem::take(&mut self.acknowledges_late) && !self.down.has_source_ended() {
+        count(&self.metrics.bytes_down, bytes_down);
+        if bytes_down > 0 && std::mem::take(&mut self.acknowledges_late) && !self.down.has_source_ended() {
             // An endpoint that writes an answer in pieces may hold back the next one (Nagle) until this is acknowledged.
             // Fails only if the socket is reset, which its own event says.
             let _was_reset = set_tcp_quickack(backend, true);
         }
-        self.is_spoken_to |= bytes > 0;
+        self.is_spoken_to |= bytes_down > 0;
         self.is_spurned = down == Standing::SourceFailed && !self.is_spoken_to;
-        let (bytes, up) =
+        let (bytes_up, up) =
             self.up.pump(client, backend, tools, draining, |bytes| exchange.client_speaks(bytes, draining));
-        count(&self.metrics.bytes_up, bytes);
-        self.is_spoken_for |= bytes > 0 && !self.is_spoken_to;
+        count(&self.metrics.bytes_up, bytes_up);
+        self.is_spoken_for |= bytes_up > 0 && !self.is_spoken_to;
         if up != Standing::Ended || down != Standing::Ended {
             self.down.pass_on_end(client);
             self.up.pass_on_end(backend);
         }
-        match (up, down) {
+        let outcome = match (up, down) {
             (Standing::SourceFailed, _) | (_, Standing::SourceFailed | Standing::SinkFailed) => {
                 Outcome::Reset
             }
@@ -163,7 +175,8 @@ impl Connection {
             (Standing::Unfinished, _) | (_, Standing::Unfinished) => Outcome::Continue,
             (Standing::Waiting | Standing::Ended, Standing::Waiting)
             | (Standing::Waiting, Standing::Ended) => Outcome::Wait,
-        }
+        };
+        Turn { outcome, bytes_up, bytes_down }
     }
 
     /// The endpoint has accepted: it is told who the client is, if it wants to know. Returns whether it is open.

@@ -260,6 +260,13 @@ impl Routes {
         }
     }
 
+    /// Bytes were forwarded between clients and an endpoint.
+    pub(super) fn note_bytes(&self, endpoint: SlotKey, up: u64, down: u64) {
+        if let Some(endpoint) = self.endpoints.get(endpoint) {
+            endpoint.account.carry(up, down);
+        }
+    }
+
     /// Whether one of a service's endpoints may be about to listen. Those of weight 0 are not waited for, unless there are no
     /// others that are ready.
     pub(super) fn is_starting(&self, service: SlotKey, now: Instant) -> bool {

@@ -13,7 +13,7 @@ use rustix::net::{
 };
 use tracing::{debug, warn};
 
-use super::connection::{Connection, Outcome};
+use super::connection::{Connection, Outcome, Turn};
 use super::introduction::introduction;
 use super::local_tcp::LocalTcp;
 use super::slots::SlotKey;
@@ -367,7 +367,10 @@ impl Worker {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let endpoint = connection.backend.as_ref().map(|(endpoint, _)| *endpoint);
         let draining = endpoint.is_some_and(|endpoint| self.routes.is_draining(endpoint));
-        let outcome = connection.drive(draining, &mut self.tools);
+        let Turn { outcome, bytes_up, bytes_down } = connection.drive(draining, &mut self.tools);
+        if let Some(endpoint) = endpoint {
+            self.routes.note_bytes(endpoint, bytes_up, bytes_down);
+        }
         if let Some(endpoint) = endpoint.filter(|_| connection.keeps_busy && connection.is_answered()) {
             connection.keeps_busy = false;
             self.routes.end(endpoint);

@@ -101,6 +101,7 @@ impl Worker {
             match session.send(&self.tools.scratch[..length]) {
                 Ok(()) => {
                     session.metrics.bytes_up.inc_by(length as u64);
+                    self.routes.note_bytes(session.endpoint, length as u64, 0);
                     return;
                 }
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -177,6 +178,7 @@ impl Worker {
                     // A client that takes no answer, or a full send buffer: UDP may lose it.
                     if let Ok(sent) = socket.send_to(&self.tools.scratch[..length], session.client) {
                         session.metrics.bytes_down.inc_by(sent as u64);
+                        self.routes.note_bytes(session.endpoint, 0, sent as u64);
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,

@@ -28,16 +28,33 @@ async fn node_with(endpoints: &[(&str, SocketAddr)]) -> (Node, ServiceKey, Socke
 
 #[tokio::test]
 async fn connections_go_to_every_ready_endpoint() {
-    let (node, _, address) =
-        node_with(&[("a", serve_name("a")), ("b", serve_name("b")), ("c", serve_name("c"))]).await;
-    let names: BTreeSet<char> = (0..100).map(|_| ask(address).expect("an answer")).collect();
-    assert_eq!(names, BTreeSet::from(['a', 'b', 'c']));
+    let endpoints = ["a", "b", "c"].map(|name| (name, serve_name(name)));
+    let (mut node, service, address) = node_with(&endpoints).await;
+    let mut answers = BTreeMap::new();
+    for _ in 0..100 {
+        *answers.entry(ask(address).expect("an answer").to_string()).or_insert(0) += 1;
+    }
+    assert_eq!(answers.keys().collect::<Vec<_>>(), ["a", "b", "c"]);
     eventually("all are closed", || node.metric("mesonet_lb_active_connections", "") == 0.0);
     assert_eq!(node.metric("mesonet_lb_connections_total", ""), 100.0);
     assert_eq!(node.metric("mesonet_lb_bytes_total", "out"), 100.0);
     assert_eq!(node.metric("mesonet_lb_bytes_total", "in"), 0.0);
     assert_eq!(node.metric("mesonet_lb_services", ""), 1.0);
     assert_eq!(node.metric("mesonet_lb_endpoints", "ready"), 3.0);
+    let of = |node: &Node, name: &str, endpoint: SocketAddr| node.metric(name, &endpoint.to_string());
+    for (name, endpoint) in endpoints {
+        let given = f64::from(answers[name]);
+        assert_eq!(of(&node, "mesonet_lb_endpoint_connections_total", endpoint), given);
+        assert_eq!(of(&node, "mesonet_lb_endpoint_bytes_total", endpoint), given);
+        assert_eq!(of(&node, "mesonet_lb_endpoint_connect_failures_total", endpoint), 0.0);
+    }
+    assert_eq!(node.metric("mesonet_lb_endpoint_bytes_total", "in"), 0.0);
+    let (name, gone) = endpoints[0];
+    node.remove_endpoint(&service, name, gone);
+    assert!(node.apply().await.is_empty());
+    eventually("nothing is told of it", || of(&node, "mesonet_lb_endpoint_connections_total", gone) == 0.0);
+    let (name, stays) = endpoints[1];
+    assert_eq!(of(&node, "mesonet_lb_endpoint_connections_total", stays), f64::from(answers[name]));
 }
 
 #[tokio::test]
@@ -308,6 +325,8 @@ async fn much_data_arrives_unchanged_both_ways_at_once() {
     eventually("the connection is closed", || node.metric("mesonet_lb_active_connections", "") == 0.0);
     assert_eq!(node.metric("mesonet_lb_bytes_total", "in"), LENGTH as f64);
     assert_eq!(node.metric("mesonet_lb_bytes_total", "out"), LENGTH as f64);
+    assert_eq!(node.metric("mesonet_lb_endpoint_bytes_total", "in"), LENGTH as f64);
+    assert_eq!(node.metric("mesonet_lb_endpoint_bytes_total", "out"), LENGTH as f64);
 }
 
 #[tokio::test]

@@ -55,6 +55,11 @@ async fn a_client_stays_with_its_endpoint_and_clients_are_spread() {
     assert_eq!(node.metric("mesonet_lb_connections_total", ""), 50.0);
     assert_eq!(node.metric("mesonet_lb_bytes_total", "in"), 100.0);
     eventually("the last answer is counted", || node.metric("mesonet_lb_bytes_total", "out") == 200.0);
+    assert_eq!(node.metric("mesonet_lb_endpoint_connections_total", &service.to_string()), 50.0);
+    assert_eq!(node.metric("mesonet_lb_endpoint_bytes_total", "in"), 100.0);
+    eventually("it is counted of its endpoint", || {
+        node.metric("mesonet_lb_endpoint_bytes_total", "out") == 200.0
+    });
 }
 
 #[tokio::test]
