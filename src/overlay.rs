@@ -23,7 +23,7 @@ use prometheus::{IntGaugeVec, Registry};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use self::inspect::SharedOmissions;
+use self::inspect::{SharedOmissions, in_words};
 use self::kernel::{Omission, Wanted};
 use self::keys::KeyFile;
 use self::metrics::{KeyMetrics, TunnelCollector};
@@ -155,18 +155,13 @@ impl Overlay {
             let desired = self.wanted(view, &node);
             if look_at <= Instant::now() || last.as_ref() != Some(&desired) {
                 self.tunnel.set_peers(peers_of(&desired.overlay), std::mem::take(&mut is_new));
-                let Some(interval) = self.carry_out(&desired).await else {
-                    look_at = Instant::now() + RETRY_INTERVAL;
-                    keys_at = look_at;
-                    last = None;
-                    continue;
-                };
-                look_at = Instant::now() + interval;
+                look_at = Instant::now() + self.carry_out(&desired).await;
                 last = Some(desired);
             }
             keys_at = self.change_keys(view.tunnels.get(&node).map(Arc::as_ref));
             self.metrics.set(view.clone());
-            let report = TunnelReport { end: self.end(), silent: self.tunnel.silent() };
+            let omissions = self.omissions.in_words();
+            let report = TunnelReport { end: self.end(), silent: self.tunnel.silent(), omissions };
             subscriber.report_tunnel(view.revision, report).await;
         }
     }
@@ -177,23 +172,18 @@ impl Overlay {
         Wanted { overlay, outward }
     }
 
-    /// Makes the kernel what it is to be. How soon to look again, unless it refuses something.
-    async fn carry_out(&mut self, wanted: &Wanted) -> Option<Duration> {
+    /// Makes the kernel what it is to be, as far as it lets. How soon to look again.
+    async fn carry_out(&mut self, wanted: &Wanted) -> Duration {
         let wanted = wanted.clone();
-        match blocking(move || kernel::reconcile(&wanted)).await {
-            Ok(omissions) => {
-                for kind in Omission::KINDS {
-                    let count = omissions.iter().filter(|omission| omission.kind() == kind).count();
-                    self.omitted.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
-                }
-                tell_omissions(&self.omissions.replace(omissions.clone()), &omissions);
-                Some(if omissions.is_empty() { RECONCILE_INTERVAL } else { RETRY_INTERVAL })
-            }
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "The overlay is not fully in effect");
-                None
-            }
+        let omissions = blocking(move || Ok(kernel::reconcile(&wanted))).await;
+        let omissions = omissions.unwrap_or_else(|error| [Omission::refused(error)].into());
+        for kind in Omission::KINDS {
+            let count = omissions.iter().filter(|omission| omission.kind() == kind).count();
+            self.omitted.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+        let interval = if omissions.is_empty() { RECONCILE_INTERVAL } else { RETRY_INTERVAL };
+        tell_omissions(&self.omissions.replace(omissions.clone()), &omissions);
+        interval
     }
 
     /// Takes the next step of a change of keys, if one is due. When to look again. `known` is what the others know.
@@ -300,7 +290,8 @@ impl SharedTunnel {
         drop(tunnel.take());
         let opened = Tunnel::open(settings).context("there is no overlay")?;
         let port = opened.port().context("cannot tell the overlay's port")?;
-        kernel::prepare()?;
+        // What is left out is told when the rest is looked at.
+        kernel::prepare();
         *tunnel = Some(opened);
         Ok(port)
     }
@@ -347,11 +338,11 @@ impl SharedTunnel {
 
 /// Says once what this host goes without, and when it does not any more.
 fn tell_omissions(before: &BTreeSet<Omission>, found: &BTreeSet<Omission>) {
-    for omission in found.difference(before) {
-        tracing::warn!(%omission, "The overlay does without a part of it");
+    for omission in in_words(found.difference(before)) {
+        tracing::warn!(omission, "The overlay does without a part of it");
     }
-    for omission in before.difference(found) {
-        tracing::info!(%omission, "The overlay does not go without a part of it any more");
+    for omission in in_words(before.difference(found)) {
+        tracing::info!(omission, "The overlay does not go without a part of it any more");
     }
 }
 

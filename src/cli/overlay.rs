@@ -29,6 +29,9 @@ struct PlaneState {
     node: String,
     plane: Plane,
     applied: u64,
+    /// Of the overlay, what the node does without.
+    #[serde(default)]
+    omissions: Option<Vec<String>>,
 }
 
 /// Carries out a command.
@@ -47,16 +50,20 @@ fn list(session: &Session) -> Result<(), CommandError> {
         let subnets = agent.and_then(|agent| view.subnets.get(&agent.id));
         subnets.map(|subnets| subnets.all().copied().collect()).unwrap_or_default()
     };
-    let applied = |node: &AgentId| {
+    let state = |node: &AgentId| {
         let of_node = |state: &&PlaneState| state.node == node.as_str() && state.plane == Plane::Overlay;
-        planes.iter().find(of_node).map(|state| state.applied)
+        planes.iter().find(of_node)
     };
+    let applied = |node: &AgentId| state(node).map(|state| state.applied);
+    let omissions =
+        |node: &AgentId| state(node).and_then(|state| state.omissions.as_deref()).unwrap_or_default();
     if session.output.is_json() {
         let nodes = view.tunnels.iter().map(|(node, end)| {
             let agent = agents.get(node);
             json!({
                 "node": node, "address": agent.map(|agent| agent.info.address), "port": end.port,
                 "key": end.key, "made": end.made, "subnets": parts(agent), "applied": applied(node),
+                "omissions": omissions(node),
             })
         });
         return session.output.value(&nodes.collect::<Vec<Value>>());
@@ -68,6 +75,8 @@ fn list(session: &Session) -> Result<(), CommandError> {
         Column::text("MADE", 24),
         Column::text("ADDRESSES", 80),
         Column::text("APPLIED", 20),
+        // What a node does without.
+        Column::text("PROBLEM", 500),
     ]);
     for (node, end) in &view.tunnels {
         let agent = agents.get(node);
@@ -80,7 +89,12 @@ fn list(session: &Session) -> Result<(), CommandError> {
             end.made.to_string(),
             parts.join(" "),
             applied(node).map_or_else(|| "not connected".to_owned(), |revision| revision.to_string()),
+            problem(omissions(node)),
         ]);
     }
     session.output.table(&table)
+}
+
+fn problem(omissions: &[String]) -> String {
+    if omissions.is_empty() { String::new() } else { format!("does without {}", omissions.join("; ")) }
 }

@@ -3,14 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::fs;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use mesonet_model::{Subnet, gateway_of};
-use mesonet_netlink::{Link, MAIN_TABLE, Nat, NatRule, Netlink, NetlinkError, Route, Rule};
+use mesonet_netlink::{
+    Link, MAIN_TABLE, Nat, NatRule, Netlink, NetlinkError, Route, Rule, set_switch, switch,
+};
 use mesonet_overlay_plan::{NodeOverlay, Outward, PlannedRoute, RouteScope, difference};
 use mesonet_overlay_wg::is_in_use;
 
@@ -37,11 +37,15 @@ pub(super) struct Wanted {
     pub(super) outward: Vec<Outward>,
 }
 
-/// Sets the switches of the device, which is new or another daemon's.
-pub(super) fn prepare() -> anyhow::Result<()> {
-    set(&format!("net/ipv4/conf/{DEVICE}/forwarding"), "1")?;
+/// Sets the switches of the device, which is new or another daemon's. What is left out.
+pub(super) fn prepare() -> BTreeSet<Omission> {
+    let mut omissions = BTreeSet::new();
     // Packets of other nodes themselves come by the tunnel, and go another way where they are not answers.
-    set(&format!("net/ipv4/conf/{DEVICE}/rp_filter"), "2")
+    for (name, value) in [("forwarding", "1"), ("rp_filter", "2")] {
+        let set = set_switch(&format!("ipv4/conf/{DEVICE}/{name}"), value);
+        omissions.extend(set.err().map(Omission::refused));
+    }
+    omissions
 }
 
 /// Waits until no daemon has the overlay of this network namespace, for a moment: it may just be ending. One that goes on
@@ -91,17 +95,25 @@ pub(super) enum Omission {
     Route { part: Subnet, own: IpAddr },
     /// Somebody has made another route to a part of another node.
     OthersRoute { part: Subnet },
+    /// The kernel refuses something: the way to a part of another node, or what is not about one.
+    Refused { part: Option<Subnet>, why: String },
 }
 
 impl Omission {
     /// Kinds, as metrics name them.
-    pub(super) const KINDS: [&str; 3] = ["ipv6", "address", "route"];
+    pub(super) const KINDS: [&str; 4] = ["ipv6", "address", "route", "refused"];
+
+    /// What is not about a part of another node.
+    pub(super) fn refused(error: impl Into<anyhow::Error>) -> Self {
+        Self::Refused { part: None, why: format!("{:#}", error.into()) }
+    }
 
     /// Whether packets of the host itself to an address go elsewhere than through a tunnel by it.
     pub(super) fn is_about(&self, to: IpAddr) -> bool {
         match self {
             Self::Ipv6 => to.is_ipv6(),
             Self::Route { part, .. } | Self::OthersRoute { part } => part.contains(to),
+            Self::Refused { part, .. } => part.is_some_and(|part| part.contains(to)),
         }
     }
 
@@ -111,6 +123,7 @@ impl Omission {
             Self::Ipv6 => "ipv6",
             Self::Route { .. } => "address",
             Self::OthersRoute { .. } => "route",
+            Self::Refused { .. } => "refused",
         }
     }
 }
@@ -125,41 +138,67 @@ impl fmt::Display for Omission {
             Self::OthersRoute { part } => {
                 write!(out, "the route to {part}, to which somebody has made another one on this host")
             }
+            Self::Refused { why, .. } => write!(out, "what the kernel refuses: {why}"),
         }
     }
 }
 
-/// Makes the kernel's routes and rules what they are to be. Routes come before rules, and go after them. What is left out.
-pub(super) fn reconcile(wanted: &Wanted) -> anyhow::Result<BTreeSet<Omission>> {
-    let Wanted { overlay, outward } = wanted;
+/// Makes the kernel what it is to be, as far as it lets. What is left out.
+pub(super) fn reconcile(wanted: &Wanted) -> BTreeSet<Omission> {
+    let mut omissions = BTreeSet::new();
+    let led = lead(&wanted.overlay, &mut omissions);
+    omissions.extend(led.err().map(Omission::refused));
+    let translated = translate(&wanted.outward);
+    omissions.extend(translated.err().map(Omission::refused));
+    omissions
+}
+
+/// Makes the device's addresses, and the kernel's routes and rules, what they are to be. Routes come before rules, and go
+/// after them.
+///
+/// # Errors
+/// When the rest cannot be done for want of something.
+fn lead(overlay: &NodeOverlay, omissions: &mut BTreeSet<Omission>) -> anyhow::Result<()> {
     let mut kernel = Netlink::open()?;
     let device = kernel.link(DEVICE)?.context("the overlay's device is gone")?;
     kernel.set_up(&device)?;
     // Whoever sets the host's switches anew sets the device's, too.
-    prepare()?;
+    omissions.extend(prepare());
     let addresses = kernel.addresses()?;
     let elsewhere = addresses.iter().filter(|address| address.link != device.index);
     let elsewhere: Vec<IpAddr> = elsewhere.map(|address| address.address).collect();
-    let has_ipv6 = read(&format!("net/ipv6/conf/{DEVICE}/disable_ipv6")).is_some_and(|value| value == "0");
+    let has_ipv6 = switch(&format!("ipv6/conf/{DEVICE}/disable_ipv6")).is_some_and(|value| value == "0");
     let others = kernel.destinations_of_others(MAIN_TABLE, MARK)?;
-    let (overlay, omissions) = possible(overlay, has_ipv6, &elsewhere, &others);
+    let (overlay, impossible) = possible(overlay, has_ipv6, &elsewhere, &others);
+    omissions.extend(impossible);
     let overlay = &overlay;
     if overlay.own.iter().any(|part| !part.is_ipv4()) {
         // For IPv6 there is no switch for one interface alone before Linux 6.17.
-        set("net/ipv6/conf/all/forwarding", "1")?;
+        omissions.extend(set_switch("ipv6/conf/all/forwarding", "1").err().map(Omission::refused));
     }
     let there = addresses.into_iter().filter(|address| address.link == device.index);
-    give_addresses(&mut kernel, &device, overlay, there.map(|address| address.address))?;
+    omissions.extend(give_addresses(&mut kernel, &device, overlay, there.map(|address| address.address)));
     let routes: BTreeSet<Route> = overlay.routes.iter().map(|each| route(each, device.index)).collect();
     let rules: BTreeSet<Rule> = rules(overlay);
     let routes = difference(&routes, &kernel.routes(MARK)?.into_iter().collect());
     let rules = difference(&rules, &kernel.rules(MARK)?.into_iter().collect());
-    each(&rules.remove, |rule| kernel.remove_rule(rule, MARK))?;
-    each(&routes.remove, |route| kernel.remove_route(route, MARK))?;
-    each(&routes.add, |route| kernel.add_route(route, MARK))?;
-    each(&rules.add, |rule| kernel.add_rule(rule, MARK))?;
-    translate(outward)?;
-    Ok(omissions)
+    omissions.extend(each(&rules.remove, |rule| kernel.remove_rule(rule, MARK)));
+    omissions.extend(each(&routes.remove, |route| kernel.remove_route(route, MARK)));
+    for route in &routes.add {
+        let added = kernel.add_route(route, MARK);
+        omissions.extend(added.err().map(|error| unreached(route, error)));
+    }
+    omissions.extend(each(&rules.add, |rule| kernel.add_rule(rule, MARK)));
+    Ok(())
+}
+
+/// What a host goes without that has not got a route.
+fn unreached(route: &Route, error: NetlinkError) -> Omission {
+    let part = Subnet::new(route.destination, route.prefix).ok();
+    Omission::Refused {
+        part: part.filter(|_| route.table == MAIN_TABLE),
+        why: format!("{:#}", anyhow::Error::from(error)),
+    }
 }
 
 /// What of an overlay a host can have that has these addresses at other interfaces and others' routes to these
@@ -206,9 +245,9 @@ fn translate(outward: &[Outward]) -> anyhow::Result<()> {
         nat.replace(NAT_TABLE, &rules)?;
     }
     let is_ipv4 = |rule: &NatRule| matches!(rule, NatRule::TranslateFrom(address, _) if address.is_ipv4());
-    if rules.iter().any(is_ipv4) && !is_set("net/ipv4/ip_forward") {
+    if rules.iter().any(is_ipv4) {
         // Answers come in by whatever interface leads outside.
-        set("net/ipv4/ip_forward", "1")?;
+        set_switch("ipv4/ip_forward", "1")?;
     }
     Ok(())
 }
@@ -222,33 +261,31 @@ fn nat_rule(outward: &Outward) -> NatRule {
 }
 
 /// What the node itself sends to tasks comes from the first addresses of its parts. They are the device's, too, so that
-/// they are there also while no task of the node's own is in the network.
+/// they are there also while no task of the node's own is in the network. What is left out.
 fn give_addresses(
     kernel: &mut Netlink,
     device: &Link,
     overlay: &NodeOverlay,
     there: impl Iterator<Item = IpAddr>,
-) -> anyhow::Result<()> {
+) -> BTreeSet<Omission> {
     let wanted: BTreeSet<IpAddr> = overlay.own.iter().filter_map(gateway_of).collect();
     // Linux gives devices link-local addresses by itself.
     let there: BTreeSet<IpAddr> = there.filter(|address| !is_link_local(*address)).collect();
     let difference = difference(&wanted, &there);
     let prefix = |address: &IpAddr| Subnet::host(*address).prefix();
-    each(&difference.remove, |address| kernel.remove_address(device, *address, prefix(address)))?;
-    each(&difference.add, |address| kernel.add_address(device, *address, prefix(address)))
+    let mut omissions =
+        each(&difference.remove, |address| kernel.remove_address(device, *address, prefix(address)));
+    omissions.extend(each(&difference.add, |address| kernel.add_address(device, *address, prefix(address))));
+    omissions
 }
 
 fn is_link_local(address: IpAddr) -> bool {
     matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-/// Does it for each, also after a failure; the first failure counts.
-fn each<T>(all: &[T], mut act: impl FnMut(&T) -> Result<(), NetlinkError>) -> anyhow::Result<()> {
-    let failures: Vec<NetlinkError> = all.iter().filter_map(|each| act(each).err()).collect();
-    match failures.into_iter().next() {
-        None => Ok(()),
-        Some(error) => Err(error.into()),
-    }
+/// Does it for each. What is left out.
+fn each<T>(all: &[T], mut act: impl FnMut(&T) -> Result<(), NetlinkError>) -> BTreeSet<Omission> {
+    all.iter().filter_map(|each| act(each).err()).map(Omission::refused).collect()
 }
 
 fn route(planned: &PlannedRoute, link: u32) -> Route {
@@ -266,20 +303,6 @@ fn rules(overlay: &NodeOverlay) -> BTreeSet<Rule> {
     let families: BTreeSet<bool> = of_tasks.map(|route| route.destination.is_ipv4()).collect();
     let own = overlay.own.iter().filter(|part| families.contains(&part.is_ipv4()));
     own.map(|part| Rule { source: part.first(), prefix: part.prefix(), table: TASKS_TABLE }).collect()
-}
-
-fn set(name: &str, value: &str) -> anyhow::Result<()> {
-    let path = PathBuf::from("/proc/sys").join(name);
-    fs::write(&path, value).with_context(|| format!("cannot write {}", path.display()))
-}
-
-fn is_set(name: &str) -> bool {
-    read(name).is_some_and(|value| value == "1")
-}
-
-fn read(name: &str) -> Option<String> {
-    let value = fs::read_to_string(PathBuf::from("/proc/sys").join(name)).ok()?;
-    Some(value.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -40,7 +40,8 @@ pub(super) struct TunnelCollector {
 pub(super) fn omissions(registry: &Registry) -> Result<IntGaugeVec, prometheus::Error> {
     let about = Opts::new(
         "mesonet_overlay_omissions",
-        "What of the overlay this host goes without: IPv6, routes to where it has an address, and to where others have a route.",
+        "What of the overlay this host goes without: IPv6, routes to where it has an address and to where others have a route, \
+         and what the kernel refuses.",
     );
     let gauge = IntGaugeVec::new(about, &["kind"])?;
     registry.register(Box::new(gauge.clone()))?;

@@ -1,6 +1,7 @@
 //! Three nodes with four tasks each: who reaches whom, what is on the wire, and what a restart costs.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::Instant;
@@ -396,6 +397,89 @@ fn somebody_elses_route_is_left(nodes: &Nodes, part: &str) {
         if routes.contains("dev mesonet-wg") { Ok(()) } else { Err(routes) }
     });
     eventually("it does not count any more", || equal(&counted("route"), &Ok(0.0)));
+}
+
+/// A program that has the table of nftables which the overlay wants, so that the kernel lets nobody else change it.
+struct TableOwner(Child);
+
+impl TableOwner {
+    #[track_caller]
+    fn start(nodes: &Nodes, host: &str) -> Self {
+        let mut owner = nodes.network().command(host, "nft");
+        let mut owner =
+            owner.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("nft starts");
+        let orders = owner.stdin.as_mut().expect("piped");
+        orders.write_all(b"add table inet mesonet { flags owner; }\n").expect("written");
+        let owner = Self(owner);
+        eventually("the table is somebody else's", || {
+            let tables = shell(nodes, host, "nft list tables").success();
+            equal(&tables.trim(), &"table inet mesonet")
+        });
+        owner
+    }
+}
+
+impl Drop for TableOwner {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_kernel_refuses_takes_nothing_else_away_and_comes_once_it_is_let() {
+    const TWO: [&str; 2] = ["n1", "n2"];
+    let mut nodes = Nodes::start(&TWO);
+    nodes.start_agents(&TWO);
+    let owner = TableOwner::start(&nodes, "n2");
+    nodes.start_net_with("n1", &NET);
+    nodes.start_net_with("n2", &[&NET[..], &["--overlay-masquerade", "on"]].concat());
+    let part = |node: &str| {
+        let network = nodes.get("/v1/networks/dcos");
+        let parts = network["nodes"].as_array().cloned().unwrap_or_default();
+        let part = parts.iter().find(|part| part["node"] == node).expect("the node has a part");
+        part["subnets"][0].as_str().expect("a range").strip_suffix(".0/24").expect("256 addresses").to_owned()
+    };
+    let [near, far] = TWO.map(part);
+    eventually("the nodes have tunnels", || {
+        let pinged = shell(&nodes, "n2", &format!("ping -c 1 -W 2 {near}.1"));
+        if pinged.code == Some(0) { Ok(()) } else { Err(pinged.stdout) }
+    });
+    let refused = |count: f64| {
+        let counted = nodes.metric("n2", "mesonet_overlay_omissions{kind=\"refused\"}");
+        equal(&counted, &Ok(count))
+    };
+    let shown = || nodes.mesonet(&["overlay", "list"]).success();
+    eventually("it counts", || refused(1.0));
+    eventually("it is shown", || {
+        let shown = shown();
+        let refusal = "does without what the kernel refuses: cannot set the rules of mesonet";
+        if shown.contains(refusal) { Ok(()) } else { Err(shown) }
+    });
+    // The kernel makes no route with a source that is not the host's.
+    let local = format!("local {far}.1 dev mesonet-wg table local scope host src {far}.1");
+    shell(&nodes, "n2", &format!("ip route del {local} && ip -4 route flush proto 77")).success();
+    eventually("both count", || refused(2.0));
+
+    shell(&nodes, "n2", &format!("ip route add {local}")).success();
+    drop(owner);
+    eventually("packets are translated", || {
+        let rules = shell(&nodes, "n2", "nft list table inet mesonet").stdout;
+        if rules.contains("masquerade") { Ok(()) } else { Err(rules) }
+    });
+    eventually("nothing is left out", || refused(0.0));
+    eventually("nothing is shown", || {
+        let shown = shown();
+        if shown.contains("does without") { Err(shown) } else { Ok(()) }
+    });
+    let way = shell(&nodes, "n2", &format!("ip route get {near}.1")).success();
+    assert!(way.contains("dev mesonet-wg"), "{way}");
+    let log = nodes.log("n2", "net");
+    for what in ["cannot set the rules of mesonet", &format!("cannot make the route to {near}.0")] {
+        let told = log.lines().filter(|line| line.contains("does without a part") && line.contains(what));
+        assert_eq!(told.count(), 1, "{what}: {log}");
+    }
 }
 
 #[test]

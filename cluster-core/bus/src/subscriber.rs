@@ -72,14 +72,14 @@ impl Subscriber {
 
     /// Reports what is in effect of the overlay, and what there is to say of tunnels.
     pub async fn report_tunnel(&mut self, applied: Revision, tunnel: TunnelReport) {
-        self.say(applied, (BTreeSet::new(), BTreeMap::new()), Some(tunnel)).await;
+        self.say(applied, (BTreeSet::new(), BTreeMap::new()), Some(Box::new(tunnel))).await;
     }
 
     async fn say(
         &mut self,
         applied: Revision,
         (busy, failed): (BTreeSet<TaskKey>, BTreeMap<ServiceKey, String>),
-        tunnel: Option<TunnelReport>,
+        tunnel: Option<Box<TunnelReport>>,
     ) {
         let commits = self.feed.commits.between(self.applied, applied);
         self.applied = self.applied.max(applied);

@@ -54,7 +54,7 @@ pub struct PlaneReport {
     pub outage: Option<Outage>,
     /// What the plane of the overlay says of tunnels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tunnel: Option<TunnelReport>,
+    pub tunnel: Option<Box<TunnelReport>>,
 }
 
 /// A time without any master, by the node's clock. What the node served at its end was as old as this is long.

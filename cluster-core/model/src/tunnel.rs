@@ -37,6 +37,9 @@ pub struct TunnelReport {
     /// Nodes that do not answer through their tunnels, though there was something to answer.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub silent: BTreeSet<AgentId>,
+    /// What the node's host goes without, for people to read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub omissions: Vec<String>,
 }
 
 impl TunnelEnd {

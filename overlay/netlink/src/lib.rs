@@ -1,5 +1,5 @@
-//! Links, addresses and routes of a network namespace, by rtnetlink (RFC 3549, `man 7 rtnetlink`), and the translation of
-//! sources, by nftables.
+//! Links, addresses and routes of a network namespace, by rtnetlink (RFC 3549, `man 7 rtnetlink`), the translation of
+//! sources, by nftables, and the switches of its interfaces.
 //!
 //! A [`Netlink`] speaks to the namespace in which it was opened, wherever its thread goes afterwards. Calls block for
 //! as long as the kernel takes, which is microseconds. What is there already is no error where the caller wants it to
@@ -15,6 +15,7 @@ mod nat;
 mod pair;
 mod routes;
 mod socket;
+mod switch;
 
 use std::io;
 use std::net::IpAddr;
@@ -27,6 +28,7 @@ use socket::Socket;
 pub use nat::{Nat, NatRule};
 pub use pair::LinkKind;
 pub use routes::{MAIN_TABLE, Route, Rule};
+pub use switch::{set_switch, switch};
 
 /// Kinds of requests (`linux/rtnetlink.h`).
 mod kind {

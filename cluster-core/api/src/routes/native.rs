@@ -155,6 +155,7 @@ fn planes(api: &Api) -> Result<Response, Failure> {
                 "behindSince": state.plane_history.behind_since(report.applied),
                 "outage": report.outage,
                 "silent": report.tunnel.as_ref().map(|tunnel| &tunnel.silent),
+                "omissions": report.tunnel.as_ref().map(|tunnel| &tunnel.omissions),
             })
         })
         .collect();

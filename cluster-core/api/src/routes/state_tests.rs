@@ -385,7 +385,7 @@ async fn services_planes_and_view_are_shown() {
             "planes": [{
                 "node": "c-S0", "plane": "lb", "applied": 1, "lag": 1, "behindSince": "1970-01-01T00:00:05.000Z",
                 "outage": {"since": "1970-01-01T00:00:01.000Z", "until": "1970-01-01T00:00:04.000Z"},
-                "silent": null,
+                "silent": null, "omissions": null,
             }],
             "disconnected": [{"node": "c-S1", "plane": "dns", "applied": 1, "since": "1970-01-01T00:00:07.000Z"}],
         })

@@ -29,10 +29,11 @@ fn say(cluster: &mut Cluster, node: &AgentId, applied: Revision, end: &TunnelEnd
         busy: BTreeSet::new(),
         failed: BTreeMap::new(),
         outage: None,
-        tunnel: Some(TunnelReport {
+        tunnel: Some(Box::new(TunnelReport {
             end: end.clone(),
             silent: silent.iter().map(|it| AgentId::new(*it)).collect(),
-        }),
+            omissions: Vec::new(),
+        })),
     }));
 }
 
