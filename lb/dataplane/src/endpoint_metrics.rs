@@ -1,6 +1,7 @@
 //! What is counted of single endpoints.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -26,7 +27,8 @@ pub(crate) struct EndpointMetrics {
 #[derive(Debug, Clone)]
 struct Families {
     connections: IntCounterVec,
-    failures: IntCounterVec,
+    /// `None` where nobody sees whether an endpoint takes a connection.
+    failures: Option<IntCounterVec>,
     bytes: IntCounterVec,
     packets: IntCounterVec,
 }
@@ -55,36 +57,60 @@ pub(crate) struct EndpointSeries {
     metrics: EndpointMetrics,
 }
 
+/// By endpoint, and by endpoint and direction.
+const LABELS: [&str; 2] = ["service", "endpoint"];
+const LABELS_OF_DIRECTIONS: [&str; 3] = ["service", "endpoint", "direction"];
+
 impl EndpointMetrics {
-    /// The instruments; not yet registered.
-    pub(crate) fn new() -> Self {
-        let counters = |name: &str, help: &str, labels: &[&str]| {
-            IntCounterVec::new(Opts::new(name, help), labels)
-                .expect("BUG: an instrument is described wrongly")
-        };
-        let (labels, with_direction) = (["service", "endpoint"], ["service", "endpoint", "direction"]);
-        let families = Families {
+    /// Those of connections from this node; not yet registered.
+    pub(crate) fn of_connections() -> Self {
+        Self::new(Families {
             connections: counters(
                 "mesonet_lb_endpoint_connections_total",
                 "Connections and UDP sessions given to an endpoint",
-                &labels,
+                &LABELS,
             ),
-            failures: counters(
+            failures: Some(counters(
                 "mesonet_lb_endpoint_connect_failures_total",
                 "Attempts that an endpoint refused or did not answer in time",
-                &labels,
-            ),
+                &LABELS,
+            )),
             bytes: counters(
                 "mesonet_lb_endpoint_bytes_total",
                 "Bytes forwarded, by service, endpoint and direction (in: from clients)",
-                &with_direction,
+                &LABELS_OF_DIRECTIONS,
             ),
             packets: counters(
                 "mesonet_lb_endpoint_packets_total",
                 "Packets of connections that have ended, and datagrams, by service, endpoint and direction (in: from clients)",
-                &with_direction,
+                &LABELS_OF_DIRECTIONS,
             ),
-        };
+        })
+    }
+
+    /// Those of packets from outside; not yet registered.
+    pub(crate) fn of_packets() -> Self {
+        Self::new(Families {
+            connections: counters(
+                "mesonet_lb_packet_endpoint_flows_total",
+                "Connections and datagram flows from outside given to an endpoint",
+                &LABELS,
+            ),
+            failures: None,
+            bytes: counters(
+                "mesonet_lb_packet_endpoint_bytes_total",
+                "Bytes of IP packets translated, by service, endpoint and direction (in: from clients)",
+                &LABELS_OF_DIRECTIONS,
+            ),
+            packets: counters(
+                "mesonet_lb_packet_endpoint_translations_total",
+                "Packets translated, by service, endpoint and direction (in: from clients)",
+                &LABELS_OF_DIRECTIONS,
+            ),
+        })
+    }
+
+    fn new(families: Families) -> Self {
         Self { families, series: Arc::default() }
     }
 
@@ -105,18 +131,30 @@ impl EndpointMetrics {
 
     /// The descriptions of all instruments.
     pub(crate) fn describe(&self) -> Vec<&Desc> {
-        self.families.all().into_iter().flat_map(Collector::desc).collect()
+        self.families.all().flat_map(Collector::desc).collect()
     }
 
     /// What all instruments show.
     pub(crate) fn show(&self) -> Vec<MetricFamily> {
-        self.families.all().into_iter().flat_map(Collector::collect).collect()
+        self.families.all().flat_map(Collector::collect).collect()
     }
 }
 
+fn counters(name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    IntCounterVec::new(Opts::new(name, help), labels).expect("BUG: an instrument is described wrongly")
+}
+
 impl Families {
-    fn all(&self) -> [&IntCounterVec; 4] {
-        [&self.connections, &self.failures, &self.bytes, &self.packets]
+    fn by_endpoint(&self) -> impl Iterator<Item = &IntCounterVec> {
+        iter::once(&self.connections).chain(&self.failures)
+    }
+
+    fn by_direction(&self) -> [&IntCounterVec; 2] {
+        [&self.bytes, &self.packets]
+    }
+
+    fn all(&self) -> impl Iterator<Item = &IntCounterVec> {
+        self.by_endpoint().chain(self.by_direction())
     }
 }
 
@@ -127,7 +165,9 @@ impl EndpointSeries {
         let Families { connections, failures, bytes, packets } = &self.metrics.families;
         let labels = [service, endpoint];
         connections.with_label_values(&labels).inc_by(new.connections.wrapping_sub(old.connections));
-        failures.with_label_values(&labels).inc_by(new.failures.wrapping_sub(old.failures));
+        if let Some(failures) = failures {
+            failures.with_label_values(&labels).inc_by(new.failures.wrapping_sub(old.failures));
+        }
         for (family, direction, new, old) in [
             (bytes, IN, new.bytes_up, old.bytes_up),
             (bytes, OUT, new.bytes_down, old.bytes_down),
@@ -151,12 +191,11 @@ impl Drop for EndpointSeries {
         }
         all.remove(&self.labels);
         let [service, endpoint] = self.labels.each_ref().map(String::as_str);
-        let Families { connections, failures, bytes, packets } = &self.metrics.families;
         // Each fails only if it has never been made.
-        for family in [connections, failures] {
+        for family in self.metrics.families.by_endpoint() {
             let _ = family.remove_label_values(&[service, endpoint]);
         }
-        for family in [bytes, packets] {
+        for family in self.metrics.families.by_direction() {
             for direction in [IN, OUT] {
                 let _ = family.remove_label_values(&[service, endpoint, direction]);
             }
@@ -179,7 +218,7 @@ mod tests {
 
     #[test]
     fn endpoints_beyond_the_bound_are_left_out_until_others_go() {
-        let metrics = EndpointMetrics::new();
+        let metrics = EndpointMetrics::of_connections();
         let service: ServiceKey = "tcp/web@marathon:80".parse().expect("key");
         let add = |number| {
             let series = metrics.endpoint(&service, endpoint(number))?;
@@ -198,7 +237,7 @@ mod tests {
 
     #[test]
     fn series_stay_while_anybody_counts() {
-        let metrics = EndpointMetrics::new();
+        let metrics = EndpointMetrics::of_connections();
         let service: ServiceKey = "tcp/web@marathon:80".parse().expect("key");
         let [first, second] =
             [metrics.endpoint(&service, endpoint(1)), metrics.endpoint(&service, endpoint(1))];

@@ -110,7 +110,8 @@ impl Metrics {
         let gauge = |name: &str, help: &str| register(registry, IntGauge::new(name, help));
         let apply = HistogramOpts::new("mesonet_lb_apply_seconds", "Time to put one view into effect")
             .buckets(APPLY_BUCKETS.to_vec());
-        let by_endpoint = ByEndpoint { metrics: EndpointMetrics::new(), ledger: Ledger::default() };
+        let by_endpoint =
+            ByEndpoint { metrics: EndpointMetrics::of_connections(), ledger: Ledger::default() };
         let by_endpoint = register(registry, Ok(by_endpoint));
         Self {
             connections: counters(

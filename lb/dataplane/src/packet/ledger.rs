@@ -1,6 +1,7 @@
 //! What the programs have counted, as metrics: read when they are asked for, so that they are exact.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use mesonet_ebpf_abi::{PacketCount, PacketEvent};
@@ -10,6 +11,7 @@ use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, Opts, Registry};
 
 use super::maps::Counters;
+use crate::endpoint_metrics::{EndpointMetrics, EndpointSeries, EndpointTraffic};
 use crate::metrics::SERVICE_LABELS_MAX;
 
 const OTHER_SERVICES: &str = "other";
@@ -31,6 +33,10 @@ struct Accounts {
 #[derive(Debug)]
 struct Account {
     label: String,
+    /// Until it is gone.
+    endpoint: Option<(ServiceKey, SocketAddr)>,
+    /// Its own instruments, from when something is counted, unless there are too many others.
+    series: Option<Arc<EndpointSeries>>,
     exported: PacketCount,
 }
 
@@ -41,6 +47,7 @@ struct Instruments {
     packets: IntCounterVec,
     bytes: IntCounterVec,
     events: IntCounterVec,
+    endpoints: EndpointMetrics,
 }
 
 impl Ledger {
@@ -57,12 +64,22 @@ impl Ledger {
     }
 
     /// What is counted under a number from now on belongs to an endpoint of a service.
-    pub(super) fn open(&self, number: u32, service: &ServiceKey) {
+    pub(super) fn open(&self, number: u32, service: &ServiceKey, endpoint: SocketAddr) {
         let mut accounts = self.lock();
         accounts.export(number);
         let exported = accounts.counters.of(number);
         let label = accounts.label(service);
-        accounts.accounts.insert(number, Account { label, exported });
+        let account = Account { label, endpoint: Some((service.clone(), endpoint)), series: None, exported };
+        accounts.accounts.insert(number, account);
+    }
+
+    /// The endpoint is gone. What is still counted is its service's.
+    pub(super) fn close(&self, number: u32) {
+        let mut accounts = self.lock();
+        accounts.export(number);
+        if let Some(account) = accounts.accounts.get_mut(&number) {
+            (account.endpoint, account.series) = (None, None);
+        }
     }
 
     /// Everything that was counted of an endpoint's number since the maps were made.
@@ -90,7 +107,9 @@ impl Collector for Ledger {
         let numbers: Vec<u32> = accounts.accounts.keys().copied().collect();
         numbers.into_iter().for_each(|number| accounts.export(number));
         accounts.export_events();
-        accounts.instruments.all().into_iter().flat_map(Collector::collect).collect()
+        let mut families = accounts.instruments.endpoints.show();
+        families.extend(accounts.instruments.all().into_iter().flat_map(Collector::collect));
+        families
     }
 }
 
@@ -110,7 +129,7 @@ impl Accounts {
         let Some(account) = self.accounts.get_mut(&number) else { return };
         let (new, old) = (self.counters.of(number), account.exported);
         let label = account.label.as_str();
-        let Instruments { flows, ended, packets, bytes, .. } = &self.instruments;
+        let Instruments { flows, ended, packets, bytes, endpoints, .. } = &self.instruments;
         flows.with_label_values(&[label]).inc_by(new.flows.wrapping_sub(old.flows));
         ended.with_label_values(&[label]).inc_by(new.ended.wrapping_sub(old.ended));
         for (direction, count, grown) in [
@@ -121,6 +140,13 @@ impl Accounts {
         ] {
             count.with_label_values(&[label, direction]).inc_by(grown);
         }
+        if new != old && account.series.is_none() {
+            let of = |(service, endpoint): &(ServiceKey, SocketAddr)| endpoints.endpoint(service, *endpoint);
+            account.series = account.endpoint.as_ref().and_then(of);
+        }
+        if let Some(series) = &account.series {
+            series.add(&traffic(&new), &traffic(&old));
+        }
         account.exported = new;
     }
 
@@ -129,6 +155,17 @@ impl Accounts {
             let old = self.events.insert(event, count).unwrap_or(0);
             self.instruments.events.with_label_values(&[event.as_str()]).inc_by(count.wrapping_sub(old));
         }
+    }
+}
+
+fn traffic(count: &PacketCount) -> EndpointTraffic {
+    EndpointTraffic {
+        connections: count.flows,
+        failures: 0,
+        bytes_up: count.bytes_in,
+        bytes_down: count.bytes_out,
+        packets_up: count.packets_in,
+        packets_down: count.packets_out,
     }
 }
 
@@ -163,6 +200,7 @@ impl Instruments {
                 "Packets that were not translated though they may have been meant to be, by reason",
                 &["event"],
             ),
+            endpoints: EndpointMetrics::of_packets(),
         }
     }
 

@@ -446,8 +446,12 @@ impl PacketBalancer {
             }
         };
         for write in &writes {
-            if let (PacketWrite::PutMember(_, number), Some(key)) = (write, self.owners.get(&frontend)) {
-                self.ledger.open(*number, key);
+            match (write, self.owners.get(&frontend)) {
+                (PacketWrite::PutMember(member, number), Some(key)) => {
+                    self.ledger.open(*number, key, member.place.into());
+                }
+                (PacketWrite::RemoveEndpoint(number), _) => self.ledger.close(*number),
+                _ => {}
             }
         }
         self.open_found(&frontend);
@@ -464,7 +468,8 @@ impl PacketBalancer {
             return;
         }
         if let Some(key) = self.owners.get(frontend) {
-            self.table.members(frontend).for_each(|(number, _)| self.ledger.open(number, key));
+            let members = self.table.members(frontend);
+            members.for_each(|(number, each)| self.ledger.open(number, key, each.place.into()));
         }
     }
 

@@ -532,11 +532,19 @@ fn what_is_counted_is_what_was_run() {
     assert_eq!(counts(&table), expected);
     let exported = |name: &str| -> f64 {
         let families = registry.gather();
-        let family = families.iter().find(|family| family.name() == name).expect("it is exported");
-        family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum()
+        let of_name = families.iter().filter(|family| family.name() == name);
+        of_name.flat_map(|family| family.get_metric()).map(|metric| metric.get_counter().get_value()).sum()
     };
     let packets = (expected.packets_in + expected.packets_out) as f64;
     assert_eq!(exported("mesonet_lb_packet_translations_total"), packets);
     assert_eq!(exported("mesonet_lb_packet_flows_total"), expected.flows as f64);
     assert_eq!(exported("mesonet_lb_packet_flows_total"), expected.flows as f64, "not twice");
+    assert_eq!(exported("mesonet_lb_packet_endpoint_flows_total"), expected.flows as f64);
+    assert_eq!(exported("mesonet_lb_packet_endpoint_translations_total"), packets);
+    let bytes = (expected.bytes_in + expected.bytes_out) as f64;
+    assert_eq!(exported("mesonet_lb_packet_endpoint_bytes_total"), bytes);
+    table.node.remove("tcp/four@marathon:80");
+    assert_eq!(exported("mesonet_lb_packet_endpoint_flows_total"), 0.0, "it is gone");
+    assert_eq!(exported("mesonet_lb_packet_endpoint_bytes_total"), 0.0);
+    assert_eq!(exported("mesonet_lb_packet_flows_total"), expected.flows as f64, "its service's stay");
 }
