@@ -46,6 +46,8 @@ struct Found {
     /// Its number, if it is there and on.
     index: Option<u32>,
     addresses: BTreeSet<IpAddr>,
+    /// Whether what comes from it is forwarded. Whoever sets the host's switches anew may turn that off.
+    forwards: bool,
     /// The interfaces that are to be its ports and are there.
     ports: BTreeMap<String, FoundPort>,
 }
@@ -61,7 +63,7 @@ struct FoundPort {
 /// What is to be done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Step {
-    /// Make the bridge, turn it on and give it its addresses, as far as that is not so.
+    /// Make the bridge, turn it on, give it its addresses and have forwarded what comes from it, as far as that is not so.
     Make { bridge: String },
     /// Make an interface of a task, with both ends.
     Renew { port: String, task: TaskKey, index: usize },
@@ -92,7 +94,7 @@ fn plan(wanted: &BTreeMap<String, Wanted>, found: &BTreeMap<String, Found>) -> V
             .iter()
             .filter_map(InterfaceAddress::gateway)
             .all(|gateway| found.addresses.contains(&gateway));
-        if found.index.is_none() || !has_addresses {
+        if found.index.is_none() || !has_addresses || !found.forwards {
             steps.push(Step::Make { bridge: bridge.clone() });
         }
         for (port, owner) in &wanted.ports {
@@ -303,6 +305,7 @@ fn look(
         if let Some(link) = host.link(bridge)?.filter(|link| link.is_up) {
             let own = addresses.iter().filter(|address| address.link == link.index);
             found.addresses = own.map(|address| address.address).collect();
+            found.forwards = interfaces::forwards(bridge);
             found.index = Some(link.index);
         }
         for port in wanted.ports.keys() {
@@ -334,6 +337,7 @@ mod tests {
         Found {
             index,
             addresses: addresses.iter().map(|address| address.parse().expect("address")).collect(),
+            forwards: true,
             ports: ports.iter().map(|(port, found)| ((*port).to_owned(), *found)).collect(),
         }
     }
@@ -369,6 +373,11 @@ mod tests {
             (found(Some(4), &own[..1], &[("p1", here), ("p2", here)]), &[make], false),
             (found(None, &[], &[("p1", nowhere), ("p2", nowhere)]), &[make, join1, join2], false),
             (found(None, &[], &[]), &[make, renew], true),
+            (
+                Found { forwards: false, ..found(Some(4), &own, &[("p1", here), ("p2", here)]) },
+                &[make],
+                false,
+            ),
         ] {
             let all = [("m-dcos".to_owned(), found.clone())].into();
             let steps: Vec<String> = plan(&wanted, &all).iter().map(name).collect();

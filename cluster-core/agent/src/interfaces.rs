@@ -1,13 +1,11 @@
 //! Makes the interfaces that are written down: a bridge on the node, and a pair of interfaces from it into a network
 //! namespace.
 
-use std::fs;
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use mesonet_model::Subnet;
-use mesonet_netlink::{Link, Netlink, NetlinkError};
+use mesonet_netlink::{Link, Netlink, NetlinkError, set_switch, switch};
 use thiserror::Error;
 
 use crate::container_network::{Interface, InterfaceAddress};
@@ -19,8 +17,6 @@ pub(crate) enum InterfaceError {
     Netlink(#[from] NetlinkError),
     #[error("the addresses {subnet} of the task's network overlap the host's own address {address}")]
     Overlap { subnet: Subnet, address: IpAddr },
-    #[error("cannot write {}", path.display())]
-    Forwarding { path: PathBuf, source: io::Error },
 }
 
 /// The names of both ends of a pair.
@@ -53,9 +49,18 @@ pub(crate) fn bridge(host: &mut Netlink, interface: &Interface) -> Result<Link, 
     }
     host.set_up(&bridge)?;
     // Only what comes from the bridge is forwarded; the rest of the host stays as it is.
-    let path = PathBuf::from(format!("/proc/sys/net/ipv4/conf/{name}/forwarding"));
-    fs::write(&path, "1").map_err(|source| InterfaceError::Forwarding { path, source })?;
+    set_switch(&forwarding(name), "1")?;
     Ok(bridge)
+}
+
+/// Whether what comes from a bridge is forwarded.
+pub(crate) fn forwards(bridge: &str) -> bool {
+    switch(&forwarding(bridge)).is_some_and(|value| value == "1")
+}
+
+/// The switch of that.
+fn forwarding(bridge: &str) -> String {
+    format!("ipv4/conf/{bridge}/forwarding")
 }
 
 /// Makes an interface in the namespace of this thread, `own`, which leads to a bridge on the node, and by these gateways to

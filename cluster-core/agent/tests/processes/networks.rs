@@ -13,7 +13,7 @@ use mesonet_agent::{AttachmentKey, AttachmentRequest, Attachments};
 use mesonet_model::{
     AgentCommand, Attachment, PortForward, Protocol, StatusReason, TaskNetworking, TaskSpec, TaskState,
 };
-use mesonet_netlink::Netlink;
+use mesonet_netlink::{Netlink, set_switch, switch};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::Case;
@@ -209,6 +209,9 @@ fn a_bridge_that_somebody_removes_is_put_back() {
     Netlink::open().expect("netlink").remove_link("m-dual").expect("removes");
     assert_eq!(greeting([9, 0, 7, 2].into(), 8080), "9.0.7.2", "it is reached again");
     assert_eq!(greeting("fd01:b::7:0:0:2".parse().expect("address"), 8080), "fd01:b::7:0:0:2");
+    let forwarding = "ipv4/conf/m-dual/forwarding";
+    set_switch(forwarding, "0").expect("sets");
+    wait_for("it forwards again", || (switch(forwarding)? == "1").then_some(()));
     node.kill(&greeter);
     node.until(&greeter, TaskState::Killed);
     let bridge = || Netlink::open().expect("netlink").link("m-dual").expect("asks");
