@@ -341,6 +341,10 @@ impl Agent {
                 self.begin_to_look(&key, pid);
             }
             What::Event(Event::Checked { id, failure }) => self.command_ended(&key, id, failure),
+            What::Event(Event::ForwarderEnded { cause }) => {
+                tracing::warn!(task = %key, %cause, "What forwards ports to a task has ended and is started again");
+                self.config.metrics.restored();
+            }
             What::Health(news) => self.health_news(&key, news),
             What::Looked { listening } => self.looked(&key, listening),
             What::Event(Event::Ended(exit)) => self.find(&key, Finding::end(&exit)),

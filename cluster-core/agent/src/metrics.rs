@@ -103,7 +103,7 @@ impl AgentMetrics {
             )?,
             restored: IntCounter::new(
                 "mesonet_agent_network_restored_total",
-                "Bridges and interfaces of tasks that somebody has changed and the agent has put back.",
+                "Bridges, interfaces and forwarders of tasks that somebody has changed or ended and that were put back.",
             )?,
             missing: IntGauge::new(
                 "mesonet_agent_network_missing",

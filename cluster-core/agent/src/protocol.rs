@@ -59,6 +59,8 @@ pub(crate) enum Event {
         /// Why it counts as a failure.
         failure: Option<String>,
     },
+    /// The process that forwards ports of the node to the task has ended, and another one is started.
+    ForwarderEnded { cause: ExitCause },
 }
 
 /// Agent to supervisor.

@@ -53,6 +53,11 @@ impl Control {
         }
     }
 
+    /// Whether anybody is connected.
+    pub(super) fn is_connected(&self) -> bool {
+        !self.clients.is_empty()
+    }
+
     /// Whether those who were connected have all gone.
     pub(super) fn is_abandoned(&self) -> bool {
         self.was_used && self.clients.is_empty()

@@ -5,21 +5,36 @@
 //! those of VIPs, would not work for the loopback address that a local cluster has, and would have to be cleared up
 //! when everything else is gone. A port that is taken is known before the task starts. The price is that the task sees
 //! the connection of its node instead of the client's.
+//!
+//! The supervisor keeps the ports open, too. So when somebody kills that process alone, or it lacks memory, the next
+//! one takes what has waited meanwhile, and nobody else can have got the port.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io;
+use std::mem;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::process;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesonet_model::Protocol;
 use rustix::net::sockopt;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use thiserror::Error;
 
 use crate::container_network::ContainerNetwork;
+use crate::protocol::ExitCause;
+
+/// The network namespace of this thread.
+const OWN_NAMESPACE: &str = "/proc/thread-self/ns/net";
+
+/// From one process that copies to the next, at least: what keeps ending costs little.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Connections at a time through one port. Each costs two threads with small stacks; further ones are closed at once.
 const CONNECTIONS_MAX: usize = 2048;
@@ -57,23 +72,94 @@ pub(super) enum ForwardError {
     Start { source: io::Error },
 }
 
+#[derive(Debug)]
 enum Entrance {
     Tcp(TcpListener, SocketAddr),
     Udp(UdpSocket, SocketAddr),
 }
 
-/// Listens on the ports of the node, and has a child process copy what comes. It ends with this process.
-pub(super) fn start(network: &ContainerNetwork) -> Result<(), ForwardError> {
+/// Ports of the node, and the child process that copies what comes, which ends with this process.
+#[derive(Debug)]
+pub(super) struct Forwarding {
+    entrances: Vec<Entrance>,
+    /// The node's network.
+    host: File,
+    /// The process, while it lives.
+    child: Option<Pid>,
+    /// When it was made.
+    made: Instant,
+    /// How the one before has ended, until that is told.
+    ended: Option<ExitCause>,
+}
+
+/// Listens on the ports of the node, if there are any for the task, and has what comes copied.
+pub(super) fn start(network: &ContainerNetwork) -> Result<Option<Forwarding>, ForwardError> {
     let entrances = listen(network)?;
     if entrances.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    // SAFETY: this process has one thread, so the child has all of it, and no lock is held by another one.
-    let child = unsafe { libc::fork() };
-    match child {
-        0 => serve(entrances),
-        -1 => Err(ForwardError::Start { source: io::Error::last_os_error() }),
-        _ => Ok(()),
+    let failed = |source| ForwardError::Start { source };
+    let host = File::open(OWN_NAMESPACE).map_err(failed)?;
+    let mut forwarding = Forwarding { entrances, host, child: None, made: Instant::now(), ended: None };
+    forwarding.make_process().map_err(failed)?;
+    Ok(Some(forwarding))
+}
+
+impl Forwarding {
+    /// Takes note of children that have ended, and makes another process in the place of one that is among them.
+    pub(super) fn renew(&mut self, ended: &[(Pid, ExitCause)], now: Instant) {
+        if let Some((_, cause)) = ended.iter().find(|(pid, _)| Some(*pid) == self.child) {
+            self.child = None;
+            self.ended = Some(cause.clone());
+        }
+        if self.next_wake().is_some_and(|wake| wake <= now) {
+            self.made = now;
+            // What the system lacks it may have the next time.
+            let _ = self.make_process();
+        }
+    }
+
+    /// When [`Forwarding::renew`] is to be called, whatever happens.
+    pub(super) fn next_wake(&self) -> Option<Instant> {
+        self.child.is_none().then(|| self.made + RENEWAL_INTERVAL)
+    }
+
+    /// How a process has ended, once.
+    pub(super) fn take_ended(&mut self) -> Option<ExitCause> {
+        self.ended.take()
+    }
+
+    fn make_process(&mut self) -> io::Result<()> {
+        // SAFETY: this process has one thread, so the child has all of it, and no lock is held by another one.
+        match unsafe { libc::fork() } {
+            0 => self.serve(),
+            -1 => Err(io::Error::last_os_error()),
+            child => {
+                self.child = Pid::from_raw(child);
+                Ok(())
+            }
+        }
+    }
+
+    /// The life of the child process.
+    fn serve(&mut self) -> ! {
+        // The supervisor cannot have ended without this process: the signal is set before anything can take long.
+        let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+        // Unless it is the first one, it begins in the task's network.
+        if move_into_link_name_space(self.host.as_fd(), Some(LinkNameSpaceType::Network)).is_err() {
+            process::exit(1);
+        }
+        for entrance in mem::take(&mut self.entrances) {
+            let run = move || match entrance {
+                Entrance::Tcp(listener, target) => forward_connections(&listener, target),
+                Entrance::Udp(socket, target) => forward_datagrams(&Arc::new(socket), target),
+            };
+            // Without the thread, the port does not answer, and the others do.
+            let _ = thread::Builder::new().stack_size(STACK_BYTES).spawn(run);
+        }
+        loop {
+            thread::park();
+        }
     }
 }
 
@@ -92,23 +178,6 @@ fn listen(network: &ContainerNetwork) -> Result<Vec<Entrance>, ForwardError> {
         opened.map_err(|source| ForwardError::Listen { protocol: forward.protocol, address, source })
     };
     network.forwards.iter().map(entrance).collect()
-}
-
-/// The life of the child process.
-fn serve(entrances: Vec<Entrance>) -> ! {
-    // The supervisor cannot have ended without this process: the signal is set before anything can take long.
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    for entrance in entrances {
-        let run = move || match entrance {
-            Entrance::Tcp(listener, target) => forward_connections(&listener, target),
-            Entrance::Udp(socket, target) => forward_datagrams(&Arc::new(socket), target),
-        };
-        // Without the thread, the port does not answer, and the others do.
-        let _ = thread::Builder::new().stack_size(STACK_BYTES).spawn(run);
-    }
-    loop {
-        thread::park();
-    }
 }
 
 fn forward_connections(listener: &TcpListener, target: SocketAddr) {

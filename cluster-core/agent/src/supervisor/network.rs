@@ -13,7 +13,7 @@ use rustix::mount::MountPropagationFlags;
 use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
-use super::forward::{self, ForwardError};
+use super::forward::{self, ForwardError, Forwarding};
 use crate::container_network::{ContainerNetwork, inside_name, port_name};
 use crate::interfaces::{self, InterfaceError, Names};
 use crate::protocol::Launch;
@@ -37,16 +37,16 @@ pub(super) enum NetworkError {
 }
 
 /// Moves this process into namespaces with the interfaces of a launch; does nothing on the host's network. `directory`
-/// is the task's checkpoint.
-pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<(), NetworkError> {
-    let Some(network) = &launch.network else { return Ok(()) };
+/// is the task's checkpoint. What leads from ports of the node to the task, if anything does.
+pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<Option<Forwarding>, NetworkError> {
+    let Some(network) = &launch.network else { return Ok(None) };
     let mut host = Netlink::open()?;
     let bridges: Vec<Link> = network
         .interfaces
         .iter()
         .map(|each| interfaces::bridge(&mut host, each))
         .collect::<Result<_, _>>()?;
-    forward::start(network)?;
+    let forwarding = forward::start(network)?;
     // SAFETY: this process has one thread, and what is unshared are namespaces, not the table of descriptors.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
         .map_err(|error| NetworkError::Namespaces { source: error.into() })?;
@@ -58,7 +58,7 @@ pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<(), NetworkErr
         let names = Names { port: &name, inside: &inside_name(index) };
         interfaces::connect(&mut host, &mut own, interface, bridge, names, &network.default_gateways(index))?;
     }
-    Ok(())
+    Ok(forwarding)
 }
 
 /// Makes the task ask the node's name server, by a file that only this mount namespace has in its place.

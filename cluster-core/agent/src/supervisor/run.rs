@@ -14,6 +14,7 @@ use thiserror::Error;
 
 use super::command_checks::CommandChecks;
 use super::control::Control;
+use super::forward::Forwarding;
 use super::main_process::{self, MainProcess, StartTaskError};
 use super::output::Pump;
 use super::signals::Signals;
@@ -95,6 +96,8 @@ struct Supervisor {
     control: Control,
     outputs: Vec<Pump>,
     checks: CommandChecks,
+    /// What leads from ports of the node to the task.
+    forwarding: Option<Forwarding>,
     phase: Phase,
     /// When the grace of a kill ends.
     kill_at: Option<Instant>,
@@ -118,7 +121,7 @@ impl Supervisor {
     fn start(directory: PathBuf, launch: Launch, signals: Signals, control: Control) -> Self {
         let started = network::set_up(&launch, &directory)
             .map_err(StartTaskError::Network)
-            .and_then(|()| main_process::start(&launch));
+            .and_then(|forwarding| Ok((main_process::start(&launch)?, forwarding)));
         let mut supervisor = Self {
             directory,
             launch,
@@ -126,13 +129,15 @@ impl Supervisor {
             control,
             outputs: Vec::new(),
             checks: CommandChecks::default(),
+            forwarding: None,
             phase: Phase::Recorded,
             kill_at: None,
             unkillable_since: None,
         };
         match started {
-            Ok(MainProcess { pid, outputs }) => {
+            Ok((MainProcess { pid, outputs }, forwarding)) => {
                 supervisor.outputs = outputs;
+                supervisor.forwarding = forwarding;
                 supervisor.phase = Phase::Running { main: pid };
             }
             Err(error) => supervisor.end(ExitCause::NotStarted(checkpoint::in_full(&error))),
@@ -188,7 +193,10 @@ impl Supervisor {
 
     fn next_wake(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Running { .. } => self.kill_at.into_iter().chain(self.checks.next_wake()).min(),
+            Phase::Running { .. } => {
+                let forwarding = self.forwarding.as_ref().and_then(Forwarding::next_wake);
+                self.kill_at.into_iter().chain(self.checks.next_wake()).chain(forwarding).min()
+            }
             Phase::Ending { .. } => Some(Instant::now() + ENDING_TICK),
             Phase::Ended { retry_at, .. } => Some(*retry_at),
             Phase::Recorded => None,
@@ -242,15 +250,30 @@ impl Supervisor {
                 }
                 let late = self.checks.end_late(Instant::now());
                 let reaped = offspring::reap(main);
+                if reaped.main.is_none() {
+                    self.renew_forwarding(&reaped.others);
+                }
                 let ended = self.checks.take_ended(reaped.others);
                 late.iter().chain(&ended).for_each(|event| self.control.tell(event));
                 if let Some(cause) = reaped.main {
+                    self.forwarding = None;
                     self.phase = Phase::Ending { main, cause };
                     self.finish_processes(main, is_in_grace);
                 }
             }
             Phase::Ending { main, .. } => self.finish_processes(*main, is_in_grace),
             Phase::Ended { .. } | Phase::Recorded => {}
+        }
+    }
+
+    /// Goes on to forward ports, and says what has happened once somebody listens.
+    fn renew_forwarding(&mut self, ended: &[(Pid, ExitCause)]) {
+        let Some(forwarding) = &mut self.forwarding else { return };
+        forwarding.renew(ended, Instant::now());
+        if self.control.is_connected()
+            && let Some(cause) = forwarding.take_ended()
+        {
+            self.control.tell(&Event::ForwarderEnded { cause });
         }
     }
 

@@ -144,7 +144,8 @@ fn tasks_reach_each_other_by_addresses_of_their_own() {
 
 fn ports_of_the_node_lead_to_the_task_and_are_known_to_be_taken() {
     let directory = directory();
-    let mut node = Node::start(directory.path());
+    let (config, registry) = node::counted(directory.path());
+    let mut node = Node::with(config);
     let forward = |protocol| PortForward { host_port: 31_007, container_port: 8080, protocol };
     let mut greeter = in_networks("greeter", &["greet", "8080"], &[None]);
     let networking = greeter.networking.as_mut().expect("its own interfaces");
@@ -152,14 +153,27 @@ fn ports_of_the_node_lead_to_the_task_and_are_known_to_be_taken() {
     node.launch(&greeter);
     let running = node.until(&greeter, TaskState::Running);
     assert_eq!(texts(&running.addresses), ["172.31.254.2"]);
-    assert_eq!(greeting([127, 0, 0, 1].into(), 31_007), "172.31.254.2");
-    let client = UdpSocket::bind("127.0.0.1:0").expect("binds");
-    client.set_read_timeout(Some(Duration::from_millis(200))).expect("sets");
-    wait_for("an echo", || {
-        client.send_to(b"hello", "127.0.0.1:31007").ok()?;
-        let mut buffer = [0; 16];
-        client.recv(&mut buffer).ok().filter(|length| &buffer[..*length] == b"hello")
-    });
+    let answers = || {
+        assert_eq!(greeting([127, 0, 0, 1].into(), 31_007), "172.31.254.2");
+        let client = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        client.set_read_timeout(Some(Duration::from_millis(200))).expect("sets");
+        wait_for("an echo", || {
+            client.send_to(b"hello", "127.0.0.1:31007").ok()?;
+            let mut buffer = [0; 16];
+            client.recv(&mut buffer).ok().filter(|length| &buffer[..*length] == b"hello")
+        });
+    };
+    answers();
+    // Who copies is killed alone, twice.
+    for times in 1..=2 {
+        let copier = wait_for("who copies", || forwarder(node.supervisor(&greeter)));
+        rustix::process::kill_process(copier, rustix::process::Signal::KILL).expect("kills");
+        wait_for("it is told", || {
+            let restored = node::shown(&registry, "mesonet_agent_network_restored_total", &[]);
+            (restored >= f64::from(times)).then_some(())
+        });
+        answers();
+    }
     let mut second = in_networks("second", &["greet", "8080"], &[None]);
     second.networking = greeter.networking.clone();
     let end = node.run(&second).pop().expect("it ends");
@@ -168,6 +182,16 @@ fn ports_of_the_node_lead_to_the_task_and_are_known_to_be_taken() {
     node.kill(&greeter);
     node.until(&greeter, TaskState::Killed);
     wait_for("the port to be free", || TcpListener::bind("127.0.0.1:31007").ok());
+}
+
+/// The child of a supervisor that runs the supervisor's own program.
+fn forwarder(supervisor: i32) -> Option<rustix::process::Pid> {
+    let read = |path: String| std::fs::read_to_string(path).ok();
+    let own = read(format!("/proc/{supervisor}/cmdline"))?;
+    let children = read(format!("/proc/{supervisor}/task/{supervisor}/children"))?;
+    let mut children = children.split_whitespace();
+    let found = children.find(|child| read(format!("/proc/{child}/cmdline")).is_some_and(|line| line == own));
+    rustix::process::Pid::from_raw(found?.parse().ok()?)
 }
 
 fn addresses_outlive_the_agent_and_come_back_with_the_end() {
