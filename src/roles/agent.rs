@@ -3,8 +3,7 @@
 //! Tasks of the runtime: the agent's own, the bus client's, and the metrics'. The tasks that the agent runs go on without it, and the
 //! next one takes them up.
 
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use axum::Router;
 use mesonet_agent::{AgentMetrics, CgroupMode, LogLimits, Place};
 use mesonet_bus::{Client, ClientSettings, Identity, JoinToken, LinkState};
 use mesonet_model::{Attribute, NODE_ATTRIBUTE, ZONE_ATTRIBUTE};
+use mesonet_netlink::Netlink;
 use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -221,10 +221,7 @@ fn places_from(address: IpAddr, hostname: Option<String>, masters: Vec<String>) 
 
 /// Whether an address is one of this machine's, as far as can be told.
 fn is_own(address: IpAddr) -> bool {
-    match UdpSocket::bind((address, 0)) {
-        Ok(_) => true,
-        Err(error) => error.kind() != ErrorKind::AddrNotAvailable,
-    }
+    Netlink::open().and_then(|mut host| host.is_local(address)).unwrap_or(true)
 }
 
 /// Waits for a way to a master: after a reboot, the network may come up later than the agent.

@@ -29,6 +29,12 @@ const SCOPE_LINK: u8 = 253;
 /// The metric of routes of IPv6 that are made without one (`IP6_RT_PRIO_USER`). Those of IPv4 have 0.
 const IPV6_METRIC: u32 = 1024;
 
+/// The kind of routes to addresses of this host (`RTN_LOCAL`).
+const LOCAL: u8 = 2;
+
+/// Errors of routes that lead nowhere: `ENETUNREACH`, `EHOSTUNREACH`, `EACCES` (prohibited), `EINVAL` (a black hole).
+const NOWHERE: [i32; 4] = [101, 113, 13, 22];
+
 /// `FR_ACT_TO_TBL`.
 const TO_TABLE: u8 = 1;
 
@@ -110,6 +116,23 @@ impl Netlink {
         let request = route_message(DELETE_ROUTE, route, mark);
         let done = self.socket.order(request).or_else(is_gone);
         done.map_err(|source| failed("remove the route to", &route.destination.to_string(), source))
+    }
+
+    /// Whether an address is this host's: packets for it end here, whatever else may be bound to it or sent from it
+    /// (`net.ipv4.ip_nonlocal_bind`).
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn is_local(&mut self, address: IpAddr) -> Result<bool, NetlinkError> {
+        let octets = be_address(address);
+        let length = u8::try_from(8 * octets.len()).unwrap_or(0);
+        let mut request = Message::of_route(GET_ROUTE, [family_of(address), length, 0, 0, 0, 0, 0, 0]);
+        request.attribute(DESTINATION, &octets);
+        match self.socket.ask(request) {
+            Ok(answers) => Ok(answers.iter().any(|body| body.get(7) == Some(&LOCAL))),
+            Err(error) if error.raw_os_error().is_some_and(|code| NOWHERE.contains(&code)) => Ok(false),
+            Err(source) => Err(failed("look for the way to", &address.to_string(), source)),
+        }
     }
 
     /// The rules with a mark.
@@ -256,5 +279,16 @@ mod tests {
             assert_eq!(found("fd01::", theirs, Some(metric)), text("fd01::/24").filter(|_| is_before));
         }
         assert_eq!(found("fd01::", ours, Some(1024)), None);
+    }
+
+    #[test]
+    fn addresses_of_this_host_are_told_from_others() {
+        let mut host = Netlink::open().expect("a socket");
+        let others = ["192.0.2.1", "2001:db8::1"];
+        for (address, expected) in
+            [("127.0.0.1", true), ("127.9.9.9", true)].into_iter().chain(others.map(|it| (it, false)))
+        {
+            assert_eq!(host.is_local(address.parse().expect("address")).ok(), Some(expected), "{address}");
+        }
     }
 }

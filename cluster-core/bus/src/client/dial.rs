@@ -1,10 +1,11 @@
 //! Reaching a master.
 
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use mesonet_netlink::Netlink;
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportErrorCode};
 use thiserror::Error;
@@ -286,14 +287,13 @@ async fn look_after(
 /// Gives an endpoint another socket if the address of its own is not this machine's any more. Until there is another way
 /// to the peer, there is nothing to move to.
 fn move_on(endpoint: &Endpoint, peer: SocketAddr) -> Option<watch::Receiver<bool>> {
-    let mut own = endpoint.local_addr().ok()?;
-    own.set_port(0);
-    match UdpSocket::bind(own) {
-        Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => {}
-        _ => return None,
+    let own = endpoint.local_addr().ok()?.ip();
+    // As far as can be told.
+    if Netlink::open().and_then(|mut host| host.is_local(own)).unwrap_or(true) {
+        return None;
     }
     let (socket, refused) = PeerSocket::connect(peer, &TokioRuntime).ok()?;
     endpoint.rebind_abstract(Arc::new(socket)).ok()?;
-    tracing::info!(from = %own.ip(), "This machine's address is gone; the connection goes on from another");
+    tracing::info!(from = %own, "This machine's address is gone; the connection goes on from another");
     Some(refused)
 }
