@@ -364,6 +364,19 @@ fn a_host_without_ipv6_that_has_addresses_of_a_network_itself_keeps_these_and_ha
     });
     somebody_elses_route_is_left(&nodes, &free);
     the_switches_of_the_device_are_kept(&nodes);
+    a_second_daemon_is_refused(&nodes);
+}
+
+/// A second daemon with an overlay on `n2` says who has it, and leaves it alone.
+#[track_caller]
+fn a_second_daemon_is_refused(nodes: &Nodes) {
+    let master = format!("{}:7070", nodes.network().address("master"));
+    let (dir, program) = (nodes.host_dir("n2"), env!("CARGO_BIN_EXE_mesonet"));
+    let others = "--http 127.0.0.1:0 --dns 127.0.0.1:0 --overlay on --overlay-port 51821";
+    let line = format!("{program} net --dir {dir} --master {master} {others}");
+    let error = shell(nodes, "n2", &line).failure(1);
+    assert!(error.contains("(mesonet) has the tunnel 'mesonet-wg'"), "{error}");
+    nodes.metric("n2", "mesonet_overlay_omissions{kind=\"ipv6\"}").expect("the first goes on");
 }
 
 /// Whoever turns off what the device on `n2` needs, as by setting all switches anew, does not do so for long.

@@ -45,6 +45,20 @@ pub enum DeviceError {
         /// Which one.
         name: String,
     },
+    /// A process has the tunnel of this name in this network namespace.
+    #[error("{holder} has the tunnel '{name}' of this network namespace: end it first")]
+    InUse {
+        /// Which one.
+        name: String,
+        /// Who.
+        holder: String,
+    },
+    /// It cannot be told to others that this process has the tunnel.
+    #[error("the tunnel of this network namespace cannot be claimed")]
+    Claim {
+        /// What the system said.
+        source: io::Error,
+    },
     /// The kernel refuses the pair of interfaces, or a property of one.
     #[error("the interfaces of the tunnel cannot be prepared; that needs CAP_NET_ADMIN")]
     Interfaces(#[from] NetlinkError),

@@ -15,6 +15,7 @@ use std::os::fd::AsRawFd as _;
 
 use mesonet_netlink::{Link, LinkKind, Netlink, NetlinkError};
 
+use crate::claim::Claim;
 use crate::device::DeviceError;
 use crate::features::set_offloads;
 use crate::settings::Offloads;
@@ -46,10 +47,12 @@ pub(crate) struct Interfaces {
     pub(crate) back: Link,
     /// What is really left to the front.
     pub(crate) offloads: Offloads,
+    /// Held so that no other process takes them over.
+    _claim: Claim,
 }
 
 impl Interfaces {
-    /// Makes the pair, or takes over the one that an earlier process left.
+    /// Makes the pair, or takes over the one that an earlier process left. One that runs keeps it.
     pub(crate) fn make(
         kernel: &mut Netlink,
         name: &str,
@@ -57,6 +60,7 @@ impl Interfaces {
         wanted: Offloads,
     ) -> Result<Self, DeviceError> {
         check_name(name)?;
+        let claim = Claim::take(name)?;
         let [front, back] = take_over_or_make(kernel, name)?;
         let offloads = Offloads { datagrams: wanted.datagrams && tells_of_datagrams(), ..wanted };
         set_offloads(name, offloads)
@@ -71,7 +75,7 @@ impl Interfaces {
         for end in [&back, &front] {
             kernel.set_up(end)?;
         }
-        Ok(Self { front, back, offloads })
+        Ok(Self { front, back, offloads, _claim: claim })
     }
 }
 

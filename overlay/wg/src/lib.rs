@@ -27,6 +27,7 @@
 
 mod checksum;
 mod cipher;
+mod claim;
 mod control;
 mod cookies;
 mod cut;

@@ -1,6 +1,8 @@
 //! The pair of interfaces: what passes it, what becomes of it, and whose it is.
 
 use std::net::IpAddr;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
 
 use mesonet_overlay_wg::{DeviceError, OpenError, PrivateKey, Tunnel, TunnelSettings};
 
@@ -130,4 +132,33 @@ fn an_interface_of_somebody_else_is_left_alone() {
         row.ip(0, &format!("link del {DEVICE}"));
     }
     wait_until("it is gone", || !interfaces(&row, 0).contains(DEVICE));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_second_process_is_told_who_has_the_tunnel_and_changes_nothing() {
+    let row = Namespaces::in_a_row(2);
+    let [first, _second] = connected(&row);
+    let echo = Echo::start(&row, 1, inside(2));
+    let mut connection = echo.connect(&row, 0);
+    exchange(&mut connection, 100_000);
+    let before = interfaces(&row, 0);
+    let error = row.inside(0, || Tunnel::open(&settings(&key())).expect_err("it is taken"));
+    let expected = format!("process {} (", std::process::id());
+    assert!(error.to_string().starts_with(&expected) && error.to_string().contains(DEVICE), "{error}");
+    assert_eq!(interfaces(&row, 0), before);
+    exchange(&mut connection, 100_000);
+    drop(connection);
+    echo.end();
+
+    // Whoever has the name alone, as every user can, has no tunnel.
+    drop(first);
+    let name = SocketAddr::from_abstract_name(format!("mesonet-tunnel/{DEVICE}")).expect("a name");
+    let mut holder = None;
+    // Programs that other tests start have it for a moment, too.
+    wait_until("the name is free", || {
+        holder = row.inside(0, || UnixListener::bind_addr(&name).ok());
+        holder.is_some()
+    });
+    row.inside(0, || Tunnel::open(&settings(&key())).expect("it is nobody's"));
 }
