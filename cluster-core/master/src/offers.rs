@@ -19,6 +19,10 @@ use mesonet_model::{
 /// it answers.
 pub(crate) const OFFERS_HELD_MAX: usize = 256;
 
+/// A framework that has come to hold [`OFFERS_HELD_MAX`] gets the next ones when it holds so few: with one for each answer
+/// it would be asked about ten thousand agents in as many messages, and look at all that waits for each of them.
+const OFFERS_HELD_LOW: usize = OFFERS_HELD_MAX / 2;
+
 /// The shortest time for which refused resources are not offered again unless they grow. Without it, a framework that
 /// declines at once and for no time would be asked for ever; with more, it would wait for what it wants after all.
 pub(crate) const REFUSE_MIN: Duration = Duration::from_millis(100);
@@ -70,6 +74,8 @@ struct Demand {
     /// What its tasks use and what it is offered.
     held: Amounts,
     offers: BTreeSet<OfferId>,
+    /// Whether it has held as many offers as it may since it held few.
+    is_full: bool,
     /// The agents that it has not been asked about since they last had something new.
     candidates: OrdSet<AgentId>,
     /// The agent that was offered last: the next one follows it, so that load spreads.
@@ -182,6 +188,7 @@ impl Allocator {
         if let Some(demand) = self.frameworks.get_mut(framework) {
             demand.held.subtract(&held.resources);
             demand.offers.remove(offer);
+            demand.is_full &= demand.offers.len() > OFFERS_HELD_LOW;
         }
         if let Some(capacity) = self.agents.get_mut(&held.agent) {
             capacity.offers.remove(framework);
@@ -323,6 +330,7 @@ impl Allocator {
         capacity.offers.insert(framework.clone(), id.clone());
         demand.held.add(&resources);
         demand.offers.insert(id.clone());
+        demand.is_full |= demand.offers.len() >= OFFERS_HELD_MAX;
         demand.lift(agent);
         let held =
             HeldOffer { framework: framework.clone(), agent: agent.clone(), resources: resources.clone() };
@@ -393,10 +401,7 @@ impl Capacity {
 
 impl Demand {
     fn wants_offers(&self) -> bool {
-        self.subscribed
-            && !self.suppressed
-            && self.offers.len() < OFFERS_HELD_MAX
-            && !self.candidates.is_empty()
+        self.subscribed && !self.suppressed && !self.is_full && !self.candidates.is_empty()
     }
 
     fn lift(&mut self, agent: &AgentId) {

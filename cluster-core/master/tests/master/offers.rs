@@ -211,20 +211,37 @@ fn an_unknown_offer_leaves_a_running_task_alone() {
 }
 
 #[test]
-fn a_framework_that_holds_many_offers_gets_the_others_as_it_answers() {
+fn a_framework_that_holds_many_offers_gets_the_others_in_batches_as_it_answers() {
     let mut cluster = Cluster::new();
     cluster.call(SchedulerCall::Suppress);
-    for n in 0..300_u16 {
+    for n in 0..1000_u16 {
         cluster.register(None, agent_info((n % 250) as u8, 4), Vec::new());
     }
     cluster.call(SchedulerCall::Revive);
     let mut agents = std::collections::BTreeSet::new();
     let mut held = offers(&mut cluster);
-    assert!(held.len() < 300);
+    let most = held.len();
+    assert!(most < 1000);
+    let mut batches = 1;
     while let Some(offer) = held.pop() {
         agents.insert(offer.agent.clone());
         decline(&mut cluster, &offer, Duration::from_secs(60));
-        held.extend(offers(&mut cluster));
+        let more = offers(&mut cluster);
+        batches += usize::from(!more.is_empty());
+        held.extend(more);
+        assert!(held.len() <= most);
     }
-    assert_eq!(agents.len(), 300);
+    assert_eq!(agents.len(), 1000);
+    assert!(batches < 10, "{batches} batches");
+}
+
+#[test]
+fn a_framework_that_holds_some_offers_is_offered_a_new_agent_at_once() {
+    let mut cluster = Cluster::new();
+    for n in 0..200_u8 {
+        cluster.register(None, agent_info(n, 4), Vec::new());
+    }
+    assert_eq!(offers(&mut cluster).len(), 200);
+    cluster.register(None, agent_info(200, 4), Vec::new());
+    assert_eq!(offers(&mut cluster).len(), 1);
 }
