@@ -8,7 +8,8 @@ use imbl::OrdMap;
 use mesonet_model::{AppDefinition, DeploymentId, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use crate::census::Census;
+use crate::census::{Census, Generation};
+use crate::constraints::Placement;
 use crate::instance::Instance;
 use crate::queue::Queue;
 use crate::rolling::Goal;
@@ -38,6 +39,9 @@ pub(crate) struct App {
     instances: BTreeMap<TaskId, Instance>,
     views: OrdMap<TaskId, Arc<InstanceView>>,
     census: Census,
+    /// Where the instances of the configuration in force are. Those that are to be replaced do not count, else a rolling
+    /// restart could not place any beside them.
+    placement: Placement,
 }
 
 /// How long launches of an app wait. It belongs to the configuration in force.
@@ -66,6 +70,7 @@ impl App {
     /// An app that has just been made known.
     pub(crate) fn new(definition: Arc<AppDefinition>, goal: Goal) -> Self {
         Self {
+            placement: Placement::new(&definition),
             versions: vec![definition],
             goal,
             delay: Delay::default(),
@@ -82,6 +87,7 @@ impl App {
     /// An app of the store, still without instances. `versions` must not be empty.
     pub(crate) fn from_record(record: AppRecord, versions: Vec<Arc<AppDefinition>>) -> Self {
         Self {
+            placement: Placement::new(&versions[0]),
             versions,
             goal: record.goal,
             delay: record.delay,
@@ -123,9 +129,10 @@ impl App {
         self.versions.insert(0, definition);
         let dropped = self.versions.split_off(versions_max.clamp(1, self.versions.len()));
         self.census = Census::default();
-        for instance in self.instances.values() {
-            self.census.insert(instance.entry(&self.versions[0]));
-        }
+        self.placement = Placement::new(&self.versions[0]);
+        let instances = std::mem::take(&mut self.instances);
+        instances.values().for_each(|instance| self.count(instance));
+        self.instances = instances;
         dropped.iter().map(|definition| definition.version).collect()
     }
 
@@ -139,11 +146,16 @@ impl App {
         &self.census
     }
 
+    /// Where they are, as far as constraints ask.
+    pub(crate) fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
     /// Adds an instance or replaces it by its new state.
     pub(crate) fn put_instance(&mut self, instance: Instance) {
         let task = instance.view.task.clone();
         self.take_instance(&task);
-        self.census.insert(instance.entry(&self.versions[0]));
+        self.count(&instance);
         self.views.insert(task.clone(), Arc::clone(&instance.view));
         self.instances.insert(task, instance);
     }
@@ -151,9 +163,21 @@ impl App {
     /// Removes an instance.
     pub(crate) fn take_instance(&mut self, task: &TaskId) -> Option<Instance> {
         let instance = self.instances.remove(task)?;
-        self.census.remove(instance.entry(&self.versions[0]));
+        let entry = instance.entry(&self.versions[0]);
+        if entry.generation == Generation::Current {
+            self.placement.remove(instance.place());
+        }
+        self.census.remove(entry);
         self.views.remove(task);
         Some(instance)
+    }
+
+    fn count(&mut self, instance: &Instance) {
+        let entry = instance.entry(&self.versions[0]);
+        if entry.generation == Generation::Current {
+            self.placement.add(instance.place());
+        }
+        self.census.insert(entry);
     }
 
     /// An instance that was wanted has failed: launches wait.

@@ -3,6 +3,7 @@
 //! Source of the operators' meaning: Marathon's constraints documentation and `Constraints.scala`.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use mesonet_model::{AppDefinition, Constraint, ConstraintOperator};
 use regex_lite::Regex;
@@ -26,14 +27,9 @@ struct Rule {
 }
 
 impl Placement {
-    /// The constraints of an app whose instances are at these places.
-    pub(crate) fn new<'a>(definition: &AppDefinition, places: impl Iterator<Item = Place<'a>>) -> Self {
-        let rules = definition.constraints.iter().map(Rule::new).collect();
-        let mut placement = Self { rules, placed: 0 };
-        if !placement.rules.is_empty() {
-            places.for_each(|place| placement.add(place));
-        }
-        placement
+    /// The constraints of an app without instances.
+    pub(crate) fn new(definition: &AppDefinition) -> Self {
+        Self { rules: definition.constraints.iter().map(Rule::new).collect(), placed: 0 }
     }
 
     /// Counts one more instance.
@@ -42,6 +38,20 @@ impl Placement {
         for rule in &mut self.rules {
             let value = place.value(&rule.constraint.field).map(str::to_owned);
             *rule.counts.entry(value).or_default() += 1;
+        }
+    }
+
+    /// Counts one instance less; it must be at the place at which it was counted.
+    pub(crate) fn remove(&mut self, place: Place<'_>) {
+        self.placed -= 1;
+        for rule in &mut self.rules {
+            let value = place.value(&rule.constraint.field).map(str::to_owned);
+            if let Entry::Occupied(mut count) = rule.counts.entry(value) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
         }
     }
 

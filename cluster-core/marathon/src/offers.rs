@@ -9,8 +9,6 @@ use mesonet_model::{
 };
 
 use crate::NoMatchReason;
-use crate::constraints::Placement;
-use crate::instance::Instance;
 use crate::machine::{Marathon, REFUSE_IDLE, REFUSE_UNFIT, Turn};
 use crate::matching::fit;
 
@@ -35,7 +33,6 @@ impl<'a> Open<'a> {
 /// An app and what is still to be launched of it.
 struct Wanted {
     definition: Arc<AppDefinition>,
-    placement: Placement,
     count: u32,
     /// Whether a deployment waits until its instances are ready.
     is_deploying: bool,
@@ -92,14 +89,9 @@ impl Marathon {
         let apps = self.ready.iter().filter_map(|id| self.apps.get_key_value(id));
         let wanted = apps.filter_map(|(id, app)| {
             let definition = Arc::clone(app.definition());
-            // Instances that are to be replaced do not count, else a rolling restart could not place any beside them.
-            let config = definition.version_info.last_config_change_at;
-            let alike =
-                app.instances().values().filter(|instance| instance.config == config && !instance.is_leaving);
-            let placement = Placement::new(&definition, alike.map(Instance::place));
             let count = app.queue.as_ref()?.count();
             let is_deploying = self.is_deploying(id, app);
-            Some((id.clone(), Wanted { definition, placement, count, is_deploying }))
+            Some((id.clone(), Wanted { definition, count, is_deploying }))
         });
         wanted.collect()
     }
@@ -111,7 +103,8 @@ impl Marathon {
         open: &mut Open<'_>,
         turn: &mut Turn,
     ) -> Result<(), Vec<NoMatchReason>> {
-        let Wanted { definition, placement, count, is_deploying } = wanted;
+        let Wanted { definition, count, is_deploying } = wanted;
+        let placement = self.apps[&definition.id].placement();
         let agent = (&open.offer.agent, &open.offer.agent_info);
         let fit = fit(definition, placement, agent, (&open.left, &open.rooms), &mut self.host_ports)?;
         let prefix = definition.id.task_id_prefix();
@@ -122,7 +115,6 @@ impl Marathon {
             spec.readiness_check = crate::health_checks::readiness_check(definition, &fit.host_ports);
             instance.wait_for_readiness(&spec);
         }
-        placement.add(instance.place());
         self.put_instance(instance, turn);
         open.left.subtract(&fit.resources);
         for network in spec.networking.iter().flat_map(TaskNetworking::networks) {

@@ -38,7 +38,7 @@ pub(crate) struct Queue {
     last_used_at: Option<Timestamp>,
     /// Offers by the first test that they failed.
     declined: BTreeMap<NoMatchReason, u64>,
-    latest: BTreeMap<AgentId, UnusedOffer>,
+    latest: BTreeMap<AgentId, Arc<UnusedOffer>>,
     /// What readers see, kept until something changes: a status of a running instance must not cost a list of offers.
     entry: Option<Arc<QueueEntry>>,
 }
@@ -98,7 +98,7 @@ impl Queue {
                 reasons,
                 timestamp: now,
             };
-            self.latest.insert(offer.agent.clone(), unused);
+            self.latest.insert(offer.agent.clone(), Arc::new(unused));
         }
     }
 

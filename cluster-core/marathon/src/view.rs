@@ -133,7 +133,7 @@ pub struct QueueEntry {
     /// The same over all offers since the instances wait.
     pub all_offers: Vec<RejectSummary>,
     /// The latest unfitting offer of each agent.
-    pub unused: Vec<UnusedOffer>,
+    pub unused: Vec<Arc<UnusedOffer>>,
 }
 
 /// One test that offers must pass.

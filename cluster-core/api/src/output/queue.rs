@@ -32,7 +32,7 @@ pub(crate) fn entry(each: &AppView, entry: &QueueEntry, offers: bool, now: Times
         "processedOffersSummary": summary,
     });
     if offers {
-        printed["lastUnusedOffers"] = entry.unused.iter().map(unused_offer).collect();
+        printed["lastUnusedOffers"] = entry.unused.iter().map(|offer| unused_offer(offer)).collect();
     }
     printed
 }

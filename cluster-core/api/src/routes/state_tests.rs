@@ -123,14 +123,14 @@ fn queued() -> QueueEntry {
         last_used_offer_at: None,
         last_offers: vec![summary(1)],
         all_offers: vec![summary(3)],
-        unused: vec![UnusedOffer {
+        unused: vec![Arc::new(UnusedOffer {
             agent: AgentId::new("c-S0"),
             host: "127.0.0.1".to_owned(),
             cpus: Scalar::from_units(1),
             mem: Scalar::from_units(64),
             reasons: vec![NoMatchReason::InsufficientCpus],
             timestamp: TIME,
-        }],
+        })],
     }
 }
 
