@@ -32,6 +32,11 @@ impl Placement {
         Self { rules: definition.constraints.iter().map(Rule::new).collect(), placed: 0 }
     }
 
+    /// Whether every place is allowed, wherever instances are.
+    pub(crate) fn is_free(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Counts one more instance.
     pub(crate) fn add(&mut self, place: Place<'_>) {
         self.placed += 1;

@@ -30,6 +30,10 @@ pub(crate) const REFUSE_IDLE: Duration = Duration::from_secs(120);
 /// How long an offer is not wanted that fits nothing of what waits (Mesos' default filter).
 pub(crate) const REFUSE_UNFIT: Duration = Duration::from_secs(5);
 
+/// The least time between two revivals for constraints that fewer instances have lifted. Instances may end often, and a
+/// revival brings every agent's offer; without one, what has become free comes back after [`REFUSE_UNFIT`] at the latest.
+const REVIVE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Marathon's settings.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -93,8 +97,11 @@ pub struct Marathon {
     /// Apps with instances to be launched that wait for nothing but offers.
     pub(crate) ready: BTreeSet<AppId>,
     pub(crate) offers: OfferFlow,
-    /// Whether offers refused before may fit.
+    /// Whether offers refused before may fit, because something waits that did not.
     pub(crate) is_revival_due: bool,
+    /// Whether offers refused before may fit, because constraints of what waits are lifted.
+    pub(crate) is_constraint_lifted: bool,
+    pub(crate) revived_at: Timestamp,
     /// Apps whose goal has to be compared with their instances.
     pub(crate) unsettled: BTreeSet<AppId>,
     /// Apps whose record and view have to be made anew.
@@ -201,6 +208,7 @@ impl Marathon {
                     self.is_revival_due = true;
                     self.unsettled.insert(app);
                 }
+                Timer::Revival => self.is_revival_due = true,
                 Timer::Instance(task) => self.instance_due(&task, turn),
             }
         }
@@ -209,17 +217,27 @@ impl Marathon {
     /// Tells the master whether offers are wanted.
     fn ask_for_offers(&mut self, turn: &mut Turn) {
         let is_revival_due = std::mem::take(&mut self.is_revival_due);
+        let is_constraint_lifted = std::mem::take(&mut self.is_constraint_lifted);
         if self.framework.is_none() {
             return;
         }
         if self.ready.is_empty() {
             if self.offers != OfferFlow::Suppressed {
                 self.offers = OfferFlow::Suppressed;
+                self.timers.set(Timer::Revival, None);
                 turn.call(SchedulerCall::Suppress);
             }
-        } else if is_revival_due || self.offers == OfferFlow::Suppressed {
+            return;
+        }
+        let next = self.revived_at.plus(REVIVE_INTERVAL);
+        let is_lifted_now = is_constraint_lifted && next <= turn.now;
+        if is_revival_due || is_lifted_now || self.offers == OfferFlow::Suppressed {
             self.offers = OfferFlow::Flowing;
+            self.revived_at = turn.now;
+            self.timers.set(Timer::Revival, None);
             turn.call(SchedulerCall::Revive);
+        } else if is_constraint_lifted {
+            self.timers.set(Timer::Revival, Some((next, "constraints are lifted")));
         }
     }
 

@@ -98,6 +98,8 @@ impl Marathon {
             ready: BTreeSet::new(),
             offers: OfferFlow::Flowing,
             is_revival_due: false,
+            is_constraint_lifted: false,
+            revived_at: Timestamp::default(),
             unsettled: BTreeSet::new(),
             changed: BTreeSet::new(),
             view: MarathonView {

@@ -35,11 +35,10 @@ impl Marathon {
         }
         let Some(app) = self.apps.get_mut(id) else { return };
         let launch = decide(app.goal, app.census(), app.definition()).launch;
-        if app.set_waiting(launch, turn.now) {
-            self.is_revival_due = true;
-        }
+        let is_more = app.set_waiting(launch, turn.now);
         self.changed.insert(id.clone());
         self.update_readiness(id, turn.now);
+        self.is_revival_due |= is_more && self.ready.contains(id);
         if self.has_settled(id) {
             self.reached(id, turn);
         }
@@ -120,10 +119,11 @@ impl Marathon {
         let id = self.owners.remove(task)?;
         turn.erase(Table::Instances, task);
         self.timers.set(Timer::Instance(task.clone()), None);
-        // What it leaves may be what others wait for.
-        self.is_revival_due = true;
         self.touch(&id);
-        self.apps.get_mut(&id)?.take_instance(task)
+        let app = self.apps.get_mut(&id)?;
+        // The resources that it leaves are offered anew in any case.
+        self.is_constraint_lifted |= !app.placement().is_free() && self.ready.contains(&id);
+        app.take_instance(task)
     }
 
     /// An app has reached its goal: a stopped one is forgotten, and its deployments go on.

@@ -11,6 +11,8 @@ pub(crate) enum Timer {
     Backoff(AppId),
     /// An instance has to be looked at: it was not confirmed, not killed, or not reachable for too long.
     Instance(TaskId),
+    /// Offers refused before may fit, and were asked for only just.
+    Revival,
 }
 
 /// When each timer fires, and why it was set.

@@ -38,6 +38,8 @@ pub struct Cluster {
     /// Whether killed tasks end at once; else they go on until told.
     pub is_killing_at_once: bool,
     pub is_suppressed: bool,
+    /// How often all offers were asked for again.
+    pub revivals: usize,
     /// Number of all calls to the master.
     pub acknowledged: usize,
     /// Tasks that are not to be checked for readiness any more, in the order in which that was said.
@@ -172,6 +174,7 @@ impl Cluster {
             is_running_at_once: true,
             is_killing_at_once: true,
             is_suppressed: false,
+            revivals: 0,
             acknowledged: 0,
             unchecked: Vec::new(),
             reconciled: Vec::new(),
@@ -308,8 +311,8 @@ impl Cluster {
             }
             None => (status(task, None, state, self.now), false),
         };
-        if is_over {
-            self.tasks.remove(task);
+        if is_over && let Some(running) = self.tasks.remove(task) {
+            self.refused.remove(&running.spec.agent);
         }
         self.inbox.push_back(SchedulerEvent::Update(Box::new(status)));
         self.drive();
@@ -414,6 +417,7 @@ impl Cluster {
             SchedulerCall::Acknowledge { .. } => self.acknowledged += 1,
             SchedulerCall::Reconcile { tasks } => self.reconcile(tasks),
             SchedulerCall::Revive => {
+                self.revivals += 1;
                 self.is_suppressed = false;
                 self.refused.clear();
             }
@@ -467,6 +471,7 @@ impl Cluster {
             }
         };
         let agent = self.tasks.remove(&task).map(|running| running.spec.agent);
+        self.refused.retain(|refused, _| agent.as_ref() != Some(refused));
         let status = status(&task, agent.as_ref(), state, self.now);
         self.inbox.push_back(SchedulerEvent::Update(Box::new(status)));
     }

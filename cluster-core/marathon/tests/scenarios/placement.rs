@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use mesonet_marathon::{NoMatchReason, QueueEntry};
-use mesonet_model::{Constraint, Scalar};
+use mesonet_marathon::{Command, NoMatchReason, QueueEntry};
+use mesonet_model::{AgentId, Constraint, Scalar, TaskState};
 
 use crate::cluster::{Cluster, agent, app, port};
 
@@ -170,4 +170,64 @@ fn what_ends_makes_room_at_once() {
     assert_eq!(cluster.app("/next").counts().running, 0);
     cluster.delete("/web", false).expect("accepted");
     assert_eq!(cluster.app("/next").counts().running, 1);
+}
+
+/// An app that waits because a rack that may have one instance has it.
+fn one_per_rack(cluster: &mut Cluster, instances: u32) {
+    let mut web = app("/web", instances);
+    web.constraints = vec![constraint("rack MAX_PER 1")];
+    cluster.put(web).expect("accepted");
+}
+
+#[test]
+fn agents_that_an_instance_kept_out_are_looked_at_again_when_it_ends() {
+    let rack = [("rack", "r1")];
+    let mut cluster = Cluster::with_agents([agent("a0", 1, &rack), agent("a1", 1, &rack)]);
+    one_per_rack(&mut cluster, 2);
+    assert_eq!((cluster.tasks_on(0), cluster.tasks_on(1)), (1, 0));
+    cluster.is_killing_at_once = false;
+    let tasks = cluster.live("/web");
+    let killed = Command::KillTasks { tasks: tasks.clone(), scale: false, force: true };
+    cluster.command(killed).expect("accepted");
+    cluster.pass(Duration::from_millis(100));
+    cluster.agents.remove(&AgentId::new("c-S0"));
+    cluster.report(&tasks[0], TaskState::Killed);
+    cluster.pass(Duration::from_secs(1));
+    assert_eq!((cluster.tasks_on(0), cluster.tasks_on(1)), (0, 1));
+}
+
+#[test]
+fn instances_that_end_do_not_bring_back_all_offers_to_an_app_that_waits() {
+    let mut cluster = racks();
+    let mut big = app("/big", 1);
+    big.cpus = Scalar::from_units(1000);
+    cluster.put(big).expect("accepted");
+    cluster.put(app("/other", 20)).expect("accepted");
+    cluster.is_killing_at_once = false;
+    cluster.scale("/other", 0).expect("accepted");
+    let before = cluster.revivals;
+    for task in cluster.live("/other") {
+        cluster.report(&task, TaskState::Killed);
+    }
+    assert_eq!(cluster.revivals, before);
+}
+
+#[test]
+fn lifted_constraints_bring_back_all_offers_once_a_second() {
+    let hosts = (0..20).map(|index| agent(&format!("a{index}"), 1, &[("rack", &format!("r{index}"))]));
+    let mut cluster = Cluster::with_agents(hosts);
+    one_per_rack(&mut cluster, 40);
+    cluster.is_killing_at_once = false;
+    let tasks = cluster.live("/web");
+    assert_eq!(tasks.len(), 20);
+    let killed = Command::KillTasks { tasks: tasks.clone(), scale: false, force: true };
+    cluster.command(killed).expect("accepted");
+    let before = cluster.revivals;
+    for task in &tasks {
+        cluster.report(task, TaskState::Killed);
+        cluster.pass(Duration::from_millis(100));
+    }
+    let revivals = cluster.revivals - before;
+    assert!((1..=3).contains(&revivals), "{revivals} times in two seconds");
+    assert_eq!(cluster.live("/web").len(), 20, "each has another one in its place");
 }
