@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use self::upkeep::Upkeep;
 use crate::busy;
+use crate::proxy::Refusals;
 use crate::proxy_beside::ProxyBeside;
 use crate::{
     Dataplane, Ebpf, EbpfError, EbpfSettings, KernelHold, Memory, Metrics, PacketBalancer, Proxy,
@@ -186,8 +187,9 @@ impl LoadBalancer {
     }
 
     /// Puts a view into effect. `delta` leads to it from the view applied before; if it starts elsewhere, every service
-    /// is planned again. Returns the services that could not be put into effect, and why; they are tried again at
-    /// each call, and by [`LoadBalancer::observe`]. If the call is cancelled, the next one completes it.
+    /// is planned again. Returns the services that could not be put into effect, and why; they are tried again by
+    /// [`LoadBalancer::observe`], and here where the view may have been the reason. If the call is cancelled, the next
+    /// one completes it.
     pub async fn apply(&mut self, view: &ClusterView, delta: &Delta) -> BTreeMap<ServiceKey, String> {
         let is_next = self.applied == Some(delta.from);
         let mut keys: BTreeSet<ServiceKey> = if is_next {
@@ -200,9 +202,10 @@ impl LoadBalancer {
             keys.extend(self.follow_nodes(view));
         }
         self.plan_again(view, keys);
+        let again = self.refusals().into_iter().flat_map(Refusals::after_change).cloned().collect();
         self.applied = Some(view.revision);
         self.view = Some(view.clone());
-        self.settle().await
+        self.settle(view, again).await
     }
 
     /// Has packets in tunnels taken from the view's nodes, and sent to them. Returns the services that this is a matter for.
@@ -235,11 +238,13 @@ impl LoadBalancer {
         let count = |key: &ServiceKey, id: &_| counted(executor, beside, key, id);
         let mut keys = self.planner.observe(&view, failed, count, now());
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_started()));
-        if keys.is_empty() && self.unsettled_keys.is_empty() {
+        let again: BTreeSet<_> =
+            self.refusals().into_iter().flat_map(Refusals::after_pause).cloned().collect();
+        if keys.is_empty() && self.unsettled_keys.is_empty() && again.is_empty() {
             return self.failures.clone();
         }
         self.plan_again(&view, keys);
-        self.settle().await
+        self.settle(&view, again).await
     }
 
     /// Changes when an endpoint of packets' listens that did not before.
@@ -257,6 +262,11 @@ impl LoadBalancer {
     }
 
     fn plan_again(&mut self, view: &ClusterView, mut keys: BTreeSet<ServiceKey>) {
+        self.want(view, &keys);
+        self.unsettled_keys.append(&mut keys);
+    }
+
+    fn want(&mut self, view: &ClusterView, keys: &BTreeSet<ServiceKey>) {
         let now = now();
         let planned: Vec<_> =
             keys.iter().map(|key| (key.clone(), self.planner.plan(view, key, now))).collect();
@@ -266,7 +276,16 @@ impl LoadBalancer {
         let reasons = without.filter_map(|(key, _)| Some((key.clone(), lack_of_address(view, key)?)));
         self.unaddressed.extend(reasons);
         self.unsettled.set_all(planned);
-        self.unsettled_keys.append(&mut keys);
+    }
+
+    /// Where the proxy cannot listen, if there is one.
+    fn refusals(&self) -> Option<&Refusals> {
+        match (&self.executor, &self.beside) {
+            (Executor::Proxy(proxy), _) => Some(proxy.refusals()),
+            (Executor::Ebpf(_) | Executor::Memory(_), beside) => {
+                beside.as_ref().map(|beside| beside.refusals())
+            }
+        }
     }
 
     /// The tasks whose endpoints drain and still have open connections; changes as connections end. Must be called
@@ -291,25 +310,31 @@ impl LoadBalancer {
         self.executor.read()
     }
 
-    async fn settle(&mut self) -> BTreeMap<ServiceKey, String> {
+    /// `again`: services for which the proxy tries once more to listen.
+    async fn settle(
+        &mut self,
+        view: &ClusterView,
+        again: BTreeSet<ServiceKey>,
+    ) -> BTreeMap<ServiceKey, String> {
         let timer = self.metrics.time_apply();
         // First, since what an older version has left of both goes when the executor's part is up to date. What the executor
         // cannot do, such as listen at an address that is none of the node's, is no matter for packets.
         let packets = self.packets.as_mut().map(|each| each.settle(&self.unsettled_keys, &self.unsettled));
-        let ops = plan(&self.unsettled_keys, &self.unsettled, self.executor.read());
+        if let Executor::Proxy(_) = &self.executor {
+            self.want(view, &again);
+        }
+        let listening = || &self.unsettled_keys | &again;
+        let ops = |actual| plan(&self.unsettled_keys, &self.unsettled, actual);
         let mut failures = match &mut self.executor {
-            Executor::Ebpf(ebpf) => ebpf.apply(&ops).await,
-            Executor::Memory(memory) => memory.apply(&ops).await,
-            Executor::Proxy(proxy) => proxy.apply(&ops).await,
+            Executor::Ebpf(ebpf) => ebpf.apply(&ops(ebpf.read())).await,
+            Executor::Memory(memory) => memory.apply(&ops(memory.read())).await,
+            Executor::Proxy(proxy) => {
+                proxy.settle(&listening(), &self.unsettled).await;
+                BTreeMap::new()
+            }
         };
         if let Some(beside) = &mut self.beside {
-            beside.settle(&self.unsettled_keys, self.executor.read()).await;
-        }
-        let packets_fail =
-            |key: &ServiceKey| packets.as_ref().is_none_or(|failures| failures.contains_key(key));
-        if let Executor::Proxy(proxy) = &self.executor {
-            // Packets to an address that is none of the node's get to those who ask for it by the programs for packets.
-            failures.retain(|key, _| !proxy.is_elsewhere(key) || packets_fail(key));
+            beside.settle(&listening(), self.executor.read()).await;
         }
         for (key, reason) in packets.into_iter().flatten() {
             failures.entry(key).or_insert(reason);
@@ -321,12 +346,32 @@ impl LoadBalancer {
             self.unsettled.set(key.clone(), unsettled.service(&key).cloned().unwrap_or_default());
             self.unsettled_keys.insert(key);
         }
+        self.add_refused(&mut failures);
         // To try these again is of no use.
         failures.extend(self.unaddressed.clone());
         self.log(&failures);
         self.metrics.set_services(self.executor.read().services().len(), failures.len());
         self.failures.clone_from(&failures);
         failures
+    }
+
+    /// Adds the services that some clients do not reach, because the proxy cannot listen where they look for it.
+    fn add_refused(&self, failures: &mut BTreeMap<ServiceKey, String>) {
+        for (key, error) in self.refusals().into_iter().flat_map(Refusals::all) {
+            match &self.executor {
+                // Packets to an address that is none of the node's get to those who ask for it by the programs for packets.
+                Executor::Proxy(_)
+                    if error.is_elsewhere() && self.packets.is_some() && !failures.contains_key(key) => {}
+                Executor::Proxy(_) => drop(failures.insert(key.clone(), error.to_string())),
+                // Most virtual addresses are none of the node's, and then the hooks serve whom they see.
+                Executor::Ebpf(_) | Executor::Memory(_) if error.is_elsewhere() => {}
+                Executor::Ebpf(_) | Executor::Memory(_) => {
+                    let reason =
+                        format!("only the hooks serve it, and clients that they do not see fail: {error}");
+                    failures.entry(key.clone()).or_insert(reason);
+                }
+            }
+        }
     }
 
     /// Says once per service and reason that it fails, and once that it works again.

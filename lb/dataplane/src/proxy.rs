@@ -20,6 +20,7 @@ mod local_tcp;
 mod pace;
 mod pause_trial;
 mod pipe_pool;
+mod refusals;
 mod routes;
 mod slots;
 mod tcp;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
-use mesonet_lb_plan::{EndpointCount, EndpointId, Op, RouteTable};
+use mesonet_lb_plan::{EndpointCount, EndpointId, Op, RouteTable, plan};
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use rustix::event::{EventfdFlags, eventfd};
 use tokio::sync::{oneshot, watch};
@@ -43,7 +44,7 @@ use tracing::warn;
 
 use self::affinity::Affinities;
 use self::descriptor_budget::DescriptorBudget;
-use self::listener::{ListenError, Listener, ListenerSocket};
+use self::listener::{Listener, ListenerSocket};
 use self::local_tcp::LocalTcp;
 use self::udp::SessionIdle;
 use self::worker::{Command, Worker, WorkerSettings};
@@ -51,6 +52,9 @@ use crate::busy::Busy;
 use crate::ledger::Ledger;
 use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics};
+
+pub(crate) use self::listener::ListenError;
+pub(crate) use self::refusals::Refusals;
 
 /// More workers than this share the load no better on the machines that the proxy is meant for; the data planes in
 /// the kernel serve larger ones.
@@ -70,8 +74,7 @@ pub struct Proxy {
     busy: Busy,
     local_tcp: LocalTcp,
     ledger: Ledger,
-    /// Services that failed in the last call only because packets to their addresses do not end here.
-    elsewhere: BTreeSet<ServiceKey>,
+    refusals: Refusals,
 }
 
 #[derive(Debug)]
@@ -109,13 +112,20 @@ impl Proxy {
         let workers = (0..count).map(start).collect();
         let ledger = metrics.ledger.clone();
         let table = TrackedTable::new(metrics);
-        Self { table, workers, next_worker: 0, busy, local_tcp, ledger, elsewhere: BTreeSet::new() }
+        Self { table, workers, next_worker: 0, busy, local_tcp, ledger, refusals: Refusals::default() }
     }
 
-    /// Whether a service failed in the last call of [`Proxy::apply`] for no other reason than that packets to its
-    /// addresses do not end on this node, so that nobody could have reached the proxy there.
-    pub(crate) fn is_elsewhere(&self, service: &ServiceKey) -> bool {
-        self.elsewhere.contains(service)
+    /// Makes services what a table says, as far as it can listen for them.
+    pub(crate) async fn settle(&mut self, services: &BTreeSet<ServiceKey>, wanted: &RouteTable) {
+        let ops = plan(services, wanted, self.table.read());
+        self.refusals.forget(services);
+        // What fails is in the refusals.
+        drop(self.apply(&ops).await);
+    }
+
+    /// Where it cannot listen.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// The same proxy with another empty table, before it has applied anything.
@@ -166,8 +176,6 @@ impl Dataplane for Proxy {
     /// A listener is closed by all workers before the next one opens, because that may be at the same address.
     async fn apply(&mut self, ops: &[Op]) -> BTreeMap<ServiceKey, String> {
         let mut failures = BTreeMap::new();
-        self.elsewhere.clear();
-        let mut refused = BTreeSet::new();
         let mut batch = Vec::new();
         let mut closes = false;
         for op in ops {
@@ -178,10 +186,8 @@ impl Dataplane for Proxy {
                 match self.open(service, *address) {
                     Ok(listener) => batch.push(WorkerOp::Open(listener)),
                     Err(error) => {
-                        let is_refused = matches!(error, ListenError::Refused { .. });
-                        if is_refused && refused.insert(service.clone()) || !failures.contains_key(service) {
-                            failures.insert(service.clone(), error.to_string());
-                        }
+                        failures.insert(service.clone(), error.to_string());
+                        self.refusals.note(service, *address, error);
                         continue;
                     }
                 }
@@ -192,7 +198,6 @@ impl Dataplane for Proxy {
             self.table.apply(op);
         }
         self.send(&mut batch).await;
-        self.elsewhere = failures.keys().filter(|service| !refused.contains(*service)).cloned().collect();
         failures
     }
 

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeSet;
 
-use mesonet_lb_plan::{EndpointCount, EndpointId, RouteTable, plan};
+use mesonet_lb_plan::{EndpointCount, EndpointId, RouteTable};
 use mesonet_model::{ServiceKey, TaskKey};
 use tokio::sync::watch;
-use tracing::debug;
 
+use crate::proxy::Refusals;
 use crate::tracked_table::TrackedTable;
 use crate::{Dataplane, Metrics, Proxy};
 
@@ -27,10 +27,12 @@ impl ProxyBeside {
     /// Makes services what the hooks have in effect. Where it cannot listen, for most virtual addresses are not local,
     /// the hooks serve whom they see.
     pub(crate) async fn settle(&mut self, keys: &BTreeSet<ServiceKey>, in_effect: &RouteTable) {
-        let ops = plan(keys, in_effect, self.0.read());
-        for (service, reason) in self.0.apply(&ops).await {
-            debug!(%service, reason, "Only the hooks serve a service");
-        }
+        self.0.settle(keys, in_effect).await;
+    }
+
+    /// Where it cannot listen.
+    pub(crate) fn refusals(&self) -> &Refusals {
+        self.0.refusals()
     }
 
     /// What it has in effect.

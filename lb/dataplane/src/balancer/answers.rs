@@ -31,8 +31,17 @@ impl LoadBalancer {
             let what = if each.is_present() { each.mode.as_str() } else { "nothing" };
             format!("{what} at {}: {}", each.name, each.why())
         };
-        let beside = self.beside.as_ref().map(|_| {
-            "the proxy: the hooks see only processes of the cgroup, and no packets are balanced".to_owned()
+        let beside = self.beside.as_ref().map(|beside| {
+            let what = "the proxy: the hooks see only processes of the cgroup, and no packets are balanced";
+            // What else is refused is a failure of its service.
+            let mut elsewhere = beside.refusals().all().filter(|(_, error)| error.is_elsewhere());
+            match elsewhere.next() {
+                None => what.to_owned(),
+                Some((service, error)) => {
+                    let count = 1 + elsewhere.count();
+                    format!("{what}; services that it cannot serve: {count}, such as {service}: {error}")
+                }
+            }
         });
         Datapath {
             name: self.executor.as_str(),
@@ -109,13 +118,9 @@ impl LoadBalancer {
             |table: &RouteTable| table.service(service).is_some_and(|spec| spec.listeners.contains(&to));
         match (&self.executor, &self.beside) {
             (Executor::Proxy(proxy), _) if !listens(proxy.read()) => {
-                let elsewhere = || {
-                    format!(
-                        "packets to {} do not end on this node, so the proxy does not listen there",
-                        to.ip()
-                    )
-                };
-                (Carrier::Nothing, self.failures.get(service).cloned().unwrap_or_else(elsewhere))
+                let refused = proxy.refusals().reason(service, to);
+                let why = refused.or_else(|| self.failures.get(service).cloned());
+                (Carrier::Nothing, why.unwrap_or_else(|| format!("the proxy does not listen at {to} yet")))
             }
             (Executor::Proxy(_), _) if to.ip().is_loopback() && self.is_apart(view, client) => {
                 let why = format!(
@@ -133,14 +138,20 @@ impl LoadBalancer {
             (Executor::Memory(_), _) => (Carrier::Nothing, "the table is only kept".to_owned()),
             (Executor::Ebpf(_), beside) => {
                 let is_beside = beside.as_ref().is_some_and(|beside| listens(beside.read()));
-                self.hooks_or(is_beside, is_here, connection)
+                self.hooks_or(is_beside, is_here, service, connection)
             }
         }
     }
 
     /// What carries a connection where there are hooks, and maybe a proxy beside them that listens at the address.
-    fn hooks_or(&self, is_beside: bool, is_here: bool, connection: Connection) -> (Carrier, String) {
-        let (client, to) = (connection.client.ip(), connection.to.ip());
+    fn hooks_or(
+        &self,
+        is_beside: bool,
+        is_here: bool,
+        service: &ServiceKey,
+        connection: Connection,
+    ) -> (Carrier, String) {
+        let (client, to) = (connection.client.ip(), connection.to);
         let beside = if is_beside { Carrier::Proxy } else { Carrier::Nothing };
         if is_here && self.upkeep.lacks_hooks() {
             return (beside, self.upkeep.trouble().unwrap_or_default());
@@ -151,9 +162,10 @@ impl LoadBalancer {
         }
         let why = match (is_beside, &self.beside) {
             (true, _) => String::new(),
-            (false, Some(_)) => {
-                format!("; {to} is no address of this node, so the proxy does not listen there")
-            }
+            (false, Some(beside)) => match beside.refusals().reason(service, to) {
+                Some(reason) => format!(", and the proxy does not serve it: {reason}"),
+                None => format!(", and the proxy does not listen at {to} yet"),
+            },
             (false, None) => ", and packets are not balanced".to_owned(),
         };
         (beside, format!("{client} is not on this node, so the hooks do not see it{why}"))

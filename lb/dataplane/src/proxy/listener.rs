@@ -26,7 +26,7 @@ const KEEPALIVE_PROBES: u32 = 4;
 
 /// Why there is no socket at an address.
 #[derive(Debug, Error)]
-pub(super) enum ListenError {
+pub(crate) enum ListenError {
     /// No packet to it would get here.
     #[error(
         "cannot listen on {address}: {source}: packets to it do not end on this node; as root, \
@@ -39,7 +39,7 @@ pub(super) enum ListenError {
         source: io::Error,
     },
     /// The system refuses.
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}: {source}{}", advice(source))]
     Refused {
         /// The address.
         address: SocketAddr,
@@ -57,12 +57,28 @@ pub(super) struct Listener {
 }
 
 impl ListenError {
-    fn new(address: SocketAddr, source: io::Error) -> Self {
+    pub(super) fn new(address: SocketAddr, source: io::Error) -> Self {
         if is_unknown(&source) {
             Self::Elsewhere { address, source }
         } else {
             Self::Refused { address, source }
         }
+    }
+
+    /// Whether nobody could reach the address here.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        matches!(self, Self::Elsewhere { .. })
+    }
+}
+
+/// What to do about the system's words.
+fn advice(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => ": another socket has the port; as root, `ss -ltunp` says whose",
+        io::ErrorKind::PermissionDenied => {
+            ": ports below net.ipv4.ip_unprivileged_port_start take CAP_NET_BIND_SERVICE"
+        }
+        _ => "",
     }
 }
 

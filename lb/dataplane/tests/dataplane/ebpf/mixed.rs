@@ -4,12 +4,14 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use mesonet_lb_dataplane::{Carrier, Connection, PacketBalancer, PacketMode, PacketSettings, Question};
+use mesonet_lb_dataplane::{
+    Carrier, Connection, Explained, PacketBalancer, PacketMode, PacketSettings, Question,
+};
 use mesonet_model::EndpointState::{Draining, Ready};
 use mesonet_model::{Algorithm, Protocol, Service, ServicePolicy};
 use tokio::sync::oneshot;
 
-use super::{Site, vip};
+use super::{Site, run, vip};
 use crate::fixture::{Node, ask, connect, eventually, read_name, serve, serve_name, task};
 
 /// A server that says which port its client has.
@@ -27,6 +29,14 @@ fn is_seen(address: SocketAddr) -> bool {
     let mut port = [0; 2];
     stream.read_exact(&mut port).expect("an answer");
     stream.local_addr().expect("connected").port() == u16::from_be_bytes(port)
+}
+
+/// What the node says of a connection to a service.
+fn explained(node: &mut Node, client: &str, to: SocketAddr) -> Explained {
+    let (answer, explained) = oneshot::channel();
+    let client = client.parse().expect("address");
+    node.balancer.answer(Question::Explain(Connection { protocol: Protocol::Tcp, client, to }, answer));
+    explained.blocking_recv().expect("an answer").expect("the address is that of a service")
 }
 
 #[test]
@@ -73,17 +83,60 @@ fn what_packets_carry_is_no_failure_of_the_proxy() {
     assert_eq!(failures.keys().collect::<Vec<_>>(), [&local], "{failures:?}");
     assert_eq!(node.metric("mesonet_lb_failed_services", ""), 1.0);
 
-    let mut carrier = |client: &str| {
-        let (answer, explained) = oneshot::channel();
-        let client = client.parse().expect("address");
-        let connection = Connection { protocol: Protocol::Tcp, client, to: vip(1) };
-        node.balancer.answer(Question::Explain(connection, answer));
-        let explained = explained.blocking_recv().expect("answered").expect("a service's address");
-        assert_eq!(explained.routes.listeners, [vip(1)]);
-        explained.carrier
-    };
-    assert_eq!(carrier("10.77.0.2:1234"), Carrier::Packets);
-    assert_eq!(carrier("10.77.0.1:1234"), Carrier::Nothing);
+    let there = explained(&mut node, "10.77.0.2:1234", vip(1));
+    assert_eq!((there.carrier, there.routes.listeners), (Carrier::Packets, vec![vip(1)]));
+    let here = explained(&mut node, "10.77.0.1:1234", vip(1));
+    assert_eq!(here.carrier, Carrier::Nothing);
+    assert!(here.carrier_why.contains("`ip route add local 11.0.0.1 dev lo`"), "{}", here.carrier_why);
+
+    run("ip", &["-n", &site.name, "route", "add", "local", "11.0.0.1", "dev", "lo"]);
+    drop(taken);
+    assert_eq!(site.run(node.balancer.observe()), [].into());
+    assert_eq!(explained(&mut node, "10.77.0.1:1234", vip(1)).carrier, Carrier::Proxy);
+    assert_eq!(ask(vip(1)).expect("an answer"), 'a');
+}
+
+#[test]
+#[ignore = "needs root"]
+fn the_proxy_begins_to_serve_where_it_was_refused() {
+    const OUTSIDE: &str = "192.0.2.9:4567";
+    let site = Site::new("mixedlate");
+    let mut node = site.run(async { Node::ebpf(&site.settings()).with_proxy_beside() });
+    let taken = TcpListener::bind("127.11.0.9:80").expect("free");
+    let local = taken.local_addr().expect("bound");
+    let web = node.put_service("tcp", "web", local);
+    let away = node.put_service("tcp", "away", vip(1));
+    for service in [&web, &away] {
+        node.put_endpoint(service, "a", serve_name("a"), Ready);
+    }
+    let failures = site.run(node.apply());
+    assert_eq!(failures.keys().collect::<Vec<_>>(), [&web], "{failures:?}");
+    let reason = format!("cannot listen on {local}: Address already in use");
+    assert!(failures[&web].contains(&reason), "{failures:?}");
+    assert_eq!(node.metric("mesonet_lb_failed_services", ""), 1.0);
+    let told = explained(&mut node, OUTSIDE, local);
+    assert_eq!((told.carrier, told.routes.failure.as_ref()), (Carrier::Nothing, failures.get(&web)));
+    assert!(told.carrier_why.contains(&reason), "{}", told.carrier_why);
+    let told = explained(&mut node, OUTSIDE, vip(1));
+    assert_eq!((told.carrier, told.routes.failure), (Carrier::Nothing, None));
+    assert!(told.carrier_why.contains("`ip route add local 11.0.0.1 dev lo`"), "{}", told.carrier_why);
+    let beside = told.datapath.beside.expect("the proxy");
+    assert!(
+        beside.contains(&format!("cannot serve: 1, such as {away}: cannot listen on 11.0.0.1:80")),
+        "{beside}"
+    );
+
+    assert_eq!(site.run(node.balancer.observe()), failures);
+    drop(taken);
+    run("ip", &["-n", &site.name, "route", "add", "local", "11.0.0.1", "dev", "lo"]);
+    assert_eq!(site.run(node.balancer.observe()), [].into());
+    assert_eq!(node.metric("mesonet_lb_failed_services", ""), 0.0);
+    site.enter(&site.home);
+    for address in [local, vip(1)] {
+        assert_eq!(ask(address).expect("an answer of the proxy"), 'a');
+        assert_eq!(explained(&mut node, OUTSIDE, address).carrier, Carrier::Proxy);
+    }
+    site.enter(&site.cgroup);
 }
 
 #[test]
@@ -108,12 +161,7 @@ fn who_carries_a_client_is_told_with_what_that_counts() {
     let taken = read_name(&mut held).expect("an answer").to_string();
     site.enter(&site.cgroup);
 
-    let mut told = |client: &str, to: SocketAddr| {
-        let (answer, explained) = oneshot::channel();
-        let client = client.parse().expect("address");
-        node.balancer.answer(Question::Explain(Connection { protocol: Protocol::Tcp, client, to }, answer));
-        explained.blocking_recv().expect("an answer").expect("the address is that of a service")
-    };
+    let mut told = |client: &str, to: SocketAddr| explained(&mut node, client, to);
     let here = told("127.0.0.1:0", local);
     assert_eq!((here.carrier, here.choice.endpoint), (Carrier::Hooks, None));
     assert!(here.datapath.beside.is_some());
