@@ -18,11 +18,14 @@ mod introduction;
 mod listener;
 mod local_tcp;
 mod pace;
+mod patience;
 mod pause_trial;
 mod pipe_pool;
 mod refusals;
 mod routes;
+mod shortage;
 mod slots;
+mod stalls;
 mod tcp;
 mod token;
 mod udp;
@@ -46,7 +49,7 @@ use self::affinity::Affinities;
 use self::descriptor_budget::DescriptorBudget;
 use self::listener::{Listener, ListenerSocket};
 use self::local_tcp::LocalTcp;
-use self::udp::SessionIdle;
+use self::patience::Patience;
 use self::worker::{Command, Worker, WorkerSettings};
 use crate::busy::Busy;
 use crate::ledger::Ledger;
@@ -92,21 +95,16 @@ impl Proxy {
     pub fn start(metrics: &Metrics) -> Self {
         let count = thread::available_parallelism().map_or(1, |count| count.get().min(WORKERS_MAX));
         let budget = DescriptorBudget::of_process().per_worker(count);
-        Self::start_workers(metrics, count, budget, SessionIdle::STANDARD)
+        Self::start_workers(metrics, count, budget, Patience::STANDARD)
     }
 
-    fn start_workers(
-        metrics: &Metrics,
-        count: usize,
-        budget: DescriptorBudget,
-        session_idle: SessionIdle,
-    ) -> Self {
+    fn start_workers(metrics: &Metrics, count: usize, budget: DescriptorBudget, patience: Patience) -> Self {
         let busy = Busy::new();
         let local_tcp = LocalTcp::of_system();
         let affinities = Affinities::default();
         let start = |number| {
             let (metrics, busy, affinities) = (metrics.clone(), busy.clone(), affinities.clone());
-            let settings = WorkerSettings { metrics, busy, budget, session_idle, local_tcp, affinities };
+            let settings = WorkerSettings { metrics, busy, budget, patience, local_tcp, affinities };
             WorkerHandle::start(number, settings).expect("the proxy's workers can start")
         };
         let workers = (0..count).map(start).collect();

@@ -15,6 +15,7 @@ use super::direction::{Direction, Promptness, Standing, Tools};
 use super::http_close::Exchange;
 use super::pipe_pool::PipePool;
 use super::slots::SlotKey;
+use super::stalls::{Stall, queued};
 use crate::metrics::ServiceMetrics;
 
 /// ```text
@@ -62,6 +63,12 @@ pub(super) struct Connection {
     up: Direction,
     down: Direction,
     exchange: Exchange,
+    /// Bytes that were passed on, both ways.
+    moved: u64,
+    stall: Stall,
+    /// The kernel has said that the client, or the endpoint, takes no more and says no more.
+    has_client_failed: bool,
+    has_backend_failed: bool,
     /// The client has sent something.
     is_spoken_for: bool,
     /// The endpoint has sent something.
@@ -118,6 +125,10 @@ impl Connection {
             up: Direction::new(Promptness::Unset),
             down: Direction::new(Promptness::Set),
             exchange: Exchange::new(),
+            moved: 0,
+            stall: Stall::default(),
+            has_client_failed: false,
+            has_backend_failed: false,
             is_spoken_for: false,
             is_spoken_to: false,
             is_spurned: false,
@@ -125,10 +136,12 @@ impl Connection {
     }
 
     pub(super) fn note_client_event(&mut self, flags: EventFlags) {
+        self.has_client_failed |= flags.contains(EventFlags::ERR);
         note_event(flags, &mut self.up, &mut self.down);
     }
 
     pub(super) fn note_backend_event(&mut self, flags: EventFlags) {
+        self.has_backend_failed |= flags.contains(EventFlags::ERR);
         note_event(flags, &mut self.down, &mut self.up);
     }
 
@@ -154,10 +167,15 @@ impl Connection {
             self.up.pump(client, backend, tools, draining, |bytes| exchange.client_speaks(bytes, draining));
         count(&self.metrics.bytes_up, bytes_up);
         self.is_spoken_for |= bytes_up > 0 && !self.is_spoken_to;
+        self.moved += bytes_down + bytes_up;
         if up != Standing::Ended || down != Standing::Ended {
             self.down.pass_on_end(client);
             self.up.pass_on_end(backend);
         }
+        // What waits for its source does not notice that its sink is gone.
+        let up = if up == Standing::Waiting && self.has_backend_failed { Standing::SinkFailed } else { up };
+        let down =
+            if down == Standing::Waiting && self.has_client_failed { Standing::SinkFailed } else { down };
         let outcome = match (up, down) {
             (Standing::SourceFailed, _) | (_, Standing::SourceFailed | Standing::SinkFailed) => {
                 Outcome::Reset
@@ -219,19 +237,40 @@ impl Connection {
         self.down.has_source_ended() || poll(&mut fds, Some(&now)).is_ok_and(|count| count > 0)
     }
 
+    /// Whether the endpoint has ended its side, as far as that has been noticed, and the client has not.
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.is_open && self.down.has_source_ended()
+    }
+
+    /// Whether nothing has moved for so long.
+    pub(super) fn has_stalled(&mut self, idle: Duration, now: Instant) -> bool {
+        let Some((_, backend)) = &self.backend else { return false };
+        let queued = || [queued(&self.client), queued(backend)];
+        self.stall.is_over(self.moved, queued, idle, now)
+    }
+
+    /// Makes a side that has not been told all see a reset rather than an end when the sockets close.
+    pub(super) fn set_reset_where_cut(&self) {
+        let client = Some(&self.client).filter(|_| !self.down.has_ended());
+        let backend = self.backend.as_ref().map(|(_, socket)| socket).filter(|_| !self.up.has_ended());
+        reset(client.into_iter().chain(backend));
+    }
+
     /// Makes both sides see a reset rather than an end when the sockets close.
     pub(super) fn set_reset(&self) {
-        for socket in
-            [Some(&self.client), self.backend.as_ref().map(|(_, socket)| socket)].into_iter().flatten()
-        {
-            // Fails only if the socket is reset already.
-            let _already_reset = set_socket_linger(socket, Some(Duration::ZERO));
-        }
+        reset([&self.client].into_iter().chain(self.backend.as_ref().map(|(_, socket)| socket)));
     }
 
     pub(super) fn release_pipes(&mut self, pipes: &mut PipePool) {
         self.up.release_pipe(pipes);
         self.down.release_pipe(pipes);
+    }
+}
+
+fn reset<'a>(sockets: impl IntoIterator<Item = &'a OwnedFd>) {
+    for socket in sockets {
+        // Fails only if the socket is reset already.
+        let _already_reset = set_socket_linger(socket, Some(Duration::ZERO));
     }
 }
 

@@ -67,6 +67,13 @@ impl<T> Slots<T> {
         Some(value)
     }
 
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = (SlotKey, &mut T)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
+            let key = SlotKey { index: index as u32, generation: slot.generation };
+            Some((key, slot.value.as_mut()?))
+        })
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (SlotKey, &T)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| {
             let key = SlotKey { index: index as u32, generation: slot.generation };

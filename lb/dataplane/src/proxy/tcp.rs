@@ -71,6 +71,8 @@ pub(super) enum Ending {
     Graceful,
     /// The sides must see that something went wrong.
     Reset,
+    /// Nothing moves any more. Whoever has not been told all that the other side said must see that.
+    Stalled,
 }
 
 impl Worker {
@@ -79,7 +81,7 @@ impl Worker {
         let mut accepted = 0;
         while accepted < batch {
             if self.connections.len() >= self.budget.connections {
-                self.pause_accepting("the bound on open connections is reached; clients wait (raise the limit on open files, ulimit -n)");
+                self.pause_accepting("The bound on open connections is reached; clients wait (raise the limit on open files, ulimit -n)");
                 return;
             }
             let Some(watched) = self.listeners.get_mut(listener) else { return };
@@ -108,8 +110,7 @@ impl Worker {
     }
 
     fn pause_accepting(&mut self, reason: &'static str) {
-        if self.accepts_again_at.is_none() && !self.has_warned_of_pause {
-            self.has_warned_of_pause = true;
+        if self.shortage.is_new(self.now) {
             warn!(connections = self.connections.len(), reason, "No client is accepted for a moment");
         }
         for (_, watched) in self.listeners.iter().filter(|(_, watched)| watched.listener.is_tcp()) {
@@ -387,6 +388,7 @@ impl Worker {
             return;
         }
         match outcome {
+            Outcome::Wait if connection.is_half_closed() => self.watch_stalls(),
             Outcome::Wait => {}
             Outcome::Continue => {
                 if !std::mem::replace(&mut connection.is_queued, true) {
@@ -406,8 +408,10 @@ impl Worker {
     pub(super) fn close(&mut self, key: SlotKey, ending: Ending) {
         let Some(mut connection) = self.connections.remove(key) else { return };
         connection.metrics.active.dec();
-        if ending == Ending::Reset {
-            connection.set_reset();
+        match ending {
+            Ending::Graceful => {}
+            Ending::Reset => connection.set_reset(),
+            Ending::Stalled => connection.set_reset_where_cut(),
         }
         connection.release_pipes(&mut self.tools.pipes);
         if let Some((endpoint, _)) = connection.backend.as_ref().filter(|_| connection.keeps_busy) {

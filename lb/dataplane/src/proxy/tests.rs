@@ -1,13 +1,15 @@
 //! Bounds and times of a worker, with values that a test can reach.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use mesonet_lb_plan::{EndpointCount, EndpointId, EndpointSpec, RouteState};
 use mesonet_model::{FrameworkId, TaskId};
+use socket2::SockRef;
 
+use super::udp::SessionIdle;
 use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -27,10 +29,14 @@ struct SmallProxy {
 }
 
 impl SmallProxy {
-    async fn start(service: &str, session_idle: SessionIdle) -> Self {
+    async fn start(service: &str, session: SessionIdle) -> Self {
+        Self::start_with(service, Patience { session, ..Patience::STANDARD }).await
+    }
+
+    async fn start_with(service: &str, patience: Patience) -> Self {
         let registry = prometheus::Registry::new();
         let budget = DescriptorBudget { connections: 2, sessions: 2, pipes: 0 };
-        let mut proxy = Proxy::start_workers(&Metrics::new(&registry), 1, budget, session_idle);
+        let mut proxy = Proxy::start_workers(&Metrics::new(&registry), 1, budget, patience);
         // No outgoing connection has an address of this network, so none takes the port meanwhile.
         let vip = Ipv4Addr::new(127, 11, 255, 1);
         let address = TcpListener::bind((vip, 0)).and_then(|socket| socket.local_addr()).expect("free");
@@ -106,6 +112,88 @@ async fn clients_beyond_the_bound_wait_until_a_connection_ends() {
     let mut byte = [0];
     stream.read_exact(&mut byte).expect("forwarded");
     assert_eq!(byte, *b"!");
+}
+
+/// A service of one endpoint, and the server behind it.
+async fn small_web(half_closed: Duration) -> (SmallProxy, TcpListener) {
+    let server = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("free");
+    let patience = Patience { half_closed, ..Patience::STANDARD };
+    let mut small = SmallProxy::start_with("tcp/web@marathon:80", patience).await;
+    small.put_endpoint("t", server.local_addr().expect("bound"), RouteState::Ready).await;
+    (small, server)
+}
+
+/// A client that is connected to a server, and the server's side of it.
+fn pair(small: &SmallProxy, server: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(small.address).expect("the proxy listens");
+    let (accepted, _) = server.accept().expect("the proxy connects");
+    for stream in [&client, &accepted] {
+        stream.set_read_timeout(Some(PATIENCE)).expect("valid");
+    }
+    (client, accepted)
+}
+
+fn read_all(stream: &mut TcpStream) -> io::Result<String> {
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+#[tokio::test]
+async fn clients_that_keep_what_their_server_has_ended_take_no_place_for_ever() {
+    let (small, server) = small_web(Duration::from_millis(8)).await;
+    let mut forgetful = Vec::new();
+    for _ in 0..4 {
+        let (mut client, mut accepted) = pair(&small, &server);
+        accepted.write_all(b"answer").expect("sent");
+        accepted.shutdown(Shutdown::Write).expect("half closed");
+        assert_eq!(read_all(&mut client).expect("an answer and its end"), "answer");
+        let error = read_all(&mut accepted).expect_err("what the client says is not at its end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        forgetful.push(client);
+    }
+    small.wait_until_silent();
+}
+
+#[tokio::test]
+async fn a_client_that_has_said_all_waits_for_its_answer() {
+    let (small, server) = small_web(Duration::from_millis(8)).await;
+    let (mut client, mut accepted) = pair(&small, &server);
+    client.write_all(b"question").expect("sent");
+    client.shutdown(Shutdown::Write).expect("half closed");
+    assert_eq!(read_all(&mut accepted).expect("a question and its end"), "question");
+    let (_forgetful, ended) = pair(&small, &server);
+    drop(ended);
+    let begun = Instant::now();
+    while small.total("mesonet_lb_active_connections") > 1.0 {
+        assert!(begun.elapsed() < PATIENCE, "the other connection stays");
+        thread::yield_now();
+    }
+    accepted.write_all(b"answer").expect("sent");
+    drop(accepted);
+    assert_eq!(read_all(&mut client).expect("an answer and its end"), "answer");
+}
+
+#[tokio::test]
+async fn a_connection_whose_server_is_gone_for_good_is_over() {
+    let (small, server) = small_web(NEVER).await;
+    let (mut client, accepted) = pair(&small, &server);
+    drop(accepted);
+    assert_eq!(read_all(&mut client).expect("an end"), "");
+    // The answer to this is a reset.
+    client.write_all(b"?").expect("sent");
+    small.wait_until_silent();
+}
+
+#[tokio::test]
+async fn a_connection_whose_client_is_gone_for_good_is_over() {
+    let (small, server) = small_web(NEVER).await;
+    let (client, mut accepted) = pair(&small, &server);
+    client.shutdown(Shutdown::Write).expect("half closed");
+    assert_eq!(read_all(&mut accepted).expect("an end"), "");
+    SockRef::from(&client).set_linger(Some(Duration::ZERO)).expect("valid");
+    drop(client);
+    small.wait_until_silent();
 }
 
 #[tokio::test]

@@ -211,7 +211,8 @@ impl Worker {
         }
         self.end_sessions(|worker, session| {
             let draining = worker.routes.is_draining(session.endpoint);
-            let idle = if draining { worker.session_idle.draining } else { worker.session_idle.usually };
+            let idle =
+                if draining { worker.patience.session.draining } else { worker.patience.session.usually };
             worker.now.saturating_duration_since(session.used_at) >= idle
         });
         let UdpSessions { sessions, order, next_sweep, .. } = &mut self.sessions;

@@ -28,11 +28,13 @@ use super::direction::{SCRATCH_BYTES, Tools};
 use super::listener::Listener;
 use super::local_tcp::LocalTcp;
 use super::pace::{Done, Look, Pace};
+use super::patience::Patience;
 use super::pipe_pool::PipePool;
 use super::routes::Routes;
+use super::shortage::Shortage;
 use super::slots::{SlotKey, Slots};
 use super::token::Token;
-use super::udp::{SessionIdle, UdpSessions};
+use super::udp::UdpSessions;
 use crate::Metrics;
 use crate::busy::Busy;
 
@@ -66,7 +68,7 @@ pub(super) struct WorkerSettings {
     pub(super) metrics: Metrics,
     pub(super) busy: Busy,
     pub(super) budget: DescriptorBudget,
-    pub(super) session_idle: SessionIdle,
+    pub(super) patience: Patience,
     pub(super) local_tcp: LocalTcp,
     pub(super) affinities: Affinities,
 }
@@ -80,7 +82,7 @@ pub(super) struct Worker {
     commands: Receiver<Command>,
     pub(super) epoll: OwnedFd,
     pub(super) budget: DescriptorBudget,
-    pub(super) session_idle: SessionIdle,
+    pub(super) patience: Patience,
     pub(super) local_tcp: LocalTcp,
     pub(super) routes: Routes,
     pub(super) listeners: Slots<Watched>,
@@ -101,7 +103,9 @@ pub(super) struct Worker {
     pub(super) accepted: usize,
     /// Set while no client is accepted.
     pub(super) accepts_again_at: Option<Instant>,
-    pub(super) has_warned_of_pause: bool,
+    pub(super) shortage: Shortage,
+    /// When to look for connections on which nothing moves; `None` while no endpoint has ended one.
+    pub(super) next_stall_look: Option<Instant>,
     /// The time at which the round began.
     pub(super) now: Instant,
 }
@@ -126,7 +130,7 @@ impl Worker {
             commands,
             epoll,
             budget,
-            session_idle: settings.session_idle,
+            patience: settings.patience,
             local_tcp: settings.local_tcp,
             routes: Routes::new(settings.metrics, settings.busy, settings.affinities, seed),
             listeners: Slots::new(),
@@ -140,7 +144,8 @@ impl Worker {
             pace: Pace::new(now),
             accepted: 0,
             accepts_again_at: None,
-            has_warned_of_pause: false,
+            shortage: Shortage::default(),
+            next_stall_look: None,
             now,
         })
     }
@@ -172,6 +177,7 @@ impl Worker {
             self.begin_arrivals();
             self.expire_dials();
             self.expire_sessions();
+            self.end_stalled();
             self.resume_accepting();
             if woken && !self.obey() {
                 return;
@@ -228,7 +234,12 @@ impl Worker {
             return Some(NO_TIME);
         }
         let arrivals = self.arrivals.iter().filter_map(|queue| queue.front()).map(|(until, _)| *until);
-        let deadlines = [self.next_dial_deadline(), self.accepts_again_at, self.sessions.next_sweep()];
+        let deadlines = [
+            self.next_dial_deadline(),
+            self.accepts_again_at,
+            self.sessions.next_sweep(),
+            self.next_stall_look,
+        ];
         let first = deadlines.into_iter().flatten().chain(arrivals).min()?;
         let left = first.saturating_duration_since(Instant::now());
         Some(Timespec { tv_sec: i64::try_from(left.as_secs()).ok()?, tv_nsec: left.subsec_nanos().into() })
