@@ -238,6 +238,9 @@ impl LoadBalancer {
         let count = |key: &ServiceKey, id: &_| counted(executor, beside, key, id);
         let mut keys = self.planner.observe(&view, failed, count, now());
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_started()));
+        if let Executor::Ebpf(ebpf) = &self.executor {
+            keys.extend(ebpf.unwritten());
+        }
         let again: BTreeSet<_> =
             self.refusals().into_iter().flat_map(Refusals::after_pause).cloned().collect();
         if keys.is_empty() && self.unsettled_keys.is_empty() && again.is_empty() {

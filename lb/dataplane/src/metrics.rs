@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mesonet_lb_plan::{EndpointSpec, Op, RouteState};
+use mesonet_lb_plan::{EndpointSpec, Entries, KernelMap, Op, RouteState};
 use mesonet_model::ServiceKey;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
@@ -39,6 +39,7 @@ pub struct Metrics {
     services: IntGauge,
     endpoints: IntGaugeVec,
     failed_services: IntGauge,
+    maps: MapMetrics,
     attachments: AttachmentMetrics,
     apply: Histogram,
     datapath: IntGaugeVec,
@@ -70,6 +71,13 @@ impl Collector for ByEndpoint {
 struct AttachmentMetrics {
     missing: IntGaugeVec,
     restored: IntCounterVec,
+}
+
+/// What services take up of the kernel's maps.
+#[derive(Debug, Clone)]
+struct MapMetrics {
+    entries: IntGaugeVec,
+    entries_max: IntGaugeVec,
 }
 
 /// The instruments of one service.
@@ -160,6 +168,7 @@ impl Metrics {
                 "mesonet_lb_failed_services",
                 "Services that could not be put into effect",
             ),
+            maps: MapMetrics::new(registry),
             attachments: AttachmentMetrics::new(registry),
             apply: register(registry, Histogram::with_opts(apply)),
             datapath: gauges("mesonet_lb_datapath", "1 for what balances: ebpf, proxy or memory", "datapath"),
@@ -222,6 +231,17 @@ impl Metrics {
         self.failed_services.set(i64::try_from(failed).unwrap_or(i64::MAX));
     }
 
+    /// What services take up in the kernel.
+    pub(crate) fn set_kernel_entries(&self, used: Entries) {
+        let set = |gauges: &IntGaugeVec, map: KernelMap, count| {
+            gauges.with_label_values(&[map.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        for map in KernelMap::ALL {
+            set(&self.maps.entries, map, used.of(map));
+            set(&self.maps.entries_max, map, map.entries_max());
+        }
+    }
+
     /// What is not in its place in the kernel, and what was put back.
     pub(crate) fn set_missing(&self, missing: Missing, restored: Missing) {
         for (kind, count) in missing.by_kind() {
@@ -240,6 +260,20 @@ impl Metrics {
     /// Times what happens until the timer is dropped.
     pub(crate) fn time_apply(&self) -> prometheus::HistogramTimer {
         self.apply.start_timer()
+    }
+}
+
+impl MapMetrics {
+    fn new(registry: &Registry) -> Self {
+        let gauges =
+            |name: &str, help: &str| register(registry, IntGaugeVec::new(Opts::new(name, help), &["map"]));
+        Self {
+            entries: gauges("mesonet_lb_map_entries", "Entries of the kernel's maps that hold services"),
+            entries_max: gauges(
+                "mesonet_lb_map_entries_max",
+                "Entries that the kernel's maps that hold services can have",
+            ),
+        }
     }
 }
 

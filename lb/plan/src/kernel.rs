@@ -4,8 +4,9 @@
 //! switched to it by one write, and then the old generation is removed. A program that looks at the service in between
 //! finds either all of the old or all of the new.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod room;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use mesonet_ebpf_abi::{
@@ -14,6 +15,8 @@ use mesonet_ebpf_abi::{
 };
 
 use crate::{Algorithm, MaglevTable, ServicePolicy, SortedMap};
+
+pub use room::{Entries, KernelMap, NoRoom};
 
 /// An endpoint behind a virtual address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -65,6 +68,10 @@ pub struct KernelTable {
     services: BTreeMap<Frontend, Programmed>,
     next_service: u32,
     next_counter: u32,
+    /// Entries that belong to services.
+    used: Entries,
+    /// Entries that writes remove which are not made yet.
+    unreleased: Entries,
 }
 
 /// One virtual address in the maps.
@@ -124,6 +131,7 @@ impl KernelTable {
                 None => garbage.push(MapWrite::RemoveMember(member)),
             }
         }
+        table.services.values().for_each(|each| table.used += each.entries());
         (table, garbage)
     }
 
@@ -168,15 +176,29 @@ impl KernelTable {
         self.services.contains_key(frontend)
     }
 
+    /// How many entries belong to virtual addresses.
+    pub const fn used(&self) -> Entries {
+        self.used
+    }
+
+    /// All writes so far are made, or will be before those that follow, so that there is room for what they remove.
+    pub fn release(&mut self) {
+        self.unreleased = Entries::default();
+    }
+
     /// Makes a virtual address lead to endpoints, or to nobody, which refuses connections. Returns the writes that do
     /// it, in their order; none if it is so already.
+    ///
+    /// # Errors
+    /// When a map has no room for it. It leads where it did before.
     pub fn put(
         &mut self,
         frontend: Frontend,
         candidates: &BTreeSet<Candidate>,
         policy: ServicePolicy,
-    ) -> Vec<MapWrite> {
+    ) -> Result<Vec<MapWrite>, NoRoom> {
         let old = self.services.remove(&frontend);
+        let before = old.as_ref().map(Programmed::entries).unwrap_or_default();
         let (service, old_slots, old_members, old_mapped) = match old {
             Some(Programmed { service, slots, members, mapped }) => (Some(service), slots, members, mapped),
             None => (None, Vec::new(), SortedMap::new(), BTreeSet::new()),
@@ -191,36 +213,63 @@ impl KernelTable {
         let mut writes = Vec::with_capacity(slots.len() + 1);
         let may_stay = frontend.protocol != u32::from(TCP) || policy.affinity.is_some();
         let mut mapped = BTreeSet::new();
+        let mut added = 0;
         for (place, state) in members.iter() {
             let is_mapped = old_mapped.contains(place);
             if !may_stay && !is_mapped && state.flags & MemberState::READY != 0 {
                 continue;
             }
             mapped.insert(*place);
+            added += usize::from(!is_mapped);
             if !is_mapped || old_members.get(place) != Some(state) {
                 writes.push(MapWrite::PutMember(Member { service: id, place: *place }, *state));
             }
         }
-        let service = match service {
-            Some(service) if service == new(service.generation) && slots == old_slots => service,
-            old => {
-                let service = new(old.map_or(0, |old| old.generation.wrapping_add(1)));
-                self.switch(frontend, old, service, &slots, &mut writes);
-                service
-            }
-        };
+        let kept = service.filter(|old| *old == new(old.generation) && slots == old_slots);
+        let next =
+            kept.unwrap_or_else(|| new(service.map_or(0, |service| service.generation.wrapping_add(1))));
+        let mut wanted = Entries::new(usize::from(service.is_none()), 0, 0, added);
+        if kept.is_none() {
+            wanted += Entries::of_generation(next);
+        }
+        if let Err(no_room) = self.occupied().check(wanted, service.is_none()) {
+            let old = service.map(|service| Programmed {
+                service,
+                slots: old_slots,
+                members: old_members,
+                mapped: old_mapped,
+            });
+            self.services.extend(old.map(|old| (frontend, old)));
+            return Err(no_room);
+        }
+        if kept.is_none() {
+            self.switch(frontend, service, next, &slots, &mut writes);
+            self.unreleased += service.map(Entries::of_generation).unwrap_or_default();
+        }
         for place in old_mapped.difference(&mapped) {
             writes.push(MapWrite::RemoveMember(Member { service: id, place: *place }));
         }
-        self.services.insert(frontend, Programmed { service, slots, members, mapped });
-        writes
+        self.unreleased += Entries::new(0, 0, 0, old_mapped.difference(&mapped).count());
+        let programmed = Programmed { service: next, slots, members, mapped };
+        self.used += programmed.entries();
+        self.used -= before;
+        self.services.insert(frontend, programmed);
+        Ok(writes)
+    }
+
+    /// Entries that are in the maps when all writes so far are made but those that remove.
+    fn occupied(&self) -> Entries {
+        let mut all = self.used;
+        all += self.unreleased;
+        all
     }
 
     /// Ends a virtual address. Returns the writes that do it, in their order.
     pub fn remove(&mut self, frontend: &Frontend) -> Vec<MapWrite> {
-        let Some(Programmed { service, mapped, .. }) = self.services.remove(frontend) else {
-            return Vec::new();
-        };
+        let Some(programmed) = self.services.remove(frontend) else { return Vec::new() };
+        self.used -= programmed.entries();
+        self.unreleased += programmed.entries();
+        let Programmed { service, mapped, .. } = programmed;
         let mut writes = vec![MapWrite::RemoveService(*frontend)];
         writes.extend(removals(service));
         writes.extend(
@@ -267,6 +316,12 @@ impl KernelTable {
 impl Programmed {
     fn new(service: Service) -> Self {
         Self { service, slots: Vec::new(), members: SortedMap::new(), mapped: BTreeSet::new() }
+    }
+
+    fn entries(&self) -> Entries {
+        let mut entries = Entries::new(1, 0, 0, self.mapped.len());
+        entries += Entries::of_generation(self.service);
+        entries
     }
 }
 

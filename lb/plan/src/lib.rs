@@ -27,7 +27,7 @@ mod weights;
 pub use choice::{chances, choose, choose_least};
 pub use desired::{desired, lack_of_address, touched};
 pub use explain::{Choice, KnownBy, explain};
-pub use kernel::{Candidate, FoundMaps, KernelTable, MapWrite, shares};
+pub use kernel::{Candidate, Entries, FoundMaps, KernelMap, KernelTable, MapWrite, NoRoom, shares};
 pub use maglev::{MAGLEV_SLOTS, MaglevTable};
 pub use mesonet_model::{Algorithm, ServicePolicy};
 pub use node_planner::NodePlanner;

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use mesonet_ebpf_abi::{Connection, Frontend, Place, TCP};
-use mesonet_lb_plan::{Candidate, KernelTable, MapWrite, ServicePolicy, Shares, Starting};
+use mesonet_lb_plan::{Candidate, KernelTable, MapWrite, NoRoom, ServicePolicy, Shares, Starting};
 use tokio::sync::Semaphore;
 
 use super::maps::Maps;
@@ -18,10 +19,17 @@ pub(super) struct Kernel {
     maps: Arc<Maps>,
     pub(super) table: KernelTable,
     wishes: BTreeMap<Frontend, Wish>,
+    /// Virtual addresses that do not lead where they should, because something could not be written, and why.
+    unwritten: Unwritten,
+    /// The maps may hold something else than the table says.
+    is_unknown: bool,
     /// Nothing is in the maps, and the first view is not in effect. Its endpoints count as started: most are, and on every node
     /// that starts, all endpoints of the cluster would be asked.
     is_fresh: bool,
 }
+
+/// Virtual addresses that do not lead where they should, and why.
+pub(super) type Unwritten = BTreeMap<Frontend, String>;
 
 /// What a virtual address should lead to that has endpoints which do not listen yet.
 #[derive(Debug)]
@@ -46,6 +54,8 @@ impl SharedKernel {
             maps: Arc::new(maps),
             table: KernelTable::default(),
             wishes: BTreeMap::new(),
+            unwritten: Unwritten::new(),
+            is_unknown: false,
             is_fresh: false,
         };
         let used = open.iter().map(|each| each.origin.counter).max();
@@ -74,14 +84,14 @@ impl SharedKernel {
 }
 
 impl Kernel {
-    /// Makes an address lead to endpoints. Returns the writes that do it, and the endpoints that are to be asked whether
-    /// they have started.
+    /// Makes an address lead to endpoints. Returns the writes that do it, if there is room, and the endpoints that are to
+    /// be asked whether they have started.
     pub(super) fn put(
         &mut self,
         frontend: Frontend,
         candidates: BTreeSet<Candidate>,
         policy: ServicePolicy,
-    ) -> (Vec<MapWrite>, BTreeSet<Place>) {
+    ) -> (Result<Vec<MapWrite>, NoRoom>, BTreeSet<Place>) {
         if self.is_fresh || frontend.protocol != u32::from(TCP) {
             return (self.table.put(frontend, &candidates, policy), BTreeSet::new());
         }
@@ -128,32 +138,65 @@ impl Kernel {
     fn admit(&mut self, frontend: Frontend, place: Place) {
         let Some(mut wish) = self.wishes.remove(&frontend) else { return };
         wish.starting.has_started(place);
-        let writes = self.table.put(frontend, &wish.candidates(), wish.policy);
-        let served = self.table.ready(&frontend).collect();
-        // Nobody is new who is to be asked.
-        wish.starting.follow(&wish.shares, &served);
+        match self.admit_now(frontend, &wish) {
+            Ok(()) => {
+                let served = self.table.ready(&frontend).collect();
+                // Nobody is new who is to be asked.
+                wish.starting.follow(&wish.shares, &served);
+            }
+            Err(reason) => drop(self.unwritten.insert(frontend, reason)),
+        }
         if !wish.starting.is_over() {
             self.wishes.insert(frontend, wish);
         }
-        if let Err(error) = self.change(|_, writer| writer.write(writes)) {
-            tracing::warn!(%error, "Cannot give connections to an endpoint that has started");
-        }
     }
 
-    /// Changes the table and makes the writes that follow from it. If one fails, the maps are asked what they hold.
+    fn admit_now(&mut self, frontend: Frontend, wish: &Wish) -> Result<(), String> {
+        self.table.release();
+        let put = self.table.put(frontend, &wish.candidates(), wish.policy);
+        let writes = put.map_err(|no_room| failure(&frontend, &no_room))?;
+        let written = self.change(|_, writer| writer.write(writes));
+        self.know();
+        written.map_err(|error| failure(&frontend, &error))
+    }
+
+    /// The addresses that do not lead where they should. The caller tries again.
+    pub(super) fn take_unwritten(&mut self) -> Unwritten {
+        std::mem::take(&mut self.unwritten)
+    }
+
+    /// These do not lead where they should.
+    pub(super) fn set_unwritten(&mut self, frontends: Unwritten) {
+        self.unwritten = frontends;
+    }
+
+    pub(super) fn unwritten(&self) -> &Unwritten {
+        &self.unwritten
+    }
+
+    /// Changes the table and makes the writes that follow from it. If one fails, the table is to be [known](Self::know)
+    /// before anything else is done to the addresses that were changed.
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Self, &mut Writer<'_, '_>)) -> io::Result<()> {
         let maps = self.maps.clone();
+        self.table.release();
         let written = thread::scope(|scope| {
             let mut writer = Writer { maps: &maps, scope, latest: Vec::new(), earlier: None };
             change(self, &mut writer);
             writer.finish()
         });
-        if written.is_err()
-            && let Err(error) = self.read_again()
-        {
-            tracing::warn!(%error, "Cannot read the maps of the eBPF programs");
-        }
+        self.is_unknown |= written.is_err();
         written
+    }
+
+    /// Asks the maps what they hold, if a write has failed. Returns whether the table says it.
+    pub(super) fn know(&mut self) -> bool {
+        if self.is_unknown {
+            match self.read_again() {
+                Ok(()) => self.is_unknown = false,
+                Err(error) => tracing::warn!(%error, "Cannot read the maps of the eBPF programs"),
+            }
+        }
+        !self.is_unknown
     }
 
     fn read_again(&mut self) -> io::Result<()> {
@@ -162,6 +205,11 @@ impl Kernel {
         self.table = table;
         self.maps.write(&garbage)
     }
+}
+
+/// Why an address does not lead where it should.
+pub(super) fn failure(frontend: &Frontend, error: &dyn std::error::Error) -> String {
+    format!("cannot balance {} in the kernel: {error}", SocketAddr::from(frontend.place))
 }
 
 /// Makes writes while the next ones are found.

@@ -20,12 +20,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 use mesonet_ebpf_abi::{Flow, Frontend, Origin, Place, TCP, UDP};
 use mesonet_lb_plan::{
-    Candidate, EndpointCount, EndpointId, KernelTable, MapWrite, Op, RouteState, ServiceSpec,
+    Candidate, EndpointCount, EndpointId, KernelTable, MapWrite, NoRoom, Op, RouteState, ServiceSpec,
 };
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
@@ -35,7 +36,7 @@ use crate::pins::Pins;
 use crate::tracked_table::TrackedTable;
 use crate::word_map::WordMap;
 use crate::{Dataplane, Metrics, Missing, PinningError};
-use kernel::{Kernel, SharedKernel};
+use kernel::{Kernel, SharedKernel, Unwritten, Writer};
 use ledger::{Account, Ledger};
 use maps::{Connections, Counts, Maps, Memory, take};
 use programs::Attached;
@@ -46,6 +47,10 @@ pub use programs::{cleanup, remove_hooks};
 
 /// Virtual addresses whose writes are made while those of the next ones are found.
 const PART: usize = 4096;
+
+/// How soon addresses that could not be written are tried again, at a look or with a view: views may come fast, and to try
+/// each of many takes some microseconds.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Writes of one virtual address, as far as memory is made ready for them: some endpoints, and the service.
 const WRITES_EACH: usize = 4;
@@ -129,6 +134,11 @@ pub struct Ebpf {
     owners: BTreeMap<Frontend, Arc<ServiceKey>>,
     /// Draining tasks of connections, by service.
     draining: BTreeMap<ServiceKey, Draining>,
+    /// Endpoints that a service has lost, and that could not be taken from an address of it.
+    lost: BTreeSet<SocketAddr>,
+    /// When addresses that could not be written were tried last.
+    tried_at: Instant,
+    metrics: Metrics,
     usage: Arc<Usage>,
     /// Whether virtual addresses of a former process may be left in the maps.
     has_leftovers: bool,
@@ -137,6 +147,9 @@ pub struct Ebpf {
     settings: EbpfSettings,
     pins: Pins,
 }
+
+/// A virtual address, and the counters that it had.
+type Before = (Frontend, BTreeMap<u32, Option<Place>>);
 
 /// What becomes of the maps and of connections.
 #[derive(Debug, Default)]
@@ -184,12 +197,23 @@ impl Ebpf {
             table: TrackedTable::new(metrics),
             owners: BTreeMap::new(),
             draining: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            tried_at: Instant::now(),
+            metrics: metrics.clone(),
             usage,
             has_leftovers: found > 0,
             older,
             settings: settings.clone(),
             pins,
         })
+    }
+
+    /// Services with an address that does not lead where it should, because something could not be written. They are tried
+    /// again whenever operations are applied.
+    pub(crate) fn unwritten(&self) -> BTreeSet<ServiceKey> {
+        let kernel = self.kernel.lock();
+        let owners = kernel.unwritten().keys().filter_map(|frontend| self.owners.get(frontend));
+        owners.map(|owner| owner.as_ref().clone()).collect()
     }
 
     /// What somebody has taken away.
@@ -248,31 +272,90 @@ impl Ebpf {
     fn settle_all(&mut self, change: &mut Change) -> BTreeMap<ServiceKey, String> {
         let shared = self.kernel.clone();
         let mut kernel = shared.lock();
+        let is_known = kernel.know();
+        change.gone.extend(self.lost.iter().copied());
+        let mut unwritten = kernel.take_unwritten();
+        if self.tried_at.elapsed() >= RETRY_INTERVAL {
+            self.tried_at = Instant::now();
+            self.lost.clear();
+            change.touched.extend(std::mem::take(&mut unwritten).into_keys());
+        }
         if self.has_leftovers {
             let known = kernel.table.frontends();
             change.touched.extend(known.filter(|each| !self.owners.contains_key(each)));
-            change.touched.sort_unstable();
-            change.touched.dedup();
         }
-        let owned = self.owned(&change.touched);
-        let written = kernel.change(|kernel, writer| {
-            for part in owned.chunks(PART) {
-                change.writes.reserve(WRITES_EACH * part.len());
-                part.iter().for_each(|each| self.settle(kernel, *each, change));
-                writer.write(std::mem::take(&mut change.writes));
-            }
-        });
-        let failures = match written {
-            Ok(()) => BTreeMap::new(),
-            Err(error) => self.find_failures(&mut kernel, &error, change),
+        change.touched.sort_unstable();
+        change.touched.dedup();
+        let mut owned = self.owned(&change.touched);
+        // Addresses that are none any more go first, and leave room for others.
+        owned.sort_by_key(|(_, owner)| owner.is_some());
+        let before = owned.iter().filter(|(frontend, _)| kernel.table.contains(frontend));
+        let before: Vec<Before> =
+            before.map(|(frontend, _)| (*frontend, kernel.table.counters(frontend).collect())).collect();
+        let refused = if is_known {
+            self.write(&mut kernel, &owned, change)
+        } else {
+            let unknown = io::Error::other("it is not known what the maps hold");
+            owned.iter().map(|(frontend, _)| (*frontend, kernel::failure(frontend, &unknown))).collect()
         };
         kernel.end_first();
+        for (frontend, owner) in &owned {
+            let Some((key, _)) = owner else { continue };
+            let counters = kernel.table.counters(frontend);
+            let account = |(counter, place)| (counter, Account::new((*key).clone(), place));
+            change.accounts.extend(counters.map(account));
+        }
+        let lost = before.into_iter().flat_map(|each| {
+            let is_refused = refused.contains_key(&each.0);
+            self.close_accounts(&kernel.table, each, is_refused, change)
+        });
+        let lost: Vec<SocketAddr> = lost.collect();
+        owned.iter().for_each(|(frontend, _)| drop(unwritten.remove(frontend)));
+        unwritten.extend(refused);
+        let failures = unwritten.iter().filter_map(|(frontend, reason)| {
+            Some((self.owners.get(frontend)?.as_ref().clone(), reason.clone()))
+        });
+        let failures = failures.collect();
+        kernel.set_unwritten(unwritten);
+        self.metrics.set_kernel_entries(kernel.table.used());
         drop(kernel);
+        self.lost.extend(lost);
         self.usage.ledger().open(std::mem::take(&mut change.accounts));
         for (frontend, place) in change.starting.drain(..) {
             shared.ask(frontend, place);
         }
         failures
+    }
+
+    /// Writes addresses. Returns those that could not be written, and why.
+    fn write(&self, kernel: &mut Kernel, owned: &[Owned<'_>], change: &mut Change) -> Unwritten {
+        let mut refused = Unwritten::new();
+        let written = kernel.change(|kernel, writer| {
+            for part in owned.chunks(PART) {
+                change.writes.reserve(WRITES_EACH * part.len());
+                part.iter().for_each(|each| self.settle(kernel, writer, *each, change, &mut refused));
+                writer.write(std::mem::take(&mut change.writes));
+                kernel.table.release();
+            }
+        });
+        let Err(error) = written else { return refused };
+        tracing::debug!(%error, "A write of many entries has failed, trying address after address");
+        refused.clear();
+        if !kernel.know() {
+            return owned.iter().map(|(each, _)| (*each, kernel::failure(each, &error))).collect();
+        }
+        for each in owned {
+            let written = kernel.change(|kernel, writer| {
+                self.settle(kernel, writer, *each, change, &mut refused);
+                writer.write(std::mem::take(&mut change.writes));
+            });
+            if let Err(error) = written {
+                refused.insert(each.0, kernel::failure(&each.0, &error));
+            }
+        }
+        // Once for all that have failed.
+        kernel.know();
+        refused
     }
 
     /// Virtual addresses with the services that they lead to. Where there are many, the table is read in its own order: to
@@ -306,36 +389,48 @@ impl Ebpf {
     }
 
     /// Makes an address lead where its service says, or nowhere.
-    fn settle(&self, kernel: &mut Kernel, (frontend, owner): Owned<'_>, change: &mut Change) {
-        let before: BTreeMap<u32, Option<Place>> = kernel.table.counters(&frontend).collect();
-        match owner {
-            Some((_, spec)) => {
-                let candidates = candidates(&frontend, spec);
-                let (writes, new) = kernel.put(frontend, candidates, spec.policy);
-                change.writes.extend(writes);
-                change.starting.extend(new.into_iter().map(|place| (frontend, place)));
-            }
-            None => change.writes.extend(kernel.remove(&frontend)),
-        }
-        let counters = kernel.table.counters(&frontend);
-        if let Some((key, _)) = owner {
-            let account = |(counter, place)| (counter, Account::new(key.clone(), place));
-            change.accounts.extend(counters.map(account));
-        }
-        if !before.is_empty() {
-            self.close_accounts(&kernel.table, frontend, before, change);
+    fn settle(
+        &self,
+        kernel: &mut Kernel,
+        writer: &mut Writer<'_, '_>,
+        (frontend, owner): Owned<'_>,
+        change: &mut Change,
+        refused: &mut Unwritten,
+    ) {
+        let Some((_, spec)) = owner else {
+            change.writes.extend(kernel.remove(&frontend));
+            return;
+        };
+        let mut put = |kernel: &mut Kernel| -> Result<Vec<MapWrite>, NoRoom> {
+            let (writes, new) = kernel.put(frontend, candidates(&frontend, spec), spec.policy);
+            change.starting.extend(new.into_iter().map(|place| (frontend, place)));
+            writes
+        };
+        let writes = put(kernel).or_else(|_| {
+            // What the writes so far remove makes room once they are made.
+            writer.write(std::mem::take(&mut change.writes));
+            kernel.table.release();
+            put(kernel)
+        });
+        match writes {
+            Ok(writes) => change.writes.extend(writes),
+            Err(no_room) => drop(refused.insert(frontend, kernel::failure(&frontend, &no_room))),
         }
     }
 
-    /// Finds the counters of an address whose endpoints are gone.
+    /// Closes the counters of an address whose endpoints are gone. Returns the endpoints that are gone and could not be taken
+    /// away.
     fn close_accounts(
         &self,
         table: &KernelTable,
-        frontend: Frontend,
-        mut before: BTreeMap<u32, Option<Place>>,
+        (frontend, mut before): Before,
+        is_refused: bool,
         change: &mut Change,
-    ) {
-        for (counter, _) in table.counters(&frontend) {
+    ) -> Vec<SocketAddr> {
+        let mut lost = Vec::new();
+        for (counter, place) in table.counters(&frontend) {
+            let is_gone = |place: &Place| is_refused && change.gone.contains(&SocketAddr::from(*place));
+            lost.extend(place.filter(is_gone).map(SocketAddr::from));
             before.remove(&counter);
         }
         for (counter, place) in before {
@@ -346,30 +441,7 @@ impl Ebpf {
                 change.dead.insert((frontend, place), counter);
             }
         }
-    }
-
-    /// Finds out which addresses of a change cannot be written.
-    fn find_failures(
-        &self,
-        kernel: &mut Kernel,
-        error: &io::Error,
-        change: &mut Change,
-    ) -> BTreeMap<ServiceKey, String> {
-        tracing::debug!(%error, "A write of many entries has failed, trying address after address");
-        // The table is what the maps hold again, and endpoints may get other counters.
-        change.accounts.clear();
-        let mut failures = BTreeMap::new();
-        for owned in self.owned(&change.touched) {
-            let written = kernel.change(|kernel, writer| {
-                self.settle(kernel, owned, change);
-                writer.write(std::mem::take(&mut change.writes));
-            });
-            if let (Err(error), (frontend, Some((key, _)))) = (written, owned) {
-                let address = SocketAddr::from(frontend.place);
-                failures.insert(ServiceKey::clone(key), format!("cannot write {address}: {error}"));
-            }
-        }
-        failures
+        lost
     }
 
     /// What a former process or another version has left goes when the first view is in effect.

@@ -94,10 +94,10 @@ fn what_is_so_already_is_not_written() {
     let mut table = KernelTable::default();
     let wanted = candidates(&[(1, Some(1)), (2, None)]);
     let policy = ServicePolicy::default();
-    assert_eq!(table.put(frontend(1), &wanted, policy).len(), 3);
-    assert_eq!(table.put(frontend(1), &wanted, policy), []);
+    assert_eq!(table.put(frontend(1), &wanted, policy).expect("room").len(), 3);
+    assert_eq!(table.put(frontend(1), &wanted, policy), Ok(vec![]));
     // An endpoint that begins to drain keeps its place among the members.
-    let drained = table.put(frontend(1), &candidates(&[(1, None), (2, None)]), policy);
+    let drained = table.put(frontend(1), &candidates(&[(1, None), (2, None)]), policy).expect("room");
     let switched = matches!(
         drained[..],
         [
@@ -115,7 +115,7 @@ fn a_policy_is_in_effect_with_its_table() {
     let mut maps = Maps::default();
     let wanted = candidates(&[(1, Some(1)), (2, Some(3)), (3, None)]);
     let maglev = ServicePolicy { algorithm: Algorithm::Maglev, ..ServicePolicy::default() };
-    table.put(frontend(1), &wanted, maglev).into_iter().for_each(|write| maps.write(write));
+    table.put(frontend(1), &wanted, maglev).expect("room").into_iter().for_each(|write| maps.write(write));
     let service = maps.services[&frontend(1)];
     assert_eq!((service.algorithm, service.points), (Service::MAGLEV, SOCKET_MAGLEV_SLOTS));
     let slot = |at: u32| {
@@ -130,10 +130,39 @@ fn a_policy_is_in_effect_with_its_table() {
     let affinity = Some(std::time::Duration::from_secs(30));
     let least =
         ServicePolicy { algorithm: Algorithm::LeastConnections, affinity, ..ServicePolicy::default() };
-    table.put(frontend(1), &wanted, least).into_iter().for_each(|write| maps.write(write));
+    table.put(frontend(1), &wanted, least).expect("room").into_iter().for_each(|write| maps.write(write));
     let service = maps.services[&frontend(1)];
     assert_eq!((service.algorithm, service.affinity_seconds), (Service::LEAST_CONNECTIONS, 30));
     assert_eq!(maps.chunks, BTreeMap::new());
+}
+
+#[test]
+fn what_does_not_fit_leaves_everything_as_it_was() {
+    let mut table = KernelTable::default();
+    let maglev = ServicePolicy { algorithm: Algorithm::Maglev, ..ServicePolicy::default() };
+    let address = |number: usize| {
+        let ip = std::net::Ipv4Addr::from(0x0b00_0000 + number as u32);
+        Frontend { place: SocketAddr::from((ip, 80)).into(), protocol: TCP.into() }
+    };
+    let one = candidates(&[(1, Some(1))]);
+    let fitting = (0..).take_while(|number| table.put(address(*number), &one, maglev).is_ok()).count();
+    let max = KernelMap::Positions.entries_max();
+    assert_eq!(fitting, max / 16 * 15 / 64);
+    let no_room = table.put(address(fitting), &one, maglev).expect_err("full");
+    assert_eq!((no_room.map, no_room.used, no_room.wanted), (KernelMap::Positions, fitting * 64, 64));
+    assert!(!table.contains(&address(fitting)));
+    assert!(table.put(address(fitting), &one, ServicePolicy::default()).is_ok(), "others fit");
+
+    // Those that are there change, until nothing is released for very long.
+    let two = candidates(&[(2, Some(1))]);
+    let changed = (0..fitting).take_while(|number| table.put(address(*number), &two, maglev).is_ok()).count();
+    assert_eq!(changed, max / 64 - fitting);
+    assert_eq!(table.ready(&address(changed)).collect::<BTreeSet<_>>(), ready(&one));
+    table.release();
+    assert!(table.put(address(changed), &two, maglev).is_ok());
+    table.remove(&address(0));
+    table.release();
+    assert!(table.put(address(fitting + 1), &one, maglev).is_ok(), "there is room again");
 }
 
 type Step = (u8, Option<Vec<(u8, Option<u32>)>>, Algorithm);
@@ -162,7 +191,7 @@ proptest! {
             let wanted = wanted.map(|wanted| candidates(&wanted));
             let writes = match &wanted {
                 Some(wanted) => {
-                    table.put(frontend, wanted, ServicePolicy { algorithm, ..ServicePolicy::default() })
+                    table.put(frontend, wanted, ServicePolicy { algorithm, ..ServicePolicy::default() }).expect("room")
                 }
                 None => table.remove(&frontend),
             };
@@ -186,6 +215,8 @@ proptest! {
         check_takeover(&all, &table, &last)?;
         let used: usize = current.values().map(BTreeSet::len).sum();
         prop_assert_eq!(maps.slots.len(), used);
+        let found = [maps.services.len(), maps.slots.len(), maps.chunks.len(), maps.members.len()];
+        prop_assert_eq!(KernelMap::ALL.map(|map| table.used().of(map)), found);
         check_recovery(&all[..end.index(all.len() + 1)])?;
     }
 }
@@ -205,10 +236,10 @@ fn check_takeover(
         let ready = |table: &KernelTable| table.ready(frontend).collect::<Vec<_>>();
         prop_assert_eq!(ready(&taken), ready(table));
         let policy = ServicePolicy { algorithm: *algorithm, ..ServicePolicy::default() };
-        prop_assert_eq!(taken.put(*frontend, wanted, policy), []);
+        prop_assert_eq!(taken.put(*frontend, wanted, policy), Ok(vec![]));
         // A new endpoint has a counter that no other has.
         let more = wanted.iter().copied().chain(candidates(&[(200, Some(1))])).collect();
-        taken.put(*frontend, &more, policy);
+        taken.put(*frontend, &more, policy).expect("room");
     }
     let all: Vec<u32> =
         last.keys().flat_map(|frontend| taken.counters(frontend)).map(|(counter, _)| counter).collect();

@@ -5,6 +5,7 @@ mod death;
 mod ledger;
 mod mixed;
 mod policies;
+mod room;
 mod survival;
 mod traffic;
 mod upkeep;
