@@ -1,18 +1,11 @@
 //! Whether a task may be launched on an offer.
 
-use mesonet_model::{AttachmentRefusal, Resources, Scalar, TaskSpec};
+use mesonet_model::{
+    AttachmentRefusal, PORT_LABELS_MAX, Resources, Scalar, TASK_ID_LENGTH_MAX, TASK_PORTS_MAX, TaskSpec,
+};
 use thiserror::Error;
 
 use crate::offers::HeldOffer;
-
-/// The longest task id in bytes: the agent makes a directory of it (`NAME_MAX` of Linux).
-pub(crate) const TASK_ID_LENGTH_MAX: usize = 255;
-
-/// The most ports that a task may publish. Far above what an app has; it bounds the endpoints of one task.
-pub(crate) const TASK_PORTS_MAX: usize = 256;
-
-/// The most labels on a published port, as each may declare a VIP.
-pub(crate) const PORT_LABELS_MAX: usize = 64;
 
 /// Why a task is not launched.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

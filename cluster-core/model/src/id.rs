@@ -7,6 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::TASK_ID_LENGTH_MAX;
+
 macro_rules! string_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -68,6 +70,11 @@ string_id! {
     /// A master, a UUID.
     MasterId
 }
+
+/// The longest path that an app is created with, in bytes: the ids of its tasks are its own without the first slash and
+/// what follows here. Longer ones may be in a store; they cannot be launched.
+pub const APP_ID_LENGTH_MAX: usize =
+    1 + TASK_ID_LENGTH_MAX - ".instance-00000000-0000-0000-0000-000000000000._app.1".len();
 
 /// An absolute Marathon path, such as `/web/nginx`, that names an app.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,6 +7,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::{AgentId, Discovery, HealthCheck, ReadinessCheck, Resources, TaskKey, TaskNetworking};
 
+/// The longest task id in bytes: the agent makes a directory of it (`NAME_MAX` of Linux).
+pub const TASK_ID_LENGTH_MAX: usize = 255;
+
+/// The most ports that a task may publish. Far above what an app has; it bounds the endpoints of one task.
+pub const TASK_PORTS_MAX: usize = 256;
+
+/// The most labels on a published port, as each may declare a VIP.
+pub const PORT_LABELS_MAX: usize = 64;
+
 /// A task to be launched (Mesos `TaskInfo`). It goes to the master and to the task's agent and to nobody else, since
 /// the command's environment may hold secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -56,9 +56,12 @@ pub use delta::{Changes, Delta, DeltaMismatch};
 pub use discovery::{Discovery, DiscoveryPort, ServicePort, Visibility};
 pub use framework::{Framework, Master};
 pub use health::{HealthCheck, HealthProbe, HealthResult, IpProtocol};
-pub use id::{AgentId, AppId, AppIdError, ClusterId, DeploymentId, FrameworkId, MasterId, OfferId, TaskId};
+pub use id::{
+    APP_ID_LENGTH_MAX, AgentId, AppId, AppIdError, ClusterId, DeploymentId, FrameworkId, MasterId, OfferId,
+    TaskId,
+};
 pub use joined::{AddressHolder, JOINED_MAX, JoinedContainer, PartUse};
-pub use launch::{Command, TaskSpec};
+pub use launch::{Command, PORT_LABELS_MAX, TASK_ID_LENGTH_MAX, TASK_PORTS_MAX, TaskSpec};
 pub use plane::{Outage, Plane, PlaneReport};
 pub use policy::{Algorithm, Locality, ServicePolicy, SlowStart, Weighing};
 pub use port_policy::{DEFAULT_SHARE, PolicyLabelError, PortPolicy, ServiceWish};

@@ -251,4 +251,6 @@ fn is_executor(text: &str) -> bool {
 #[cfg(test)]
 mod readiness_tests;
 #[cfg(test)]
+mod size_tests;
+#[cfg(test)]
 pub(crate) mod tests;

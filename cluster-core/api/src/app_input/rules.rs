@@ -1,9 +1,10 @@
 //! Rules between the fields of an app.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesonet_model::{
-    AppDefinition, ContainerKind, EnvironmentValue, NetworkMode, PortPolicy, Scalar, VipLabel,
+    APP_ID_LENGTH_MAX, AppDefinition, ContainerKind, EnvironmentValue, NetworkMode, PORT_LABELS_MAX,
+    PortMapping, PortPolicy, Scalar, TASK_PORTS_MAX, VipLabel,
 };
 use serde_json::Value;
 
@@ -26,6 +27,7 @@ impl Report<'_> {
 /// Notes every rule that the app breaks; `path` is where it stands in the body.
 pub(super) fn check(app: &AppDefinition, path: &str, findings: &Findings) {
     let report = Report { path, findings };
+    check_size(app, &report);
     check_command(app, &report);
     check_single_instance(app, &report);
     check_secrets(app, &report);
@@ -40,6 +42,56 @@ pub(super) fn check(app: &AppDefinition, path: &str, findings: &Findings) {
     if app.dependencies.contains(&app.id) {
         report.invalid("dependencies", "an app must not depend on itself");
     }
+}
+
+/// What no task could be launched with, so that the app's deployment would never end.
+fn check_size(app: &AppDefinition, report: &Report<'_>) {
+    let length = app.id.as_str().len();
+    if length > APP_ID_LENGTH_MAX {
+        let text = format!("must not be longer than {APP_ID_LENGTH_MAX} bytes, this one has {length}");
+        report.invalid("id", text);
+    }
+    let list = port_list(app);
+    let published = published_ports(app);
+    if published > TASK_PORTS_MAX {
+        let text = format!(
+            "a task may publish {TASK_PORTS_MAX} ports, counted by protocol and network, not {published}"
+        );
+        report.invalid(list, text);
+    }
+    let labels_max = if app.is_on_host_network() { PORT_LABELS_MAX } else { PORT_LABELS_MAX - SCOPE_LABELS };
+    for (index, port) in app.ports().iter().enumerate() {
+        let count = port.labels.len();
+        if count > labels_max {
+            let text = format!("a port may have {labels_max} labels, not {count}");
+            report.invalid(&format!("{list}({index})/labels"), text);
+        }
+    }
+}
+
+/// How many labels Marathon gives a port that is not on the host's network: they tell its network.
+const SCOPE_LABELS: usize = 2;
+
+/// How many ports a task of the app publishes: one per protocol, and one per network where the host has none for it.
+fn published_ports(app: &AppDefinition) -> usize {
+    if app.is_on_host_network() {
+        return app.port_definitions.iter().map(|port| port.protocols.len()).sum();
+    }
+    let mut networks: BTreeMap<&str, usize> = BTreeMap::new();
+    for name in app.networks.iter().filter_map(|network| network.name.as_deref()) {
+        *networks.entry(name).or_default() += 1;
+    }
+    let joined: usize = networks.values().sum();
+    let places = |mapping: &PortMapping| {
+        let own: BTreeSet<&str> = mapping.network_names.iter().map(String::as_str).collect();
+        match mapping.host_port {
+            Some(_) => 1,
+            None if own.is_empty() => joined.max(1),
+            None => own.iter().filter_map(|name| networks.get(name)).sum::<usize>().max(1),
+        }
+    };
+    let mappings = app.container.iter().flat_map(|container| &container.port_mappings);
+    mappings.map(|mapping| mapping.protocols.len() * places(mapping)).sum()
 }
 
 fn check_command(app: &AppDefinition, report: &Report<'_>) {

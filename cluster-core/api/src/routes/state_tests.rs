@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use mesonet_marathon::{
-    ActionKind, Deployment, DeploymentAction, DeploymentStep, InstanceView, NoMatchReason, QueueEntry,
-    RejectSummary, TaskFailure, UnusedOffer,
+    ActionKind, AppView, Deployment, DeploymentAction, DeploymentStep, InstanceView, NoMatchReason,
+    QueueEntry, RejectSummary, TaskFailure, UnusedOffer,
 };
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, AppId, DeploymentId, Endpoint, EndpointKey, EndpointState,
@@ -259,6 +259,23 @@ async fn groups_are_a_tree_that_can_only_be_read() {
         assert!(answer.json()["message"].as_str().is_some_and(|text| text.contains("Groups follow")));
     }
     assert_eq!(Fixture::new().get("/v2/groups").await.json()["apps"], json!([]));
+}
+
+#[tokio::test]
+async fn groups_of_an_app_that_is_very_deep_are_shown() {
+    let fixture = Fixture::with_apps(&[json!({"id": "/web", "cmd": "a"})]).await;
+    let deep = AppId::parse(&"/a".repeat(20_000)).expect("it was accepted once");
+    fixture.change(|state| {
+        let mut view = AppView::clone(app(state, "/web"));
+        Arc::make_mut(&mut view.definition).id = deep.clone();
+        state.marathon.apps.insert(deep.clone(), Arc::new(view));
+    });
+    let root = fixture.get("/v2/groups").await;
+    assert_eq!(root.status, StatusCode::OK);
+    assert!(root.text.contains(deep.as_str()), "the app is shown");
+    assert_eq!(root.text.matches(r#""groups":["#).count(), 129, "the root and so many below it");
+    let apps = fixture.get("/v2/groups/apps").await.json();
+    assert_eq!(apps["apps"].as_array().map(Vec::len), Some(2));
 }
 
 #[tokio::test]
