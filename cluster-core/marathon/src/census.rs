@@ -63,6 +63,7 @@ pub(crate) struct Tally {
     proved: usize,
     serving: usize,
     doomed: usize,
+    away: BTreeSet<TaskId>,
 }
 
 impl Generation {
@@ -111,6 +112,11 @@ impl Census {
         self.wanted(&Generation::ALL) + self.doomed()
     }
 
+    /// Instances that are given up.
+    pub(crate) fn away(&self) -> impl Iterator<Item = &TaskId> {
+        self.tallies(&Generation::ALL).flat_map(|tally| &tally.away)
+    }
+
     /// Whether instances take up room on agents that are to be empty.
     pub(crate) fn is_leaving(&self) -> bool {
         !self.leaving.kill_order.is_empty() || self.leaving.doomed > 0
@@ -154,7 +160,13 @@ impl Tally {
         let step = |count: &mut usize| if comes { *count += 1 } else { *count -= 1 };
         match standing {
             Standing::Doomed => step(&mut self.doomed),
-            Standing::Away => {}
+            Standing::Away => {
+                if comes {
+                    self.away.insert(task)
+                } else {
+                    self.away.remove(&task)
+                };
+            }
             Standing::Missing
             | Standing::Pending
             | Standing::Unproved

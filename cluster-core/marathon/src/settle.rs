@@ -30,6 +30,10 @@ impl Marathon {
         let (outgoing, _) = app.goal.generations();
         let mut victims = app.census().victims(outgoing, decision.kill_outgoing);
         victims.extend(app.census().victims(&Generation::ALL, decision.kill_any));
+        if app.is_stopping() {
+            // Nobody waits for them to come back any more.
+            victims.extend(app.census().away().cloned());
+        }
         for task in &victims {
             self.kill(task, turn);
         }

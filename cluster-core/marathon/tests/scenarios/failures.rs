@@ -168,6 +168,25 @@ fn an_instance_that_comes_back_in_time_is_kept_and_the_surplus_killed() {
 }
 
 #[test]
+fn a_removed_app_does_not_wait_for_what_was_given_up() {
+    let mut cluster = Cluster::new();
+    let mut web = app("/web", 2);
+    web.unreachable_strategy =
+        UnreachableStrategy::Enabled { inactive_after: Duration::ZERO, expunge_after: LONG };
+    cluster.put(web).expect("accepted");
+    let lost = cluster.live("/web").remove(0);
+    cluster.report(&lost, TaskState::Unreachable);
+    assert_eq!(cluster.app("/web").instances.len(), 3, "it is given up and replaced");
+    cluster.delete("/web", false).expect("accepted");
+    assert!(cluster.view().deployments.is_empty());
+    assert!(cluster.records.is_empty());
+    cluster.put(app("/web", 1)).expect("the name is free");
+    cluster.take_kills();
+    cluster.report(&lost, TaskState::Running);
+    assert_eq!(cluster.take_kills(), [lost], "it is of the app that was removed");
+}
+
+#[test]
 fn unknown_tasks_are_killed_and_their_end_is_told() {
     let mut cluster = Cluster::new();
     let stranger = mesonet_model::TaskId::new("web.instance-of-another-life");
