@@ -26,7 +26,8 @@ const LATE: &str = "The control plane does not answer in time: it is unknown whe
 /// The control plane keeps what it has decided and stores it later, unless it ends before.
 const UNSTORED: &str = "The change cannot be stored at present, see the log: it may be made later";
 
-/// How many posts a listener of the event stream may lag behind before it is dropped.
+/// How many posts a listener of the event stream may lag behind before it is dropped. Each is a request of a user, however
+/// many apps it writes, and holds on to their definitions.
 const POSTS_BUFFERED_MAX: usize = 256;
 
 /// The context and what the API adds to it.
@@ -38,7 +39,7 @@ pub(crate) struct Api {
     pub(crate) posts: broadcast::Sender<Arc<Post>>,
 }
 
-/// A user wrote an app (`api_post_event`).
+/// A user wrote apps (`api_post_event`, one for each).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Post {
     /// When.
@@ -47,8 +48,8 @@ pub(crate) struct Post {
     pub(crate) client: String,
     /// The path of the request.
     pub(crate) uri: String,
-    /// The app as stored.
-    pub(crate) app: Arc<AppDefinition>,
+    /// The apps as stored.
+    pub(crate) apps: Vec<Arc<AppDefinition>>,
 }
 
 /// All routes. Marathon's are at the root and below `/service/marathon` and `/marathon`.

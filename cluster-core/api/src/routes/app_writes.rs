@@ -129,11 +129,9 @@ async fn send(api: &Api, call: &Call, draft: Draft, force: bool) -> Result<Done,
     let command = Command::Put { apps: draft.apps.clone(), force };
     let answer = api.send(command).await?;
     if let Reply::Deployment { apps, .. } = &answer.reply {
-        for app in apps {
-            let (client, uri, app) = (call.client_name(), call.path(), Arc::clone(app));
-            // Nobody may be listening.
-            let _ = api.posts.send(Arc::new(Post { timestamp: now(), client, uri, app }));
-        }
+        let (client, uri, apps) = (call.client_name(), call.path(), apps.clone());
+        // Nobody may be listening.
+        let _ = api.posts.send(Arc::new(Post { timestamp: now(), client, uri, apps }));
     }
     Ok(Done { draft, answer })
 }

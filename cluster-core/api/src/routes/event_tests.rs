@@ -170,6 +170,28 @@ async fn a_quiet_stream_beats() {
 }
 
 #[tokio::test]
+async fn a_put_of_many_apps_detaches_nobody() {
+    let fixture = Fixture::new();
+    let mut listener = Listener::attach(&fixture, "").await;
+    let mut other = Listener::open(&fixture, "?event_type=app_terminated_event").await;
+    assert_eq!(other.frame().await.as_deref(), Some("\r\n"), "the stream is open");
+    let apps: Vec<Value> = (0..1000).map(|number| json!({"id": format!("/a{number}"), "cmd": "a"})).collect();
+    let put = fixture.send("PUT", "/v2/apps", &json!(apps).to_string()).await;
+    assert_eq!(put.status, StatusCode::OK);
+    let mut said = Vec::new();
+    for _ in &apps {
+        let (event_type, data) = listener.event().await.expect("event");
+        assert_eq!((event_type.as_str(), &data["uri"]), ("api_post_event", &json!("/v2/apps")));
+        said.push(data["appDefinition"]["id"].clone());
+    }
+    assert_eq!(said, apps.iter().map(|app| app["id"].clone()).collect::<Vec<_>>());
+    fixture.events.send(terminated()).expect("listeners");
+    for listener in [&mut listener, &mut other] {
+        assert_eq!(listener.event().await.expect("event").0, "app_terminated_event");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_listener_is_told_and_dropped_while_others_go_on() {
     let fixture = Fixture::new();
     let mut slow = Listener::attach(&fixture, "").await;

@@ -1,10 +1,11 @@
 //! `/v2/events`: Marathon's event stream (server-sent events).
 //!
-//! Each listener has a receiver of its own and is served from the connection's task, as fast as the client reads. One
-//! that lags behind by more than the channel holds is told so by `event_stream_detached` and dropped.
+//! Each listener has receivers of its own and is served from the connection's task, as fast as the client reads. One
+//! that lags behind by more than a channel holds is told so by `event_stream_detached` and dropped.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use mesonet_marathon::Event;
+use mesonet_model::AppDefinition;
 use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Interval, MissedTickBehavior};
@@ -31,6 +33,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 /// What keeps a quiet stream alive.
 const EMPTY_LINE: Bytes = Bytes::from_static(b"\r\n");
 
+/// The type of the event that says what a user wrote.
+const POST: &str = "api_post_event";
+
 /// What a client wants to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Filter {
@@ -45,6 +50,8 @@ struct Listener {
     events: broadcast::Receiver<Arc<Event>>,
     posts: broadcast::Receiver<Arc<Post>>,
     state: watch::Receiver<Option<Arc<State>>>,
+    /// The post that is being told, and how many of its apps have been.
+    telling: Option<(Arc<Post>, usize)>,
     heartbeat: Interval,
     filter: Filter,
     client: String,
@@ -74,6 +81,7 @@ pub(crate) fn listen(api: &Api, call: &Call) -> Result<Response, Failure> {
         events: api.context.events.subscribe(),
         posts: api.posts.subscribe(),
         state: api.context.state.clone(),
+        telling: None,
         heartbeat,
         filter: Filter {
             types: call.parameters("event_type").map(str::to_owned).collect(),
@@ -109,7 +117,11 @@ impl Listener {
         loop {
             let next = tokio::select! {
                 event = self.events.recv() => event.map(|event| self.filter.frame_of_event(&event)),
-                post = self.posts.recv() => post.map(|post| self.filter.frame_of_post(&post)),
+                () = future::ready(()), if self.telling.is_some() => Ok(tell(&mut self.telling)),
+                post = self.posts.recv(), if self.telling.is_none() => post.map(|post| {
+                    self.telling = Some((post, 0)).filter(|_| self.filter.wants(POST));
+                    None
+                }),
                 _ = self.heartbeat.tick() => Ok(Some(EMPTY_LINE)),
                 _ = self.state.wait_for(|_| false) => Err(broadcast::error::RecvError::Closed),
             };
@@ -142,18 +154,23 @@ impl Filter {
         let event_type = event::type_of(&each.kind);
         self.wants(event_type).then(|| frame(event_type, &event::data(each, self.light)))
     }
+}
 
-    fn frame_of_post(&self, post: &Post) -> Option<Bytes> {
-        const TYPE: &str = "api_post_event";
-        self.wants(TYPE).then(|| {
-            let fields = json!({
-                "clientIp": post.client,
-                "uri": post.uri,
-                "appDefinition": app::definition(&post.app),
-            });
-            frame(TYPE, &event::with_type(TYPE, post.timestamp, fields))
-        })
-    }
+/// The event of the next app of the post that is being told; nothing at its end.
+fn tell(telling: &mut Option<(Arc<Post>, usize)>) -> Option<Bytes> {
+    let (post, told) = telling.take()?;
+    let frame = frame_of_post(&post, post.apps.get(told)?);
+    *telling = Some((post, told + 1));
+    Some(frame)
+}
+
+fn frame_of_post(post: &Post, app: &AppDefinition) -> Bytes {
+    let fields = json!({
+        "clientIp": post.client,
+        "uri": post.uri,
+        "appDefinition": app::definition(app),
+    });
+    frame(POST, &event::with_type(POST, post.timestamp, fields))
 }
 
 /// An event as marathon-lb reads it: one line of data after exactly one space.
