@@ -33,7 +33,7 @@ pub enum Command {
     },
     /// Kill tasks; others are started in their place unless `scale`.
     KillTasks {
-        /// The tasks, of any apps.
+        /// The tasks, of any apps. Those that there are not are passed over, unless there is none of them.
         tasks: Vec<TaskId>,
         /// Whether to reduce the apps' instances by as many.
         scale: bool,

@@ -124,12 +124,17 @@ impl Marathon {
         let mut wanted: BTreeMap<AppId, u32> = BTreeMap::new();
         for task in &tasks {
             let instance = self.instance(task).filter(|instance| self.visible(&instance.view.app).is_some());
-            let instance = instance.ok_or_else(|| Rejection::UnknownTask(task.clone()))?;
+            // One that has just ended does not save the others.
+            let Some(instance) = instance else { continue };
             views.push(Arc::clone(&instance.view));
             *wanted.entry(instance.view.app.clone()).or_default() += u32::from(instance.is_wanted());
         }
+        if let Some(task) = tasks.first().filter(|_| views.is_empty()) {
+            return Err(Rejection::UnknownTask(task.clone()));
+        }
+        let kill: Vec<TaskId> = views.iter().map(|view| view.task.clone()).collect();
         if !scale {
-            return Ok((Reply::Killed(views), Work::Kill(tasks.into_iter().collect())));
+            return Ok((Reply::Killed(views), Work::Kill(kill)));
         }
         let version = self.next_version(now);
         let mut changes = Vec::with_capacity(wanted.len());
@@ -141,7 +146,7 @@ impl Marathon {
             changes.push(Change { app, before: Some(before), after: Some(after) });
         }
         let mut prepared = self.prepare(changes, version, force, BTreeSet::new())?;
-        prepared.kill = tasks.into_iter().collect();
+        prepared.kill = kill;
         Ok((Self::reply(&prepared, Vec::new()), Work::Deploy(Box::new(prepared))))
     }
 

@@ -1,5 +1,8 @@
 //! Listing and killing tasks.
 
+use axum::http::StatusCode;
+use mesonet_marathon::Rejection;
+use mesonet_model::TaskId;
 use serde_json::{Value, json};
 
 use super::fixture::{Fixture, run};
@@ -45,6 +48,12 @@ async fn tasks_are_killed_singly_by_host_and_by_list() {
     let scaled = fixture.send("POST", "/v2/tasks/delete?scale=True", given).await;
     assert!(scaled.json()["deploymentId"].is_string());
     assert_ne!(scaled.header("marathon-deployment-id"), "");
+    let ended = Rejection::UnknownTask(TaskId::new("web.instance-1._app.1"));
+    fixture.refusals.lock().expect("lock").extend([ended.clone(), ended]);
+    let late = fixture.send("POST", "/v2/tasks/delete", given).await;
+    assert_eq!((late.status, late.json()), (StatusCode::OK, json!({"tasks": []})), "it ended meanwhile");
+    let late = fixture.send("DELETE", "/v2/apps/web/tasks/web.instance-1._app.1", "").await;
+    assert_eq!(late.status, StatusCode::NOT_FOUND, "this one was asked for");
     for (method, path, body, status, message) in [
         (
             "DELETE",

@@ -139,7 +139,13 @@ async fn kill(api: &Api, tasks: Vec<TaskId>, manner: Manner, naming: Naming) -> 
         return Ok(respond::ok(&json!({"tasks": []})));
     }
     let Manner { scale, force } = manner;
-    let answer = api.send(Command::KillTasks { tasks, scale, force }).await?;
+    let answer = match api.send(Command::KillTasks { tasks, scale, force }).await {
+        // All of them have ended meanwhile.
+        Err(Failure::Rejected(Rejection::UnknownTask(_))) if naming == Naming::Many => {
+            return Ok(respond::ok(&json!({"tasks": []})));
+        }
+        other => other?,
+    };
     let mut response = match (answer.reply, naming) {
         (Reply::Deployment { id, version, .. }, _) => {
             deployments::begun(axum::http::StatusCode::OK, &id, version, answer.revision)

@@ -90,6 +90,24 @@ fn killing_with_scale_removes_just_these() {
 }
 
 #[test]
+fn tasks_that_have_ended_do_not_save_the_others() {
+    for (scale, instances) in [(false, 4), (true, 3)] {
+        let (mut cluster, tasks) = grown(KillSelection::YoungestFirst);
+        cluster.report(&tasks[0], TaskState::Finished);
+        cluster.take_kills();
+        let tasks = vec![tasks[0].clone(), tasks[1].clone()];
+        let kill = Command::KillTasks { tasks: tasks.clone(), scale, force: true };
+        let reply = cluster.command(kill.clone()).expect("accepted");
+        if let Reply::Killed(killed) = reply {
+            assert_eq!(killed.iter().map(|each| &each.task).collect::<Vec<_>>(), [&tasks[1]]);
+        }
+        assert_eq!(cluster.take_kills(), [tasks[1].clone()]);
+        assert_eq!(cluster.app("/web").definition.instances, instances, "one was there to be killed");
+        assert_eq!(cluster.command(kill), Err(Rejection::UnknownTask(tasks.into_iter().min().expect("two"))));
+    }
+}
+
+#[test]
 fn killing_a_task_twice_with_scale_counts_once() {
     let (mut cluster, tasks) = grown(KillSelection::YoungestFirst);
     cluster.is_killing_at_once = false;
