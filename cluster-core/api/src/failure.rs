@@ -118,6 +118,7 @@ impl Failure {
                 json!({"message": message, "deployments": deployments})
             }
             Self::Rejected(Rejection::DependencyCycle(_)) => rule_broken("/dependencies", &message),
+            Self::Rejected(Rejection::PlaceTaken(_)) => rule_broken("/id", &message),
             Self::Rejected(_)
             | Self::BadRequest(_)
             | Self::NotFound(_)
@@ -163,7 +164,7 @@ fn status_of(rejection: &Rejection) -> StatusCode {
         | Rejection::UnknownDeployment(_)
         | Rejection::NotQueued(_) => StatusCode::NOT_FOUND,
         Rejection::TooManyDeployments(_) => StatusCode::FORBIDDEN,
-        Rejection::DependencyCycle(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Rejection::DependencyCycle(_) | Rejection::PlaceTaken(_) => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }
 

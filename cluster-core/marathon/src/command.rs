@@ -97,6 +97,9 @@ pub enum Rejection {
     /// An app to be created exists.
     #[error("An app with id [{0}] already exists.")]
     AppExists(AppId),
+    /// The path of an app to be created is that of a group, or leads through an app.
+    #[error("Groups and Applications may not have the same identifier.")]
+    PlaceTaken(AppId),
     /// No such app.
     #[error("App '{0}' does not exist")]
     UnknownApp(AppId),

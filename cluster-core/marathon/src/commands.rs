@@ -237,7 +237,7 @@ impl Marathon {
     }
 
     /// An app that readers see.
-    fn visible(&self, id: &AppId) -> Option<&App> {
+    pub(crate) fn visible(&self, id: &AppId) -> Option<&App> {
         self.apps.get(id).filter(|app| !app.is_stopping())
     }
 

@@ -74,6 +74,7 @@ impl Marathon {
         cancel: BTreeSet<DeploymentId>,
     ) -> Result<Prepared, Rejection> {
         changes.retain(|change| self.action(change).is_some());
+        self.check_places(&changes)?;
         let steps = self.steps(&changes)?;
         let touched: BTreeSet<&AppId> = changes.iter().map(|change| &change.app).collect();
         // Also of an app that the deployment has removed already: to cancel it would bring that app back.
@@ -99,6 +100,25 @@ impl Marathon {
             target: changes.iter().filter_map(|change| change.after.clone()).collect(),
         };
         Ok(Prepared { deployment, changes, cancel, kill: Vec::new() })
+    }
+
+    /// A path names an app or a group of apps, not both: checks that the places of new apps are free.
+    fn check_places(&self, changes: &[Change]) -> Result<(), Rejection> {
+        let planned: BTreeMap<&AppId, bool> =
+            changes.iter().map(|change| (&change.app, change.after.is_some())).collect();
+        let will_be = |id: &AppId| planned.get(id).copied().unwrap_or_else(|| self.visible(id).is_some());
+        for Change { app, .. } in changes.iter().filter(|each| each.before.is_none() && each.after.is_some())
+        {
+            let below = format!("{app}/");
+            // No segment sorts before `0`, so that what is in a group of this path begins there.
+            let first = AppId::parse(&format!("{below}0")).ok();
+            let next = first.into_iter().flat_map(|first| self.apps.range(first..).map(|(id, _)| id));
+            let mut inside = next.take_while(|id| id.as_str().starts_with(&below));
+            if app.groups().any(|group| will_be(&group)) || inside.any(will_be) {
+                return Err(Rejection::PlaceTaken(app.clone()));
+            }
+        }
+        Ok(())
     }
 
     fn action(&self, change: &Change) -> Option<ActionKind> {

@@ -132,6 +132,11 @@ impl AppId {
         self.0[1..].split('/')
     }
 
+    /// The groups that the path leads through, from the outermost on, so that they can be looked for among apps.
+    pub fn groups(&self) -> impl Iterator<Item = Self> {
+        self.0.match_indices('/').skip(1).map(|(end, _)| Self(Arc::from(&self.0[..end])))
+    }
+
     /// The name of the app's tasks and of their discovery information: the segments reversed and joined by dots,
     /// `/web/nginx` → `nginx.web`, as Marathon does.
     pub fn task_name(&self) -> String {
@@ -214,5 +219,14 @@ mod tests {
         let id = AppId::parse("/web/nginx").expect("valid");
         assert_eq!(id.task_name(), "nginx.web");
         assert_eq!(id.task_id_prefix(), "web_nginx");
+    }
+
+    #[test]
+    fn a_path_leads_through_its_groups() {
+        let groups = |text: &str| {
+            AppId::parse(text).expect(text).groups().map(|id| id.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(groups("/a/b-c/d"), ["/a", "/a/b-c"]);
+        assert!(groups("/a").is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! Creating and changing apps.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ struct Manner {
 #[derive(Debug, Default)]
 struct Draft {
     apps: Vec<AppPut>,
+    /// Where each app stands in the body.
+    paths: BTreeMap<AppId, String>,
     unacted: BTreeSet<String>,
     unknown: BTreeSet<String>,
 }
@@ -54,7 +56,7 @@ struct Done {
 pub(crate) async fn create(api: &Api, call: &Call) -> Result<Response, Failure> {
     let body = call.json()?;
     let force = call.flag("force", false)?;
-    let done = change(api, call, force, |state| draft_new(&state.marathon, &body)).await?;
+    let done = change(api, call, force, |_| draft_new(&body)).await?;
     let revision = done.answer.revision;
     let Reply::Deployment { id, apps, .. } = &done.answer.reply else { return answered(done, false) };
     let Some(stored) = apps.first() else { return answered(done, true) };
@@ -127,7 +129,7 @@ async fn change(
 
 async fn send(api: &Api, call: &Call, draft: Draft, force: bool) -> Result<Done, Failure> {
     let command = Command::Put { apps: draft.apps.clone(), force };
-    let answer = api.send(command).await?;
+    let answer = api.send(command).await.map_err(|failure| draft.located(failure))?;
     if let Reply::Deployment { apps, .. } = &answer.reply {
         let (client, uri, apps) = (call.client_name(), call.path(), apps.clone());
         // Nobody may be listening.
@@ -159,12 +161,11 @@ fn manner(call: &Call) -> Result<Manner, Failure> {
     Ok(Manner { is_partial: call.flag("partialUpdate", true)?, may_create: call.method == Method::PUT })
 }
 
-fn draft_new(marathon: &MarathonView, body: &Value) -> Result<Draft, Failure> {
+fn draft_new(body: &Value) -> Result<Draft, Failure> {
     let findings = Findings::default();
     let mut draft = Draft::default();
     if let Some(definition) = read_app(body, "", None, &findings) {
-        check_place(marathon, &definition.id, "", &findings);
-        draft.push(definition, AppBase::Absent, body);
+        draft.push(definition, AppBase::Absent, body, "");
     }
     draft.checked(findings)
 }
@@ -192,7 +193,7 @@ impl Draft {
             }
         };
         let Some(id) = id else { return Ok(()) };
-        if self.apps.iter().any(|put| put.definition.id == id) {
+        if self.paths.contains_key(&id) {
             findings.invalid(format!("{path}/id"), format!("app {id} is given more than once"));
             return Ok(());
         }
@@ -211,8 +212,7 @@ impl Draft {
         // Each app is read with findings of its own, so that one app's faults do not hide another one.
         let own = Findings::default();
         if let Some(definition) = read_app(&merged, path, Some(&id), &own) {
-            check_place(marathon, &id, path, &own);
-            self.push(definition, base, body);
+            self.push(definition, base, body, path);
         }
         findings.absorb(own);
         Ok(())
@@ -240,15 +240,27 @@ impl Draft {
         };
         let current = current.ok_or_else(|| Failure::no_app(id.as_str()))?;
         let definition = AppDefinition::clone(&*apps::at_version(current, version)?);
-        self.apps.push(AppPut { definition, base: AppBase::Version(current.definition.version) });
+        self.put(definition, AppBase::Version(current.definition.version), path);
         Ok(())
     }
 
-    fn push(&mut self, definition: AppDefinition, base: AppBase, body: &Value) {
+    fn push(&mut self, definition: AppDefinition, base: AppBase, body: &Value, path: &str) {
         if let Value::Object(body) = body {
             self.unacted.extend(unacted_fields(&definition, body));
         }
+        self.put(definition, base, path);
+    }
+
+    fn put(&mut self, definition: AppDefinition, base: AppBase, path: &str) {
+        self.paths.insert(definition.id.clone(), path.to_owned());
         self.apps.push(AppPut { definition, base });
+    }
+
+    /// Says of a refusal that is about one app's id where that stands.
+    fn located(&self, failure: Failure) -> Failure {
+        let Failure::Rejected(Rejection::PlaceTaken(id)) = &failure else { return failure };
+        let path = self.paths.get(id).map_or("", String::as_str);
+        Failure::Invalid(BTreeMap::from([(format!("{path}/id"), vec![failure.to_string()])]))
     }
 
     /// The draft, unless there are faults.
@@ -258,23 +270,6 @@ impl Draft {
             Some(failure) => Err(failure),
             None => Ok(self),
         }
-    }
-}
-
-/// Whether the place in the tree is free: a path names an app or a group of apps, not both.
-fn check_place(marathon: &MarathonView, id: &AppId, path: &str, findings: &Findings) {
-    if marathon.apps.contains_key(id) {
-        return;
-    }
-    let ancestors =
-        id.as_str().match_indices('/').filter_map(|(end, _)| AppId::parse(&id.as_str()[..end]).ok());
-    let is_below_app = ancestors.into_iter().any(|ancestor| marathon.apps.contains_key(&ancestor));
-    // No segment sorts before `0`, so that what is in a group of this path begins there.
-    let inside = format!("{id}/");
-    let first = AppId::parse(&format!("{inside}0")).ok();
-    let next = first.and_then(|first| marathon.apps.range(first..).next());
-    if is_below_app || next.is_some_and(|(next, _)| next.as_str().starts_with(&inside)) {
-        findings.invalid(format!("{path}/id"), "Groups and Applications may not have the same identifier.");
     }
 }
 

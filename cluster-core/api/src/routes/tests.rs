@@ -122,32 +122,21 @@ async fn bodies_that_are_no_app_are_refused_with_every_fault() {
 }
 
 #[tokio::test]
-async fn a_path_names_an_app_or_a_group() {
-    let fixture = Fixture::with_apps(&[
-        json!({"id": "/a/b", "cmd": "a"}),
-        json!({"id": "/a-z", "cmd": "a"}),
-        json!({"id": "/z", "cmd": "a"}),
-    ])
-    .await;
-    for (id, status) in [
-        ("/a", 422),
-        ("/a/b/c", 422),
-        ("/z/1/2", 422),
-        ("/a/c", 201),
-        ("/a.b", 201),
-        ("/a-z-y", 201),
-        ("/b", 201),
+async fn a_place_that_is_taken_is_named_by_its_path() {
+    let fixture = Fixture::new();
+    let body = |id: &str| json!({"id": id, "cmd": "a"});
+    for (method, path, sent, named) in [
+        ("POST", "/v2/apps", body("/a"), "/id"),
+        ("PUT", "/v2/apps/a", body("/a"), "/id"),
+        ("PUT", "/v2/apps", json!([body("/b"), body("/a")]), "(1)/id"),
     ] {
-        let body = json!({"id": id, "cmd": "a"}).to_string();
-        let answer = fixture.send("POST", "/v2/apps", &body).await;
-        assert_eq!(answer.status.as_u16(), status, "{id} {}", answer.text);
-        if status == 422 {
-            let text = "Groups and Applications may not have the same identifier.";
-            assert_eq!(answer.json()["details"], json!([{"path": "/id", "errors": [text]}]));
-            assert_eq!(fixture.send("PUT", &format!("/v2/apps{id}"), &body).await.status.as_u16(), status);
-        }
+        let taken = Rejection::PlaceTaken(AppId::parse("/a").expect("id"));
+        fixture.refusals.lock().expect("lock").push_back(taken);
+        let answer = fixture.send(method, path, &sent.to_string()).await;
+        let text = "Groups and Applications may not have the same identifier.";
+        let told = json!({"message": "Object is not valid", "details": [{"path": named, "errors": [text]}]});
+        assert_eq!((answer.status.as_u16(), answer.json()), (422, told), "{method} {path}");
     }
-    assert_eq!(fixture.send("PUT", "/v2/apps/a/b", r#"{"instances":2}"#).await.status, StatusCode::OK);
 }
 
 #[tokio::test]

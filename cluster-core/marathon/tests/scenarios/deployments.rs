@@ -326,6 +326,39 @@ fn a_cancelled_removal_still_ends() {
 }
 
 #[test]
+fn a_path_names_an_app_or_a_group() {
+    for (there, put, is_free) in [
+        (&["/a/b", "/a-z"][..], &["/a"][..], false),
+        (&["/a/b"], &["/a/b/c"], false),
+        (&["/a"], &["/a/b/c"], false),
+        (&["/a/b"], &["/a/c", "/a.b", "/a-b/c"], true),
+        (&["/a/b"], &["/a/b"], true),
+        (&[], &["/a", "/a/b"], false),
+        (&[], &["/a/b/c", "/a"], false),
+        (&[], &["/a-b", "/a", "/a.b/c", "/ab"], true),
+    ] {
+        let mut cluster = Cluster::new();
+        let apps = |paths: &[&str]| paths.iter().map(|path| app(path, 0)).collect();
+        cluster.put_all(apps(there), false).expect("accepted");
+        let outcome = cluster.put_all(apps(put), false);
+        assert_eq!(outcome.is_ok(), is_free, "{put:?} beside {there:?}: {outcome:?}");
+        assert!(is_free || cluster.view().apps.len() == there.len(), "{put:?} beside {there:?}");
+    }
+}
+
+#[test]
+fn what_was_removed_does_not_come_back_below_another_app() {
+    let mut cluster = Cluster::new();
+    cluster.put(app("/a/b", 1)).expect("accepted");
+    cluster.is_killing_at_once = false;
+    let deployment = cluster.delete("/a/b", false).expect("accepted");
+    cluster.put(app("/a", 0)).expect("nobody sees the other one");
+    let cancel = Command::CancelDeployment { deployment, force: false };
+    assert!(cluster.command(cancel).is_err());
+    assert!(!cluster.has_app("/a/b"));
+}
+
+#[test]
 fn only_so_many_deployments_run() {
     let mut cluster = Cluster::new();
     cluster.is_running_at_once = false;
