@@ -176,6 +176,17 @@ impl Liveness {
         }
     }
 
+    /// The agent is not to be kept any more however long it is away. If its time was over already, it begins anew.
+    pub(crate) fn wait_again(&mut self, agent: &AgentId, now: Timestamp) {
+        let at = now.plus(self.config.removed_after);
+        let is_over = |watch: &&mut Watch| watch.state == AgentState::Unreachable && watch.timer.is_none();
+        let Some(watch) = self.agents.get_mut(agent).filter(is_over) else { return };
+        if !self.gone.contains(agent) {
+            watch.timer = Some(at);
+            self.timers.insert((at, agent.clone()));
+        }
+    }
+
     /// An operator confirms that the agents that the brake holds are gone.
     pub(crate) fn confirm_removal(&mut self) {
         if self.brake.is_held {

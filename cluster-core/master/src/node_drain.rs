@@ -11,13 +11,14 @@ use crate::machine::Master;
 
 impl Master {
     /// Empties an agent, or lets it be used again. Frameworks move its tasks; an unknown agent is ignored.
-    pub(crate) fn set_draining(&mut self, id: &AgentId, draining: bool) {
+    pub(crate) fn set_draining(&mut self, id: &AgentId, draining: bool, now: Timestamp) {
         let Some(agent) = self.view.agents.get(id).filter(|agent| agent.draining != draining) else { return };
         let agent = agent.as_ref().clone();
         if draining {
             self.draining.insert(id.clone());
         } else {
             self.draining.remove(id);
+            self.liveness.wait_again(id, now);
         }
         self.set_agent(Agent { draining, ..agent });
         self.tell_draining();

@@ -240,4 +240,20 @@ fn an_agent_that_is_to_be_empty_is_kept_however_long_it_is_away() {
     cluster.disconnect(&agents[0]);
     cluster.pass(UNREACHABLE_AFTER + REMOVED_AFTER);
     assert!(cluster.view().agents[&agents[0]].draining);
+    cluster.handle(Input::UndrainNode { agent: agents[0].clone() });
+    cluster.pass(REMOVED_AFTER - Duration::from_millis(1));
+    assert!(cluster.view().agents.contains_key(&agents[0]), "its time begins anew");
+    cluster.pass(Duration::from_millis(1));
+    assert!(!cluster.view().agents.contains_key(&agents[0]), "nobody keeps it any more");
+}
+
+#[test]
+fn an_agent_that_is_kept_no_longer_in_time_is_removed_as_if_it_had_never_been() {
+    let (mut cluster, agents) = cluster_with_agents(3);
+    cluster.handle(Input::DrainNode { agent: agents[0].clone() });
+    cluster.disconnect(&agents[0]);
+    cluster.pass(UNREACHABLE_AFTER + REMOVED_AFTER / 2);
+    cluster.handle(Input::UndrainNode { agent: agents[0].clone() });
+    cluster.pass(REMOVED_AFTER / 2);
+    assert!(!cluster.view().agents.contains_key(&agents[0]));
 }
