@@ -1,7 +1,9 @@
 //! What the dcos command line asks of a cluster's front before it talks to Marathon.
 
+use std::collections::BTreeMap;
+
 use axum::response::Response;
-use mesonet_model::{Agent, AgentState, TaskState};
+use mesonet_model::{Agent, AgentId, AgentState, FrameworkId, TaskState};
 use serde_json::{Map, Value, json};
 
 use crate::api::{Api, allow_get};
@@ -9,6 +11,9 @@ use crate::call::Call;
 use crate::context::State;
 use crate::failure::Failure;
 use crate::respond;
+
+/// How many tasks are in each state.
+type Counts = BTreeMap<TaskState, usize>;
 
 /// Answers the front's paths.
 pub(crate) fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Response, Failure> {
@@ -55,12 +60,18 @@ fn hosts(api: &Api, name: &str) -> Value {
 
 fn summary(api: &Api, state: &State) -> Value {
     let cluster = &state.cluster;
-    let slaves: Vec<Value> = cluster.agents.values().map(|agent| slave(state, agent)).collect();
+    let mut of_agents: BTreeMap<&AgentId, Counts> = BTreeMap::new();
+    let mut of_frameworks: BTreeMap<&FrameworkId, Counts> = BTreeMap::new();
+    for task in cluster.tasks.values() {
+        *of_agents.entry(&task.agent).or_default().entry(task.state).or_default() += 1;
+        *of_frameworks.entry(&task.key.framework).or_default().entry(task.state).or_default() += 1;
+    }
+    let slaves: Vec<Value> =
+        cluster.agents.values().map(|agent| slave(agent, of_agents.get(&agent.id))).collect();
     let frameworks: Vec<Value> = cluster
         .frameworks
         .values()
         .map(|framework| {
-            let tasks = cluster.tasks.values().filter(|task| task.key.framework == framework.id);
             let mut printed = json!({
                 "id": framework.id,
                 "name": framework.name,
@@ -71,7 +82,7 @@ fn summary(api: &Api, state: &State) -> Value {
                 "recovered": false,
                 "capabilities": [],
             });
-            extend(&mut printed, counters(tasks.map(|task| task.state)));
+            extend(&mut printed, counters(of_frameworks.get(&framework.id)));
             printed
         })
         .collect();
@@ -83,8 +94,7 @@ fn summary(api: &Api, state: &State) -> Value {
     })
 }
 
-fn slave(state: &State, agent: &Agent) -> Value {
-    let tasks = state.cluster.tasks.values().filter(|task| task.agent == agent.id);
+fn slave(agent: &Agent, tasks: Option<&Counts>) -> Value {
     let resources = &agent.info.resources;
     let mut printed = json!({
         "id": agent.id,
@@ -108,12 +118,12 @@ fn slave(state: &State, agent: &Agent) -> Value {
         "active": agent.state == AgentState::Active,
         "deactivated": agent.draining,
     });
-    extend(&mut printed, counters(tasks.map(|task| task.state)));
+    extend(&mut printed, counters(tasks));
     printed
 }
 
 /// Mesos' task counters.
-fn counters(states: impl Iterator<Item = TaskState>) -> Map<String, Value> {
+fn counters(counts: Option<&Counts>) -> Map<String, Value> {
     let counted = [
         TaskState::Staging,
         TaskState::Starting,
@@ -126,8 +136,7 @@ fn counters(states: impl Iterator<Item = TaskState>) -> Map<String, Value> {
         TaskState::Error,
         TaskState::Unreachable,
     ];
-    let states: Vec<TaskState> = states.collect();
-    let count = |wanted: TaskState| states.iter().filter(|state| **state == wanted).count();
+    let count = |state: TaskState| counts.and_then(|counts| counts.get(&state)).copied().unwrap_or(0);
     counted.into_iter().map(|state| (state.as_str().to_owned(), json!(count(state)))).collect()
 }
 

@@ -20,6 +20,8 @@ mod event_tests;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
+mod front_tests;
+#[cfg(test)]
 mod fuzz_tests;
 #[cfg(test)]
 mod label_tests;

@@ -1,12 +1,13 @@
 //! mesonet's own resources below `/v1`.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use mesonet_lb_plan::{EndpointId, Observed, Vantage, WeighedEndpoint, weigh};
-use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, TaskId, TaskKey};
+use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, ServiceKey, TaskId, TaskKey};
 use serde_json::{Value, json};
 
 use crate::api::{Api, allow, allow_get, now};
@@ -43,8 +44,11 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
         ["services"] => {
             allow_get(call)?;
             let state = api.state()?;
+            let failures = failures(&state);
+            let failures_of = |each: &Service| failures.get(&each.key).map_or(&[][..], Vec::as_slice);
+            let services = state.cluster.services.values();
             let services: Vec<Value> =
-                state.cluster.services.values().map(|each| service(&state, each)).collect();
+                services.map(|each| service(&state, each, failures_of(each))).collect();
             Ok(respond::ok(&json!({"revision": state.cluster.revision, "services": services})))
         }
         ["planes"] => {
@@ -94,7 +98,19 @@ fn ready(api: &Api) -> Result<Response, Failure> {
     ))
 }
 
-fn service(state: &State, service: &Service) -> Value {
+/// What planes could not put into effect, by service.
+fn failures(state: &State) -> BTreeMap<&ServiceKey, Vec<Value>> {
+    let mut failures: BTreeMap<&ServiceKey, Vec<Value>> = BTreeMap::new();
+    for report in state.planes.values() {
+        for (key, reason) in &report.failed {
+            let printed = json!({"node": report.node, "plane": report.plane, "reason": reason});
+            failures.entry(key).or_default().push(printed);
+        }
+    }
+    failures
+}
+
+fn service(state: &State, service: &Service, failures: &[Value]) -> Value {
     let key = &service.key;
     let name = key.vip.allocation_name().map(|name| format!("{name}.{VIP_DOMAIN}"));
     let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
@@ -118,14 +134,6 @@ fn service(state: &State, service: &Service) -> Value {
                 "healthy": standing.is_healthy(),
                 "reason": standing.to_string(),
             }))
-        })
-        .collect();
-    let failures: Vec<Value> = state
-        .planes
-        .values()
-        .filter_map(|report| {
-            let reason = report.failed.get(key)?;
-            Some(json!({"node": report.node, "plane": report.plane, "reason": reason}))
         })
         .collect();
     json!({

@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 
 use crate::api::{Api, allow, allow_get};
 use crate::call::Call;
-use crate::context::State;
 use crate::failure::Failure;
 use crate::json_reader::{Findings, Object};
 use crate::output::task;
@@ -129,9 +128,7 @@ async fn kill_given(api: &Api, call: &Call) -> Result<Response, Failure> {
             "Invalid task id '{id}'. [expected APP.instance-UUID._app.ATTEMPT]"
         )));
     }
-    let state = api.state()?;
-    let tasks: Vec<TaskId> = ids.iter().map(TaskId::new).filter(|task| is_known(&state, task)).collect();
-    kill(api, tasks, manner, Naming::Many).await
+    kill(api, ids.iter().map(TaskId::new).collect(), manner, Naming::Many).await
 }
 
 async fn kill(api: &Api, tasks: Vec<TaskId>, manner: Manner, naming: Naming) -> Result<Response, Failure> {
@@ -184,8 +181,4 @@ fn text_answer<'view>(apps: impl Iterator<Item = &'view AppView>) -> Response {
 fn is_task_id(text: &str) -> bool {
     let name = text.rsplit_once(".instance-").or_else(|| text.rsplit_once('.')).map(|(name, _)| name);
     name.is_some_and(|name| AppId::parse(&name.replace('_', "/")).is_ok())
-}
-
-fn is_known(state: &State, task: &TaskId) -> bool {
-    state.marathon.apps.values().any(|app| app.instances.contains_key(task))
 }
