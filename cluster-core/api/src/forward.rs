@@ -29,6 +29,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// How long the leader may take to begin its answer; a bit longer than it waits for its own store.
 const ANSWER_MAX: Duration = Duration::from_secs(35);
 
+/// A leader was asked, and has not answered in that time.
+const SILENT: &str = "The leader does not answer in time";
+
 /// Between attempts to connect to a leader that does not listen, unless another is elected.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -100,12 +103,12 @@ impl Forwarder {
                 Err(trouble) => trouble,
             };
             let is_safe = self.method == Method::GET || self.method == Method::HEAD;
+            let is_over = Instant::now() >= deadline;
             match trouble {
                 Trouble::Unanswered if !is_safe => return Err(Failure::Unknown),
+                Trouble::Unanswered if is_over => return Err(Failure::Unavailable(SILENT)),
+                Trouble::NotSent if is_over => return Err(Failure::NoLeader),
                 Trouble::Unanswered | Trouble::NotSent => {}
-            }
-            if Instant::now() >= deadline {
-                return Err(Failure::NoLeader);
             }
             drop(tokio::time::timeout(RETRY_PAUSE, leader.changed()).await);
         }

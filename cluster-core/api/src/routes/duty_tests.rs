@@ -10,6 +10,7 @@ use axum::response::Response;
 use futures_util::StreamExt as _;
 use prometheus::Registry;
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tower::ServiceExt as _;
@@ -145,6 +146,24 @@ async fn a_change_waits_for_the_leader_that_is_elected_meanwhile() {
     standby.leader.send_replace(None);
     standby.leader.send_replace(Some(lead(&leader).await));
     assert_eq!(asking.await.expect("answered").0, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn who_reads_from_a_leader_that_is_silent_is_told_so() {
+    let standby = Standby::start(&Fixture::new());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("listens");
+    standby.leader.send_replace(listener.local_addr().ok());
+    let asked = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        stream.read_u8().await.expect("a request");
+        // From here on nothing happens but that time passes.
+        tokio::time::pause();
+        std::future::pending::<()>().await;
+    });
+    let (status, body) = standby.send("GET", "/v2/apps", "").await;
+    asked.abort();
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(body["message"], "The leader does not answer in time");
 }
 
 #[tokio::test]
