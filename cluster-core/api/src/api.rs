@@ -9,6 +9,7 @@ use axum::http::{HeaderValue, Method};
 use axum::response::{IntoResponse, Response};
 use mesonet_marathon::Command;
 use mesonet_model::{AppDefinition, Revision, Timestamp};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{broadcast, oneshot};
 
 use crate::call::Call;
@@ -22,6 +23,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// There is no answer after that time.
 const LATE: &str = "The control plane does not answer in time: it is unknown whether the change will be made";
+
+/// As many commands or orders wait as may.
+const CROWDED: &str = "Too many changes wait to be stored; nothing has been changed";
 
 /// The control plane keeps what it has decided and stores it later, unless it ends before.
 const UNSTORED: &str = "The change cannot be stored at present, see the log: it may be made later";
@@ -80,24 +84,19 @@ impl Api {
         self.state()?;
         let (answer, answered) = oneshot::channel();
         let request = context::Request { command, answer };
-        let gone = Failure::Unavailable("The control plane is stopping");
-        let exchange = async {
-            self.context.requests.send(request).await.map_err(|_| gone)?;
-            Ok(answered.await.map_err(|_| unanswered(self.context.requests.is_closed()))??)
-        };
-        tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(Failure::Unavailable(LATE)))
+        self.context.requests.try_send(request).map_err(|error| unsent(&error))?;
+        let late = |_| Failure::Unavailable(LATE);
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, answered).await.map_err(late)?;
+        Ok(answered.map_err(|_| unanswered(self.context.requests.is_closed()))??)
     }
 
     /// Has the master carry out an order; the change is visible in the state when this returns.
     pub(crate) async fn order(&self, order: NodeOrder) -> Result<Revision, Failure> {
         let (answer, answered) = oneshot::channel();
-        let gone = Failure::Unavailable("The control plane is stopping");
-        let exchange = async {
-            let request = NodeRequest { order, answer };
-            self.context.nodes.send(request).await.map_err(|_| gone)?;
-            Ok(answered.await.map_err(|_| unanswered(self.context.nodes.is_closed()))??)
-        };
-        tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(Failure::Unavailable(LATE)))
+        self.context.nodes.try_send(NodeRequest { order, answer }).map_err(|error| unsent(&error))?;
+        let late = |_| Failure::Unavailable(LATE);
+        let answered = tokio::time::timeout(ANSWER_TIMEOUT, answered).await.map_err(late)?;
+        Ok(answered.map_err(|_| unanswered(self.context.nodes.is_closed()))??)
     }
 
     pub(crate) async fn answer(&self, request: Request) -> Response {
@@ -124,6 +123,14 @@ impl Api {
     /// Answers a request that is read.
     pub(crate) async fn routed_call(&self, call: &Call) -> Result<Response, Failure> {
         routes::route(self, call).await
+    }
+}
+
+/// What a user is told whose command was not taken.
+fn unsent<T>(error: &TrySendError<T>) -> Failure {
+    match error {
+        TrySendError::Full(_) => Failure::Unavailable(CROWDED),
+        TrySendError::Closed(_) => Failure::Unavailable("The control plane is stopping"),
     }
 }
 

@@ -118,6 +118,25 @@ impl Fixture {
         fixture
     }
 
+    /// With somebody else to carry out what it is asked for.
+    pub(super) fn asking(
+        self,
+        requests: mpsc::Sender<crate::Request>,
+        nodes: mpsc::Sender<NodeRequest>,
+    ) -> Self {
+        let context = Context {
+            state: self.state.subscribe(),
+            requests,
+            nodes,
+            events: self.events.clone(),
+            metrics: prometheus::Registry::new(),
+            sandboxes: Arc::new(OneFile),
+            masters: Arc::new(crate::LoneMaster::default()),
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+        };
+        Self { router: router(context), ..self }
+    }
+
     /// Changes the committed state.
     pub(super) fn change(&self, change: impl FnOnce(&mut State)) {
         change_state(&self.state, change);

@@ -1,11 +1,10 @@
 //! Every route, its status codes, headers and bodies.
 
-use std::sync::Arc;
-
 use axum::http::StatusCode;
 use mesonet_marathon::{Command, Rejection};
 use mesonet_model::{AppId, DeploymentId};
 use serde_json::{Value, json};
+use tokio::sync::{mpsc, oneshot};
 
 use super::fixture::{Fixture, run};
 
@@ -425,19 +424,9 @@ async fn unknown_paths_and_methods_are_told_in_json() {
 #[tokio::test]
 async fn a_change_that_cannot_be_stored_is_refused_with_the_reason() {
     let fixture = Fixture::new();
-    let (requests, mut received) = tokio::sync::mpsc::channel::<crate::Request>(1);
+    let (requests, mut received) = mpsc::channel::<crate::Request>(1);
     tokio::spawn(async move { while received.recv().await.is_some() {} });
-    let context = crate::Context {
-        state: fixture.state.subscribe(),
-        requests,
-        nodes: tokio::sync::mpsc::channel(1).0,
-        events: fixture.events.clone(),
-        metrics: prometheus::Registry::new(),
-        sandboxes: Arc::new(super::fixture::OneFile),
-        masters: Arc::new(crate::LoneMaster::default()),
-        address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
-    };
-    let fixture = Fixture { router: crate::router(context), ..fixture };
+    let fixture = fixture.asking(requests, mpsc::channel(1).0);
     let answer = fixture.send("POST", "/v2/apps", &web().to_string()).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     let message = answer.json()["message"].to_string();
@@ -448,19 +437,9 @@ async fn a_change_that_cannot_be_stored_is_refused_with_the_reason() {
 #[tokio::test]
 async fn a_gone_control_plane_is_unavailable() {
     let fixture = Fixture::new();
-    let (requests, received) = tokio::sync::mpsc::channel(1);
+    let (requests, received) = mpsc::channel(1);
     drop(received);
-    let context = crate::Context {
-        state: fixture.state.subscribe(),
-        requests,
-        nodes: tokio::sync::mpsc::channel(1).0,
-        events: fixture.events.clone(),
-        metrics: prometheus::Registry::new(),
-        sandboxes: Arc::new(super::fixture::OneFile),
-        masters: Arc::new(crate::LoneMaster::default()),
-        address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
-    };
-    let fixture = Fixture { router: crate::router(context), ..fixture };
+    let fixture = fixture.asking(requests, mpsc::channel(1).0);
     let answer = fixture.send("POST", "/v2/apps", &web().to_string()).await;
     assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(answer.json(), json!({"message": "The control plane is stopping"}));
@@ -470,25 +449,36 @@ async fn a_gone_control_plane_is_unavailable() {
 #[tokio::test]
 async fn who_asks_a_control_plane_that_ends_is_told_that_the_outcome_is_unknown() {
     let fixture = Fixture::new();
-    let (requests, mut received) = tokio::sync::mpsc::channel(1);
+    let (requests, mut received) = mpsc::channel(1);
     tokio::spawn(async move {
         let taken = received.recv().await;
         drop(received);
         drop(taken);
     });
-    let context = crate::Context {
-        state: fixture.state.subscribe(),
-        requests,
-        nodes: tokio::sync::mpsc::channel(1).0,
-        events: fixture.events.clone(),
-        metrics: prometheus::Registry::new(),
-        sandboxes: Arc::new(super::fixture::OneFile),
-        masters: Arc::new(crate::LoneMaster::default()),
-        address: std::net::SocketAddr::from(([127, 0, 0, 1], 1)),
-    };
-    let fixture = Fixture { router: crate::router(context), ..fixture };
+    let fixture = fixture.asking(requests, mpsc::channel(1).0);
     let answer = fixture.send("POST", "/v2/apps", &web().to_string()).await;
     assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "2"));
     let message = answer.json()["message"].to_string();
     assert!(message.contains("unknown whether the change was made"), "{message}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_when_too_many_changes_wait_is_told_so_at_once() {
+    let fixture = Fixture::new();
+    fixture.change(super::state_tests::add_agent);
+    let (requests, _waiting) = mpsc::channel(1);
+    let (nodes, _ordered) = mpsc::channel(1);
+    let command = Command::ResetDelay { app: AppId::parse("/web").expect("id") };
+    requests.try_send(crate::Request { command, answer: oneshot::channel().0 }).expect("room");
+    let order = crate::NodeOrder::ConfirmRemoval;
+    nodes.try_send(crate::NodeRequest { order, answer: oneshot::channel().0 }).expect("room");
+    let fixture = fixture.asking(requests, nodes);
+    let began = tokio::time::Instant::now();
+    for (path, body) in [("/v2/apps", web().to_string()), ("/v1/nodes/c-S0/drain", String::new())] {
+        let answer = fixture.send("POST", path, &body).await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        let message = json!({"message": "Too many changes wait to be stored; nothing has been changed"});
+        assert_eq!(answer.json(), message, "{path}");
+    }
+    assert!(began.elapsed().is_zero(), "it waits for nothing");
 }
