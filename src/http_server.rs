@@ -111,15 +111,32 @@ mod tests {
 
     async fn connect(address: SocketAddr, text: &str) -> TcpStream {
         let mut stream = TcpStream::connect(address).await.expect("connects");
-        stream.write_all(text.as_bytes()).await.expect("sends");
+        // It may have been closed already, which is seen when it is read.
+        let _ = stream.write_all(text.as_bytes()).await;
         stream
     }
 
+    /// What comes until the connection is closed.
     async fn rest(mut stream: TcpStream) -> String {
-        let mut text = String::new();
-        let read = tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await;
-        read.expect("the connection is closed").expect("readable");
-        text
+        let mut bytes = Vec::new();
+        let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+        // Who has sent what was not read any more is reset.
+        let _ = read.expect("the connection is closed");
+        String::from_utf8(bytes).expect("text")
+    }
+
+    /// What comes until a connection is closed that is served: on a busy machine, one may be closed before it is asked
+    /// for something.
+    async fn answer(address: SocketAddr, request: &str) -> String {
+        let answering = async {
+            loop {
+                let answer = rest(connect(address, request).await).await;
+                if !answer.is_empty() {
+                    return answer;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answering).await.expect("an answer")
     }
 
     const REQUEST: &str = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
@@ -140,11 +157,10 @@ mod tests {
         let (address, _tasks) =
             start(Bounds { connections: 9, head_timeout: Duration::from_millis(50) }).await;
         let slow = connect(address, "GET / HTTP/1.1\r\nHo").await;
-        let idle = connect(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         let silent = connect(address, "").await;
         assert_eq!(rest(slow).await, "");
-        assert!(rest(idle).await.ends_with("here"));
         assert_eq!(rest(silent).await, "");
-        assert!(rest(connect(address, REQUEST).await).await.ends_with("here"));
+        let idle = answer(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+        assert!(idle.ends_with("here"), "it is closed after an answer: {idle}");
     }
 }
