@@ -1,7 +1,9 @@
 //! The wall clock, as the control plane sees it.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use mesonet_api::Clock;
 use mesonet_model::Timestamp;
 
 /// By how much the clock may run faster or slower than time passes, one tenth. An hour is made up for in ten, and no
@@ -16,7 +18,13 @@ pub struct WallClock {
     last: Option<(i64, Duration)>,
     not_before: Timestamp,
     started: Option<Instant>,
+    said: ClockReader,
 }
+
+/// Tells the time of a [`WallClock`] to others: what it has said last, and what has passed since. So times that the
+/// control plane has decided on are compared with its own.
+#[derive(Debug, Clone, Default)]
+pub struct ClockReader(Arc<RwLock<Option<(Timestamp, Instant)>>>);
 
 impl WallClock {
     /// A clock that begins no earlier, even if the system's does: as late as that of the control plane before this one.
@@ -28,7 +36,14 @@ impl WallClock {
     pub fn now(&mut self) -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let started = *self.started.get_or_insert_with(Instant::now);
-        self.advance(Timestamp::from_millis(0).plus(since_epoch), started.elapsed())
+        let now = self.advance(Timestamp::from_millis(0).plus(since_epoch), started.elapsed());
+        self.said.set(now);
+        now
+    }
+
+    /// What reads this clock.
+    pub fn reader(&self) -> ClockReader {
+        self.said.clone()
     }
 
     /// The time when the system's clock says `system`, and `monotonic` has passed since some moment that is always the
@@ -46,6 +61,19 @@ impl WallClock {
         };
         self.last = Some((now, monotonic));
         Timestamp::from_millis(now / 1000)
+    }
+}
+
+impl ClockReader {
+    fn set(&self, now: Timestamp) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some((now, Instant::now()));
+    }
+}
+
+impl Clock for ClockReader {
+    fn now(&self) -> Timestamp {
+        let said = *self.0.read().unwrap_or_else(PoisonError::into_inner);
+        said.map_or_else(|| WallClock::default().now(), |(said, at)| said.plus(at.elapsed()))
     }
 }
 
@@ -103,5 +131,15 @@ mod tests {
         let mut clock = WallClock::not_before(Timestamp::from_millis(HOUR));
         assert_eq!(after(&mut clock, 0, 2 * HOUR), 2 * HOUR);
         assert!(WallClock::default().now() > Timestamp::from_millis(HOUR), "the system's clock is read");
+    }
+
+    #[test]
+    fn who_reads_the_clock_is_told_its_time() {
+        let later = WallClock::default().now().plus(Duration::from_secs(3600));
+        let mut clock = WallClock::not_before(later);
+        let reader = clock.reader();
+        assert!(reader.now() < later, "it has said nothing yet");
+        let said = clock.now();
+        assert!(said >= later && reader.now() >= said, "it is not the system's");
     }
 }

@@ -137,6 +137,7 @@ impl LocalCluster {
             requests: master.requests.clone(),
             nodes: master.nodes.clone(),
             events: master.events.clone(),
+            clock: std::sync::Arc::new(master.clock.clone()),
             metrics,
             sandboxes: std::sync::Arc::new(LocalSandboxes { agent_dir: dir.agent() }),
             masters: std::sync::Arc::new(LoneMaster::default()),

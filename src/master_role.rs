@@ -19,7 +19,7 @@ use prometheus::Registry;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::clock::WallClock;
+use crate::clock::{ClockReader, WallClock};
 use crate::config::{Grace, MasterOptions, Percent, PortSpan, VipRange};
 use crate::control_plane::{self, ControlPlane};
 use crate::driver::{self, Driver, Ended, Ending, Inlets, Outlets};
@@ -96,6 +96,8 @@ pub struct MasterRole {
     pub events: broadcast::Sender<Arc<Event>>,
     /// Where planes subscribe.
     pub feed: Feed,
+    /// The control plane's time.
+    pub clock: ClockReader,
     driver: JoinHandle<Ended>,
     end: oneshot::Sender<Ending>,
 }
@@ -165,9 +167,13 @@ impl MasterRole {
         let state = state_in.subscribe();
         let inlets = Inlets { agents, planes, requests: requests_in, nodes: nodes_in };
         let outlets = Outlets { agents: agent_commands, views, state: state_in, events: events.clone() };
+        let time = clock.reader();
         let driver = Driver::new(control_plane, store, clock, inlets, outlets, metrics);
         let driver = tokio::spawn(driver.run(first, ended));
-        Ok((Self { state, requests, nodes, events, feed, driver, end }, AgentLink { reports, commands }))
+        Ok((
+            Self { state, requests, nodes, events, feed, clock: time, driver, end },
+            AgentLink { reports, commands },
+        ))
     }
 
     /// Waits until the driver ends by itself. Must not be called again then.

@@ -132,6 +132,7 @@ impl MasterProcess {
             requests: role.requests.clone(),
             nodes: role.nodes.clone(),
             events: role.events.clone(),
+            clock: Arc::new(role.clock.clone()),
             metrics,
             sandboxes: Arc::new(RemoteSandboxes::new(bus.clone())),
             masters: Arc::new(LoneMaster::default()),

@@ -220,6 +220,7 @@ impl Supervisor {
             requests: role.requests.clone(),
             nodes: role.nodes.clone(),
             events: role.events.clone(),
+            clock: Arc::new(role.clock.clone()),
             metrics: self.standing.metrics.clone(),
             sandboxes: self.standing.sandboxes.clone(),
             masters: self.standing.masters.clone(),

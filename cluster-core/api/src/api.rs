@@ -1,7 +1,7 @@
 //! The way of a request: taken apart, routed, answered, logged.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::Request;
@@ -79,6 +79,11 @@ impl Api {
         state.ok_or(Failure::Unavailable("The control plane has not started yet"))
     }
 
+    /// The control plane's time.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.context.clock.now()
+    }
+
     /// Has Marathon carry out a command; the change is visible in the state when this returns.
     pub(crate) async fn send(&self, command: Command) -> Result<Answer, Failure> {
         self.state()?;
@@ -147,10 +152,4 @@ pub(crate) fn allow(call: &Call, methods: &[Method], allowed: &'static str) -> R
 /// Refuses everything but GET and HEAD.
 pub(crate) fn allow_get(call: &Call) -> Result<(), Failure> {
     allow(call, &[Method::GET], "GET, HEAD")
-}
-
-/// The time.
-pub(crate) fn now() -> Timestamp {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }

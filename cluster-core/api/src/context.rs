@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use imbl::OrdMap;
 use mesonet_marathon::{Command, Event, MarathonView, Rejection, Reply};
 use mesonet_model::{
-    AgentId, ClusterView, NetworkName, NetworkRefusal, Plane, PlaneReport, Revision, TaskKey, VirtualNetwork,
+    AgentId, ClusterView, NetworkName, NetworkRefusal, Plane, PlaneReport, Revision, TaskKey, Timestamp,
+    VirtualNetwork,
 };
 use thiserror::Error;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -25,6 +27,8 @@ pub struct Context {
     pub nodes: mpsc::Sender<NodeRequest>,
     /// Marathon's events; each subscriber to the event stream gets a receiver of its own.
     pub events: broadcast::Sender<Arc<Event>>,
+    /// The control plane's time, by which it waits.
+    pub clock: Arc<dyn Clock>,
     /// What `/metrics` shows.
     pub metrics: prometheus::Registry,
     /// Files of tasks.
@@ -33,6 +37,22 @@ pub struct Context {
     pub masters: Arc<dyn Masters>,
     /// Where this API is reached, as `/v2/leader` and `/v2/info` say it.
     pub address: SocketAddr,
+}
+
+/// Tells the time.
+pub trait Clock: Send + Sync {
+    /// The time.
+    fn now(&self) -> Timestamp;
+}
+
+/// The time of a host without a control plane.
+pub(crate) struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Timestamp::default().plus(since_epoch)
+    }
 }
 
 /// The committed state of the control plane.

@@ -17,7 +17,7 @@ use tokio::sync::{broadcast, mpsc, watch};
 
 use crate::api::Api;
 use crate::call::Call;
-use crate::context::{Context, SandboxReader, State};
+use crate::context::{Context, SandboxReader, State, SystemClock};
 use crate::failure::Failure;
 use crate::forward::Forwarder;
 use crate::masters::Masters;
@@ -143,6 +143,7 @@ impl Standing {
             requests: mpsc::channel(1).0,
             nodes: mpsc::channel(1).0,
             events: broadcast::Sender::new(1),
+            clock: Arc::new(SystemClock),
             metrics: self.metrics.clone(),
             sandboxes: self.sandboxes.clone(),
             masters: self.masters.clone(),

@@ -27,8 +27,8 @@ mod routes;
 
 pub use api::router;
 pub use context::{
-    Answer, Context, NodeOrder, NodeRequest, Planes, Request, SandboxChunk, SandboxError, SandboxReader,
-    State,
+    Answer, Clock, Context, NodeOrder, NodeRequest, Planes, Request, SandboxChunk, SandboxError,
+    SandboxReader, State,
 };
 pub use duty::{Duty, Leading, Replica, Standing, router_on_duty};
 pub use masters::{LoneMaster, MasterList, MasterState, Masters};

@@ -10,7 +10,7 @@ use mesonet_marathon::{AppBase, AppPut, AppView, Command, MarathonView, Rejectio
 use mesonet_model::{AppDefinition, AppId};
 use serde_json::{Map, Value};
 
-use crate::api::{Api, Post, now};
+use crate::api::{Api, Post};
 use crate::app_input::{INPUT_KEYS, read_app, read_id, unacted_fields};
 use crate::call::Call;
 use crate::context::{Answer, State};
@@ -133,7 +133,7 @@ async fn send(api: &Api, call: &Call, draft: Draft, force: bool) -> Result<Done,
     if let Reply::Deployment { apps, .. } = &answer.reply {
         let (client, uri, apps) = (call.client_name(), call.path(), apps.clone());
         // Nobody may be listening.
-        let _ = api.posts.send(Arc::new(Post { timestamp: now(), client, uri, apps }));
+        let _ = api.posts.send(Arc::new(Post { timestamp: api.now(), client, uri, apps }));
     }
     Ok(Done { draft, answer })
 }

@@ -6,7 +6,7 @@ use mesonet_marathon::{Command, MarathonView, Reply};
 use mesonet_model::{AppId, DeploymentId, Revision, Timestamp};
 use serde_json::{Value, json};
 
-use crate::api::{Api, allow, allow_get, now};
+use crate::api::{Api, allow, allow_get};
 use crate::call::Call;
 use crate::failure::Failure;
 use crate::output::{deployment, queue};
@@ -37,7 +37,7 @@ pub(crate) async fn route_queue(api: &Api, call: &Call, path: &[&str]) -> Result
             allow_get(call)?;
             let state = api.state()?;
             let offers = call.parameters("embed").any(|part| part.ends_with("lastUnusedOffers"));
-            let (apps, time) = (&state.marathon.apps, now());
+            let (apps, time) = (&state.marathon.apps, api.now());
             let entries: Vec<Value> = apps
                 .values()
                 .filter_map(|each| Some(queue::entry(each, each.queue.as_ref()?, offers, time)))

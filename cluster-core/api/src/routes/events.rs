@@ -20,9 +20,9 @@ use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use crate::api::{Api, Post, allow_get, now};
+use crate::api::{Api, Post, allow_get};
 use crate::call::Call;
-use crate::context::State;
+use crate::context::{Clock, State};
 use crate::failure::Failure;
 use crate::output::{app, event};
 
@@ -52,6 +52,7 @@ struct Listener {
     state: watch::Receiver<Option<Arc<State>>>,
     /// The post that is being told, and how many of its apps have been.
     telling: Option<(Arc<Post>, usize)>,
+    clock: Arc<dyn Clock>,
     heartbeat: Interval,
     filter: Filter,
     client: String,
@@ -82,6 +83,7 @@ pub(crate) fn listen(api: &Api, call: &Call) -> Result<Response, Failure> {
         posts: api.posts.subscribe(),
         state: api.context.state.clone(),
         telling: None,
+        clock: api.context.clock.clone(),
         heartbeat,
         filter: Filter {
             types: call.parameters("event_type").map(str::to_owned).collect(),
@@ -140,7 +142,10 @@ impl Listener {
     /// An event about this client, if it wants to hear of it.
     fn own_event(&self, event_type: &str) -> Option<Bytes> {
         self.filter.wants(event_type).then(|| {
-            frame(event_type, &event::with_type(event_type, now(), json!({"remoteAddress": self.client})))
+            frame(
+                event_type,
+                &event::with_type(event_type, self.clock.now(), json!({"remoteAddress": self.client})),
+            )
         })
     }
 }

@@ -20,8 +20,9 @@ use serde_json::Value;
 use tokio::sync::{broadcast, mpsc, watch};
 use tower::ServiceExt;
 
+use super::state_tests::TIME;
 use crate::{
-    Answer, Context, NodeOrder, NodeRequest, SandboxChunk, SandboxError, SandboxReader, State, router,
+    Answer, Clock, Context, NodeOrder, NodeRequest, SandboxChunk, SandboxError, SandboxReader, State, router,
 };
 
 /// How many events a listener may lag behind.
@@ -83,6 +84,7 @@ impl Fixture {
             requests,
             nodes,
             events: events.clone(),
+            clock: Arc::new(StoppedClock),
             metrics,
             sandboxes: Arc::new(OneFile),
             masters: Arc::new(crate::LoneMaster::default()),
@@ -129,6 +131,7 @@ impl Fixture {
             requests,
             nodes,
             events: self.events.clone(),
+            clock: Arc::new(StoppedClock),
             metrics: prometheus::Registry::new(),
             sandboxes: Arc::new(OneFile),
             masters: Arc::new(crate::LoneMaster::default()),
@@ -226,6 +229,15 @@ pub(super) fn run(state: &mut State, id: &str, count: u16) {
     for number in 1..=count {
         let instance = instance(app, number, TaskState::Running);
         app.instances.insert(instance.task.clone(), Arc::new(instance));
+    }
+}
+
+/// A clock that says the same always, and not what the host's does.
+pub(super) struct StoppedClock;
+
+impl Clock for StoppedClock {
+    fn now(&self) -> Timestamp {
+        TIME
     }
 }
 

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 use mesonet_lb_plan::{EndpointId, Observed, Vantage, WeighedEndpoint, weigh};
-use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, ServiceKey, TaskId, TaskKey};
+use mesonet_model::{Agent, AgentId, AgentState, Revision, Service, ServiceKey, TaskId, TaskKey, Timestamp};
 use serde_json::{Value, json};
 
-use crate::api::{Api, allow, allow_get, now};
+use crate::api::{Api, allow, allow_get};
 use crate::call::Call;
 use crate::context::{NodeOrder, SandboxError, State};
 use crate::failure::Failure;
@@ -44,11 +44,11 @@ pub(crate) async fn route(api: &Api, call: &Call, path: &[&str]) -> Result<Respo
         ["services"] => {
             allow_get(call)?;
             let state = api.state()?;
-            let failures = failures(&state);
+            let (failures, time) = (failures(&state), api.now());
             let failures_of = |each: &Service| failures.get(&each.key).map_or(&[][..], Vec::as_slice);
             let services = state.cluster.services.values();
             let services: Vec<Value> =
-                services.map(|each| service(&state, each, failures_of(each))).collect();
+                services.map(|each| service(&state, each, failures_of(each), time)).collect();
             Ok(respond::ok(&json!({"revision": state.cluster.revision, "services": services})))
         }
         ["planes"] => {
@@ -110,14 +110,14 @@ fn failures(state: &State) -> BTreeMap<&ServiceKey, Vec<Value>> {
     failures
 }
 
-fn service(state: &State, service: &Service, failures: &[Value]) -> Value {
+fn service(state: &State, service: &Service, failures: &[Value], time: Timestamp) -> Value {
     let key = &service.key;
     let name = key.vip.allocation_name().map(|name| format!("{name}.{VIP_DOMAIN}"));
     let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
     let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
     // As the view of the whole cluster has it: what nodes see of connections and places is theirs.
     let nowhere = Vantage { node: AgentId::new("") };
-    let weighed = weigh(&state.cluster, service, &nowhere, &Observed::default(), now());
+    let weighed = weigh(&state.cluster, service, &nowhere, &Observed::default(), time);
     let endpoints: Vec<Value> = state
         .cluster
         .endpoints_of(key)

@@ -20,7 +20,7 @@ use crate::NodeOrder;
 
 use super::fixture::{Fixture, app, instance, run};
 
-const TIME: Timestamp = Timestamp::from_millis(1_795_208_400_000);
+pub(super) const TIME: Timestamp = Timestamp::from_millis(1_795_208_400_000);
 
 /// A deployment of an app in its second step.
 pub(super) fn deployment(id: &str) -> Deployment {
@@ -147,6 +147,11 @@ async fn the_queue_says_why_apps_wait() {
     assert_eq!(queue[0]["app"]["id"], "/web");
     assert_eq!((&queue[0]["count"], &queue[0]["since"]), (&json!(2), &json!("2026-11-20T21:00:00.000Z")));
     assert_eq!(queue[0]["delay"], json!({"timeLeftSeconds": 0, "overdue": true}));
+    let until = Some(TIME.plus(std::time::Duration::from_millis(89_500)));
+    let waiting = QueueEntry { backoff_until: until, ..queued() };
+    fixture.change(|state| app(state, "/web").queue = Some(Arc::new(waiting)));
+    let delayed = fixture.get("/v2/queue").await.json()["queue"][0]["delay"].clone();
+    assert_eq!(delayed, json!({"timeLeftSeconds": 90, "overdue": false}), "by the control plane's clock");
     assert_eq!(
         queue[0]["processedOffersSummary"],
         json!({
