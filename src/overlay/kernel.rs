@@ -14,6 +14,8 @@ use mesonet_netlink::{
 use mesonet_overlay_plan::{NodeOverlay, Outward, PlannedRoute, RouteScope, difference};
 use mesonet_overlay_wg::is_in_use;
 
+use super::inspect::in_words;
+
 /// The tunnel's network device.
 pub(super) const DEVICE: &str = "mesonet-wg";
 
@@ -70,20 +72,17 @@ pub fn wait_until_left() -> anyhow::Result<()> {
 /// Removes what an overlay leaves when its daemon ends.
 ///
 /// # Errors
-/// When the kernel refuses.
+/// When the kernel refuses something; the rest is removed.
 pub fn clean_up() -> anyhow::Result<()> {
     let mut kernel = Netlink::open()?;
-    for route in kernel.routes(MARK)? {
-        kernel.remove_route(&route, MARK)?;
+    let mut left = each(&kernel.routes(MARK)?, |route| kernel.remove_route(route, MARK));
+    left.extend(each(&kernel.rules(MARK)?, |rule| kernel.remove_rule(rule, MARK)));
+    left.extend(translate(&[]).err().map(Omission::refused));
+    left.extend(kernel.remove_link(DEVICE).err().map(Omission::refused));
+    if left.is_empty() {
+        return Ok(());
     }
-    for rule in kernel.rules(MARK)? {
-        kernel.remove_rule(&rule, MARK)?;
-    }
-    translate(&[])?;
-    match kernel.link(DEVICE)? {
-        Some(_) => kernel.remove_link(DEVICE).context("cannot remove the overlay's device"),
-        None => Ok(()),
-    }
+    bail!("a part of the overlay cannot be removed, {}", in_words(left.iter()).join("; "))
 }
 
 /// What this host cannot have, or has otherwise: the rest of the overlay is in effect without it.

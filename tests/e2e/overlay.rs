@@ -422,11 +422,13 @@ impl TableOwner {
         let mut owner =
             owner.arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("nft starts");
         let orders = owner.stdin.as_mut().expect("piped");
-        orders.write_all(b"add table inet mesonet { flags owner; }\n").expect("written");
+        let table = "add table inet mesonet { flags owner; }\nadd chain inet mesonet theirs\n\
+                     add rule inet mesonet theirs accept\n";
+        orders.write_all(table.as_bytes()).expect("written");
         let owner = Self(owner);
         eventually("the table is somebody else's", || {
-            let tables = shell(nodes, host, "nft list tables").success();
-            equal(&tables.trim(), &"table inet mesonet")
+            let theirs = shell(nodes, host, "nft list table inet mesonet").stdout;
+            if theirs.contains("accept") { Ok(()) } else { Err(theirs) }
         });
         owner
     }
@@ -493,6 +495,18 @@ fn what_the_kernel_refuses_takes_nothing_else_away_and_comes_once_it_is_let() {
         let told = log.lines().filter(|line| line.contains("does without a part") && line.contains(what));
         assert_eq!(told.count(), 1, "{what}: {log}");
     }
+
+    nodes.stop("n2", "net");
+    shell(&nodes, "n2", "nft delete table inet mesonet").success();
+    let owner = TableOwner::start(&nodes, "n2");
+    let (dir, program) = (nodes.host_dir("n2"), env!("CARGO_BIN_EXE_mesonet"));
+    let clean_up = format!("{program} net --cleanup --dir {dir} --bpffs {dir}");
+    let error = shell(&nodes, "n2", &clean_up).failure(1);
+    assert!(error.contains("cannot set the rules of mesonet"), "{error}");
+    let links = shell(&nodes, "n2", "ip -o link").success();
+    assert!(!links.contains("mesonet-wg"), "the rest is gone: {links}");
+    drop(owner);
+    shell(&nodes, "n2", &clean_up).success();
 }
 
 #[test]
