@@ -16,8 +16,8 @@ use std::mem;
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,8 +39,14 @@ const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 /// Connections at a time through one port. Each costs two threads with small stacks; further ones are closed at once.
 const CONNECTIONS_MAX: usize = 2048;
 
-/// Clients at a time that send datagrams to one port. What further ones send is dropped.
+/// Clients at a time that send datagrams to one port: addresses with ports, since many clients take a port for each
+/// question. Each costs a thread with a small stack and a socket. A further one takes the place of the client used
+/// longest ago, who is a new one with its next datagram.
 const CLIENTS_MAX: usize = 512;
+
+/// Threads at a time that pass on answers to clients of one port. Those of clients that have lost their places end at
+/// once; where they do not get round to it, the datagrams of new clients are lost.
+const ANSWERING_MAX: usize = 2 * CLIENTS_MAX;
 
 /// A client whose datagrams are not answered for so long is forgotten.
 const CLIENT_IDLE: Duration = Duration::from_secs(60);
@@ -238,63 +244,121 @@ fn copy(mut from: &TcpStream, mut to: &TcpStream) {
     }
 }
 
-type Clients = Arc<Mutex<HashMap<SocketAddr, Arc<UdpSocket>>>>;
-
 fn forward_datagrams(socket: &Arc<UdpSocket>, target: SocketAddr) {
-    let clients: Clients = Arc::default();
+    let clients = Arc::new(Clients::default());
     let mut buffer = vec![0; DATAGRAM_BYTES];
     loop {
-        let Ok((length, client)) = socket.recv_from(&mut buffer) else {
+        let Ok((length, from)) = socket.recv_from(&mut buffer) else {
             thread::sleep(RETRY);
             continue;
         };
-        if let Some(inner) = inner_socket(socket, &clients, client, target) {
+        if let Some(client) = clients.get_or_insert(from, socket, target) {
             // Datagrams may be lost, and the answer to one that nobody takes is an error on the next.
-            let _ = inner.send(&buffer[..length]);
+            let _ = client.inner.send(&buffer[..length]);
         }
     }
 }
 
-/// The socket that stands for a client towards the task.
-fn inner_socket(
-    socket: &Arc<UdpSocket>,
-    clients: &Clients,
-    client: SocketAddr,
-    target: SocketAddr,
-) -> Option<Arc<UdpSocket>> {
-    let mut known = clients.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(inner) = known.get(&client) {
-        return Some(Arc::clone(inner));
-    }
-    if known.len() >= CLIENTS_MAX {
-        return None;
-    }
-    let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
-    let inner = Arc::new(UdpSocket::bind((any, 0)).ok()?);
-    inner.connect(target).ok()?;
-    inner.set_read_timeout(Some(CLIENT_IDLE)).ok()?;
-    let (outer, own, all) = (Arc::clone(socket), Arc::clone(&inner), Arc::clone(clients));
-    let answer = move || {
-        answer_client(&outer, &own, client);
-        all.lock().unwrap_or_else(PoisonError::into_inner).remove(&client);
-    };
-    thread::Builder::new().stack_size(STACK_BYTES).spawn(answer).ok()?;
-    known.insert(client, Arc::clone(&inner));
-    Some(inner)
+/// The clients of one port.
+#[derive(Default)]
+struct Clients {
+    known: Mutex<HashMap<SocketAddr, Arc<Client>>>,
+    /// Datagrams in either direction so far: the time by which clients are used.
+    datagrams: AtomicU64,
+    /// Threads that pass on answers, those of clients included that have lost their places.
+    answering: Arc<AtomicUsize>,
 }
 
-/// Passes the task's answers to a client until there are none for a while.
-fn answer_client(outer: &UdpSocket, inner: &UdpSocket, client: SocketAddr) {
-    let mut buffer = vec![0; DATAGRAM_BYTES];
-    loop {
-        match inner.recv(&mut buffer) {
-            Ok(length) => {
-                let _ = outer.send_to(&buffer[..length], client);
+/// What stands for a client towards the task.
+struct Client {
+    inner: UdpSocket,
+    /// The last datagram from or to it.
+    used: AtomicU64,
+}
+
+impl Clients {
+    /// The client with an address. A new one gets a place, if need be that of the client used longest ago.
+    fn get_or_insert(
+        self: &Arc<Self>,
+        from: SocketAddr,
+        outer: &Arc<UdpSocket>,
+        target: SocketAddr,
+    ) -> Option<Arc<Client>> {
+        let mut known = self.known();
+        if let Some(client) = known.get(&from) {
+            self.note_use(client);
+            return Some(Arc::clone(client));
+        }
+        if known.len() >= CLIENTS_MAX {
+            let (oldest, _) = known.iter().min_by_key(|(_, client)| client.used.load(Ordering::Relaxed))?;
+            let oldest = *oldest;
+            // Its thread passes on the answers that are there, and finds out.
+            let _ = rustix::net::shutdown(&known.remove(&oldest)?.inner, rustix::net::Shutdown::Read);
+        }
+        if self.answering.load(Ordering::Relaxed) >= ANSWERING_MAX {
+            return None;
+        }
+        let client = Arc::new(Client::connect(target).ok()?);
+        self.note_use(&client);
+        self.answering.fetch_add(1, Ordering::Relaxed);
+        let counted = Counted(Arc::clone(&self.answering));
+        let (outer, own, all) = (Arc::clone(outer), Arc::clone(&client), Arc::clone(self));
+        let answer = move || {
+            let _counted = counted;
+            all.answer(from, &own, &outer);
+            all.remove(from, &own);
+        };
+        thread::Builder::new().stack_size(STACK_BYTES).spawn(answer).ok()?;
+        known.insert(from, Arc::clone(&client));
+        Some(client)
+    }
+
+    /// Passes the task's answers to a client until there are none for a while, or somebody else has its place.
+    fn answer(&self, from: SocketAddr, client: &Arc<Client>, outer: &UdpSocket) {
+        let mut buffer = vec![0; DATAGRAM_BYTES];
+        loop {
+            match client.inner.recv(&mut buffer) {
+                // Either an empty datagram, or there will be no more.
+                Ok(0) if !self.holds_place(from, client) => return,
+                Ok(length) => {
+                    self.note_use(client);
+                    let _ = outer.send_to(&buffer[..length], from);
+                }
+                // The task does not listen yet, or not any more.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+                Err(_) => return,
             }
-            // The task does not listen yet, or not any more.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
-            Err(_) => return,
         }
+    }
+
+    fn note_use(&self, client: &Client) {
+        client.used.store(self.datagrams.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn holds_place(&self, from: SocketAddr, client: &Arc<Client>) -> bool {
+        self.known().get(&from).is_some_and(|known| Arc::ptr_eq(known, client))
+    }
+
+    /// Forgets a client, unless it has lost its place and come back as another one.
+    fn remove(&self, from: SocketAddr, client: &Arc<Client>) {
+        let mut known = self.known();
+        if known.get(&from).is_some_and(|known| Arc::ptr_eq(known, client)) {
+            known.remove(&from);
+        }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Client>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Client {
+    fn connect(target: SocketAddr) -> io::Result<Self> {
+        let any: IpAddr = if target.is_ipv4() { [0; 4].into() } else { [0_u16; 8].into() };
+        let inner = UdpSocket::bind((any, 0))?;
+        inner.connect(target)?;
+        inner.set_read_timeout(Some(CLIENT_IDLE))?;
+        Ok(Self { inner, used: AtomicU64::default() })
     }
 }
 
@@ -326,5 +390,53 @@ mod tests {
         assert!(sockopt::socket_keepalive(&seen).expect("option"));
         assert_eq!(sockopt::tcp_keepidle(&seen).expect("option"), KEEPALIVE_IDLE);
         assert_eq!(sockopt::tcp_keepintvl(&seen).expect("option"), KEEPALIVE_INTERVAL);
+    }
+
+    /// Where the task sees a client. Datagrams may be lost, so it asks until there is an answer to a question.
+    fn seen_by_task(client: &UdpSocket, port: SocketAddr, question: u64) -> SocketAddr {
+        client.set_read_timeout(Some(Duration::from_millis(200))).expect("sets");
+        // A place that is only left for want of use would be free then.
+        let deadline = Instant::now() + CLIENT_IDLE / 2;
+        let mut buffer = [0; 64];
+        loop {
+            client.send_to(question.to_string().as_bytes(), port).expect("sends");
+            let length = client.recv(&mut buffer).unwrap_or(0);
+            let answer = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if let Some(seen) = answer.strip_prefix(&format!("{question} ")) {
+                return seen.parse().expect("address");
+            }
+            assert!(Instant::now() < deadline, "no answer for {client:?}");
+        }
+    }
+
+    #[test]
+    fn a_new_client_takes_the_place_of_the_one_used_longest_ago() {
+        let task = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let target = task.local_addr().expect("address");
+        thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while let Ok((length, from)) = task.recv_from(&mut buffer) {
+                let question = String::from_utf8_lossy(&buffer[..length]);
+                let _ = task.send_to(format!("{question} {from}").as_bytes(), from);
+            }
+        });
+        let outer = UdpSocket::bind("127.0.0.1:0").expect("binds");
+        let port = outer.local_addr().expect("address");
+        thread::spawn(move || forward_datagrams(&Arc::new(outer), target));
+
+        let client = |number: usize| {
+            let address = [127, 1, (number / 250) as u8, (number % 250 + 1) as u8];
+            UdpSocket::bind(SocketAddr::from((address, 0))).expect("binds")
+        };
+        let (idle, busy) = (client(0), client(1));
+        let mut questions = 0..;
+        let mut seen = |client: &UdpSocket| seen_by_task(client, port, questions.next().expect("a number"));
+        let (idle_before, busy_before) = (seen(&idle), seen(&busy));
+        for number in 2..=CLIENTS_MAX {
+            seen(&client(number));
+            assert_eq!(seen(&busy), busy_before, "it keeps its place, which it uses");
+        }
+        assert_ne!(seen(&idle), idle_before, "it had lost its place");
+        assert_eq!(seen(&busy), busy_before);
     }
 }
