@@ -4,8 +4,10 @@
 //! `memory.max`, and `cgroup.kill` even without controllers), and `cpu` and `memory` of version 1 where they are
 //! mounted. As in Mesos, cpus are shares and not a ceiling, and memory is a ceiling.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -46,8 +48,7 @@ impl Hierarchies {
             CgroupMode::Below(parent) => vec![parent.clone()],
             CgroupMode::Auto => own_groups().unwrap_or_default(),
         };
-        let parents: Vec<PathBuf> = candidates.iter().filter_map(|own| prepare(own).ok()).collect();
-        let found = Self { parents };
+        let found = Self::below(&candidates);
         let limits_memory = found.has(&["memory.max", "memory.limit_in_bytes"]);
         let limits_cpus = found.has(&["cpu.weight", "cpu.shares"]);
         match mode {
@@ -63,6 +64,16 @@ impl Hierarchies {
             ),
         }
         found
+    }
+
+    /// Those of some groups in which the agent may make groups, each once: a hierarchy may be mounted at several places.
+    fn below(groups: &[PathBuf]) -> Self {
+        let mut known = BTreeSet::new();
+        let mut is_new = |parent: &PathBuf| {
+            fs::metadata(parent).is_ok_and(|parent| known.insert((parent.dev(), parent.ino())))
+        };
+        let parents = groups.iter().filter_map(|own| prepare(own).ok()).filter(|parent| is_new(parent));
+        Self { parents: parents.collect() }
     }
 
     /// Whether tasks' groups have one of the files. Every group but the root has the files of its controllers, and
@@ -253,6 +264,18 @@ mod tests {
         assert_eq!(left(), names);
         hierarchies.sweep(SystemTime::now() + ABANDONED_AFTER);
         assert_eq!(left(), names[1..]);
+    }
+
+    #[test]
+    fn a_hierarchy_that_is_mounted_twice_gets_each_group_once() {
+        let mounts = tempfile::tempdir().expect("a directory");
+        let [first, second] = ["first", "second"].map(|name| mounts.path().join(name));
+        fs::create_dir(&first).expect("made");
+        std::os::unix::fs::symlink(&first, &second).expect("linked");
+        let hierarchies = Hierarchies::below(&[first.clone(), second]);
+        let container = Uuid::from_u128(7);
+        let groups = hierarchies.create(container, &Resources::default()).expect("makes groups");
+        assert_eq!(groups, [first.join(PARENT).join(container.to_string())]);
     }
 
     #[test]
