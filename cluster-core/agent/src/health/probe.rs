@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Empty};
-use hyper::body::{Body as _, Bytes};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{ACCEPT, CONNECTION, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
@@ -42,6 +42,9 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// What is read of an answer's body, so that the server can end it in order. Only the status counts.
 const BODY_BYTES_MAX: u64 = 64 << 10;
+
+/// How long a body is read of which nothing is kept. Most are there with the head, and some never end.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
 
 /// What servers are told of who asks.
 const PRODUCT: &str = concat!("mesonet/", env!("CARGO_PKG_VERSION"));
@@ -112,6 +115,7 @@ impl Probes {
     /// Probes an address, as soon as it may. Commands have no address: they find nothing here.
     pub(super) async fn probe(&self, probe: &HealthProbe, address: IpAddr, limit: Duration) -> Outcome {
         let _permit = self.network.acquire().await.expect("BUG: the semaphore is never closed");
+        let (informed, mut answer) = (Arc::new(AtomicBool::new(false)), None);
         let probing = async {
             match probe {
                 HealthProbe::Tcp { port } => {
@@ -119,17 +123,23 @@ impl Probes {
                 }
                 HealthProbe::Http { port, path, tls, ignore_informational } => {
                     let to = SocketAddr::new(address, *port);
-                    let response = self.ask(to, path, *tls, 0).await?;
-                    judge(to, response.status, *ignore_informational)
+                    let head = answer.insert(self.ask(to, path, *tls, &informed).await?);
+                    judge(to, head.status, *ignore_informational)
                 }
                 HealthProbe::Command { .. } => Ok(Outcome::Nothing),
             }
         };
         let done = within(limit, probing).await;
+        if let Some(answer) = answer {
+            answer.drain().await;
+        }
         let lacking = done.as_ref().and_then(|done| done.as_ref().err()).filter(|error| error.is_of_agent());
         self.note_lack(lacking);
+        let is_ignored = matches!(probe, HealthProbe::Http { ignore_informational: true, .. })
+            && informed.load(Ordering::Relaxed);
         match done {
             Some(Ok(outcome)) => outcome,
+            Some(Err(ProbeError::Http { .. })) | None if is_ignored => Outcome::Nothing,
             Some(Err(error)) if error.is_of_agent() => Outcome::Nothing,
             Some(Err(error)) => Outcome::Failure(checkpoint::in_full(&error)),
             None => Outcome::Failure(lateness(limit)),
@@ -148,37 +158,79 @@ impl Probes {
     /// Asks whether a task at an address is ready, as soon as that may be done.
     pub(super) async fn ask_readiness(&self, check: &ReadinessCheck, address: IpAddr) -> Answer {
         let _permit = self.network.acquire().await.expect("BUG: the semaphore is never closed");
-        // One byte more than is kept shows that there is more.
-        let kept = if check.keeps_response { readiness::BODY_BYTES_MAX + 1 } else { 0 };
-        let asking = self.ask(SocketAddr::new(address, check.port), &check.path, check.tls, kept);
-        match within(check.timeout, asking).await {
-            Some(Ok(Response { status, content_type, body })) => {
-                Answer::Response { status: status.as_u16(), content_type, body }
-            }
+        let mut unread = None;
+        let asking = async {
+            let to = SocketAddr::new(address, check.port);
+            let answer = self.ask(to, &check.path, check.tls, &Arc::default()).await?;
+            let (status, content_type) = (answer.status.as_u16(), answer.content_type.clone());
+            let body = if check.keeps_response {
+                // One byte more than is kept shows that there is more.
+                answer.body(readiness::BODY_BYTES_MAX + 1).await
+            } else {
+                unread = Some(answer);
+                Vec::new()
+            };
+            Ok::<_, ProbeError>(Answer::Response { status, content_type, body })
+        };
+        let done = within(check.timeout, asking).await;
+        if let Some(answer) = unread {
+            answer.drain().await;
+        }
+        match done {
+            Some(Ok(answer)) => answer,
             Some(Err(error)) => Answer::Failure(checkpoint::in_full(&error)),
             None => Answer::Failure(lateness(check.timeout)),
         }
     }
 
-    /// Asks, and keeps so many bytes of the answer's body.
-    async fn ask(&self, to: SocketAddr, path: &str, tls: bool, kept: usize) -> Result<Response, ProbeError> {
+    /// Asks, and notes whether there are informational answers before the final one.
+    async fn ask(
+        &self,
+        to: SocketAddr,
+        path: &str,
+        tls: bool,
+        informed: &Arc<AtomicBool>,
+    ) -> Result<Response, ProbeError> {
         let stream = connect(to).await?;
         if !tls {
-            return exchange(stream, to, path, kept).await;
+            return exchange(stream, to, path, informed).await;
         }
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let stream = connector.connect(ServerName::from(to.ip()), stream).await;
-        exchange(stream.map_err(|source| ProbeError::Tls { to, source })?, to, path, kept).await
+        exchange(stream.map_err(|source| ProbeError::Tls { to, source })?, to, path, informed).await
     }
 }
 
-/// An answer.
+/// An answer whose head is there.
 struct Response {
     status: StatusCode,
     /// The media type without its parameters; empty if it is not given.
     content_type: String,
-    /// The beginning of the body.
-    body: Vec<u8>,
+    body: Incoming,
+    _connection: Connection,
+}
+
+impl Response {
+    /// Reads the body, and keeps so many bytes of its beginning.
+    async fn body(mut self, kept: usize) -> Vec<u8> {
+        let mut beginning = Vec::new();
+        let mut left = BODY_BYTES_MAX;
+        while !self.body.is_end_stream() && left > 0 {
+            // A body that breaks off has nothing to do with the status.
+            let Some(Ok(frame)) = self.body.frame().await else { break };
+            let data = frame.data_ref().map_or(&[][..], |data| data);
+            left = left.saturating_sub(data.len().max(1) as u64);
+            let room = kept.saturating_sub(beginning.len()).min(data.len());
+            beginning.extend_from_slice(&data[..room]);
+        }
+        beginning
+    }
+
+    /// Reads the body and keeps nothing of it.
+    async fn drain(self) {
+        // What takes longer is closed.
+        let _ = tokio::time::timeout(DRAIN_LIMIT, self.body(0)).await;
+    }
 }
 
 fn lateness(limit: Duration) -> String {
@@ -195,39 +247,35 @@ async fn connect(to: SocketAddr) -> Result<TcpStream, ProbeError> {
     }
 }
 
-async fn exchange<S>(stream: S, to: SocketAddr, path: &str, kept: usize) -> Result<Response, ProbeError>
+async fn exchange<S>(
+    stream: S,
+    to: SocketAddr,
+    path: &str,
+    informed: &Arc<AtomicBool>,
+) -> Result<Response, ProbeError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let failed = |source| ProbeError::Http { to, source };
     let slash = if path.starts_with('/') { "" } else { "/" };
-    let request = Request::get(format!("{slash}{path}"))
+    let mut request = Request::get(format!("{slash}{path}"))
         .header(HOST, to.to_string())
         .header(USER_AGENT, PRODUCT)
         .header(ACCEPT, "*/*")
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|source| ProbeError::Path { path: path.to_owned(), source })?;
+    let informed = Arc::clone(informed);
+    hyper::ext::on_informational(&mut request, move |_| informed.store(true, Ordering::Relaxed));
     let mut builder = http1::Builder::new();
     let handshake = builder.max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream));
     let (mut sender, connection) = handshake.await.map_err(failed)?;
-    let _connection = Connection(tokio::spawn(connection).abort_handle());
+    let connection = Connection(tokio::spawn(connection).abort_handle());
     let answer = sender.send_request(request).await.map_err(failed)?;
     let content_type = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let media_type = content_type.and_then(|value| value.split(';').next()).unwrap_or_default();
-    let mut response =
-        Response { status: answer.status(), content_type: media_type.trim().to_owned(), body: Vec::new() };
-    let mut body = answer.into_body();
-    let mut left = BODY_BYTES_MAX;
-    while !body.is_end_stream() && left > 0 {
-        // A body that breaks off has nothing to do with the status.
-        let Some(Ok(frame)) = body.frame().await else { break };
-        let data = frame.data_ref().map_or(&[][..], |data| data);
-        left = left.saturating_sub(data.len().max(1) as u64);
-        let room = kept.saturating_sub(response.body.len()).min(data.len());
-        response.body.extend_from_slice(&data[..room]);
-    }
-    Ok(response)
+    let (status, content_type) = (answer.status(), media_type.trim().to_owned());
+    Ok(Response { status, content_type, body: answer.into_body(), _connection: connection })
 }
 
 fn judge(to: SocketAddr, status: StatusCode, ignore_informational: bool) -> Result<Outcome, ProbeError> {
@@ -289,6 +337,9 @@ impl ServerCertVerifier for AnyCertificate {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::sync::mpsc;
+
     use super::*;
 
     #[test]
@@ -303,5 +354,77 @@ mod tests {
         {
             assert!(!is_of_agent(error), "{error}");
         }
+    }
+
+    /// Answers the first request so, and keeps the connection open as long as the sender is there.
+    fn serve(answer: &'static str) -> (u16, mpsc::Sender<()>) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listens");
+        let port = listener.local_addr().expect("address").port();
+        let (sender, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accepts");
+            let mut asked = Vec::new();
+            while !asked.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("a request");
+                asked.extend(byte);
+            }
+            stream.write_all(answer.as_bytes()).expect("answers");
+            // Ends when the test has dropped its end.
+            let _ = end.recv();
+        });
+        (port, sender)
+    }
+
+    async fn probe(port: u16, ignore_informational: bool, limit: Duration) -> Outcome {
+        let probe = HealthProbe::Http { port, path: "/".to_owned(), tls: false, ignore_informational };
+        Probes::new().probe(&probe, [127, 0, 0, 1].into(), limit).await
+    }
+
+    /// Longer than an answer takes on a busy machine.
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
+    async fn a_body_that_does_not_end_is_not_waited_for() {
+        let events = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: first\n\n";
+        let (port, _open) = serve(events);
+        assert_eq!(probe(port, false, LONG).await, Outcome::Success);
+        let (port, _open) = serve(events);
+        let check = ReadinessCheck {
+            port,
+            path: "/".to_owned(),
+            tls: false,
+            interval: LONG,
+            timeout: LONG,
+            ready_statuses: vec![200],
+            keeps_response: false,
+        };
+        let expected =
+            Answer::Response { status: 200, content_type: "text/event-stream".to_owned(), body: Vec::new() };
+        assert_eq!(Probes::new().ask_readiness(&check, [127, 0, 0, 1].into()).await, expected);
+    }
+
+    #[tokio::test]
+    async fn an_informational_answer_without_a_final_one_is_no_result_if_asked_for() {
+        const HINTS: &str = "HTTP/1.1 103 Early Hints\r\n\r\n";
+        let (port, open) = serve(HINTS);
+        drop(open);
+        assert_eq!(probe(port, true, LONG).await, Outcome::Nothing);
+        let (port, open) = serve(HINTS);
+        drop(open);
+        assert!(matches!(probe(port, false, LONG).await, Outcome::Failure(_)));
+
+        // A final answer that does not come. On a busy machine the first one may be late, too.
+        let mut outcomes = Vec::new();
+        while outcomes.last() != Some(&Outcome::Nothing) && outcomes.len() < 20 {
+            let (port, _open) = serve(HINTS);
+            outcomes.push(probe(port, true, Duration::from_secs(1)).await);
+        }
+        assert_eq!(outcomes.last(), Some(&Outcome::Nothing));
+
+        // A final answer counts.
+        let (port, _open) = serve("HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 503 Not now\r\n\r\n");
+        let expected = format!("127.0.0.1:{port} answers with status 503 Service Unavailable");
+        assert_eq!(probe(port, true, LONG).await, Outcome::Failure(expected));
     }
 }
