@@ -14,6 +14,7 @@ mod command_checks;
 mod control;
 mod forward;
 mod main_process;
+mod name_server;
 mod network;
 mod offspring;
 mod output;

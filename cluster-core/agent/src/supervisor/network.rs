@@ -4,7 +4,6 @@
 //! exactly as long as something of the task does, whatever becomes of the agent, and nothing is left to be cleared up:
 //! the kernel removes the interfaces with the namespace. The control socket is a file and goes on to work.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -14,12 +13,10 @@ use rustix::thread::UnshareFlags;
 use thiserror::Error;
 
 use super::forward::{self, ForwardError, Forwarding};
-use crate::container_network::{ContainerNetwork, inside_name, port_name};
+use super::name_server::NameServer;
+use crate::container_network::{inside_name, port_name};
 use crate::interfaces::{self, InterfaceError, Names};
 use crate::protocol::Launch;
-
-/// What programs ask for the name server.
-const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The task's interfaces cannot be made.
 #[derive(Debug, Error)]
@@ -36,10 +33,18 @@ pub(super) enum NetworkError {
     Forward(#[from] ForwardError),
 }
 
+/// What is to be kept going for a task with interfaces of its own.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    /// What leads from ports of the node to the task.
+    pub(super) forwarding: Option<Forwarding>,
+    pub(super) name_server: Option<NameServer>,
+}
+
 /// Moves this process into namespaces with the interfaces of a launch; does nothing on the host's network. `directory`
-/// is the task's checkpoint. What leads from ports of the node to the task, if anything does.
-pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<Option<Forwarding>, NetworkError> {
-    let Some(network) = &launch.network else { return Ok(None) };
+/// is the task's checkpoint.
+pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<Kept, NetworkError> {
+    let Some(network) = &launch.network else { return Ok(Kept::default()) };
     let mut host = Netlink::open()?;
     let bridges: Vec<Link> = network
         .interfaces
@@ -50,7 +55,10 @@ pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<Option<Forward
     // SAFETY: this process has one thread, and what is unshared are namespaces, not the table of descriptors.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET | UnshareFlags::NEWNS) }
         .map_err(|error| NetworkError::Namespaces { source: error.into() })?;
-    name_server(network, directory)?;
+    let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", propagation)
+        .map_err(|error| NetworkError::Namespaces { source: error.into() })?;
+    let name_server = NameServer::put_in_place(network, directory)?;
     let mut own = Netlink::open()?;
     interfaces::turn_on(&mut own, "lo")?;
     for (index, (interface, bridge)) in network.interfaces.iter().zip(&bridges).enumerate() {
@@ -58,24 +66,5 @@ pub(super) fn set_up(launch: &Launch, directory: &Path) -> Result<Option<Forward
         let names = Names { port: &name, inside: &inside_name(index) };
         interfaces::connect(&mut host, &mut own, interface, bridge, names, &network.default_gateways(index))?;
     }
-    Ok(forwarding)
-}
-
-/// Makes the task ask the node's name server, by a file that only this mount namespace has in its place.
-fn name_server(network: &ContainerNetwork, directory: &Path) -> Result<(), NetworkError> {
-    let failed = |action, path: &Path| {
-        let path = path.to_path_buf();
-        move |source: io::Error| NetworkError::File { action, path, source }
-    };
-    let propagation = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    rustix::mount::mount_change("/", propagation)
-        .map_err(|error| NetworkError::Namespaces { source: error.into() })?;
-    let own = directory.join("resolv.conf");
-    fs::write(&own, format!("nameserver {}\n", network.name_server)).map_err(failed("write", &own))?;
-    let place = Path::new(RESOLV_CONF);
-    if !place.exists() {
-        // Programs ask the name server on their own host then, and there is none in the namespace.
-        return Ok(());
-    }
-    rustix::mount::mount_bind(&own, place).map_err(|error| failed("mount over", place)(error.into()))
+    Ok(Kept { forwarding, name_server: Some(name_server) })
 }

@@ -16,6 +16,8 @@ use super::command_checks::CommandChecks;
 use super::control::Control;
 use super::forward::Forwarding;
 use super::main_process::{self, MainProcess, StartTaskError};
+use super::name_server::NameServer;
+use super::network::Kept;
 use super::output::Pump;
 use super::signals::Signals;
 use super::{network, offspring};
@@ -98,11 +100,21 @@ struct Supervisor {
     checks: CommandChecks,
     /// What leads from ports of the node to the task.
     forwarding: Option<Forwarding>,
+    /// Of a task with a network of its own.
+    name_server: Option<NameServer>,
     phase: Phase,
     /// When the grace of a kill ends.
     kill_at: Option<Instant>,
     /// Since when nothing that is left may be killed.
     unkillable_since: Option<Instant>,
+}
+
+/// What a wait has ended with.
+struct Ready {
+    /// Which of the outputs have something.
+    outputs: Vec<bool>,
+    /// Whether the mounts of the namespace have changed.
+    mounts: bool,
 }
 
 #[derive(Debug)]
@@ -121,7 +133,7 @@ impl Supervisor {
     fn start(directory: PathBuf, launch: Launch, signals: Signals, control: Control) -> Self {
         let started = network::set_up(&launch, &directory)
             .map_err(StartTaskError::Network)
-            .and_then(|forwarding| Ok((main_process::start(&launch)?, forwarding)));
+            .and_then(|kept| Ok((main_process::start(&launch)?, kept)));
         let mut supervisor = Self {
             directory,
             launch,
@@ -130,12 +142,14 @@ impl Supervisor {
             outputs: Vec::new(),
             checks: CommandChecks::default(),
             forwarding: None,
+            name_server: None,
             phase: Phase::Recorded,
             kill_at: None,
             unkillable_since: None,
         };
         match started {
-            Ok((MainProcess { pid, outputs }, forwarding)) => {
+            Ok((MainProcess { pid, outputs }, Kept { forwarding, name_server })) => {
+                supervisor.name_server = name_server;
                 supervisor.outputs = outputs;
                 supervisor.forwarding = forwarding;
                 supervisor.phase = Phase::Running { main: pid };
@@ -151,7 +165,7 @@ impl Supervisor {
 
     /// Waits for something to happen and deals with it. A kill goes first, output last.
     fn turn(&mut self) {
-        let ready = self.wait();
+        let Ready { outputs: ready, mounts } = self.wait();
         self.signals.clear();
         let state = self.state();
         self.control.accept(state.as_ref());
@@ -162,6 +176,11 @@ impl Supervisor {
             self.handle(&Request::Kill { grace_millis: ABANDONED_GRACE_MILLIS });
         }
         self.look_after_processes();
+        if let Some(name_server) = &mut self.name_server
+            && (mounts || name_server.next_wake().is_some_and(|wake| wake <= Instant::now()))
+        {
+            name_server.keep_in_place();
+        }
         let mut index = 0;
         self.outputs.retain_mut(|output| {
             index += 1;
@@ -170,13 +189,14 @@ impl Supervisor {
         self.record();
     }
 
-    /// Says which of the outputs have something.
-    fn wait(&self) -> Vec<bool> {
+    /// Waits until something is ready, or something is due.
+    fn wait(&self) -> Ready {
         let others = std::iter::once(self.signals.as_fd()).chain(self.control.descriptors());
         let outputs = self.outputs.iter().map(|output| output.as_fd());
         let mut descriptors: Vec<PollFd<'_>> = outputs
             .chain(others)
             .map(|descriptor: BorrowedFd<'_>| PollFd::from_borrowed_fd(descriptor, PollFlags::IN))
+            .chain(self.name_server.iter().map(|each| PollFd::new(each, PollFlags::PRI)))
             .collect();
         let timeout = self.next_wake().map(|wake| {
             // Rounded up, since waking too early means waking twice.
@@ -188,14 +208,20 @@ impl Supervisor {
         });
         // An interrupted wait looks at everything, as any other does.
         let _ = rustix::event::poll(&mut descriptors, timeout.as_ref());
-        descriptors.iter().take(self.outputs.len()).map(|polled| !polled.revents().is_empty()).collect()
+        let mut ready = descriptors.iter().map(|polled| !polled.revents().is_empty());
+        Ready {
+            outputs: ready.by_ref().take(self.outputs.len()).collect(),
+            mounts: self.name_server.is_some() && ready.next_back().unwrap_or(false),
+        }
     }
 
     fn next_wake(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Running { .. } => {
                 let forwarding = self.forwarding.as_ref().and_then(Forwarding::next_wake);
-                self.kill_at.into_iter().chain(self.checks.next_wake()).chain(forwarding).min()
+                let name_server = self.name_server.as_ref().and_then(NameServer::next_wake);
+                let others = self.checks.next_wake().into_iter().chain(forwarding).chain(name_server);
+                self.kill_at.into_iter().chain(others).min()
             }
             Phase::Ending { .. } => Some(Instant::now() + ENDING_TICK),
             Phase::Ended { retry_at, .. } => Some(*retry_at),

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use mesonet_model::{
     AgentCommand, Attachment, PortForward, Protocol, StatusReason, TaskNetworking, TaskSpec, TaskState,
 };
 use mesonet_netlink::{Netlink, set_switch, switch};
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::Case;
@@ -36,6 +37,9 @@ pub const ALL: &[Case] = &[
     }),
     ("an_interface_that_somebody_removes_or_turns_off_is_put_back", Some("needs root"), || {
         in_namespace(an_interface_that_somebody_removes_or_turns_off_is_put_back)
+    }),
+    ("a_task_keeps_its_name_server_when_the_host_changes_its_own", Some("needs root"), || {
+        in_namespace(a_task_keeps_its_name_server_when_the_host_changes_its_own)
     }),
     ("a_network_on_an_address_of_the_host_is_refused", Some("needs root"), || {
         in_namespace(a_network_on_an_address_of_the_host_is_refused)
@@ -311,6 +315,58 @@ fn an_interface_that_somebody_removes_or_turns_off_is_put_back() {
     assert_eq!(greeting([9, 0, 7, 2].into(), 8080), "9.0.7.2", "after its return");
     node.kill(&greeter);
     node.until(&greeter, TaskState::Killed);
+}
+
+fn a_task_keeps_its_name_server_when_the_host_changes_its_own() {
+    // The host's /etc as this thread and what it starts see it.
+    let etc = directory();
+    // SAFETY: what is unshared is the mount namespace, not the table of descriptors.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNS) }.expect("unshares");
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("private");
+    mount_bind(etc.path(), "/etc").expect("mounts");
+    let place = Path::new("/etc/resolv.conf");
+    let [new, elsewhere] = ["new", "elsewhere"].map(|name| Path::new("/etc").join(name));
+    let host_asks = |expected: &str| {
+        assert_eq!(std::fs::read_to_string(place).ok().as_deref(), Some(expected), "the host's own file");
+    };
+    std::fs::write(&elsewhere, "nameserver 192.0.2.1\n").expect("written");
+
+    let directory = directory();
+    let mut node = Node::start(directory.path());
+    let mut sleeper = in_networks("sleeper", &[], &[DUAL]);
+    sleeper.command = shell("sleeper", "exec sleep 1000").command;
+    node.launch(&sleeper);
+    node.until(&sleeper, TaskState::Running);
+    let seen = format!("/proc/{}/root/etc/resolv.conf", node.supervisor(&sleeper));
+    let task_asks_its_own = |after: &str| {
+        wait_for(after, || {
+            let text = std::fs::read_to_string(&seen).ok();
+            text.filter(|text| text == "nameserver 198.51.100.1\n")
+        });
+    };
+    std::fs::write(place, "nameserver 192.0.2.2\n").expect("written");
+    host_asks("nameserver 192.0.2.2\n");
+    task_asks_its_own("a file where there was none");
+    for text in ["nameserver 192.0.2.3\n", "nameserver 192.0.2.4\n"] {
+        std::fs::write(&new, text).expect("written");
+        std::fs::rename(&new, place).expect("replaced");
+        host_asks(text);
+        task_asks_its_own("another file");
+    }
+    std::os::unix::fs::symlink(&elsewhere, &new).expect("linked");
+    std::fs::rename(&new, place).expect("replaced");
+    host_asks("nameserver 192.0.2.1\n");
+    task_asks_its_own("a link");
+    std::fs::write(&new, "nameserver 192.0.2.5\n").expect("written");
+    std::fs::rename(&new, &elsewhere).expect("replaced");
+    host_asks("nameserver 192.0.2.5\n");
+    task_asks_its_own("another target of the link");
+    std::fs::write(&new, "nameserver 192.0.2.6\n").expect("written");
+    std::fs::rename(&new, place).expect("replaced");
+    host_asks("nameserver 192.0.2.6\n");
+    task_asks_its_own("a file in the place of a link");
+    node.kill(&sleeper);
+    node.until(&sleeper, TaskState::Killed);
 }
 
 fn a_network_on_an_address_of_the_host_is_refused() {
