@@ -31,6 +31,10 @@ use crate::protocol::{Event, Exit, ExitCause, Launch, Request};
 /// children that were missed while they came and went.
 const ENDING_TICK: Duration = Duration::from_millis(20);
 
+/// How often a main process that SIGKILL does not end is killed again. Its end is signalled; this is for what it may have
+/// in its group since.
+const KILL_INTERVAL: Duration = Duration::from_secs(1);
+
 /// From SIGTERM to SIGKILL when the agent has died and the task is to end with it.
 const ABANDONED_GRACE_MILLIS: u64 = 2000;
 
@@ -105,6 +109,8 @@ struct Supervisor {
     phase: Phase,
     /// When the grace of a kill ends.
     kill_at: Option<Instant>,
+    /// When the main process was killed last after that.
+    killed_at: Option<Instant>,
     /// Since when nothing that is left may be killed.
     unkillable_since: Option<Instant>,
 }
@@ -145,6 +151,7 @@ impl Supervisor {
             name_server: None,
             phase: Phase::Recorded,
             kill_at: None,
+            killed_at: None,
             unkillable_since: None,
         };
         match started {
@@ -221,7 +228,7 @@ impl Supervisor {
                 let forwarding = self.forwarding.as_ref().and_then(Forwarding::next_wake);
                 let name_server = self.name_server.as_ref().and_then(NameServer::next_wake);
                 let others = self.checks.next_wake().into_iter().chain(forwarding).chain(name_server);
-                self.kill_at.into_iter().chain(others).min()
+                next_kill(self.kill_at, self.killed_at).into_iter().chain(others).min()
             }
             Phase::Ending { .. } => Some(Instant::now() + ENDING_TICK),
             Phase::Ended { retry_at, .. } => Some(*retry_at),
@@ -273,6 +280,7 @@ impl Supervisor {
                 // The group is killed while its leader is not yet reaped and its number cannot mean another one.
                 if grace_is_over || (!is_in_grace && offspring::has_ended(main)) {
                     offspring::signal_group(main, Signal::KILL);
+                    self.killed_at = grace_is_over.then(Instant::now);
                 }
                 let late = self.checks.end_late(Instant::now());
                 let reaped = offspring::reap(main);
@@ -359,5 +367,28 @@ impl Supervisor {
         } else if let Phase::Ended { retry_at, .. } = &mut self.phase {
             *retry_at = Instant::now() + RECORD_RETRY;
         }
+    }
+}
+
+/// When the main process is to be killed, the end of whose grace and whose last kill are given.
+fn next_kill(kill_at: Option<Instant>, killed_at: Option<Instant>) -> Option<Instant> {
+    killed_at.map(|last| last + KILL_INTERVAL).or(kill_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_does_not_end_is_killed_after_the_grace_and_then_once_a_second() {
+        let asked = Instant::now();
+        let kill_at = asked + Duration::from_secs(20);
+        assert_eq!(next_kill(None, None), None);
+        let mut killed_at = None;
+        let kills = std::iter::from_fn(|| {
+            killed_at = next_kill(Some(kill_at), killed_at);
+            killed_at.map(|at| (at - asked).as_secs())
+        });
+        assert_eq!(kills.take(4).collect::<Vec<_>>(), [20, 21, 22, 23]);
     }
 }
