@@ -16,7 +16,7 @@ use rustix::fs::Access;
 use uuid::Uuid;
 
 use crate::CgroupMode;
-use crate::checkpoint::FileError;
+use crate::checkpoint::{self, FileError};
 
 /// The parent of the tasks' groups, below the agent's own group.
 const PARENT: &str = "mesonet";
@@ -48,7 +48,7 @@ impl Hierarchies {
             CgroupMode::Below(parent) => vec![parent.clone()],
             CgroupMode::Auto => own_groups().unwrap_or_default(),
         };
-        let found = Self::below(&candidates);
+        let (found, refusals) = Self::below(&candidates);
         let limits_memory = found.has(&["memory.max", "memory.limit_in_bytes"]);
         let limits_cpus = found.has(&["cpu.weight", "cpu.shares"]);
         match mode {
@@ -60,6 +60,7 @@ impl Hierarchies {
                 limits_memory,
                 limits_cpus,
                 groups = ?found.parents,
+                refusals = ?refusals.iter().map(|error| checkpoint::in_full(error)).collect::<Vec<_>>(),
                 "Tasks are not fully limited: the agent may not use the control groups that this takes"
             ),
         }
@@ -67,13 +68,23 @@ impl Hierarchies {
     }
 
     /// Those of some groups in which the agent may make groups, each once: a hierarchy may be mounted at several places.
-    fn below(groups: &[PathBuf]) -> Self {
+    /// Says also what was refused.
+    fn below(groups: &[PathBuf]) -> (Self, Vec<FileError>) {
         let mut known = BTreeSet::new();
         let mut is_new = |parent: &PathBuf| {
             fs::metadata(parent).is_ok_and(|parent| known.insert((parent.dev(), parent.ino())))
         };
-        let parents = groups.iter().filter_map(|own| prepare(own).ok()).filter(|parent| is_new(parent));
-        Self { parents: parents.collect() }
+        let (mut parents, mut refusals) = (Vec::new(), Vec::new());
+        for own in groups {
+            match prepare(own, is_delegated) {
+                Ok((parent, refused)) => {
+                    parents.extend(Some(parent).filter(&mut is_new));
+                    refusals.extend(refused);
+                }
+                Err(refused) => refusals.push(refused),
+            }
+        }
+        (Self { parents }, refusals)
     }
 
     /// Whether tasks' groups have one of the files. Every group but the root has the files of its controllers, and
@@ -178,24 +189,71 @@ fn groups_in(mounts: &str, groups: &str) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Makes the parent of the tasks' groups, and hands it the controllers that there are. Fails if the agent may not make
-/// groups in it.
-fn prepare(own: &Path) -> io::Result<PathBuf> {
-    let parent = own.join(PARENT);
+/// Makes the parent of the tasks' groups, and hands it the controllers that there are. Says also what was refused of
+/// that. Fails if the agent may not make groups in it.
+///
+/// A group of version 2 with processes hands nothing on. So the service manager may have put the agent into a group of
+/// its own within the one that is left to it: then the tasks' groups are made beside the agent's.
+fn prepare(own: &Path, is_delegated: impl Fn(&Path) -> bool) -> Result<(PathBuf, Vec<FileError>), FileError> {
+    let mut place = own;
+    let (handed_on, mut refusals) = hand_on(own);
+    if let Some(above) = own.parent()
+        && is_delegated(above)
+        && is_free(above)
+        && !offered(above).is_subset(&handed_on)
+    {
+        place = above;
+        refusals = hand_on(above).1;
+    }
+    let parent = place.join(PARENT);
     match fs::create_dir(&parent) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            return Err(FileError::at("create control group", &parent)(error));
+        }
         Ok(()) | Err(_) => {}
     }
     // An agent of another user may have made it.
-    rustix::fs::access(&parent, Access::WRITE_OK | Access::EXEC_OK)?;
-    for group in [own, &parent] {
-        let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
-        for controller in available.split_whitespace().filter(|name| matches!(*name, "cpu" | "memory")) {
-            // Refused if the group has processes of its own; then tasks have no such limit, which the log says.
-            let _ = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+    rustix::fs::access(&parent, Access::WRITE_OK | Access::EXEC_OK)
+        .map_err(|error| FileError::at("use control group", &parent)(error.into()))?;
+    refusals.extend(hand_on(&parent).1);
+    Ok((parent, refusals))
+}
+
+/// Hands a group's controllers on to the groups in it. Says which, and what was refused.
+fn hand_on(group: &Path) -> (BTreeSet<String>, Vec<FileError>) {
+    let file = group.join("cgroup.subtree_control");
+    let (mut handed_on, mut refusals) = (BTreeSet::new(), Vec::new());
+    for controller in offered(group) {
+        match fs::write(&file, format!("+{controller}")) {
+            Ok(()) => {
+                handed_on.insert(controller);
+            }
+            Err(error) => refusals.push(FileError::at("write", &file)(error)),
         }
     }
-    Ok(parent)
+    (handed_on, refusals)
+}
+
+/// The controllers of a group that limits take; none where it is no group of version 2.
+fn offered(group: &Path) -> BTreeSet<String> {
+    let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
+    let wanted = available.split_whitespace().filter(|name| matches!(*name, "cpu" | "memory"));
+    wanted.map(str::to_owned).collect()
+}
+
+/// Whether a group has no processes of its own and this process may make groups in it.
+fn is_free(group: &Path) -> bool {
+    fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
+        && rustix::fs::access(group, Access::WRITE_OK | Access::EXEC_OK).is_ok()
+}
+
+/// Whether systemd leaves a group to the service in it. All others but those below are its own, and root could write
+/// to them.
+fn is_delegated(group: &Path) -> bool {
+    ["user.delegate", "trusted.delegate"].iter().any(|name| {
+        let mut value = [0; 1];
+        rustix::fs::getxattr(group, *name, &mut value) == Ok(1) && value == *b"1"
+    })
 }
 
 // === A task's groups ===
@@ -272,10 +330,76 @@ mod tests {
         let [first, second] = ["first", "second"].map(|name| mounts.path().join(name));
         fs::create_dir(&first).expect("made");
         std::os::unix::fs::symlink(&first, &second).expect("linked");
-        let hierarchies = Hierarchies::below(&[first.clone(), second]);
+        let (hierarchies, _) = Hierarchies::below(&[first.clone(), second]);
         let container = Uuid::from_u128(7);
         let groups = hierarchies.create(container, &Resources::default()).expect("makes groups");
         assert_eq!(groups, [first.join(PARENT).join(container.to_string())]);
+    }
+
+    /// A service's group with the agent's in it, as files.
+    struct Tree(tempfile::TempDir);
+
+    impl Tree {
+        fn new() -> Self {
+            let tree = Self(tempfile::tempdir().expect("a directory"));
+            fs::create_dir_all(tree.agent()).expect("made");
+            tree
+        }
+
+        fn service(&self) -> PathBuf {
+            self.0.path().join("service")
+        }
+
+        fn agent(&self) -> PathBuf {
+            self.service().join("agent")
+        }
+
+        fn has(group: &Path, controllers: &str, processes: &str) {
+            fs::write(group.join("cgroup.controllers"), controllers).expect("written");
+            fs::write(group.join("cgroup.procs"), processes).expect("written");
+        }
+
+        /// What is written there fails, also for root.
+        fn refuses(group: &Path) {
+            fs::create_dir(group.join("cgroup.subtree_control")).expect("made");
+        }
+    }
+
+    #[test]
+    fn tasks_are_beside_an_agent_in_a_group_of_its_own() {
+        for is_first_start in [true, false] {
+            let tree = Tree::new();
+            Tree::has(&tree.service(), "cpu io memory\n", "");
+            Tree::has(&tree.agent(), if is_first_start { "\n" } else { "cpu memory\n" }, "7\n");
+            Tree::refuses(&tree.agent());
+            let (parent, refusals) = prepare(&tree.agent(), |_| true).expect("prepared");
+            assert_eq!((parent, refusals.len()), (tree.service().join(PARENT), 0));
+            let handed_on = fs::read_to_string(tree.service().join("cgroup.subtree_control"));
+            // The last of two.
+            assert_eq!(handed_on.expect("written"), "+memory");
+        }
+    }
+
+    #[test]
+    fn tasks_are_below_the_agent_if_the_group_above_is_not_for_them() {
+        for (is_delegated, processes, refuses, refusals) in
+            [(false, "", true, 2), (true, "5\n", true, 2), (true, "", false, 0)]
+        {
+            let tree = Tree::new();
+            Tree::has(&tree.service(), "cpu memory\n", processes);
+            Tree::has(&tree.agent(), "cpu memory\n", "7\n");
+            if refuses {
+                Tree::refuses(&tree.agent());
+            }
+            let (parent, refused) = prepare(&tree.agent(), |_| is_delegated).expect("prepared");
+            assert_eq!((parent, refused.len()), (tree.agent().join(PARENT), refusals));
+            assert!(!tree.service().join("cgroup.subtree_control").exists(), "it is as it was");
+            for error in refused {
+                let file = tree.agent().join("cgroup.subtree_control");
+                let expected = format!("cannot write {}: Is a directory (os error 21)", file.display());
+                assert_eq!(checkpoint::in_full(&error), expected);
+            }
+        }
     }
 
     #[test]
