@@ -87,7 +87,8 @@ impl Limiter {
         let mut bucket = known.unwrap_or(Bucket { tokens: self.rate, filled: now, over: 0 });
         let passed = now.saturating_duration_since(bucket.filled).as_secs_f64();
         bucket.tokens = (bucket.tokens + passed * self.rate).min(self.rate);
-        bucket.filled = now;
+        // Threads come here in another order than their queries came.
+        bucket.filled = bucket.filled.max(now);
         let allowance = if bucket.tokens >= 1.0 {
             bucket.tokens -= 1.0;
             bucket.over = 0;
@@ -150,6 +151,16 @@ mod tests {
         ] {
             assert_eq!(allow(client, CodeLabel::Refused, start), expected, "{client}");
         }
+    }
+
+    #[test]
+    fn a_query_that_came_earlier_gives_no_time_back() {
+        let limiter = Limiter::new(2);
+        let earlier = Instant::now();
+        let later = earlier + Duration::from_secs(1);
+        let found = [later, later, earlier, later]
+            .map(|now| limiter.allow(address("192.0.2.1"), CodeLabel::NoError, now));
+        assert_eq!(found, [Allowance::Send, Allowance::Send, Allowance::Drop, Allowance::Cut]);
     }
 
     #[test]
