@@ -44,7 +44,11 @@ impl Connections {
         Self::bounded(connections_max, IDLE_TIMEOUT, metrics)
     }
 
-    fn bounded(connections_max: usize, idle_timeout: Duration, metrics: ConnectionMetrics) -> Arc<Self> {
+    pub(crate) fn bounded(
+        connections_max: usize,
+        idle_timeout: Duration,
+        metrics: ConnectionMetrics,
+    ) -> Arc<Self> {
         Arc::new(Self {
             slots: Mutex::default(),
             next: AtomicU64::new(0),

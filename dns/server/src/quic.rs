@@ -99,7 +99,12 @@ async fn serve_connection(
     mut stop: watch::Receiver<()>,
 ) {
     let address: SocketAddr = incoming.remote_address();
-    let connection = match timeout(STREAM_TIMEOUT, incoming).await {
+    let shaken = tokio::select! {
+        shaken = timeout(STREAM_TIMEOUT, incoming) => shaken,
+        // It is closed for another one.
+        () = seat.slot.idle() => return,
+    };
+    let connection = match shaken {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             debug!(%error, client = %address, "A DNS connection failed");

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use crate::connections::Seat;
@@ -81,12 +83,57 @@ async fn serve_connection(
     match carried {
         Carried::Plain => stream::serve(stream, client(Transport::Tcp), shared, stop).await,
         Carried::Tls(acceptor) => {
-            let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+            let stream = shake_hands(&acceptor, stream, &seat).await?;
             stream::serve(stream, client(Transport::Tls), shared, stop).await
         }
         Carried::Https(acceptor) => {
-            let stream = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await??;
+            let stream = shake_hands(&acceptor, stream, &seat).await?;
             https::serve(stream, client(Transport::Https), shared, stop).await
         }
+    }
+}
+
+/// Fails also if the connection is closed for another one meanwhile.
+async fn shake_hands<S>(acceptor: &TlsAcceptor, stream: S, seat: &Seat) -> io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    tokio::select! {
+        shaken = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => shaken?,
+        () = seat.slot.idle() => Err(io::ErrorKind::ConnectionAborted.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+    use rustls::pki_types::PrivateKeyDer;
+
+    use super::*;
+    use crate::connections::{Connections, IDLE_TIMEOUT};
+    use crate::metrics::ConnectionMetrics;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_makes_room_at_once() {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("a configuration");
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+
+        let metrics = ConnectionMetrics::register(&Registry::new()).expect("registered");
+        let connections = Connections::bounded(1, IDLE_TIMEOUT, metrics);
+        let seat = connections.seat().expect("there is room");
+        let (stream, _silent) = tokio::io::duplex(64);
+        let (shaken, second) =
+            tokio::join!(shake_hands(&acceptor, stream, &seat), async { connections.seat() });
+        assert!(second.is_some());
+        // Not for want of time.
+        assert_eq!(shaken.err().map(|error| error.kind()), Some(io::ErrorKind::ConnectionAborted));
     }
 }
