@@ -21,7 +21,8 @@ pub(crate) struct FastApex {
     label: ZoneLabel,
     /// Under which name its names are kept, if under another one.
     moved: Option<Moved>,
-    start: Start,
+    /// Nothing if negative answers may not fit into every datagram: they are for the full path.
+    start: Option<Start>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,23 +52,23 @@ struct Compressed {
 }
 
 impl FastApex {
-    /// The zones whose negative answers fit into any datagram, those further down first.
+    /// The zones, those further down first.
     pub(crate) fn all(zone: &Zone, label_of: impl Fn(&Name) -> ZoneLabel) -> Vec<Self> {
         let apexes = zone.apexes().into_iter();
-        let mut all: Vec<Self> = apexes.filter_map(|apex| Self::of(zone, apex, &label_of)).collect();
+        let mut all: Vec<Self> = apexes.map(|apex| Self::of(zone, apex, &label_of)).collect();
         all.sort_by_key(|apex| std::cmp::Reverse(apex.name.octets().len()));
         all
     }
 
-    fn of(zone: &Zone, apex: Apex, label_of: impl Fn(&Name) -> ZoneLabel) -> Option<Self> {
-        let start = Start::of(&zone.start_of(&apex)?)?;
+    fn of(zone: &Zone, apex: Apex, label_of: impl Fn(&Name) -> ZoneLabel) -> Self {
+        let start = zone.start_of(&apex).as_ref().and_then(Start::of);
         let Apex { name, stored } = apex;
         let moved = (name != stored).then(|| Moved {
             wire_stored: wire_form(&stored),
             wire_shown: wire_form(&name),
             stored,
         });
-        Some(Self { label: label_of(&name), name, moved, start })
+        Self { label: label_of(&name), name, moved, start }
     }
 
     /// Its metric label.
@@ -109,9 +110,9 @@ impl FastApex {
         self.moved.is_none() || !self.shown(target).1.is_empty()
     }
 
-    /// Appends its SOA record to an answer whose question ends here.
+    /// Appends its SOA record to an answer whose question ends here. Nothing if it is too long.
     pub(crate) fn put_start(&self, out: &mut Out<'_>, question_end: usize) -> Option<()> {
-        let start = &self.start;
+        let start = self.start.as_ref()?;
         let suffix_at = (question_end - QUESTION_TAIL_LENGTH).checked_sub(start.owner.len())?;
         let owner_at =
             if out.written().get(suffix_at..question_end - QUESTION_TAIL_LENGTH)? == &start.owner[..] {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use hickory_proto::op::Message;
 use hickory_proto::rr::Record;
-use mesonet_dns_zone::{Config, Data, Name, Zone, ZoneFollower};
+use mesonet_dns_zone::{Config, Data, Name, SoaConfig, Zone, ZoneFollower};
 use mesonet_model::{
     Agent, AgentId, AgentInfo, AgentState, ClusterId, ClusterView, Delta, Discovery, DiscoveryPort,
     Framework, FrameworkId, Master, MasterId, Resources, Service, ServiceKey, Task, TaskId, TaskKey,
@@ -261,16 +261,21 @@ fn packet(zone: &Zone, asked: &Asked) -> Vec<u8> {
     packet
 }
 
-/// Whether the name asked for, if it is one of the zone's, has nothing that only the full path can answer.
-fn is_for_fast_path(zone: &Zone, asked: &Asked) -> bool {
+/// Whether the name asked for, if it is one of the zone's, has nothing that only the full path can answer to a question
+/// for addresses. Where not all SOA records fit, that includes that there are none.
+fn is_for_fast_path(zone: &Zone, asked: &Asked, fits_negative: bool) -> bool {
     let names: Vec<&Name> = zone.names().collect();
     let name = names[asked.name.index(names.len())];
     let is_known = |data: &Data| matches!(data, Data::A(_) | Data::Aaaa(_) | Data::Srv { .. });
-    zone.apexes().iter().any(|apex| name.is_within(&apex.stored)) && zone.values(name).1.all(is_known)
+    let is_positive = || zone.values(name).1.any(|data| matches!(data, Data::A(_)));
+    zone.apexes().iter().any(|apex| name.is_within(&apex.stored))
+        && zone.values(name).1.all(is_known)
+        && (fits_negative || is_positive())
 }
 
-/// Settings with records of every type, some with a time to live of their own.
-fn config() -> Config {
+/// Settings with records of every type, some with a time to live of their own. Depending on the length of the primary
+/// server's name, the SOA records of all zones, of some or of none fit into every answer.
+fn config(primary_length: Option<usize>) -> Config {
     let records = [
         "web.marathon.mesos 30 A 10.9.9.9",
         "db.mesos 30 A 10.9.9.1",
@@ -286,6 +291,11 @@ fn config() -> Config {
         cluster_key: Some("yhpn3x".to_owned()),
         node_addresses: vec![[10, 0, 0, 1].into()],
         static_records: records.iter().map(|record| record.parse().expect("a record")).collect(),
+        soa: SoaConfig {
+            primary: primary_length
+                .map(|length| format!("{}.primary-name-server.long.example", "x".repeat(length))),
+            ..SoaConfig::default()
+        },
         ..Config::default()
     }
 }
@@ -318,12 +328,13 @@ proptest! {
 
     #[test]
     fn both_paths_answer_alike(
+        primary_length in proptest::option::of(40..64_usize),
         batches in proptest::collection::vec(
             (proptest::collection::vec(change(), 1..5), proptest::collection::vec((asked(), any::<bool>()), 20..60)),
             1..6,
         ),
     ) {
-        let mut follower = ZoneFollower::new(&config(), &[[127, 0, 0, 1].into()]).expect("default settings");
+        let mut follower = ZoneFollower::new(&config(primary_length), &[[127, 0, 0, 1].into()]).expect("default settings");
         let guard = Guard::new(&PolicyConfig::default()).expect("a guard");
         let client = [127, 0, 0, 1].into();
         let served = ArcSwap::from_pointee(FastZone::new());
@@ -346,7 +357,8 @@ proptest! {
                 let packet = packet(&zone, &asked);
                 let Some(found) = fast_answer(&fast, is_stale, &packet) else {
                     let is_plain = asked.variant > 6 && asked.class == 1 && asked.kind == 1
-                        && asked.flags == 0x0100 && asked.edns.is_none() && is_for_fast_path(&zone, &asked);
+                        && asked.flags == 0x0100 && asked.edns.is_none()
+                        && is_for_fast_path(&zone, &asked, primary_length.is_none());
                     prop_assert!(!is_plain, "left to the full path: {asked:?}");
                     continue;
                 };
