@@ -58,6 +58,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// endpoint.
 const SPEECH_PATIENCE: Duration = Duration::from_millis(2);
 
+const NO_SOCKETS: &str = "The system gives no more sockets; clients wait";
+
 const SOCKET_EVENTS: EventFlags =
     EventFlags::IN.union(EventFlags::PRI).union(EventFlags::RDHUP).union(EventFlags::ET);
 
@@ -96,8 +98,8 @@ impl Worker {
                     watched.batch = accepted.max(1);
                     return;
                 }
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                    self.pause_accepting("The system gives no more sockets; clients wait");
+                Err(error) if is_shortage(error) => {
+                    self.pause_accepting(NO_SOCKETS);
                     return;
                 }
                 // The client is gone already.
@@ -224,6 +226,13 @@ impl Worker {
                         let deadline = self.now + dial_timeout(connection.expired);
                         self.dials.insert((deadline, key, connection.dials));
                     }
+                    return;
+                }
+                Err(error) if Errno::from_io_error(&error).is_some_and(is_shortage) => {
+                    // That is not the endpoint's fault, and another one would be no better.
+                    connection.tried.push(endpoint);
+                    self.pause_accepting(NO_SOCKETS);
+                    self.pause_or_give_up(key);
                     return;
                 }
                 Err(error) => {
@@ -448,6 +457,11 @@ fn ask_for_room(epoll: &OwnedFd, key: SlotKey, connection: &mut Connection) -> R
         epoll::modify(epoll, socket, Token::Backend(key).pack(), SOCKET_EVENTS_AND_ROOM)?;
     }
     Ok(())
+}
+
+/// Whether it is this machine that gives no more.
+fn is_shortage(error: Errno) -> bool {
+    matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)
 }
 
 fn peer_of(client: &OwnedFd) -> Option<SocketAddr> {
