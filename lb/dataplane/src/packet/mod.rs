@@ -11,6 +11,7 @@ mod interfaces;
 mod ledger;
 mod maps;
 mod older_form;
+mod owners;
 mod programs;
 mod run;
 mod starts;
@@ -39,6 +40,7 @@ use crate::pins::Pins;
 use drains::{Drain, Draining, Drains, Served};
 use ledger::Ledger;
 use maps::{Counters, FlowTable, Maps, OlderPrograms};
+use owners::Owners;
 use programs::Loaded;
 use starts::Starts;
 
@@ -211,7 +213,7 @@ pub struct PacketBalancer {
     /// The addresses of the cluster's nodes.
     nodes: BTreeSet<IpAddr>,
     /// Which service each virtual address leads to.
-    owners: BTreeMap<Frontend, ServiceKey>,
+    owners: Owners,
     /// Virtual addresses of a former process that are not accounted for yet.
     found: BTreeSet<Frontend>,
     /// Whether virtual addresses of a former process may be left in the maps.
@@ -248,7 +250,7 @@ impl PacketBalancer {
         let starts = Starts::start(!has_leftovers).map_err(PacketError::Thread)?;
         let masquerade = settings.masquerade;
         let nodes = maps.nodes().map_err(PacketError::Words)?.into_iter().map(ip).collect();
-        let owners = BTreeMap::new();
+        let owners = Owners::default();
         Ok(Self {
             ebpf,
             hold,
@@ -352,18 +354,18 @@ impl PacketBalancer {
             let spec = routes.service(key).unwrap_or(&nothing);
             let wanted: BTreeSet<Frontend> =
                 spec.listeners.iter().map(|address| frontend(key.protocol, *address)).collect();
-            let lost: Vec<Frontend> = self.frontends_of(key).filter(|each| !wanted.contains(each)).collect();
+            let lost: Vec<Frontend> = self.owners.of(key).filter(|each| !wanted.contains(each)).collect();
             for frontend in lost {
                 self.owners.remove(&frontend);
                 specs.insert(frontend, None);
             }
             for frontend in wanted {
-                self.owners.insert(frontend, key.clone());
+                self.owners.insert(frontend, key);
                 specs.insert(frontend, Some(packet_spec(spec, &mut sources)));
             }
         }
         if self.has_leftovers {
-            let left = self.table.frontends().filter(|frontend| !self.owners.contains_key(frontend));
+            let left = self.table.frontends().filter(|frontend| self.owners.get(frontend).is_none());
             specs.extend(left.map(|frontend| (*frontend, None)).collect::<Vec<_>>());
             self.has_leftovers = false;
         }
@@ -425,11 +427,7 @@ impl PacketBalancer {
 
     /// The virtual addresses of a service that packets are balanced for.
     pub(crate) fn addresses_of(&self, key: &ServiceKey) -> impl Iterator<Item = SocketAddr> {
-        self.frontends_of(key).map(|frontend| frontend.place.into())
-    }
-
-    fn frontends_of(&self, key: &ServiceKey) -> impl Iterator<Item = Frontend> {
-        self.owners.iter().filter(move |(_, owner)| *owner == key).map(|(frontend, _)| *frontend)
+        self.owners.of(key).map(|frontend| frontend.place.into())
     }
 
     fn put(&mut self, frontend: Frontend, spec: Option<&PacketSpec>) -> Result<(), PutError> {
