@@ -238,6 +238,7 @@ impl LoadBalancer {
         let count = |key: &ServiceKey, id: &_| counted(executor, beside, key, id);
         let mut keys = self.planner.observe(&view, failed, count, now());
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_started()));
+        keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_rerouted()));
         if let Executor::Ebpf(ebpf) = &self.executor {
             keys.extend(ebpf.unwritten());
         }
@@ -352,6 +353,9 @@ impl LoadBalancer {
         self.add_refused(&mut failures);
         // To try these again is of no use.
         failures.extend(self.unaddressed.clone());
+        for (key, reason) in self.packets.iter().flat_map(|packets| packets.unreached()) {
+            failures.entry(key.clone()).or_insert_with(|| reason.clone());
+        }
         self.log(&failures);
         self.metrics.set_services(self.executor.read().services().len(), failures.len());
         self.failures.clone_from(&failures);

@@ -14,13 +14,14 @@ mod older_form;
 mod owners;
 mod programs;
 mod run;
+mod sources;
 mod starts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapError;
@@ -42,6 +43,7 @@ use ledger::Ledger;
 use maps::{Counters, FlowTable, Maps, OlderPrograms};
 use owners::Owners;
 use programs::Loaded;
+use sources::Sources;
 use starts::Starts;
 
 pub use run::{PacketAnswer, PacketQuestion, PacketRun};
@@ -214,6 +216,10 @@ pub struct PacketBalancer {
     nodes: BTreeSet<IpAddr>,
     /// Which service each virtual address leads to.
     owners: Owners,
+    /// The node's own addresses on the way to endpoints.
+    sources: Sources,
+    /// Services with endpoints that no way leads to, and which.
+    unreached: BTreeMap<ServiceKey, String>,
     /// Virtual addresses of a former process that are not accounted for yet.
     found: BTreeSet<Frontend>,
     /// Whether virtual addresses of a former process may be left in the maps.
@@ -250,7 +256,7 @@ impl PacketBalancer {
         let starts = Starts::start(!has_leftovers).map_err(PacketError::Thread)?;
         let masquerade = settings.masquerade;
         let nodes = maps.nodes().map_err(PacketError::Words)?.into_iter().map(ip).collect();
-        let owners = Owners::default();
+        let sources = Sources::new(sources_of(&table));
         Ok(Self {
             ebpf,
             hold,
@@ -266,7 +272,9 @@ impl PacketBalancer {
             mode: settings.mode,
             masquerade,
             nodes,
-            owners,
+            owners: Owners::default(),
+            sources,
+            unreached: BTreeMap::new(),
             found,
             has_leftovers,
             older,
@@ -319,6 +327,25 @@ impl PacketBalancer {
         self.starts.take().iter().filter_map(|frontend| self.owners.get(frontend).cloned()).collect()
     }
 
+    /// The services whose endpoints are reached from another address of the node than before, or reached at last: interfaces
+    /// have been given addresses or routes. Call it from time to time; they are to be settled again.
+    pub fn take_rerouted(&mut self) -> BTreeSet<ServiceKey> {
+        let table = &self.table;
+        let changed = self.sources.ask_again(|| sources_of(table).into_keys().collect());
+        if changed.is_empty() {
+            return BTreeSet::new();
+        }
+        let is_matter = |frontend: &&Frontend| {
+            table.members(frontend).any(|(_, each)| changed.contains(&ip(each.place.address)))
+        };
+        table.frontends().filter(is_matter).filter_map(|each| self.owners.get(each).cloned()).collect()
+    }
+
+    /// The services with endpoints that get no flows because no way leads to them, and which.
+    pub fn unreached(&self) -> &BTreeMap<ServiceKey, String> {
+        &self.unreached
+    }
+
     /// Takes packets in tunnels from these nodes, and sends them to endpoints there if their services want it. Returns
     /// whether that is a change, so that services are to be settled again.
     pub fn set_nodes(&mut self, nodes: BTreeSet<IpAddr>) -> bool {
@@ -345,7 +372,7 @@ impl PacketBalancer {
         services: &BTreeSet<ServiceKey>,
         routes: &RouteTable,
     ) -> BTreeMap<ServiceKey, String> {
-        let mut sources = Sources { known: BTreeMap::new(), masquerade: self.masquerade, nodes: &self.nodes };
+        let mut ways = Ways { sources: &mut self.sources, masquerade: self.masquerade, nodes: &self.nodes };
         let mut failures = BTreeMap::new();
         let nothing = ServiceSpec::default();
         let mut specs = BTreeMap::new();
@@ -359,9 +386,15 @@ impl PacketBalancer {
                 self.owners.remove(&frontend);
                 specs.insert(frontend, None);
             }
+            let (spec, lacking) = packet_spec(spec, &mut ways);
+            self.unreached.remove(key);
             for frontend in wanted {
+                let is_of_family = |at: &&SocketAddr| at.is_ipv4() == frontend.place.is_ipv4();
+                if let Some(at) = lacking.iter().find(is_of_family) {
+                    self.unreached.insert(key.clone(), lack_of_way(at));
+                }
                 self.owners.insert(frontend, key);
-                specs.insert(frontend, Some(packet_spec(spec, &mut sources)));
+                specs.insert(frontend, Some(spec.clone()));
             }
         }
         if self.has_leftovers {
@@ -505,36 +538,23 @@ fn failure(frontend: &Frontend, error: &dyn std::error::Error) -> String {
     format!("cannot balance packets for {}: {error}", SocketAddr::from(frontend.place))
 }
 
+/// For who reads why a service is not in effect for clients elsewhere.
+fn lack_of_way(at: &SocketAddr) -> String {
+    format!("cannot send packets to {at}: no route leads there; it gets them once one does")
+}
+
 /// Another number at each start.
 fn first_stamp() -> u32 {
     // The seed of a hasher is random; its lower half is as good.
     RandomState::new().build_hasher().finish() as u32
 }
 
-/// The node's own addresses on the way to others, asked for once.
-#[derive(Debug)]
-struct Sources<'a> {
-    known: BTreeMap<IpAddr, Option<IpAddr>>,
+/// How endpoints are reached.
+struct Ways<'a> {
+    sources: &'a mut Sources,
     masquerade: bool,
     /// Addresses of the cluster's nodes, which take packets in tunnels.
     nodes: &'a BTreeSet<IpAddr>,
-}
-
-impl Sources<'_> {
-    fn towards(&mut self, endpoint: SocketAddr) -> Option<IpAddr> {
-        *self.known.entry(endpoint.ip()).or_insert_with(|| source_towards(endpoint).ok())
-    }
-}
-
-/// What address a packet of this node to another one would come from. Nothing is sent.
-fn source_towards(to: SocketAddr) -> io::Result<IpAddr> {
-    let any = match to.ip() {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let socket = UdpSocket::bind((any, 0))?;
-    socket.connect(to)?;
-    socket.local_addr().map(|address| address.ip())
 }
 
 /// An address as it is in the maps.
@@ -546,17 +566,27 @@ fn ip(address: [u32; 4]) -> IpAddr {
     SocketAddr::from(Place { address, port: 0 }).ip()
 }
 
-fn packet_spec(spec: &ServiceSpec, sources: &mut Sources<'_>) -> PacketSpec {
+/// What packets need to know of a service, and the endpoints that would get flows if a way led to them.
+fn packet_spec(spec: &ServiceSpec, ways: &mut Ways<'_>) -> (PacketSpec, BTreeSet<SocketAddr>) {
     let ServicePolicy { algorithm, affinity, direct_return, .. } = spec.policy;
+    let mut lacking = BTreeSet::new();
     let mut candidate = |at: SocketAddr, weight: Option<u32>| {
-        let source = sources.towards(at);
+        let source = ways.sources.towards(at.ip());
         let is_here = source == Some(at.ip());
+        let replies_pass = !ways.masquerade || is_here;
+        let is_direct = direct_return && !is_here && ways.nodes.contains(&at.ip());
+        // With the client's own address, replies would go past this node.
+        let lacks_source = source.is_none() && (is_direct || !replies_pass);
+        if lacks_source && weight.is_some() {
+            lacking.insert(at);
+        }
+        let weight = weight.filter(|_| !lacks_source);
         PacketCandidate {
             place: Place::from(at),
             weight,
             source: source.map(address),
-            replies_pass: !sources.masquerade || is_here,
-            is_direct: direct_return && !is_here && sources.nodes.contains(&at.ip()),
+            replies_pass,
+            is_direct,
         }
     };
     let candidates = spec
@@ -564,7 +594,15 @@ fn packet_spec(spec: &ServiceSpec, sources: &mut Sources<'_>) -> PacketSpec {
         .iter()
         .map(|(id, each)| candidate(id.address, (each.state == RouteState::Ready).then_some(each.weight)))
         .collect();
-    PacketSpec { candidates, is_by_source: algorithm == Algorithm::Maglev || affinity.is_some() }
+    let is_by_source = algorithm == Algorithm::Maglev || affinity.is_some();
+    (PacketSpec { candidates, is_by_source }, lacking)
+}
+
+/// The addresses of endpoints, with the node's own on the way to each.
+fn sources_of(table: &PacketTable) -> BTreeMap<IpAddr, Option<IpAddr>> {
+    let members = table.frontends().flat_map(|frontend| table.members(frontend)).map(|(_, each)| each);
+    let source = |each: &PacketEndpoint| (each.source != [0; 4]).then(|| ip(each.source));
+    members.map(|each| (ip(each.place.address), source(each))).collect()
 }
 
 fn frontend(protocol: Protocol, address: SocketAddr) -> Frontend {

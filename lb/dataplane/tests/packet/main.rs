@@ -16,3 +16,4 @@ mod together;
 mod traffic;
 mod tunnel;
 mod upgrade;
+mod ways;

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mesonet_ebpf_abi::PacketCount;
 use mesonet_lb_dataplane::{PacketBalancer, PacketMode, PacketSettings};
@@ -204,6 +204,24 @@ impl Balancer {
             heard.expect("an endpoint is asked until it listens").expect("somebody asks");
         };
         assert_eq!(self.balancer.settle(&keys, &self.routes), [].into());
+    }
+
+    /// Waits until the node's own addresses towards endpoints are other ones, and goes by them.
+    pub fn wait_for_reroute(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        let keys = loop {
+            let keys = self.balancer.take_rerouted();
+            if !keys.is_empty() {
+                break keys;
+            }
+            assert!(Instant::now() < deadline, "the node is given an address");
+        };
+        assert_eq!(self.balancer.settle(&keys, &self.routes), [].into());
+    }
+
+    /// What is said of services with endpoints that no route leads to.
+    pub fn unreached(&self) -> Vec<&str> {
+        self.balancer.unreached().values().map(String::as_str).collect()
     }
 
     /// The cluster has nodes at these addresses.
