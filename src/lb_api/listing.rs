@@ -53,9 +53,10 @@ pub(super) fn routes(node: &AgentId, view: &ClusterView, routes: &Routes) -> Val
 
 /// Every service of the view, with what the node's balancer makes of it.
 pub(super) fn services(node: &AgentId, view: &ClusterView, routes: Option<&Routes>) -> Value {
+    let vantage = Vantage::of(view, node);
     let of = |known: &Service| match routes.and_then(|routes| routes.services.get(&known.key)) {
         Some(routes) => service(view, &known.key, routes),
-        None => service(view, &known.key, &unobserved(node, view, known)),
+        None => service(view, &known.key, &unobserved(&vantage, view, known)),
     };
     let services: Vec<Value> = view.services.values().map(|service| of(service)).collect();
     json!({ "node": node, "revision": view.revision, "services": services })
@@ -123,13 +124,12 @@ pub(super) fn datapath(datapath: &Datapath) -> Value {
 }
 
 /// A service as a node has it that balances nothing and has seen no connection.
-fn unobserved(node: &AgentId, view: &ClusterView, known: &Service) -> ServiceRoutes {
+fn unobserved(vantage: &Vantage, view: &ClusterView, known: &Service) -> ServiceRoutes {
     let addresses = known.ipv4.map(IpAddr::V4).into_iter().chain(known.ipv6.map(IpAddr::V6));
-    let vantage = Vantage { node: node.clone() };
     ServiceRoutes {
         listeners: addresses.map(|address| SocketAddr::new(address, known.key.port)).collect(),
         policy: known.policy,
-        weighed: weigh(view, known, &vantage, &Observed::default(), now()),
+        weighed: weigh(view, known, vantage, &Observed::default(), now()),
         counts: BTreeMap::new(),
         failure: None,
     }

@@ -192,13 +192,17 @@ impl LoadBalancer {
     /// one completes it.
     pub async fn apply(&mut self, view: &ClusterView, delta: &Delta) -> BTreeMap<ServiceKey, String> {
         let is_next = self.applied == Some(delta.from);
+        let has_new_agents = !is_next || !delta.agents.0.is_empty();
+        if has_new_agents {
+            self.planner.follow_agents(view);
+        }
         let mut keys: BTreeSet<ServiceKey> = if is_next {
             self.planner.touched(view, delta)
         } else {
             let known = self.executor.read().services().map(|(key, _)| key.clone());
             known.chain(view.services.keys().cloned()).collect()
         };
-        if !is_next || !delta.agents.0.is_empty() {
+        if has_new_agents {
             keys.extend(self.follow_nodes(view));
         }
         self.plan_again(view, keys);

@@ -16,6 +16,8 @@ const STEP_MAX: Duration = Duration::from_secs(360);
 /// Follows views and what the node's connections come to, and says what its services should be.
 #[derive(Debug)]
 pub struct NodePlanner {
+    /// The node, by its name or its agent's id.
+    node: AgentId,
     vantage: Vantage,
     outliers: Outliers,
     /// Services that prefer what is near, with what decides about how near.
@@ -34,7 +36,8 @@ impl NodePlanner {
     /// The planner of a node, named by its name or its agent's id.
     pub fn new(node: AgentId) -> Self {
         Self {
-            vantage: Vantage { node },
+            node,
+            vantage: Vantage::default(),
             outliers: Outliers::default(),
             near: BTreeMap::new(),
             deadlines: BTreeMap::new(),
@@ -43,8 +46,13 @@ impl NodePlanner {
 
     /// Whether an agent is that of the node.
     pub fn is_here(&self, view: &ClusterView, agent: &AgentId) -> bool {
-        let Vantage { node } = &self.vantage;
+        let node = &self.node;
         agent == node || view.agents.get(agent).is_some_and(|agent| agent.node_name() == node.as_str())
+    }
+
+    /// Finds the node among the agents. Call it before anything is planned by a view whose agents are other ones.
+    pub fn follow_agents(&mut self, view: &ClusterView) {
+        self.vantage = Vantage::of(view, &self.node);
     }
 
     /// The services that a delta may have changed.

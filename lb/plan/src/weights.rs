@@ -24,10 +24,10 @@ use mesonet_model::{
 use crate::{EndpointId, SortedMap};
 
 /// Where choices are made.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Vantage {
-    /// The node, by its name or its agent's id.
-    pub node: AgentId,
+    /// The agent of the node, if the view has it; without one, no endpoint is near.
+    pub agent: Option<AgentId>,
 }
 
 /// What the node has seen of a service.
@@ -173,7 +173,8 @@ pub fn weigh(
     observed: &Observed,
     now: Timestamp,
 ) -> Weighed {
-    let here = Here::of(view, vantage);
+    let here =
+        Here { agent: vantage.agent.as_ref().and_then(|agent| view.agents.get(agent)).map(AsRef::as_ref) };
     let mut candidates: Vec<Candidate> = view
         .endpoints_of(&service.key)
         .map(|(key, endpoint)| {
@@ -198,18 +199,25 @@ pub fn depends_on_places(view: &ClusterView) -> impl Iterator<Item = &ServiceKey
     services.filter(|(_, service)| service.weighing.locality != Locality::Off).map(|(key, _)| key)
 }
 
+impl Vantage {
+    /// That of a node, named by its name or its agent's id. It may have to look at every agent: ask once for each set of
+    /// agents, not for each service.
+    pub fn of(view: &ClusterView, node: &AgentId) -> Self {
+        let by_name = || {
+            let mut agents = view.agents.iter();
+            agents.find(|(_, agent)| agent.node_name() == node.as_str()).map(|(id, _)| id)
+        };
+        let by_id = view.agents.get_key_value(node).map(|(id, _)| id);
+        Self { agent: by_id.or_else(by_name).cloned() }
+    }
+}
+
 /// The node's place in the cluster.
 struct Here<'view> {
     agent: Option<&'view Agent>,
 }
 
-impl<'view> Here<'view> {
-    fn of(view: &'view ClusterView, vantage: &Vantage) -> Self {
-        let by_id = view.agents.get(&vantage.node).map(AsRef::as_ref);
-        let mut agents = view.agents.values().map(AsRef::as_ref);
-        Self { agent: by_id.or_else(|| agents.find(|agent| agent.node_name() == vantage.node.as_str())) }
-    }
-
+impl Here<'_> {
     fn place(&self, agent: Option<&Agent>, locality: Locality) -> Reach {
         let (Some(here), Some(agent)) = (self.agent, agent) else { return Reach::Cluster };
         let is_same_node = here.id == agent.id || here.node_name() == agent.node_name();

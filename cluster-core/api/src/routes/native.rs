@@ -116,7 +116,7 @@ fn service(state: &State, service: &Service, failures: &[Value], time: Timestamp
     let addresses = service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6));
     let addresses: Vec<String> = addresses.map(|address| address.to_string()).collect();
     // As the view of the whole cluster has it: what nodes see of connections and places is theirs.
-    let nowhere = Vantage { node: AgentId::new("") };
+    let nowhere = Vantage::default();
     let weighed = weigh(&state.cluster, service, &nowhere, &Observed::default(), time);
     let endpoints: Vec<Value> = state
         .cluster

@@ -52,6 +52,11 @@ impl Node {
         Self { balancer: self.balancer.with_proxy_beside(), ..self }
     }
 
+    /// The same, on the node with a name.
+    pub fn on_node(self, name: &str) -> Self {
+        Self { balancer: self.balancer.on_node(AgentId::new(name)), ..self }
+    }
+
     pub fn with_packets(self, packets: PacketBalancer) -> Self {
         Self { balancer: self.balancer.with_packets(packets), ..self }
     }

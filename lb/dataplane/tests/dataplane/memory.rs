@@ -5,9 +5,31 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use mesonet_model::EndpointState::{Draining, Ready};
-use mesonet_model::{Service, ServiceKey};
+use mesonet_model::{
+    Agent, AgentId, AgentInfo, AgentState, Attribute, Endpoint, Locality, NODE_ATTRIBUTE, Resources, Service,
+    ServiceKey, Timestamp, Weighing,
+};
 
 use crate::fixture::Node;
+
+/// The agent of a node with a name.
+fn agent(id: &str, name: &str) -> Agent {
+    Agent {
+        id: AgentId::new(id),
+        info: AgentInfo {
+            hostname: name.to_owned(),
+            address: [10, 0, 0, 1].into(),
+            port: 0,
+            resources: Resources::default(),
+            container_networks: false,
+            attributes: vec![Attribute { name: NODE_ATTRIBUTE.to_owned(), value: name.to_owned() }],
+        },
+        other_addresses: Vec::new(),
+        state: AgentState::Active,
+        draining: false,
+        registered_at: Timestamp::default(),
+    }
+}
 
 #[tokio::test]
 async fn the_table_follows_the_view() {
@@ -43,6 +65,41 @@ async fn a_delta_that_starts_elsewhere_makes_everything_planned_again() {
     node.apply().await;
     let keys: Vec<_> = node.balancer.table().services().map(|(key, _)| key.clone()).collect();
     assert_eq!(keys, [other]);
+}
+
+#[tokio::test]
+async fn what_is_near_follows_the_agents() {
+    let mut node = Node::memory().on_node("n1");
+    let web = node.put_service("tcp", "web", SocketAddr::from(([10, 0, 0, 1], 80)));
+    let weighing = Weighing { locality: Locality::Node, ..Weighing::default() };
+    let near = Service { weighing, ..node.view.services[&web].as_ref().clone() };
+    node.view.services.insert(web.clone(), Arc::new(near));
+    for (task, agent, host) in [("a", "s1", 2), ("b", "s2", 3)] {
+        let address = SocketAddr::from(([10, 0, 0, host], 80));
+        node.put_endpoint(&web, task, address, Ready);
+        let of_agent = Endpoint::new(AgentId::new(agent), Ready, 1);
+        let key = node.view.endpoints.keys().find(|key| key.address == address).expect("it is there").clone();
+        node.view.endpoints.insert(key, Arc::new(of_agent));
+    }
+    let weights = |node: &Node| -> Vec<u32> {
+        let spec = node.balancer.table().service(&web).expect("the service is in effect");
+        spec.endpoints.values().map(|each| each.weight).collect()
+    };
+    node.apply().await;
+    assert_eq!(weights(&node), [100, 100], "the node has no agent yet");
+    for (names, expected) in [(["n1", "n2"], [100, 0]), (["n2", "n1"], [0, 100]), (["n2", "n3"], [100, 100])]
+    {
+        for (id, name) in ["s1", "s2"].into_iter().zip(names) {
+            node.view.agents.insert(AgentId::new(id), Arc::new(agent(id, name)));
+        }
+        node.apply().await;
+        assert_eq!(weights(&node), expected, "{names:?}");
+    }
+    // A delta that starts elsewhere says nothing of agents.
+    node.view.agents.insert(AgentId::new("s2"), Arc::new(agent("s2", "n1")));
+    node.lose_deltas();
+    node.apply().await;
+    assert_eq!(weights(&node), [0, 100]);
 }
 
 #[tokio::test]

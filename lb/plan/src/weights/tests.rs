@@ -83,7 +83,7 @@ impl Scene {
     }
 
     fn weigh(&mut self) -> Weighed {
-        let vantage = Vantage { node: AgentId::new("n1") };
+        let vantage = Vantage::of(&self.view, &AgentId::new("n1"));
         let weighed = weigh(&self.view, &self.service, &vantage, &self.observed, self.now);
         self.observed.reach = weighed.reach;
         weighed
