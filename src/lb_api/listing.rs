@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use mesonet_lb_dataplane::{Datapath, Routes, ServiceRoutes};
-use mesonet_lb_plan::{Observed, Reach, Vantage, lack_of_address, weigh};
+use mesonet_lb_plan::{Deviation, Observed, Reach, Vantage, WeighedEndpoint, lack_of_address, weigh};
 use mesonet_model::{AgentId, ClusterView, EndpointState, Service, ServiceKey, Timestamp, Vip};
 use serde_json::{Value, json};
 
@@ -71,6 +71,8 @@ pub(super) fn service(view: &ClusterView, key: &ServiceKey, routes: &ServiceRout
         .map(|(id, each)| {
             let count = routes.counts.get(id).copied().unwrap_or_default();
             let agent = view.agents.get(&each.agent);
+            let (weight, reason) =
+                effective(each, routes.deviations.get(id), routes.packet_deviations.get(id));
             json!({
                 "task": id.task.task,
                 "framework": id.task.framework,
@@ -79,9 +81,9 @@ pub(super) fn service(view: &ClusterView, key: &ServiceKey, routes: &ServiceRout
                 "node": agent.map(|agent| agent.node_name()),
                 "zone": agent.and_then(|agent| agent.zone()),
                 "state": each.standing.state(),
-                "weight": each.weight,
+                "weight": weight,
                 "healthy": each.standing.is_healthy(),
-                "reason": each.standing.to_string(),
+                "reason": reason,
                 "connections": count.connections,
                 "active": count.active,
                 "failures": count.failures,
@@ -112,6 +114,24 @@ pub(super) fn service(view: &ClusterView, key: &ServiceKey, routes: &ServiceRout
     })
 }
 
+/// What an endpoint gets in fact, and why: where hooks choose, and where packets are balanced.
+fn effective(
+    each: &WeighedEndpoint,
+    hooks: Option<&Deviation>,
+    packets: Option<&Deviation>,
+) -> (u32, String) {
+    let WeighedEndpoint { weight, standing, .. } = *each;
+    match (hooks, packets) {
+        (Some(stands_in @ Deviation::StandsIn), _) => (1, stands_in.as_str().to_owned()),
+        // Of one that gets nothing anyway, the reason stands there already.
+        (Some(deviation), _) if weight > 0 => (0, deviation.as_str().to_owned()),
+        (None, Some(deviation)) if weight > 0 || *deviation == Deviation::StandsIn => {
+            (weight, format!("{standing}; for packets from outside: {}", deviation.as_str()))
+        }
+        _ => (weight, standing.to_string()),
+    }
+}
+
 /// What carries connections.
 pub(super) fn datapath(datapath: &Datapath) -> Value {
     json!({
@@ -131,6 +151,8 @@ fn unobserved(vantage: &Vantage, view: &ClusterView, known: &Service) -> Service
         policy: known.policy,
         weighed: weigh(view, known, vantage, &Observed::default(), now()),
         counts: BTreeMap::new(),
+        deviations: BTreeMap::new(),
+        packet_deviations: BTreeMap::new(),
         failure: None,
     }
 }
@@ -153,6 +175,7 @@ fn reach(reach: Reach) -> &'static str {
 mod tests {
     use std::sync::Arc;
 
+    use mesonet_lb_plan::Standing;
     use mesonet_model::{ClusterId, Endpoint, EndpointKey, FrameworkId, TaskId, TaskKey};
 
     use super::*;
@@ -181,6 +204,29 @@ mod tests {
               "failure": "11.0.0.1 with this port is that of tcp/web@marathon:80" },
         ]);
         assert_eq!(vips(&view), expected);
+    }
+
+    #[test]
+    fn what_an_endpoint_gets_in_fact_is_said_with_the_reason() {
+        let endpoint = |weight, standing| {
+            let agent = AgentId::new("s");
+            WeighedEndpoint { agent, weight, standing, place: Reach::Cluster }
+        };
+        let serving = endpoint(100, Standing::Serving);
+        let draining = endpoint(0, Standing::Draining);
+        let not_ready = endpoint(0, Standing::NotReady);
+        let [waits, no_way, stands_in] =
+            [Deviation::NotListening, Deviation::NoWay, Deviation::StandsIn].map(Some);
+        for (each, hooks, packets, weight, reason) in [
+            (&serving, None, None, 100, "serving"),
+            (&serving, waits, waits, 0, "does not listen yet"),
+            (&serving, None, no_way, 100, "serving; for packets from outside: no route leads there"),
+            (&draining, stands_in, stands_in, 1, "stands in until another listens"),
+            (&not_ready, waits, None, 0, "checks fail or have no result yet"),
+        ] {
+            let (found, why) = effective(each, hooks.as_ref(), packets.as_ref());
+            assert_eq!((found, why.as_str()), (weight, reason));
+        }
     }
 
     #[test]

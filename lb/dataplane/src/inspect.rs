@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use mesonet_lb_plan::{Choice, EndpointCount, EndpointId, ServicePolicy, Weighed};
+use mesonet_lb_plan::{Choice, Deviation, EndpointCount, EndpointId, ServicePolicy, Weighed};
 use mesonet_model::{Protocol, ServiceKey};
 use tokio::sync::{mpsc, oneshot};
 
@@ -84,6 +84,10 @@ pub struct ServiceRoutes {
     pub weighed: Weighed,
     /// What connections to its endpoints have come to.
     pub counts: BTreeMap<EndpointId, EndpointCount>,
+    /// Endpoints that take part otherwise than that says, where hooks in the kernel choose.
+    pub deviations: BTreeMap<EndpointId, Deviation>,
+    /// The same, where packets from outside are balanced.
+    pub packet_deviations: BTreeMap<EndpointId, Deviation>,
     /// Why it is not in effect, if it is not.
     pub failure: Option<String>,
 }
@@ -95,7 +99,7 @@ pub struct Explained {
     pub service: ServiceKey,
     /// Its routes.
     pub routes: ServiceRoutes,
-    /// Endpoints that what carries it cannot reach, and why.
+    /// Endpoints that what carries it cannot reach or leaves out, and why.
     pub excluded: BTreeMap<EndpointId, &'static str>,
     /// The endpoint, or the chances of several.
     pub choice: Choice,

@@ -36,5 +36,5 @@ pub use packet_table::{PacketCandidate, PacketSpec, PacketTable, PacketTableErro
 pub use plan::{Op, plan};
 pub use route_table::{EndpointId, EndpointSpec, RouteState, RouteTable, ServiceSpec};
 pub use sorted_map::SortedMap;
-pub use starting::{Shares, Starting};
+pub use starting::{Deviation, Shares, Starting};
 pub use weights::{Observed, Reach, Standing, Vantage, Weighed, WeighedEndpoint, weigh};

@@ -17,6 +17,28 @@ pub type Shares = BTreeMap<Place, Option<u32>>;
 /// by default.
 const FEW_PERCENT: usize = 50;
 
+/// How an endpoint takes part in fact, where that is not what its weight says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Deviation {
+    /// It gets nothing, because it does not listen as far as is known.
+    NotListening,
+    /// It gets nothing, because packets have no way to it.
+    NoWay,
+    /// It drains, and gets connections nevertheless.
+    StandsIn,
+}
+
+impl Deviation {
+    /// The reason, for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotListening => "does not listen yet",
+            Self::NoWay => "no route leads there",
+            Self::StandsIn => "stands in until another listens",
+        }
+    }
+}
+
 /// What is known of the endpoints of a virtual address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Starting {
@@ -62,6 +84,14 @@ impl Starting {
     /// Whether an endpoint does not listen yet, as far as is known.
     pub fn contains(&self, place: &Place) -> bool {
         self.places.contains(place)
+    }
+
+    /// The endpoints that take part otherwise than their weights say, where these take new connections.
+    pub fn deviations(&self, takes: impl Fn(&Place) -> bool) -> BTreeMap<Place, Deviation> {
+        let waiting = self.places.iter().filter(|place| !takes(place));
+        let stand_ins = self.stand_ins.iter().filter(|place| takes(place));
+        let waiting = waiting.map(|place| (*place, Deviation::NotListening));
+        waiting.chain(stand_ins.map(|place| (*place, Deviation::StandsIn))).collect()
     }
 
     /// Whether there is nothing that has to be known any more.
@@ -165,6 +195,28 @@ mod tests {
         // It drains, too; who has drained for longer may have ended, and nobody asks for it again.
         address.wants(&[(2, None), (3, Some(5)), (4, None)], &[], &[(2, None), (3, None), (4, Some(1))]);
         address.wants(&[(2, None), (3, Some(5))], &[], &[(2, None), (3, Some(5))]);
+    }
+
+    #[test]
+    fn what_takes_part_otherwise_than_wanted_is_said() {
+        let mut address = Address::serving(&[1]);
+        let deviations = |address: &Address| {
+            let effective = ready(&address.effective);
+            let found = address.starting.deviations(|place| effective.contains(place));
+            found.into_values().collect::<Vec<_>>()
+        };
+        let stood_in = [(1, Some(1)), (2, None), (3, None)];
+        address.wants(&[(1, None), (2, Some(3)), (3, Some(3))], &[2, 3], &stood_in);
+        let expected = [Deviation::StandsIn, Deviation::NotListening, Deviation::NotListening];
+        assert_eq!(deviations(&address), expected);
+        assert!(address.starting.has_started(place(2)));
+        let replaced = [(1, None), (2, Some(3)), (3, None)];
+        address.wants(&[(1, None), (2, Some(3)), (3, Some(3))], &[], &replaced);
+        assert_eq!(deviations(&address), [Deviation::NotListening]);
+        // Where nobody was, all get connections whether they listen or not.
+        let mut address = Address::default();
+        address.wants(&[(1, Some(3)), (2, Some(3))], &[1, 2], &[(1, Some(3)), (2, Some(3))]);
+        assert_eq!(deviations(&address), []);
     }
 
     #[test]

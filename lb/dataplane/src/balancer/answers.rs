@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use mesonet_lb_plan::{
-    Choice, EndpointCount, EndpointId, KnownBy, RouteTable, ServicePolicy, ServiceSpec, explain,
+    Choice, Deviation, EndpointCount, EndpointId, EndpointSpec, KnownBy, RouteState, RouteTable,
+    ServicePolicy, ServiceSpec, Weighed, explain,
 };
-use mesonet_model::{ClusterView, Protocol, ServiceKey};
+use mesonet_model::{ClusterView, EndpointState, Protocol, ServiceKey};
 
 use tracing::warn;
 
@@ -69,9 +70,28 @@ impl LoadBalancer {
         let listeners = in_effect.into_iter().flat_map(|spec| spec.listeners.iter().copied());
         let of_packets = self.packets.iter().flat_map(|packets| packets.addresses_of(key));
         let listeners: BTreeSet<SocketAddr> = listeners.chain(of_packets).collect();
-        let listeners = listeners.into_iter().collect();
+        let of = |carrier| {
+            let at_each = listeners.iter().map(|to| self.deviations(carrier, key.protocol, *to));
+            at_each.flat_map(|found| deviating(&weighed, &found)).collect()
+        };
+        let (deviations, packet_deviations) = (of(Carrier::Hooks), of(Carrier::Packets));
+        let (listeners, policy) = (listeners.into_iter().collect(), service.policy);
         let failure = self.failures.get(key).cloned();
-        Some(ServiceRoutes { listeners, policy: service.policy, weighed, counts, failure })
+        Some(ServiceRoutes { listeners, policy, weighed, counts, deviations, packet_deviations, failure })
+    }
+
+    /// Where endpoints are that take part otherwise than their weights say.
+    fn deviations(
+        &self,
+        carrier: Carrier,
+        protocol: Protocol,
+        to: SocketAddr,
+    ) -> BTreeMap<SocketAddr, Deviation> {
+        match (carrier, &self.executor, &self.packets) {
+            (Carrier::Hooks, Executor::Ebpf(ebpf), _) => ebpf.deviations(protocol, to),
+            (Carrier::Packets, _, Some(packets)) => packets.deviations(protocol, to),
+            _ => BTreeMap::new(),
+        }
     }
 
     /// Where a connection would go, by the table that is in effect.
@@ -82,7 +102,15 @@ impl LoadBalancer {
         let routes = self.service_routes(view, &service)?;
         let mut spec = self.executor.read().service(&service).cloned().unwrap_or_default();
         let (carrier, carrier_why) = self.carrier(view, &service, connection);
-        let excluded = out_of_reach(&spec, carrier, connection.to.ip());
+        let mut excluded = out_of_reach(&spec, carrier, connection.to.ip());
+        let found = self.deviations(carrier, connection.protocol, connection.to);
+        for (id, deviation) in deviating(&routes.weighed, &found) {
+            if deviation == Deviation::StandsIn {
+                spec.endpoints.insert(id, EndpointSpec { state: RouteState::Ready, weight: 1 });
+            } else {
+                excluded.entry(id).or_insert(deviation.as_str());
+            }
+        }
         spec.endpoints = spec.endpoints.into_iter().filter(|(id, _)| !excluded.contains_key(id)).collect();
         let client = connection.client.ip();
         let count = |id: &EndpointId| match (&self.beside, carrier) {
@@ -205,6 +233,19 @@ fn is_of_host(address: IpAddr) -> bool {
     address.is_loopback() || leads_here(address).unwrap_or(false)
 }
 
+/// The endpoints at places that take part otherwise than their weights say.
+fn deviating(weighed: &Weighed, found: &BTreeMap<SocketAddr, Deviation>) -> Vec<(EndpointId, Deviation)> {
+    let places = weighed.endpoints.iter().filter_map(|(id, each)| {
+        let deviation = *found.get(&id.address)?;
+        let state = match deviation {
+            Deviation::StandsIn => EndpointState::Draining,
+            Deviation::NotListening | Deviation::NoWay => EndpointState::Ready,
+        };
+        (each.standing.state() == state).then(|| (id.clone(), deviation))
+    });
+    places.collect()
+}
+
 /// The endpoints that what carries a connection to an address cannot reach, and why.
 fn out_of_reach(spec: &ServiceSpec, carrier: Carrier, to: IpAddr) -> BTreeMap<EndpointId, &'static str> {
     let reason = |at: IpAddr| match carrier {
@@ -250,7 +291,6 @@ fn service_at(view: &ClusterView, protocol: Protocol, address: SocketAddr) -> Op
 
 #[cfg(test)]
 mod tests {
-    use mesonet_lb_plan::{EndpointSpec, RouteState};
     use mesonet_model::{FrameworkId, TaskId, TaskKey};
 
     use super::*;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Scope, ScopedJoinHandle};
 
 use mesonet_ebpf_abi::{Connection, Frontend, Place, TCP};
-use mesonet_lb_plan::{Candidate, KernelTable, MapWrite, NoRoom, ServicePolicy, Shares, Starting};
+use mesonet_lb_plan::{Candidate, Deviation, KernelTable, MapWrite, NoRoom, ServicePolicy, Shares, Starting};
 use tokio::sync::Semaphore;
 
 use super::maps::Maps;
@@ -122,6 +122,13 @@ impl Kernel {
             stand_ins.filter_map(|(place, _)| self.table.counter(frontend, place)).collect()
         };
         self.wishes.iter().flat_map(of).collect()
+    }
+
+    /// The endpoints of an address that take part otherwise than their weights say.
+    pub(super) fn deviations(&self, frontend: &Frontend) -> BTreeMap<Place, Deviation> {
+        let Some(wish) = self.wishes.get(frontend) else { return BTreeMap::new() };
+        let ready: BTreeSet<Place> = self.table.ready(frontend).collect();
+        wish.starting.deviations(|place| ready.contains(place))
     }
 
     /// Ends an address. Returns the writes that do it.

@@ -26,7 +26,8 @@ use aya::maps::MapError;
 use aya::programs::ProgramError;
 use mesonet_ebpf_abi::{Flow, Frontend, Origin, Place, TCP, UDP};
 use mesonet_lb_plan::{
-    Candidate, EndpointCount, EndpointId, KernelTable, MapWrite, NoRoom, Op, RouteState, ServiceSpec,
+    Candidate, Deviation, EndpointCount, EndpointId, KernelTable, MapWrite, NoRoom, Op, RouteState,
+    ServiceSpec,
 };
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
@@ -214,6 +215,16 @@ impl Ebpf {
         let kernel = self.kernel.lock();
         let owners = kernel.unwritten().keys().filter_map(|frontend| self.owners.get(frontend));
         owners.map(|owner| owner.as_ref().clone()).collect()
+    }
+
+    /// The endpoints behind a virtual address that take part otherwise than their weights say.
+    pub(crate) fn deviations(
+        &self,
+        protocol: Protocol,
+        address: SocketAddr,
+    ) -> BTreeMap<SocketAddr, Deviation> {
+        let found = self.kernel.lock().deviations(&frontend(protocol, address));
+        found.into_iter().map(|(place, deviation)| (place.into(), deviation)).collect()
     }
 
     /// What somebody has taken away.

@@ -29,8 +29,8 @@ use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
 use mesonet_ebpf_abi::{Frontend, PacketCount, PacketEndpoint, PacketEvent, Place};
 use mesonet_lb_plan::{
-    Algorithm, PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite, RouteState,
-    RouteTable, ServicePolicy, ServiceSpec,
+    Algorithm, Deviation, PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite,
+    RouteState, RouteTable, ServicePolicy, ServiceSpec,
 };
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
@@ -456,6 +456,24 @@ impl PacketBalancer {
     /// How often packets were not translated though they may have been meant to be, by reason.
     pub fn events(&self) -> BTreeMap<PacketEvent, u64> {
         self.ledger.events()
+    }
+
+    /// The endpoints behind a virtual address that take part otherwise than their weights say.
+    pub(crate) fn deviations(
+        &self,
+        protocol: Protocol,
+        address: SocketAddr,
+    ) -> BTreeMap<SocketAddr, Deviation> {
+        let frontend = frontend(protocol, address);
+        let takes_none = |each: &PacketEndpoint| each.flags & PacketEndpoint::READY == 0;
+        let members: BTreeMap<Place, &PacketEndpoint> =
+            self.table.members(&frontend).map(|(_, each)| (each.place, each)).collect();
+        let starting = self
+            .starts
+            .deviations(&frontend, |place| members.get(place).is_some_and(|each| !takes_none(each)));
+        let no_way = members.values().filter(|each| takes_none(each) && each.source == [0; 4]);
+        let no_way = no_way.map(|each| (each.place, Deviation::NoWay));
+        no_way.chain(starting).map(|(place, deviation)| (place.into(), deviation)).collect()
     }
 
     /// The virtual addresses of a service that packets are balanced for.

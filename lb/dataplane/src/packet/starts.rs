@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use mesonet_ebpf_abi::{Frontend, Place, TCP};
-use mesonet_lb_plan::{PacketCandidate, PacketSpec, Shares, Starting};
+use mesonet_lb_plan::{Deviation, PacketCandidate, PacketSpec, Shares, Starting};
 use tokio::runtime;
 use tokio::sync::{Semaphore, mpsc, watch};
 
@@ -101,6 +101,15 @@ impl Starts {
         let weight = |each: &PacketCandidate| effective.get(&each.place).copied().unwrap_or(each.weight);
         let candidates = spec.candidates.iter().map(|each| PacketCandidate { weight: weight(each), ..*each });
         PacketSpec { candidates: candidates.collect(), ..spec.clone() }
+    }
+
+    /// The endpoints of an address that take part otherwise than their weights say, where these get new flows.
+    pub(super) fn deviations(
+        &self,
+        frontend: &Frontend,
+        takes: impl Fn(&Place) -> bool,
+    ) -> BTreeMap<Place, Deviation> {
+        self.by_address.get(frontend).map(|starting| starting.deviations(takes)).unwrap_or_default()
     }
 
     /// An address is virtual no more.

@@ -1,5 +1,6 @@
 //! Hooks for the processes of the cgroup, and the proxy for everybody else.
 
+use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::Arc;
 use mesonet_lb_dataplane::{
     Carrier, Connection, Explained, PacketBalancer, PacketMode, PacketSettings, Question,
 };
+use mesonet_lb_plan::{Deviation, EndpointId};
 use mesonet_model::EndpointState::{Draining, Ready};
 use mesonet_model::{Algorithm, Protocol, Service, ServicePolicy};
 use tokio::sync::oneshot;
@@ -175,6 +177,70 @@ fn who_carries_a_client_is_told_with_what_that_counts() {
     );
     assert_eq!(elsewhere.routes.counts.values().map(|count| count.active).sum::<u64>(), 1);
     assert_eq!(told("192.0.2.9:4567", vip(1)).carrier, Carrier::Nothing);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn who_does_not_listen_yet_is_told_and_who_stands_in() {
+    let site = Site::new("mixedlate");
+    let _neighbour = site.container();
+    let packets = PacketBalancer::start(&PacketSettings {
+        interfaces: vec![format!("mn{}", std::process::id())],
+        mode: PacketMode::Tc,
+        masquerade: true,
+        bpffs: site.settings().bpffs,
+    });
+    let packets = packets.expect("the kernel takes it");
+    let mut node = site.run(async { Node::ebpf(&site.settings()).with_packets(packets) });
+    let web = node.put_service("tcp", "web", vip(1));
+    let first = TcpListener::bind("10.77.0.1:0").expect("a free port");
+    let a = first.local_addr().expect("bound");
+    node.put_endpoint(&web, "a", a, Ready);
+    site.run(node.apply());
+    let late = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    late.bind(&SocketAddr::from(([10, 77, 0, 1], 0)).into()).expect("a free port");
+    let b = late.local_addr().ok().and_then(|address| address.as_socket()).expect("bound");
+    node.put_endpoint(&web, "b", b, Ready);
+    site.run(node.apply());
+
+    let told = |node: &mut Node, client: &str| {
+        let (answer, explained) = oneshot::channel();
+        let client = client.parse().expect("address");
+        let connection = Connection { protocol: Protocol::Tcp, client, to: vip(1) };
+        node.balancer.answer(Question::Explain(connection, answer));
+        explained.blocking_recv().expect("an answer").expect("the address is that of a service")
+    };
+    let goes_to = |explained: &Explained| explained.choice.endpoint.as_ref().map(|id| id.address);
+    let said = |of: &BTreeMap<EndpointId, Deviation>| -> Vec<(SocketAddr, Deviation)> {
+        of.iter().map(|(id, deviation)| (id.address, *deviation)).collect()
+    };
+    let clients = [("10.77.0.1:0", Carrier::Hooks), ("10.77.0.2:1234", Carrier::Packets)];
+    for stands_in in [false, true] {
+        let mut expected = vec![(b, Deviation::NotListening)];
+        if stands_in {
+            node.put_endpoint(&web, "a", a, Draining);
+            site.run(node.apply());
+            expected.insert(0, (a, Deviation::StandsIn));
+        }
+        for (client, carrier) in clients {
+            let explained = told(&mut node, client);
+            assert_eq!((explained.carrier, goes_to(&explained)), (carrier, Some(a)), "{stands_in}");
+            let reasons: Vec<_> = explained.excluded.iter().map(|(id, why)| (id.address, *why)).collect();
+            assert_eq!(reasons, [(b, "does not listen yet")]);
+            assert_eq!(said(&explained.routes.deviations), expected);
+            assert_eq!(said(&explained.routes.packet_deviations), expected);
+        }
+    }
+    late.listen(64).expect("it listens");
+    for (client, carrier) in clients {
+        eventually("it gets connections", || {
+            site.run(node.balancer.observe());
+            let explained = told(&mut node, client);
+            (explained.carrier, goes_to(&explained)) == (carrier, Some(b)) && explained.excluded.is_empty()
+        });
+    }
+    let routes = told(&mut node, "10.77.0.1:0").routes;
+    assert_eq!((routes.deviations, routes.packet_deviations), (BTreeMap::new(), BTreeMap::new()));
 }
 
 #[test]
