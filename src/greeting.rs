@@ -28,6 +28,9 @@ impl Greeting<'_> {
 
     fn vips(&self) -> String {
         match self.options.datapath {
+            Datapath::None if self.options.sockets.packet_interface.is_some() => {
+                format!("{}, for packets alone (--datapath none)", self.options.vip_range)
+            }
             Datapath::None => "named, but not balanced (--datapath none)".to_owned(),
             Datapath::Proxy => format!("{}, by proxy", self.options.vip_range),
             Datapath::Ebpf => format!("{}, by the kernel", self.options.vip_range),

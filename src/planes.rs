@@ -24,6 +24,9 @@ use crate::sources::SourceState;
 /// How long a balancer waits for a view as new as what is in the kernel, before it begins with an older one.
 const OLDER_VIEW_HOLD: Duration = Duration::from_secs(10);
 
+/// What is wrong where packets are a must.
+const PACKETS_REFUSED: &str = "the kernel does not balance packets (--packet-interface)";
+
 /// Starts to answer for names: SERVFAIL until the plane follows.
 ///
 /// # Errors
@@ -49,7 +52,8 @@ pub fn load_balancer(
     sockets: &SocketOptions,
     metrics: &Registry,
 ) -> anyhow::Result<Option<LoadBalancer>> {
-    if datapath == Datapath::None || sockets.packet_interface.is_none() {
+    let has_packets = sockets.packet_interface.is_some();
+    if !has_packets {
         leave_packets(sockets);
     }
     if matches!(datapath, Datapath::None | Datapath::Proxy)
@@ -58,9 +62,8 @@ pub fn load_balancer(
         leave_sockets(sockets);
     }
     let takes_kernel = match datapath {
-        Datapath::None => false,
-        Datapath::Proxy => sockets.packet_interface.is_some(),
-        Datapath::Auto => sockets.packet_interface.is_some() || sockets.cgroup.is_some(),
+        Datapath::None | Datapath::Proxy => has_packets,
+        Datapath::Auto => has_packets || sockets.cgroup.is_some(),
         Datapath::Ebpf => true,
     };
     let hold = match takes_kernel.then(|| KernelHold::take(&sockets.bpffs)).transpose() {
@@ -69,15 +72,20 @@ pub fn load_balancer(
             let error = format!("{:#}", anyhow!(error));
             tracing::warn!(error, "The kernel does not balance; the proxy does");
             let why = format!("auto: the kernel does not balance: {error}");
-            return Ok(Some(LoadBalancer::proxy(metrics).because(why)));
+            let balancer = LoadBalancer::proxy(metrics).because(why);
+            return Ok(Some(if has_packets { balancer.without_packets(&error) } else { balancer }));
         }
-        Err(error) => {
+        Err(error) if datapath == Datapath::Ebpf => {
             return Err(anyhow!(error).context("the kernel does not balance (use --datapath proxy)"));
         }
+        Err(error) => return Err(anyhow!(error).context(PACKETS_REFUSED)),
     };
     let settings = |cgroup| EbpfSettings { cgroup, bpffs: sockets.bpffs.clone() };
     let balancer = match (datapath, sockets.cgroup.clone()) {
-        (Datapath::None, _) => return Ok(None),
+        (Datapath::None, _) if !has_packets => return Ok(None),
+        (Datapath::None, _) => {
+            LoadBalancer::memory(metrics).because("none was asked for but for packets (--datapath none)")
+        }
         (Datapath::Proxy, _) => LoadBalancer::proxy(metrics),
         (Datapath::Auto, None) => {
             LoadBalancer::proxy(metrics).because("auto: no cgroup is named for the kernel (--cgroup)")
@@ -146,11 +154,11 @@ fn with_packets(
             Ok(balancer.with_packets(packets))
         }
         Err(error) if datapath == Datapath::Auto => {
-            let error = anyhow!(error);
-            tracing::warn!(error = format!("{error:#}"), "The kernel does not balance packets");
-            Ok(balancer)
+            let error = format!("{:#}", anyhow!(error));
+            tracing::warn!(error, "The kernel does not balance packets");
+            Ok(balancer.without_packets(&error))
         }
-        Err(error) => Err(anyhow!(error).context("the kernel does not balance packets (--packet-interface)")),
+        Err(error) => Err(anyhow!(error).context(PACKETS_REFUSED)),
     }
 }
 
@@ -295,6 +303,32 @@ async fn follow_with_lb(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Settings as _, SocketSettings};
+
+    /// What is told where packets are to be balanced, and there is no BPF file system for that.
+    fn refused(datapath: Datapath) -> anyhow::Result<Option<LoadBalancer>> {
+        let dir = tempfile::tempdir().expect("directory");
+        let sockets = SocketOptions {
+            bpffs: dir.path().to_owned(),
+            packet_interface: Some("eth0".parse().expect("a name")),
+            ..SocketSettings::default().with_defaults()
+        };
+        load_balancer(datapath, &sockets, &Registry::new())
+    }
+
+    #[tokio::test]
+    async fn packets_that_are_refused_are_an_error_or_told_with_the_reason() {
+        for datapath in [Datapath::None, Datapath::Proxy] {
+            let error = refused(datapath).expect_err("nobody balances packets").to_string();
+            assert!(error.contains("--packet-interface"), "{error}");
+        }
+        let mut balancer = refused(Datapath::Auto).expect("the proxy balances").expect("it does");
+        let (answer, routes) = tokio::sync::oneshot::channel();
+        balancer.answer(Question::Routes(answer));
+        let told = routes.await.expect("an answer").datapath.packets;
+        let [told] = &told[..] else { panic!("one sentence: {told:?}") };
+        assert!(told.starts_with("nothing: ") && told.contains("BPF file system"), "{told}");
+    }
 
     fn view(revision: u64) -> ClusterView {
         let mut view = ClusterView::empty(ClusterId::new("c"));

@@ -34,6 +34,8 @@ pub struct LoadBalancer {
     executor: Executor,
     /// What serves others than this node's processes.
     packets: Option<Box<PacketBalancer>>,
+    /// Why packets are not balanced although they should be.
+    packets_refused: Option<String>,
     /// What serves them where packets are not balanced.
     beside: Option<Box<ProxyBeside>>,
     /// Keeps other processes from what this one has in the kernel.
@@ -119,6 +121,7 @@ impl LoadBalancer {
         Self {
             executor,
             packets: None,
+            packets_refused: None,
             beside: None,
             hold: None,
             upkeep: Upkeep::new(),
@@ -139,6 +142,12 @@ impl LoadBalancer {
     #[must_use]
     pub fn with_packets(self, packets: PacketBalancer) -> Self {
         Self { packets: Some(Box::new(packets)), ..self }
+    }
+
+    /// Says why packets from outside are not balanced although that was asked for.
+    #[must_use]
+    pub fn without_packets(self, why: &str) -> Self {
+        Self { packets_refused: Some(why.to_owned()), ..self }
     }
 
     /// Keeps other processes from what this one has in the kernel, for as long as it balances.

@@ -52,7 +52,7 @@ pub struct Datapath {
     pub name: &'static str,
     /// Why it was chosen.
     pub why: String,
-    /// Where packets from outside are balanced, too, and why there.
+    /// Where packets from outside are balanced, too, and why there, or why they are not although they should be.
     pub packets: Vec<String>,
     /// What serves whoever that does not see, and why.
     pub beside: Option<String>,

@@ -32,6 +32,7 @@ impl LoadBalancer {
             let what = if each.is_present() { each.mode.as_str() } else { "nothing" };
             format!("{what} at {}: {}", each.name, each.why())
         };
+        let refused = self.packets_refused.iter().map(|why| format!("nothing: {why}"));
         let beside = self.beside.as_ref().map(|beside| {
             let what = "the proxy: the hooks see only processes of the cgroup, and no packets are balanced";
             // What else is refused is a failure of its service.
@@ -47,7 +48,7 @@ impl LoadBalancer {
         Datapath {
             name: self.executor.as_str(),
             why: self.why.clone(),
-            packets: packets.map(text).collect(),
+            packets: packets.map(text).chain(refused).collect(),
             beside,
             trouble: self.upkeep.trouble(),
         }
