@@ -247,8 +247,12 @@ impl LoadBalancer {
         let Some(view) = self.view.clone() else { return BTreeMap::new() };
         let mut failed = self.executor.take_failed();
         failed.extend(self.beside.iter_mut().flat_map(|beside| beside.take_failed()));
-        let (executor, beside) = (&self.executor, self.beside.as_deref());
-        let count = |key: &ServiceKey, id: &_| counted(executor, beside, key, id);
+        let (executor, beside, packets) = (&self.executor, self.beside.as_deref(), self.packets.as_deref());
+        let count = |key: &ServiceKey, id: &EndpointId| {
+            // Whether an endpoint takes them is not seen of packets: they say nothing against failures.
+            let active = packets.map(|packets| packets.count(key, id.address).active).unwrap_or_default();
+            counted(executor, beside, key, id) + EndpointCount { active, ..EndpointCount::default() }
+        };
         let mut keys = self.planner.observe(&view, failed, count, now());
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_started()));
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_rerouted()));
@@ -407,7 +411,7 @@ impl LoadBalancer {
     }
 }
 
-/// What connections to an endpoint have come to, whatever carried them.
+/// What connections to an endpoint have come to that the executor or the proxy beside it carried.
 fn counted(
     executor: &Executor,
     beside: Option<&ProxyBeside>,

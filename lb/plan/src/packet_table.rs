@@ -171,6 +171,12 @@ impl PacketTable {
         programmed.into_iter().flat_map(|each| each.members.values().map(|(number, each)| (*number, each)))
     }
 
+    /// An endpoint of a virtual address, with its number.
+    pub fn member(&self, frontend: &Frontend, place: &Place) -> Option<(u32, &PacketEndpoint)> {
+        let (number, endpoint) = self.services.get(frontend)?.members.get(place)?;
+        Some((*number, endpoint))
+    }
+
     /// The endpoint with a number.
     pub fn endpoint(&self, number: u32) -> Option<(&Frontend, &PacketEndpoint)> {
         self.services.iter().find_map(|(frontend, each)| {

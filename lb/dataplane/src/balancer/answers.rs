@@ -65,7 +65,11 @@ impl LoadBalancer {
     fn service_routes(&self, view: &ClusterView, key: &ServiceKey) -> Option<ServiceRoutes> {
         let service = view.services.get(key)?;
         let weighed = self.planner.weigh(view, key, now())?;
-        let count = |id| counted(&self.executor, self.beside.as_deref(), key, id);
+        let of_packets =
+            |id: &EndpointId| self.packets.as_ref().map(|packets| packets.count(key, id.address));
+        let count = |id| {
+            counted(&self.executor, self.beside.as_deref(), key, id) + of_packets(id).unwrap_or_default()
+        };
         let counts = weighed.endpoints.keys().map(|id| (id.clone(), count(id))).collect();
         let in_effect = self.executor.read().service(key);
         let listeners = in_effect.into_iter().flat_map(|spec| spec.listeners.iter().copied());

@@ -38,6 +38,8 @@ struct Account {
     /// Its own instruments, from when something is counted, unless there are too many others.
     series: Option<Arc<EndpointSeries>>,
     exported: PacketCount,
+    /// What was counted under the number before the endpoint had it.
+    before: PacketCount,
 }
 
 #[derive(Debug)]
@@ -63,13 +65,15 @@ impl Ledger {
         registry.register(Box::new(self.clone()))
     }
 
-    /// What is counted under a number from now on belongs to an endpoint of a service.
-    pub(super) fn open(&self, number: u32, service: &ServiceKey, endpoint: SocketAddr) {
+    /// What is counted under a number from now on belongs to an endpoint of a service, which has so many flows already.
+    pub(super) fn open(&self, number: u32, service: &ServiceKey, endpoint: SocketAddr, flows: u64) {
         let mut accounts = self.lock();
         accounts.export(number);
         let exported = accounts.counters.of(number);
         let label = accounts.label(service);
-        let account = Account { label, endpoint: Some((service.clone(), endpoint)), series: None, exported };
+        let before = PacketCount { flows: exported.flows.wrapping_sub(flows), ..exported };
+        let endpoint = Some((service.clone(), endpoint));
+        let account = Account { label, endpoint, series: None, exported, before };
         accounts.accounts.insert(number, account);
     }
 
@@ -80,6 +84,14 @@ impl Ledger {
         if let Some(account) = accounts.accounts.get_mut(&number) {
             (account.endpoint, account.series) = (None, None);
         }
+    }
+
+    /// How many flows the endpoint with a number has been given, and how many of them have ended.
+    pub(super) fn flows(&self, number: u32) -> (u64, u64) {
+        let accounts = self.lock();
+        let Some(Account { before, .. }) = accounts.accounts.get(&number) else { return (0, 0) };
+        let count = accounts.counters.of(number);
+        (count.flows.wrapping_sub(before.flows), count.ended.wrapping_sub(before.ended))
     }
 
     /// Everything that was counted of an endpoint's number since the maps were made.

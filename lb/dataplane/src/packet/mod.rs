@@ -22,15 +22,16 @@ use std::fs::File;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Add as _;
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapError;
 use aya::maps::xdp::XdpMapError;
 use aya::programs::ProgramError;
-use mesonet_ebpf_abi::{Frontend, PacketCount, PacketEndpoint, PacketEvent, Place};
+use mesonet_ebpf_abi::{Frontend, PacketCount, PacketEndpoint, PacketEvent, Place, Track};
 use mesonet_lb_plan::{
-    Algorithm, Deviation, PacketCandidate, PacketSpec, PacketTable, PacketTableError, PacketWrite,
-    RouteState, RouteTable, ServicePolicy, ServiceSpec,
+    Algorithm, Deviation, EndpointCount, PacketCandidate, PacketSpec, PacketTable, PacketTableError,
+    PacketWrite, RouteState, RouteTable, ServicePolicy, ServiceSpec,
 };
 use mesonet_model::{Protocol, ServiceKey, TaskKey};
 use thiserror::Error;
@@ -222,6 +223,8 @@ pub struct PacketBalancer {
     unreached: BTreeMap<ServiceKey, String>,
     /// Virtual addresses of a former process that are not accounted for yet.
     found: BTreeSet<Frontend>,
+    /// The flows that were found, by number and stamp.
+    found_flows: BTreeMap<(u32, u32), u64>,
     /// Whether virtual addresses of a former process may be left in the maps.
     has_leftovers: bool,
     /// What other versions have left, whose programs go on until the first services are in effect.
@@ -249,6 +252,7 @@ impl PacketBalancer {
         let older_programs = OlderPrograms::new(&mut ebpf)?;
         let found: BTreeSet<Frontend> = table.frontends().copied().collect();
         let has_leftovers = !found.is_empty();
+        let found_flows = if has_leftovers { count_open(&flows) } else { BTreeMap::new() };
         older_form::leave(&older, &older_programs, has_leftovers).map_err(PacketError::Words)?;
         let (attached, pins) = programs::attach(&mut ebpf, &directory, &older, settings)?;
         maps.set_devices(&following::devices(&attached))?;
@@ -276,6 +280,7 @@ impl PacketBalancer {
             sources,
             unreached: BTreeMap::new(),
             found,
+            found_flows,
             has_leftovers,
             older,
             older_programs,
@@ -453,6 +458,20 @@ impl PacketBalancer {
         members.map(|(number, each)| (each.place.into(), self.ledger.of(number))).collect()
     }
 
+    /// What flows to an endpoint of a service have come to since this process knows it: how many there were, and how many
+    /// connections are open. Datagrams have no end, and that of a connection whose answers do not pass the node is not seen.
+    pub fn count(&self, key: &ServiceKey, endpoint: SocketAddr) -> EndpointCount {
+        let place = Place::from(endpoint);
+        let members = self.owners.of(key).filter_map(|frontend| self.table.member(&frontend, &place));
+        let counts = members.map(|(number, endpoint)| {
+            let (connections, ended) = self.ledger.flows(number);
+            let is_seen = key.protocol == Protocol::Tcp && endpoint.flags & PacketEndpoint::DIRECT == 0;
+            let active = if is_seen { connections.saturating_sub(ended) } else { 0 };
+            EndpointCount { connections, active, failures: 0 }
+        });
+        counts.fold(EndpointCount::default(), EndpointCount::add)
+    }
+
     /// How often packets were not translated though they may have been meant to be, by reason.
     pub fn events(&self) -> BTreeMap<PacketEvent, u64> {
         self.ledger.events()
@@ -497,7 +516,7 @@ impl PacketBalancer {
         for write in &writes {
             match (write, self.owners.get(&frontend)) {
                 (PacketWrite::PutMember(member, number), Some(key)) => {
-                    self.ledger.open(*number, key, member.place.into());
+                    self.ledger.open(*number, key, member.place.into(), 0);
                 }
                 (PacketWrite::RemoveEndpoint(number), _) => self.ledger.close(*number),
                 _ => {}
@@ -517,8 +536,13 @@ impl PacketBalancer {
             return;
         }
         if let Some(key) = self.owners.get(frontend) {
-            let members = self.table.members(frontend);
-            members.for_each(|(number, each)| self.ledger.open(number, key, each.place.into()));
+            for (number, each) in self.table.members(frontend) {
+                let flows = self.found_flows.get(&(number, each.stamp)).copied().unwrap_or_default();
+                self.ledger.open(number, key, each.place.into(), flows);
+            }
+        }
+        if self.found.is_empty() {
+            self.found_flows.clear();
         }
     }
 
@@ -559,6 +583,20 @@ fn failure(frontend: &Frontend, error: &dyn std::error::Error) -> String {
 /// For who reads why a service is not in effect for clients elsewhere.
 fn lack_of_way(at: &SocketAddr) -> String {
     format!("cannot send packets to {at}: no route leads there; it gets them once one does")
+}
+
+/// How many connections of each endpoint are open, by its number and stamp.
+fn count_open(flows: &FlowTable) -> BTreeMap<(u32, u32), u64> {
+    let mut open = BTreeMap::new();
+    let counted = flows.for_each(|track| {
+        if track.direction == Track::FROM_CLIENT && track.seen & Track::OVER == 0 {
+            *open.entry((track.endpoint, track.stamp)).or_default() += 1;
+        }
+    });
+    if let Err(error) = counted {
+        tracing::warn!(%error, "Cannot read which flows there are; those from before are not counted");
+    }
+    open
 }
 
 /// Another number at each start.

@@ -4,6 +4,7 @@
 
 mod aborted;
 mod choice;
+mod counts;
 mod direct;
 mod forgotten;
 mod interfaces;
