@@ -21,6 +21,8 @@ pub enum ServiceCommand {
 /// `GET /v1/services`.
 #[derive(Debug, Deserialize)]
 struct Services {
+    /// The node, where its network daemon answers; a master answers for all nodes.
+    node: Option<String>,
     services: Vec<Service>,
 }
 
@@ -32,8 +34,11 @@ struct Service {
     port: u16,
     addresses: Vec<IpAddr>,
     endpoints: Vec<Endpoint>,
+    /// As a master knows them of all nodes.
     #[serde(default)]
     failures: Vec<Failure>,
+    /// As a network daemon knows it of its own.
+    failure: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,11 +63,10 @@ fn list(session: &Session) -> Result<(), CommandError> {
     if session.output.is_json() {
         return session.output.value(&session.client.get::<Value>("/v1/services")?["services"]);
     }
-    let Services { services } = session.client.get("/v1/services")?;
-    session.output.table(&table(&services))
+    session.output.table(&table(&session.client.get("/v1/services")?))
 }
 
-fn table(services: &[Service]) -> Table<5> {
+fn table(Services { node, services }: &Services) -> Table<5> {
     let mut table = Table::new([
         Column::text("SERVICE", 60),
         Column::text("ADDRESS", 50),
@@ -77,7 +81,7 @@ fn table(services: &[Service]) -> Table<5> {
             service.addresses(),
             service.name.clone().unwrap_or_default(),
             service.endpoints(),
-            service.problem(),
+            service.problem(node.as_deref()),
         ]);
     }
     table
@@ -102,13 +106,20 @@ impl Service {
         if parts.is_empty() { "none".to_owned() } else { parts.join(", ") }
     }
 
-    fn problem(&self) -> String {
-        let problems = self.failures.iter().map(|failure| format!("{} ({})", failure.reason, failure.node));
-        let unaddressed = "it has no address; the master's log says why";
+    fn problem(&self, node: Option<&str>) -> String {
+        let of_nodes = self.failures.iter().map(|Failure { node, reason }| format!("{reason} ({node})"));
+        let of_node = node.zip(self.failure.as_ref()).map(|(node, reason)| format!("{reason} ({node})"));
+        let problems: Vec<String> = of_nodes.chain(of_node).collect();
         // A node that balances has said more.
-        let is_unaddressed = self.addresses.is_empty() && self.failures.is_empty();
-        let unaddressed = is_unaddressed.then(|| unaddressed.to_owned());
-        problems.chain(unaddressed).collect::<Vec<_>>().join("; ")
+        if self.addresses.is_empty() && problems.is_empty() {
+            let lacks = "it has no address";
+            return if node.is_some() {
+                lacks.to_owned()
+            } else {
+                format!("{lacks}; the master's log says why")
+            };
+        }
+        problems.join("; ")
     }
 }
 
@@ -142,13 +153,34 @@ mod tests {
         ] }))
         .expect("services");
         assert_eq!(
-            table(&services.services).render().split_whitespace().collect::<Vec<_>>().join(" "),
+            table(&services).render().split_whitespace().collect::<Vec<_>>().join(" "),
             "SERVICE ADDRESS NAME ENDPOINTS PROBLEM \
              tcp/web@marathon:80 127.11.0.9:80,[fd01:c::9]:80 web.marathon.l4lb.thisdcos.directory \
              2 ready, 1 draining - \
              udp/127.11.9.9:53 127.11.9.9:53 - none address in use (S0) \
              tcp/127.11.0.9:80 - - 1 ready it has no address; the master's log says why \
              tcp/127.11.0.8:80 - - none it is another one's (S0)"
+        );
+    }
+
+    #[test]
+    fn a_network_daemon_says_what_is_wrong_on_its_node() {
+        let services: Services = serde_json::from_value(json!({ "node": "n1", "revision": 7, "services": [
+            {
+                "service": "tcp/127.11.9.9:80", "name": null, "protocol": "tcp", "port": 80,
+                "addresses": ["127.11.9.9"], "endpoints": [], "failure": "address in use",
+            },
+            {
+                "service": "tcp/127.11.9.9:81", "name": null, "protocol": "tcp", "port": 81, "addresses": [],
+                "endpoints": [], "failure": null,
+            },
+        ] }))
+        .expect("services");
+        assert_eq!(
+            table(&services).render().split_whitespace().collect::<Vec<_>>().join(" "),
+            "SERVICE ADDRESS NAME ENDPOINTS PROBLEM \
+             tcp/127.11.9.9:80 127.11.9.9:80 - none address in use (n1) \
+             tcp/127.11.9.9:81 - - none it has no address"
         );
     }
 }

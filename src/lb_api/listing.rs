@@ -54,9 +54,14 @@ pub(super) fn routes(node: &AgentId, view: &ClusterView, routes: &Routes) -> Val
 /// Every service of the view, with what the node's balancer makes of it.
 pub(super) fn services(node: &AgentId, view: &ClusterView, routes: Option<&Routes>) -> Value {
     let vantage = Vantage::of(view, node);
-    let of = |known: &Service| match routes.and_then(|routes| routes.services.get(&known.key)) {
-        Some(routes) => service(view, &known.key, routes),
-        None => service(view, &known.key, &unobserved(&vantage, view, known)),
+    let of = |known: &Service| {
+        let mut shown = match routes.and_then(|routes| routes.services.get(&known.key)) {
+            Some(routes) => service(view, &known.key, routes),
+            None => service(view, &known.key, &unobserved(&vantage, view, known)),
+        };
+        // Also those that nothing listens at.
+        shown["addresses"] = json!(addresses(known).collect::<Vec<_>>());
+        shown
     };
     let services: Vec<Value> = view.services.values().map(|service| of(service)).collect();
     json!({ "node": node, "revision": view.revision, "services": services })
@@ -145,16 +150,20 @@ pub(super) fn datapath(datapath: &Datapath) -> Value {
 
 /// A service as a node has it that balances nothing and has seen no connection.
 fn unobserved(vantage: &Vantage, view: &ClusterView, known: &Service) -> ServiceRoutes {
-    let addresses = known.ipv4.map(IpAddr::V4).into_iter().chain(known.ipv6.map(IpAddr::V6));
     ServiceRoutes {
-        listeners: addresses.map(|address| SocketAddr::new(address, known.key.port)).collect(),
+        listeners: addresses(known).map(|address| SocketAddr::new(address, known.key.port)).collect(),
         policy: known.policy,
         weighed: weigh(view, known, vantage, &Observed::default(), now()),
         counts: BTreeMap::new(),
         deviations: BTreeMap::new(),
         packet_deviations: BTreeMap::new(),
-        failure: None,
+        failure: lack_of_address(view, &known.key),
     }
+}
+
+/// A service's virtual addresses.
+fn addresses(service: &Service) -> impl Iterator<Item = IpAddr> {
+    service.ipv4.map(IpAddr::V4).into_iter().chain(service.ipv6.map(IpAddr::V6))
 }
 
 fn now() -> Timestamp {
