@@ -242,6 +242,7 @@ impl LoadBalancer {
         self.observed_at = Instant::now();
         if let Some(packets) = &mut self.packets {
             packets.follow_interfaces();
+            packets.follow_nodes();
         }
         self.look_after_kernel();
         let Some(view) = self.view.clone() else { return BTreeMap::new() };

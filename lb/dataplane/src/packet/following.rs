@@ -3,7 +3,7 @@
 //!
 //! With an interface, the kernel ends the programs at it. Another one of the same name has another number and none of them.
 
-use super::{Attached, PacketBalancer, PacketError, interfaces, programs};
+use super::{Attached, PacketBalancer, PacketError, address, interfaces, programs};
 use crate::Missing;
 
 impl PacketBalancer {
@@ -26,6 +26,15 @@ impl PacketBalancer {
         if has_changed && let Err(error) = self.maps.set_devices(&devices(&self.attached)) {
             tracing::warn!(%error, "Cannot send packets on to an interface that has come back");
         }
+    }
+
+    /// Has packets in tunnels taken from the nodes that are wanted. What the kernel refuses is tried again at each call.
+    pub(crate) fn follow_nodes(&mut self) {
+        let maps = &self.maps;
+        self.nodes.carry_out(|node, is_wanted| match is_wanted {
+            true => maps.add_node(&address(node)),
+            false => maps.remove_node(&address(node)),
+        });
     }
 
     /// Makes do with what has become of an interface.

@@ -10,6 +10,7 @@ mod following;
 mod interfaces;
 mod ledger;
 mod maps;
+mod nodes;
 mod older_form;
 mod owners;
 mod programs;
@@ -42,6 +43,7 @@ use crate::pins::Pins;
 use drains::{Drain, Draining, Drains, Served};
 use ledger::Ledger;
 use maps::{Counters, FlowTable, Maps, OlderPrograms};
+use nodes::Nodes;
 use owners::Owners;
 use programs::Loaded;
 use sources::Sources;
@@ -214,7 +216,7 @@ pub struct PacketBalancer {
     mode: PacketMode,
     masquerade: bool,
     /// The addresses of the cluster's nodes.
-    nodes: BTreeSet<IpAddr>,
+    nodes: Nodes,
     /// Which service each virtual address leads to.
     owners: Owners,
     /// The node's own addresses on the way to endpoints.
@@ -275,7 +277,7 @@ impl PacketBalancer {
             pins,
             mode: settings.mode,
             masquerade,
-            nodes,
+            nodes: Nodes::new(nodes),
             owners: Owners::default(),
             sources,
             unreached: BTreeMap::new(),
@@ -354,21 +356,9 @@ impl PacketBalancer {
     /// Takes packets in tunnels from these nodes, and sends them to endpoints there if their services want it. Returns
     /// whether that is a change, so that services are to be settled again.
     pub fn set_nodes(&mut self, nodes: BTreeSet<IpAddr>) -> bool {
-        if nodes == self.nodes {
-            return false;
-        }
-        for node in nodes.difference(&self.nodes) {
-            if let Err(error) = self.maps.add_node(&address(*node)) {
-                tracing::warn!(%error, %node, "Cannot take packets in tunnels from a node");
-            }
-        }
-        for node in self.nodes.difference(&nodes) {
-            if let Err(error) = self.maps.remove_node(&address(*node)) {
-                tracing::warn!(%error, %node, "Cannot refuse packets in tunnels from a node that is gone");
-            }
-        }
-        self.nodes = nodes;
-        true
+        let is_change = self.nodes.want(nodes);
+        self.follow_nodes();
+        is_change
     }
 
     /// Makes services what a table says. Returns those that could not be put into effect, and why.
@@ -377,7 +367,8 @@ impl PacketBalancer {
         services: &BTreeSet<ServiceKey>,
         routes: &RouteTable,
     ) -> BTreeMap<ServiceKey, String> {
-        let mut ways = Ways { sources: &mut self.sources, masquerade: self.masquerade, nodes: &self.nodes };
+        let mut ways =
+            Ways { sources: &mut self.sources, masquerade: self.masquerade, nodes: self.nodes.wanted() };
         let mut failures = BTreeMap::new();
         let nothing = ServiceSpec::default();
         let mut specs = BTreeMap::new();
