@@ -180,9 +180,11 @@ fn send(context: &SockAddrContext, family: Family) -> Verdict {
     let netns = netns(context);
     // SAFETY: as in `connect`.
     let known = (unsafe { FLOWS.get(&flow) }).copied();
-    let slot = match known {
-        Some(slot) if is_member(service.id, &slot.place).is_some() => slot,
-        _ => {
+    let stays = known.and_then(|slot| Some((slot, member(service.id, &slot.place)?)));
+    let slot = match stays {
+        // Another one may have come to its place, which has a counter of its own.
+        Some((slot, state)) => Slot { counter: state.counter, ..slot },
+        None => {
             let Some((id, slot)) = choose(&frontend, service, netns) else { return refuse(service.id) };
             if !is_reachable(family, &slot) || is_mapped(family, &slot) {
                 return refuse(id);
@@ -291,14 +293,14 @@ fn stay(service: Service, netns: [u32; 2]) -> Option<Slot> {
     // SAFETY: a value of the map; one that is replaced meanwhile is as good.
     let known = unsafe { affinity.read() };
     let now = seconds();
-    if now.wrapping_sub(known.used) > service.affinity_seconds
-        || is_member(service.id, &known.slot.place)? & MemberState::READY == 0
-    {
+    let state = member(service.id, &known.slot.place)?;
+    if now.wrapping_sub(known.used) > service.affinity_seconds || state.flags & MemberState::READY == 0 {
         return None;
     }
     // SAFETY: as above; whoever writes last was here last.
     unsafe { (&raw mut (*affinity).used).write(now) };
-    Some(known.slot)
+    // As in `send`.
+    Some(Slot { counter: state.counter, ..known.slot })
 }
 
 #[inline(always)]
@@ -317,9 +319,9 @@ fn seconds() -> u32 {
 
 /// The state of an endpoint that is ready or drains.
 #[inline(always)]
-fn is_member(service: u32, place: &Place) -> Option<u32> {
-    // SAFETY: one word, read at once.
-    (unsafe { MEMBERS.get(&Member { service, place: *place }) }).map(|state| state.flags)
+fn member(service: u32, place: &Place) -> Option<MemberState> {
+    // SAFETY: as in `connect`.
+    unsafe { MEMBERS.get(&Member { service, place: *place }) }.copied()
 }
 
 /// Whether a socket of the family can talk to the endpoint.

@@ -219,3 +219,28 @@ fn flows_of_datagrams_are_counted() {
     wait_for(&node, "mesonet_lb_connections_total", &label, 10);
     wait_for(&node, "mesonet_lb_packets_total", "in", 50);
 }
+
+#[test]
+#[ignore = "needs root"]
+fn datagrams_count_for_the_endpoint_that_came_to_the_same_place() {
+    let site = Site::new("sameflow");
+    let mut node = site.node();
+    let service = node.put_service("udp", "sink", vip(1));
+    let sink = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let place = sink.local_addr().expect("bound");
+    node.put_endpoint(&service, "first", place, Ready);
+    site.run(node.apply());
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    client.send_to(b"!", vip(1)).expect("sent");
+    wait_for(&node, "mesonet_lb_endpoint_connections_total", &place.to_string(), 1);
+    node.remove_endpoint(&service, "first", place);
+    site.run(node.apply());
+    node.put_endpoint(&service, "second", place, Ready);
+    site.run(node.apply());
+    // Nothing is counted for the first one any more.
+    wait_for(&node, "mesonet_lb_endpoint_connections_total", &place.to_string(), 0);
+    for _ in 0..5 {
+        client.send_to(b"!", vip(1)).expect("sent");
+    }
+    wait_for(&node, "mesonet_lb_packets_total", "in", 6);
+}

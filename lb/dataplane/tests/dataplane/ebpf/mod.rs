@@ -17,12 +17,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use mesonet_lb_dataplane::{EbpfSettings, cleanup};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::fixture::{Node, eventually, unique};
+
+/// Longer than it takes to find that an endpoint has no connections.
+const LOOKS: Duration = Duration::from_millis(900);
 
 /// The hooks are of one cgroup, so that tests take turns.
 static TURN: Mutex<()> = Mutex::new(());

@@ -1,8 +1,10 @@
 //! Endpoints are chosen as a service's policy says.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, Map, MapData};
@@ -11,7 +13,7 @@ use mesonet_lb_plan::EndpointId;
 use mesonet_model::EndpointState::{Draining, Ready};
 use mesonet_model::{Algorithm, ServiceKey, ServicePolicy};
 
-use super::{Container, Site, vip};
+use super::{Container, LOOKS, Site, vip};
 use crate::fixture::{
     Node, PATIENCE, ask, connect, dead_address, read_name, serve_name, serve_name_at, task,
 };
@@ -21,13 +23,17 @@ const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 /// A service with four endpoints that containers can reach.
 fn service(node: &mut Node, policy: ServicePolicy) -> (ServiceKey, Vec<SocketAddr>) {
     let key = node.put_service("tcp", "web", vip(1));
-    let service = node.view.services.get(&key).map(|service| (**service).clone()).expect("it is there");
-    node.view.services.insert(key.clone(), Arc::new(mesonet_model::Service { policy, ..service }));
+    set_policy(node, &key, policy);
     let addresses: Vec<SocketAddr> = NAMES.iter().map(|name| serve_name_at(Container::HOST, name)).collect();
     for (name, address) in NAMES.iter().zip(&addresses) {
         node.put_endpoint(&key, name, *address, Ready);
     }
     (key, addresses)
+}
+
+fn set_policy(node: &mut Node, key: &ServiceKey, policy: ServicePolicy) {
+    let service = node.view.services.get(key).map(|service| (**service).clone()).expect("it is there");
+    node.view.services.insert(key.clone(), Arc::new(mesonet_model::Service { policy, ..service }));
 }
 
 fn counts(names: impl Iterator<Item = char>) -> BTreeMap<char, usize> {
@@ -112,11 +118,42 @@ fn a_client_stays_with_its_endpoint_for_a_time() {
     let after = ask_some();
     assert!(after.iter().all(|name| *name == after[0] && *name != names[0]), "{after:?}");
     // Nor for longer than wanted.
-    let service = node.view.services.get(&key).map(|service| (**service).clone()).expect("it is there");
-    let policy = ServicePolicy { affinity: None, ..policy };
-    node.view.services.insert(key.clone(), Arc::new(mesonet_model::Service { policy, ..service }));
+    set_policy(&mut node, &key, ServicePolicy { affinity: None, ..policy });
     site.run(node.apply());
     assert_eq!(counts((0..200).map(|_| ask(vip(1)).expect("an answer"))).len(), 3);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_client_that_stays_is_known_to_the_endpoint_that_came_to_the_same_place() {
+    let site = Site::new("replaced");
+    let mut node = site.node();
+    let key = node.put_service("tcp", "web", vip(1));
+    let policy = ServicePolicy { affinity: Some(Duration::from_secs(3600)), ..ServicePolicy::default() };
+    set_policy(&mut node, &key, policy);
+    let place = serve_name("a");
+    node.put_endpoint(&key, "first", place, Ready);
+    site.run(node.apply());
+    assert_eq!(ask(vip(1)).expect("an answer"), 'a');
+    node.remove_endpoint(&key, "first", place);
+    site.run(node.apply());
+    assert!(TcpStream::connect(vip(1)).is_err());
+    node.put_endpoint(&key, "second", place, Ready);
+    site.run(node.apply());
+    let mut stream = connect(vip(1));
+    assert_eq!(read_name(&mut stream).expect("a name"), 'a');
+    // Its connection keeps it, and ends with it.
+    node.put_endpoint(&key, "second", place, Draining);
+    site.run(node.apply());
+    let busy = node.balancer.busy();
+    let draining = Instant::now();
+    while draining.elapsed() < LOOKS {
+        assert!(busy.borrow().contains(&task("second")), "the task is taken for unused");
+        thread::yield_now();
+    }
+    node.remove_endpoint(&key, "second", place);
+    site.run(node.apply());
+    assert!(stream.read_exact(&mut [0]).is_err(), "the connection goes on");
 }
 
 /// Makes every client come so much earlier than it did.

@@ -2,15 +2,12 @@
 
 use std::io::Write as _;
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mesonet_model::EndpointState;
 
-use super::{Site, vip, vip6};
+use super::{LOOKS, Site, vip, vip6};
 use crate::fixture::{PATIENCE, ask, connect, dead_address, eventually, serve_name, task};
-
-/// Longer than it takes to find that an endpoint has no connections.
-const LOOKS: Duration = Duration::from_millis(900);
 
 #[test]
 #[ignore = "needs root"]
