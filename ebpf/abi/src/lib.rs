@@ -174,7 +174,7 @@ pub struct Member {
 pub struct MemberState {
     /// The number that its connections are counted under.
     pub counter: u32,
-    /// [`MemberState::READY`] or nothing.
+    /// [`MemberState::READY`] and [`MemberState::WEIGHTLESS`], or nothing.
     pub flags: u32,
 }
 
@@ -311,6 +311,15 @@ impl Slot {
 impl MemberState {
     /// It takes new connections.
     pub const READY: u32 = 1;
+
+    /// It has no weight while others have some: no client is to stay with it.
+    pub const WEIGHTLESS: u32 = 2;
+
+    /// Whether clients may stay with it for new connections.
+    #[inline(always)]
+    pub const fn keeps_clients(self) -> bool {
+        self.flags & (Self::READY | Self::WEIGHTLESS) == Self::READY
+    }
 }
 
 // === impl Origin ===

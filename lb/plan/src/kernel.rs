@@ -106,7 +106,9 @@ impl KernelTable {
             let of = frontends.get(&key.service).and_then(|frontend| table.services.get_mut(frontend));
             match of {
                 Some(of) if of.service.generation == key.generation && key.index < of.service.slots => {
-                    let state = MemberState { counter: slot.counter, flags: MemberState::READY };
+                    // Where no endpoint has a weight, no slot is without.
+                    let flags = flags(Some(slot.weight), true);
+                    let state = MemberState { counter: slot.counter, flags };
                     of.members.insert(slot.place, state);
                     of.slots.push(slot);
                 }
@@ -204,10 +206,13 @@ impl KernelTable {
             None => (None, Vec::new(), SortedMap::new(), BTreeSet::new()),
         };
         let id = service.map_or(self.next_service, |service| service.id);
-        let members: SortedMap<Place, MemberState> = candidates
-            .iter()
-            .map(|each| (each.place, self.member(each, old_members.get(&each.place))))
-            .collect();
+        let is_weighed = candidates.iter().any(|each| each.weight.is_some_and(|weight| weight > 0));
+        let mut member = |each: &Candidate| MemberState {
+            counter: self.counter_of(old_members.get(&each.place)),
+            flags: flags(each.weight, is_weighed),
+        };
+        let members: SortedMap<Place, MemberState> =
+            candidates.iter().map(|each| (each.place, member(each))).collect();
         let slots = slots(candidates, &members);
         let new = |generation| service_of(id, generation, slots.len(), policy);
         let mut writes = Vec::with_capacity(slots.len() + 1);
@@ -300,10 +305,8 @@ impl KernelTable {
     }
 
     /// An endpoint keeps its counter for as long as it is a member.
-    fn member(&mut self, candidate: &Candidate, old: Option<&MemberState>) -> MemberState {
-        let counter = old.map_or_else(|| self.count(), |old| old.counter);
-        let flags = if candidate.weight.is_some() { MemberState::READY } else { 0 };
-        MemberState { counter, flags }
+    fn counter_of(&mut self, old: Option<&MemberState>) -> u32 {
+        old.map_or_else(|| self.count(), |old| old.counter)
     }
 
     fn count(&mut self) -> u32 {
@@ -322,6 +325,15 @@ impl Programmed {
         let mut entries = Entries::new(1, 0, 0, self.mapped.len());
         entries += Entries::of_generation(self.service);
         entries
+    }
+}
+
+/// What is known of a member with this weight, where some have one or none has.
+fn flags(weight: Option<u32>, is_weighed: bool) -> u32 {
+    match weight {
+        Some(0) if is_weighed => MemberState::READY | MemberState::WEIGHTLESS,
+        Some(_) => MemberState::READY,
+        None => 0,
     }
 }
 

@@ -294,7 +294,7 @@ fn stay(service: Service, netns: [u32; 2]) -> Option<Slot> {
     let known = unsafe { affinity.read() };
     let now = seconds();
     let state = member(service.id, &known.slot.place)?;
-    if now.wrapping_sub(known.used) > service.affinity_seconds || state.flags & MemberState::READY == 0 {
+    if now.wrapping_sub(known.used) > service.affinity_seconds || !state.keeps_clients() {
         return None;
     }
     // SAFETY: as above; whoever writes last was here last.

@@ -89,6 +89,14 @@ impl Node {
         self.view.endpoints.insert(endpoint_key(service, task, address), Arc::new(endpoint));
     }
 
+    /// Gives an endpoint that is in the view another weight.
+    pub fn set_weight(&mut self, service: &ServiceKey, task: &str, address: SocketAddr, weight: u32) {
+        let key = endpoint_key(service, task, address);
+        let endpoint = self.view.endpoints.get(&key).expect("the endpoint is in the view");
+        let endpoint = Endpoint { weight, ..(**endpoint).clone() };
+        self.view.endpoints.insert(key, Arc::new(endpoint));
+    }
+
     pub fn remove_endpoint(&mut self, service: &ServiceKey, task: &str, address: SocketAddr) {
         self.view
             .endpoints

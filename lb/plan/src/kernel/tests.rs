@@ -165,6 +165,32 @@ fn what_does_not_fit_leaves_everything_as_it_was() {
     assert!(table.put(address(fitting + 1), &one, maglev).is_ok(), "there is room again");
 }
 
+#[test]
+fn clients_stay_where_there_is_a_weight_or_none_has_any() {
+    let affinity = Some(std::time::Duration::from_secs(30));
+    let policy = ServicePolicy { affinity, ..ServicePolicy::default() };
+    let mut table = KernelTable::default();
+    let mut writes = Vec::new();
+    let mut put = |wanted: &[(u8, Option<u32>)]| {
+        let new = table.put(frontend(1), &candidates(wanted), policy).expect("there is room");
+        let states = new.iter().filter_map(|write| match write {
+            MapWrite::PutMember(_, state) => Some((state.counter, state.keeps_clients())),
+            _ => None,
+        });
+        let states: Vec<(u32, bool)> = states.collect();
+        writes.extend(new);
+        states
+    };
+    assert_eq!(put(&[(1, Some(3)), (2, Some(0)), (3, None)]), [(0, true), (1, false), (2, false)]);
+    assert_eq!(put(&[(1, Some(3)), (2, Some(2)), (3, None)]), [(1, true)]);
+    assert_eq!(put(&[(1, Some(0)), (2, Some(2)), (3, None)]), [(0, false)]);
+    assert_eq!(put(&[(1, Some(0)), (2, Some(0)), (3, None)]), [(0, true)]);
+    let last = candidates(&[(1, Some(0)), (2, Some(5)), (3, None)]);
+    assert_eq!(put(&[(1, Some(0)), (2, Some(5)), (3, None)]), [(0, false)]);
+    let (_, mut taken, _) = take_over(&writes);
+    assert_eq!(taken.put(frontend(1), &last, policy), Ok(vec![]));
+}
+
 type Step = (u8, Option<Vec<(u8, Option<u32>)>>, Algorithm);
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {

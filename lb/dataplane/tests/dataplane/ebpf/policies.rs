@@ -156,6 +156,33 @@ fn a_client_that_stays_is_known_to_the_endpoint_that_came_to_the_same_place() {
     assert!(stream.read_exact(&mut [0]).is_err(), "the connection goes on");
 }
 
+#[test]
+#[ignore = "needs root"]
+fn a_client_leaves_an_endpoint_that_has_no_weight_while_others_have_some() {
+    let site = Site::new("weightless");
+    let _container = site.container();
+    let mut node = site.node();
+    let policy = ServicePolicy { affinity: Some(Duration::from_secs(3600)), ..ServicePolicy::default() };
+    let (key, addresses) = service(&mut node, policy);
+    site.run(node.apply());
+    let ask_some = || (0..20).map(|_| ask(vip(1)).expect("an answer")).collect::<Vec<char>>();
+    let first = ask_some()[0];
+    let own = NAMES.iter().position(|each| each.starts_with(first)).expect("one of four");
+    node.set_weight(&key, NAMES[own], addresses[own], 0);
+    site.run(node.apply());
+    let next = ask_some();
+    assert!(next.iter().all(|name| *name == next[0] && *name != first), "{next:?}");
+    // It does not come back of itself, and where none has a weight, nobody has a reason to leave.
+    for weight in [1, 0] {
+        for (name, address) in NAMES.iter().zip(&addresses) {
+            node.set_weight(&key, name, *address, weight);
+        }
+        site.run(node.apply());
+        let names = ask_some();
+        assert!(names.iter().all(|name| *name == next[0]), "weight {weight}: {names:?}");
+    }
+}
+
 /// Makes every client come so much earlier than it did.
 fn make_older(site: &Site, by: u32) {
     let map = MapData::from_pin(site.bpffs.join("mesonet").join(LAYOUT).join("AFFINITIES")).expect("the map");
