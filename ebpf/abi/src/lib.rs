@@ -244,7 +244,7 @@ pub struct Count {
     pub connections: u64,
     /// Connections that their clients have closed, and attempts that were followed by another of the same socket.
     pub ended: u64,
-    /// Connections that failed; of a service, clients that were refused because it has no endpoint.
+    /// Connections that failed, or that the endpoint has reset before it said anything; of a service, clients that were refused because it has no endpoint.
     pub failures: u64,
     /// Connections that were reset by either side.
     pub resets: u64,

@@ -19,6 +19,8 @@ pub struct SocketFields {
     pub segments_out: u32,
     /// Segments received.
     pub segments_in: u32,
+    /// Segments received that had octets in them, whether or not these were taken.
+    pub data_segments_in: u32,
     /// Octets sent, as often as they were.
     pub bytes_sent: u32,
     /// Octets of them that were sent again.
@@ -46,13 +48,14 @@ impl SocketFields {
     pub const TYPE_NAME: &'static str = "tcp_sock";
 
     /// The names of the offsets in the kernel, in order: a structure and what it holds.
-    pub const NAMES: [(&'static str, &'static str); 13] = [
+    pub const NAMES: [(&'static str, &'static str); 14] = [
         ("bpf_sock_addr_kern", "sk"),
         ("sock_common", "skc_cookie"),
         ("sock_common", "skc_flags"),
         ("sock", "sk_lingertime"),
         ("tcp_sock", "segs_out"),
         ("tcp_sock", "segs_in"),
+        ("tcp_sock", "data_segs_in"),
         ("tcp_sock", "bytes_sent"),
         ("tcp_sock", "bytes_retrans"),
         ("tcp_sock", "bytes_received"),

@@ -10,6 +10,9 @@ const CLOSE: u32 = 7;
 const LAST_ACK: u32 = 9;
 const CLOSING: u32 = 11;
 
+/// With so many, an endpoint takes a connection.
+const CONSENT_SEGMENTS: u32 = 1;
+
 /// A connection, or an attempt to make one, just before it is closed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpEnd {
@@ -23,6 +26,8 @@ pub struct TcpEnd {
     pub segments_out: u32,
     /// Segments received.
     pub segments_in: u32,
+    /// Segments received with octets in them, if there is no connection any more.
+    pub data_segments_in: u32,
     /// Octets sent, as often as they were.
     pub bytes_sent: u64,
     /// Octets of them that were sent again.
@@ -57,6 +62,18 @@ impl TcpEnd {
         }
     }
 
+    /// Whether the endpoint has reset the connection before it said anything. A client that closes its socket, however it
+    /// does, is in another state. What it was told after it would hear no more makes its kernel reset the connection,
+    /// but has come; and if it took the connection back, or somebody on its side ended it before it was used, nothing came
+    /// after the endpoint's consent.
+    #[inline(always)]
+    pub const fn is_spurned(&self) -> bool {
+        self.state == CLOSE
+            && self.is_reset()
+            && self.data_segments_in == 0
+            && self.segments_in > CONSENT_SEGMENTS
+    }
+
     /// What is counted of it.
     #[inline(always)]
     pub const fn count(&self) -> Count {
@@ -72,7 +89,7 @@ impl TcpEnd {
         Count {
             connections: 0,
             ended: 1,
-            failures: !is_established as u64,
+            failures: (!is_established || self.is_spurned()) as u64,
             resets: is_reset as u64,
             bytes_out: self.bytes_sent.saturating_sub(self.bytes_resent) + unsent as u64,
             bytes_in: self.bytes_received.saturating_sub(self.is_done as u64),

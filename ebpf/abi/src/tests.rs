@@ -228,6 +228,7 @@ fn the_end_of_a_connection_is_judged_by_what_the_kernel_keeps() {
         state: 1,
         segments_out: 5,
         segments_in: 4,
+        data_segments_in: 1,
         bytes_sent: 300,
         bytes_resent: 100,
         bytes_received: 70,
@@ -238,6 +239,15 @@ fn the_end_of_a_connection_is_judged_by_what_the_kernel_keeps() {
         ..TcpEnd::default()
     };
     let over = TcpEnd { is_done: true, bytes_received: 71, ..open };
+    let silent = TcpEnd {
+        state: 7,
+        segments_in: 2,
+        data_segments_in: 0,
+        bytes_received: 0,
+        next_received: 101,
+        next_read: 101,
+        ..open
+    };
     // What it is, then failures, resets, octets out and in.
     let cases = [
         ("open", open, [0, 0, 200, 70]),
@@ -250,6 +260,15 @@ fn the_end_of_a_connection_is_judged_by_what_the_kernel_keeps() {
         ("with more to send, then its end", TcpEnd { state: 4, next_written: 1212, ..open }, [0, 0, 210, 70]),
         ("lost with more to send", TcpEnd { state: 7, next_written: 1211, ..open }, [0, 1, 200, 70]),
         ("numbers that begin anew", TcpEnd { next_written: 9, next_sent: u32::MAX, ..open }, [0, 0, 210, 70]),
+        ("reset without a word", silent, [1, 1, 200, 0]),
+        ("told what the client would not hear", TcpEnd { data_segments_in: 1, ..silent }, [0, 1, 200, 0]),
+        ("ended on this side", TcpEnd { segments_in: 1, ..silent }, [0, 1, 200, 0]),
+        ("taken back", TcpEnd { segments_in: 0, bytes_sent: 0, bytes_resent: 0, ..silent }, [0, 1, 0, 0]),
+        (
+            "closed by its client without a word",
+            TcpEnd { state: 1, is_abortive: true, ..silent },
+            [0, 1, 200, 0],
+        ),
         ("in vain", TcpEnd { state: 2, next_written: 1, ..TcpEnd::default() }, [1, 0, 0, 0]),
         ("refused", TcpEnd { state: 7, next_written: 1, ..TcpEnd::default() }, [1, 0, 0, 0]),
         ("given up and forgotten", TcpEnd { state: 7, ..TcpEnd::default() }, [1, 0, 0, 0]),

@@ -112,6 +112,7 @@ words!(SocketFields {
     linger_time: u32,
     segments_out: u32,
     segments_in: u32,
+    data_segments_in: u32,
     bytes_sent: u32,
     bytes_resent: u32,
     bytes_received: u32,

@@ -21,6 +21,7 @@ static SOCKET_FIELDS: SocketFields = SocketFields {
     linger_time: 0,
     segments_out: 0,
     segments_in: 0,
+    data_segments_in: 0,
     bytes_sent: 0,
     bytes_resent: 0,
     bytes_received: 0,
@@ -87,7 +88,9 @@ impl Socket {
         if state == ESTABLISHED || end.bytes_received == 0 {
             end.next_received = self.read(offset!(next_received));
         }
-        if state != CLOSE {
+        if state == CLOSE {
+            end.data_segments_in = self.read(offset!(data_segments_in));
+        } else {
             end.next_written = self.read(offset!(next_written));
             end.next_sent = self.read(offset!(next_sent));
         }

@@ -4,10 +4,12 @@ use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::thread;
+use std::time::Duration;
 
 use mesonet_ebpf_abi::CONNECTIONS_NEAR;
 use mesonet_model::EndpointState::Ready;
 use rustix::net::sockopt::socket_cookie;
+use socket2::SockRef;
 
 use super::{Site, vip};
 use crate::fixture::{Node, connect, dead_address, eventually, serve};
@@ -163,6 +165,51 @@ fn a_socket_that_connects_again_counts_each_time() {
     wait_for(&node, "mesonet_lb_bytes_total", "in", REQUEST);
     wait_for(&node, "mesonet_lb_bytes_total", "out", ANSWER);
     assert_eq!(node.metric("mesonet_lb_connect_failures_total", &web), 0.0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_clients_reset_is_no_failure_of_their_endpoint() {
+    let site = Site::new("blameless");
+    let mut node = site.node();
+    let service = node.put_service("tcp", "web", vip(1));
+    // It speaks when its client has ended, or not at all.
+    let place = serve(|mut stream| {
+        while matches!(stream.read(&mut [0]), Ok(1..)) {}
+        let _ = stream.write_all(b"a");
+    });
+    node.put_endpoint(&service, "a", place, Ready);
+    site.run(node.apply());
+    let linger = |stream: &TcpStream| SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("valid");
+    for _ in 0..8 {
+        // One resets it by closing it.
+        linger(&connect(vip(1)));
+        let mut stream = connect(vip(1));
+        stream.write_all(b"?").expect("sent");
+        linger(&stream);
+        // One does not hear the answer.
+        let stream = connect(vip(1));
+        stream.shutdown(Shutdown::Both).expect("connected");
+        eventually("the answer is not wanted", || stream.take_error().expect("a socket").is_some());
+        // One takes it back.
+        let stream = connect(vip(1));
+        disconnect(&stream);
+    }
+    // Some have nothing to say, and are ended with their endpoint.
+    let mut idle: Vec<TcpStream> = (0..8).map(|_| connect(vip(1))).collect();
+    node.remove_endpoint(&service, "a", place);
+    site.run(node.apply());
+    assert!(idle.iter_mut().all(|stream| stream.read(&mut [0]).is_err()));
+    drop(idle);
+    let label = service.to_string();
+    wait_for(&node, "mesonet_lb_reset_connections_total", &label, 40);
+    wait_for(&node, "mesonet_lb_active_connections", &label, 0);
+    assert_eq!(node.metric("mesonet_lb_connect_failures_total", &label), 0.0);
+}
+
+/// Makes a socket one that is not connected.
+fn disconnect(stream: &TcpStream) {
+    rustix::net::connect_unspec(stream).expect("connected");
 }
 
 #[test]

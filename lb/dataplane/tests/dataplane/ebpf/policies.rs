@@ -12,10 +12,11 @@ use mesonet_ebpf_abi::{Affinity, AffinityKey, LAYOUT, Words as _};
 use mesonet_lb_plan::EndpointId;
 use mesonet_model::EndpointState::{Draining, Ready};
 use mesonet_model::{Algorithm, ServiceKey, ServicePolicy};
+use socket2::SockRef;
 
 use super::{Container, LOOKS, Site, vip};
 use crate::fixture::{
-    Node, PATIENCE, ask, connect, dead_address, read_name, serve_name, serve_name_at, task,
+    Node, PATIENCE, ask, connect, dead_address, read_name, serve, serve_name, serve_name_at, task,
 };
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -224,18 +225,34 @@ fn a_client_that_was_away_for_long_is_sent_anywhere() {
 fn an_endpoint_that_refuses_loses_its_weight_in_the_kernel() {
     let site = Site::new("outlier");
     let mut node = site.node();
+    leaves_alone_with_the_other(&site, &mut node, dead_address(), || drop(TcpStream::connect(vip(1))));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_endpoint_that_resets_without_a_word_loses_its_weight_in_the_kernel() {
+    let site = Site::new("spurn");
+    let mut node = site.node();
+    let bad = serve(|stream| SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("valid"));
+    leaves_alone_with_the_other(&site, &mut node, bad, || {
+        // It may be reset before it is known to be there.
+        let _ = ask(vip(1));
+    });
+}
+
+/// A service has a good endpoint and a bad one, which connections take the weight from.
+fn leaves_alone_with_the_other(site: &Site, node: &mut Node, bad: SocketAddr, connects: impl Fn()) {
     let service = node.put_service("tcp", "web", vip(1));
-    let (good, bad) = (serve_name("g"), dead_address());
-    node.put_endpoint(&service, "good", good, Ready);
+    node.put_endpoint(&service, "good", serve_name("g"), Ready);
     node.put_endpoint(&service, "bad", bad, Ready);
     site.run(node.apply());
     let id = EndpointId { task: task("bad"), address: bad };
     let weight = |node: &Node| node.balancer.table().endpoint(&service, &id).expect("it is there").weight;
     let begun = Instant::now();
-    while weight(&node) > 0 {
+    while weight(node) > 0 {
         assert!(begun.elapsed() < PATIENCE, "the endpoint keeps its weight");
-        // Half of them are refused.
-        drop(TcpStream::connect(vip(1)));
+        // Half of them fail.
+        connects();
         assert!(site.run(node.balancer.observe()).is_empty());
     }
     assert!((0..50).all(|_| ask(vip(1)).is_ok_and(|name| name == 'g')));
