@@ -26,6 +26,7 @@ mod pinning;
 mod pins;
 mod proxy;
 mod proxy_beside;
+mod silence;
 mod tracked_table;
 mod word_map;
 

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::ledger::Ledger;
 use super::maps::FlowTable;
+use crate::silence::{Heard, listen};
 
 /// How often it is looked whether draining endpoints are in use: a fraction of what a drain waits for.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -25,9 +26,6 @@ const SETTLE_TIME: Duration = Duration::from_millis(50);
 
 /// Looking takes no more than this part of a processor, however many flows there are.
 const SHARE: u32 = 10;
-
-/// Datagrams have no end: a flow of them is over when the endpoint has had none for so long.
-const SILENCE: Duration = Duration::from_secs(1);
 
 /// An endpoint in the map of flows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -140,13 +138,6 @@ impl Shared {
     }
 }
 
-/// What has been heard of an endpoint of datagrams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Heard {
-    packets: u64,
-    at: Instant,
-}
-
 /// The thread's side.
 #[derive(Debug)]
 struct Looker {
@@ -228,28 +219,13 @@ fn is_open(track: &Track) -> bool {
     track.direction == Track::FROM_CLIENT && track.seen & (Track::OVER | Track::ENDPOINT_ENDED) == 0
 }
 
-/// When each endpoint of datagrams was heard of last, going by how many packets it has had.
-fn listen(
-    before: &BTreeMap<Served, Heard>,
-    packets: &BTreeMap<Served, u64>,
-    now: Instant,
-) -> BTreeMap<Served, Heard> {
-    let heard = |served: &Served, packets: u64| {
-        let same = before.get(served).filter(|heard| heard.packets == packets);
-        same.copied().unwrap_or(Heard { packets, at: now })
-    };
-    packets.iter().map(|(served, packets)| (*served, heard(served, *packets))).collect()
-}
-
 fn busy_tasks(
     draining: &Draining,
     found: &BTreeSet<Served>,
     heard: &BTreeMap<Served, Heard>,
     now: Instant,
 ) -> BTreeSet<TaskKey> {
-    let is_silent = |served: &Served| {
-        heard.get(served).is_some_and(|heard| now.saturating_duration_since(heard.at) >= SILENCE)
-    };
+    let is_silent = |served: &Served| heard.get(served).is_some_and(|heard| heard.is_silent(now));
     let is_used = |served: &Served| found.contains(served) && !is_silent(served);
     let is_busy = |drain: &Drain| drain.stands_in || drain.served.iter().any(is_used);
     draining.iter().filter(|(_, drain)| is_busy(drain)).map(|(task, _)| task.clone()).collect()
