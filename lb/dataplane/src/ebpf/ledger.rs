@@ -117,6 +117,11 @@ impl Ledger {
         count.connections > count.ended
     }
 
+    /// Whether a number is an endpoint's of datagrams.
+    pub(super) fn is_of_datagrams(&self, counter: u32) -> bool {
+        self.accounts.get(&counter).is_some_and(|account| account.service.protocol == Protocol::Udp)
+    }
+
     /// What has been counted under a number.
     pub(super) fn count(&self, counter: u32) -> Count {
         self.counts.get(counter)

@@ -133,7 +133,7 @@ pub struct Ebpf {
     table: TrackedTable,
     /// Which service each virtual address leads to.
     owners: BTreeMap<Frontend, Arc<ServiceKey>>,
-    /// Draining tasks of connections, by service.
+    /// Draining tasks, by service.
     draining: BTreeMap<ServiceKey, Draining>,
     /// Endpoints that a service has lost, and that could not be taken from an address of it.
     lost: BTreeSet<SocketAddr>,
@@ -477,7 +477,6 @@ impl Ebpf {
         };
         let services: BTreeSet<&ServiceKey> = ops
             .iter()
-            .filter(|op| op.service().protocol == Protocol::Tcp)
             .filter(|op| begins(op) || self.draining.contains_key(op.service()))
             .map(Op::service)
             .collect();

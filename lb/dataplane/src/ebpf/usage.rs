@@ -17,6 +17,7 @@ use super::ledger::Ledger;
 use super::maps::Memory;
 use super::{drain, namespaces, older_layout, sockets};
 use crate::Metrics;
+use crate::silence::{Heard, listen};
 
 /// How often it is looked whether draining endpoints are in use: a fraction of what a drain waits for.
 const DRAIN_INTERVAL: Duration = Duration::from_millis(250);
@@ -35,7 +36,7 @@ const SETTLE_TIME: Duration = Duration::from_millis(200);
 /// How often metrics are brought up to date: a reader comes every some seconds.
 const EXPORT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Draining tasks, with the counters of their connections.
+/// Draining tasks, with the counters of their connections and datagrams.
 pub(super) type Draining = BTreeMap<TaskKey, BTreeSet<u32>>;
 
 /// Endpoints that are gone, each with the virtual address that led there, and their counters.
@@ -49,6 +50,8 @@ pub(super) struct Usage {
     memory: Memory,
     metrics: Metrics,
     draining: watch::Sender<Draining>,
+    /// Draining endpoints of datagrams, by their counters.
+    heard: Mutex<BTreeMap<u32, Heard>>,
     /// Since when draining tasks have no connection.
     idle: Mutex<BTreeMap<TaskKey, Instant>>,
     busy: watch::Sender<BTreeSet<TaskKey>>,
@@ -67,6 +70,7 @@ impl Usage {
             memory,
             metrics: metrics.clone(),
             draining: watch::Sender::new(Draining::new()),
+            heard: Mutex::default(),
             idle: Mutex::default(),
             busy: watch::Sender::new(BTreeSet::new()),
         });
@@ -180,6 +184,13 @@ impl Usage {
         })
     }
 
+    /// Those of the counters of datagrams that have had one lately.
+    fn listen(&self, sent: &BTreeMap<u32, u64>, now: Instant) -> BTreeSet<u32> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        *heard = listen(&heard, sent, now);
+        heard.iter().filter(|(_, heard)| !heard.is_silent(now)).map(|(counter, _)| *counter).collect()
+    }
+
     fn look_now(&self, draining: &Draining, is_export: bool) {
         // Connections of these come and go, and there may be none at the moment.
         let stand_ins = self.kernel.lock().stand_ins();
@@ -187,10 +198,15 @@ impl Usage {
         if is_export && let Err(error) = ledger.export() {
             tracing::warn!(%error, "Cannot read what the eBPF programs have counted");
         }
-        let open: BTreeSet<u32> =
-            draining.values().flatten().copied().filter(|counter| ledger.is_used(*counter)).collect();
+        let counters = draining.values().flatten().copied();
+        let (of_datagrams, of_connections): (BTreeSet<u32>, BTreeSet<u32>) =
+            counters.partition(|counter| ledger.is_of_datagrams(*counter));
+        let open = of_connections.into_iter().filter(|counter| ledger.is_used(*counter)).collect();
+        let sent = of_datagrams.into_iter().map(|counter| (counter, ledger.count(counter).packets_out));
+        let sent = sent.filter(|(_, packets)| *packets > 0).collect();
         drop(ledger);
-        let in_use = self.in_use(open);
+        let mut in_use = self.in_use(open);
+        in_use.extend(self.listen(&sent, Instant::now()));
         let is_used = |counters: &BTreeSet<u32>| {
             counters.iter().any(|counter| stand_ins.contains(counter) || in_use.contains(counter))
         };

@@ -2,10 +2,11 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
+use std::time::Instant;
 
 use mesonet_model::EndpointState::{Draining, Ready};
 
-use super::{Container, Site, vip};
+use super::{Container, LOOKS, Site, vip};
 use crate::fixture::{
     PATIENCE, connect, echoes, eventually, read_name, serve, serve_name, serve_name_at, task,
 };
@@ -60,6 +61,44 @@ fn a_draining_endpoint_is_busy_until_its_connections_end() {
     let idle = async { busy.wait_for(|busy| busy.is_empty()).await.map(drop) };
     let waited = site.run(async { tokio::time::timeout(PATIENCE, idle).await });
     waited.expect("the endpoint is free in time").expect("the balancer runs");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_draining_endpoint_of_datagrams_is_busy_until_it_has_had_none_for_a_while() {
+    let site = Site::new("silence");
+    let mut node = site.node();
+    let service = node.put_service("udp", "sink", vip(1));
+    let (a, b) = (sink(), sink());
+    node.put_endpoint(&service, "a", a.local_addr().expect("bound"), Ready);
+    site.run(node.apply());
+    let client = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    let send = || {
+        client.send_to(b"!", vip(1)).expect("sent");
+        a.recv(&mut [0]).expect("the flow stays");
+    };
+    send();
+    node.put_endpoint(&service, "b", b.local_addr().expect("bound"), Ready);
+    node.put_endpoint(&service, "a", a.local_addr().expect("bound"), Draining);
+    site.run(node.apply());
+    let busy = node.balancer.busy();
+    assert!(busy.borrow().contains(&task("a")));
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * LOOKS {
+        send();
+    }
+    eventually("the task is busy", || {
+        send();
+        busy.borrow().contains(&task("a"))
+    });
+    eventually("the task is idle", || busy.borrow().is_empty());
+}
+
+/// Takes datagrams.
+fn sink() -> UdpSocket {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
+    socket.set_read_timeout(Some(PATIENCE)).expect("valid");
+    socket
 }
 
 #[test]
