@@ -20,7 +20,7 @@ use self::header::Header;
 use self::zone_answer::{fill, question};
 use crate::cookies::Cookie;
 use crate::edns::{self, UDP_PAYLOAD_MAX};
-use crate::forward::{Failure, Forwarder, Key, Overload};
+use crate::forward::{Forwarder, Key};
 use crate::guard::Guard;
 use crate::metrics::{CodeLabel, KindLabel, Transport};
 use crate::policy::Rights;
@@ -303,18 +303,15 @@ impl Request {
         collapsed: Option<Collapsed>,
     ) -> Step {
         let kept = forwarder.kept(&key);
-        let transport = self.transport;
         let forwarder = forwarder.clone();
         let mut forwarded = Forwarded { request: self, response, key, forwarder, place: None, collapsed };
         if let Some(reply) = kept {
             return Step::Done(forwarded.replied(Ok(reply)));
         }
         forwarded.place = forwarded.forwarder.place();
-        match (&forwarded.place, forwarded.forwarder.overload()) {
-            (Some(_), _) => Step::Wait(Box::new(forwarded)),
-            // Over a connection silence would be taken for the end of it.
-            (None, Overload::Drop) if transport == Transport::Udp => Step::Done(Outcome::Ignore),
-            (None, Overload::Drop | Overload::Refuse) => Step::Done(forwarded.replied(Err(Failure::Busy))),
+        match forwarded.place {
+            Some(_) => Step::Wait(Box::new(forwarded)),
+            None => Step::Done(forwarded.overloaded()),
         }
     }
 

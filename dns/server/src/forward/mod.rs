@@ -33,8 +33,9 @@ use crate::metrics::{CacheResult, ForwardMetrics};
 
 pub(crate) use self::cache::{Key, Resolved};
 
-/// Questions that are on their way to upstream servers at a time. Each takes a task, a socket and some KiB; what comes
-/// beyond is refused, because upstream servers that are so far behind will not answer it either.
+/// Questions that are on their way to upstream servers at a time. Each takes a task, a socket and some KiB; queries for
+/// others become what queries beyond `queries_max` do, because upstream servers that are so far behind will not answer
+/// them either.
 const FETCHES_MAX: usize = 512;
 
 /// Answers of more octets are not kept, so that the cache's entries bound its memory.

@@ -13,8 +13,8 @@ use super::extended_error::{
 };
 use super::zone_answer::fill;
 use super::{Freshness, Outcome, Request, kind_label};
-use crate::forward::{Age, Failure, Forwarder, Key, Reply};
-use crate::metrics::CodeLabel;
+use crate::forward::{Age, Failure, Forwarder, Key, Overload, Reply};
+use crate::metrics::{CodeLabel, Transport};
 
 /// For how many seconds a client may take a name with a domain of its search list for the name without: as long as a
 /// record of the zones by default, because the name may come into being.
@@ -43,8 +43,19 @@ pub(super) struct Collapsed {
 impl Forwarded {
     /// Waits for the answer, which takes some seconds at most.
     pub(crate) async fn finish(self) -> Outcome {
-        let reply = self.forwarder.resolve(&self.key).await;
-        self.replied(reply)
+        match self.forwarder.resolve(&self.key).await {
+            Err(Failure::Busy) => self.overloaded(),
+            reply => self.replied(reply),
+        }
+    }
+
+    /// What becomes of it when too many queries wait, or too much is being asked.
+    pub(super) fn overloaded(self) -> Outcome {
+        match self.forwarder.overload() {
+            // Over a connection silence would be taken for the end of it.
+            Overload::Drop if self.request.transport == Transport::Udp => Outcome::Ignore,
+            Overload::Drop | Overload::Refuse => self.replied(Err(Failure::Busy)),
+        }
     }
 
     pub(super) fn replied(self, reply: Result<Reply, Failure>) -> Outcome {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::rr::{DNSClass, RData, RecordType};
-use mesonet_dns_server::{Config, ForwardConfig, Network, PolicyConfig, Server, View};
+use mesonet_dns_server::{Config, ForwardConfig, Network, Overload, PolicyConfig, Server, View};
 use prometheus::{Registry, TextEncoder};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
@@ -259,4 +259,33 @@ async fn what_waits_is_bounded_and_keeps_no_own_name_from_its_answer() {
     assert_eq!(ask_a(address, OWN_NAME).await.answers.len(), 1);
     assert_eq!(addresses(&first.await.expect("answered")), address_of(1));
     assert_eq!(metric(&registry, "mesonet_dns_shed_total"), 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_beyond_those_on_their_way_are_dropped_if_so_configured() {
+    let upstream = Upstream::start(1, Behaviour::Silent).await;
+    let forward = ForwardConfig {
+        upstreams: vec![upstream.address],
+        overload: Overload::Drop,
+        ..ForwardConfig::default()
+    };
+    let (_server, address, registry) = start(PolicyConfig::default(), forward).await;
+    let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
+    let deadline = Instant::now() + PATIENCE;
+    let mut buffer = [0; 2048];
+    for number in 0.. {
+        assert!(Instant::now() < deadline, "nothing is too much");
+        let question = query(&format!("name-{number}.example."), RecordType::A);
+        socket.send_to(&question.to_vec().expect("encoded"), address).await.expect("sent");
+        // Others fail with time.
+        while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
+            let answer = Message::from_vec(&buffer[..length]).expect("an answer");
+            assert_eq!(code(&answer), ResponseCode::ServFail, "{answer:?}");
+        }
+        if metric(&registry, "mesonet_dns_shed_total") >= 20.0 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(ask_a(address, OWN_NAME).await.answers.len(), 1);
 }
