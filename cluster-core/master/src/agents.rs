@@ -71,6 +71,9 @@ impl Master {
         let agent = agent.as_ref().clone();
         let message = format!("agent {} does not answer", agent.info.hostname);
         self.set_agent(Agent { state, ..agent });
+        if state == AgentState::Suspect {
+            self.tunnels.suspect(id);
+        }
         for key in self.agent_tasks.get(id).cloned().unwrap_or_default() {
             self.set_suspect(&key, true, now);
             if state == AgentState::Unreachable {

@@ -56,7 +56,7 @@ pub(crate) struct Liveness {
     /// Agents of the store whose timers begin with the first input.
     unstarted: BTreeSet<AgentId>,
     timers: BTreeSet<(Timestamp, AgentId)>,
-    suspects: usize,
+    suspects: BTreeSet<AgentId>,
     unreachable: usize,
     /// Suspects whose time is over.
     overdue: BTreeSet<AgentId>,
@@ -88,7 +88,7 @@ impl Liveness {
             agents: BTreeMap::new(),
             unstarted: BTreeSet::new(),
             timers: BTreeSet::new(),
-            suspects: 0,
+            suspects: BTreeSet::new(),
             unreachable: 0,
             overdue: BTreeSet::new(),
             confirmed: BTreeSet::new(),
@@ -169,6 +169,11 @@ impl Liveness {
         }
     }
 
+    /// The agents that do not answer and are not given up.
+    pub(crate) fn suspects(&self) -> &BTreeSet<AgentId> {
+        &self.suspects
+    }
+
     /// The agent is not part of the cluster any more.
     pub(crate) fn forget(&mut self, agent: &AgentId) {
         if let Some(watch) = self.agents.remove(agent) {
@@ -204,7 +209,7 @@ impl Liveness {
     /// How many agents were lost at about the same time, and of how many.
     pub(crate) fn lost(&self) -> (usize, usize) {
         let long_gone = self.unreachable - self.brake.recent.len();
-        (self.suspects + self.brake.recent.len(), self.agents.len() - long_gone)
+        (self.suspects.len() + self.brake.recent.len(), self.agents.len() - long_gone)
     }
 
     /// When [`Liveness::pass_time`] has something to do at the latest.
@@ -278,7 +283,9 @@ impl Liveness {
         }
         match state {
             AgentState::Active | AgentState::Recovered => {}
-            AgentState::Suspect => self.suspects += 1,
+            AgentState::Suspect => {
+                self.suspects.insert(agent.clone());
+            }
             AgentState::Unreachable => self.unreachable += 1,
         }
         if let Some(at) = timer {
@@ -290,7 +297,9 @@ impl Liveness {
     fn leave(&mut self, agent: &AgentId, old: Watch) {
         match old.state {
             AgentState::Active | AgentState::Recovered => {}
-            AgentState::Suspect => self.suspects -= 1,
+            AgentState::Suspect => {
+                self.suspects.remove(agent);
+            }
             AgentState::Unreachable => self.unreachable -= 1,
         }
         if let Some(at) = old.timer {
