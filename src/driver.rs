@@ -45,8 +45,12 @@ pub const NODE_REQUESTS_MAX: usize = 64;
 /// four thousand events.
 pub const EVENTS_MAX: usize = 8192;
 
-/// Inputs of one turn, so that a flood of one kind delays the others by one bounded turn only.
+/// Inputs of one turn, so that a flood of one kind delays the others by one bounded turn only: a quarter of it is as
+/// much as the queue of users holds.
 const INPUTS_MAX: usize = 1024;
+
+/// Kinds of inputs, of which a turn takes one after the other.
+const INPUT_KINDS: usize = 4;
 
 /// Above this many undelivered agent commands users' commands are left in their queue, which refuses when it is full.
 /// Agents' reports are always taken: an agent that waits to report reads no commands.
@@ -211,16 +215,23 @@ impl<S: Store + 'static> Driver<S> {
 
     fn collect_queued(&mut self, first: Input) -> Vec<Input> {
         let mut inputs = vec![first];
-        while inputs.len() < INPUTS_MAX {
+        while inputs.len() + INPUT_KINDS <= INPUTS_MAX {
+            let before = inputs.len();
             if let Ok(report) = self.inlets.agents.try_recv() {
                 inputs.push(Input::Agent(report));
-            } else if let Ok(news) = self.inlets.planes.try_recv() {
+            }
+            if let Ok(news) = self.inlets.planes.try_recv() {
                 inputs.push(self.plane_input(news));
-            } else if self.outbox.len() < OUTBOX_MAX
+            }
+            if self.outbox.len() < OUTBOX_MAX
                 && let Ok(request) = self.inlets.requests.try_recv()
             {
                 inputs.push(self.command_input(request));
-            } else {
+            }
+            if let Ok(request) = self.inlets.nodes.try_recv() {
+                inputs.push(self.node_input(request));
+            }
+            if inputs.len() == before {
                 break;
             }
         }
@@ -416,13 +427,17 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
+    use mesonet_api::NodeOrder;
     use mesonet_marathon::Command;
     use mesonet_model::{AppId, TaskKey, TaskState, Write};
     use mesonet_store::Contents;
     use prometheus::Registry;
 
     use super::*;
-    use crate::master_role::{AgentLink, Instruments, MasterRole, MasterSettings};
+    use crate::master_role::{
+        AgentLink, Instruments, MasterRole, MasterSettings, marathon_as_framework, recover_marathon,
+        recover_master,
+    };
     use crate::{memory_agents, sample_app};
 
     /// What a store in memory has been asked to do.
@@ -483,6 +498,51 @@ mod tests {
         answered.await.ok().map(|answer| answer.expect("accepted"))
     }
 
+    fn register(number: u8) -> AgentReport {
+        let info = memory_agents::info(number);
+        AgentReport::Register { agent: None, info, tasks: Vec::new(), containers: Vec::new() }
+    }
+
+    #[tokio::test]
+    async fn a_turn_takes_users_and_operators_beside_a_flood_of_reports() {
+        let settings = MasterSettings::at(([127, 0, 0, 1], 8080).into());
+        let contents = Contents::default();
+        let (control_plane, _) = ControlPlane::start(
+            recover_master(&settings, &contents, 1).expect("master"),
+            recover_marathon(&settings, &contents, 2).expect("marathon"),
+            marathon_as_framework(settings.address, WallClock::default().now()),
+            contents.revision,
+            WallClock::default().now(),
+        );
+        let (views, _feed, planes) = mesonet_bus::channel();
+        let (reports, agents) = mpsc::channel(2 * INPUTS_MAX);
+        let (requests, requests_in) = mpsc::channel(REQUESTS_MAX);
+        let (nodes, nodes_in) = mpsc::channel(NODE_REQUESTS_MAX);
+        let inlets = Inlets { agents, planes, requests: requests_in, nodes: nodes_in };
+        let (events, state) = (broadcast::channel(1).0, watch::Sender::new(None));
+        let outlets = Outlets { agents: mpsc::channel(1).0, views, state, events };
+        let metrics = DriverMetrics::register(&Registry::new()).expect("registered");
+        let clock = WallClock::default();
+        let mut driver = Driver::new(control_plane, FlakyStore::default(), clock, inlets, outlets, metrics);
+        for _ in 0..2 * INPUTS_MAX {
+            reports.try_send(register(1)).expect("room");
+        }
+        for _ in 0..REQUESTS_MAX {
+            let command = Command::Restart { app: web(), force: true };
+            requests.try_send(Request { command, answer: oneshot::channel().0 }).expect("room");
+        }
+        for _ in 0..NODE_REQUESTS_MAX {
+            let order = NodeOrder::ConfirmRemoval;
+            nodes.try_send(NodeRequest { order, answer: oneshot::channel().0 }).expect("room");
+        }
+        let inputs = driver.collect().await;
+        let count = |is_so: fn(&Input) -> bool| inputs.iter().filter(|input| is_so(input)).count();
+        assert!(inputs.len() <= INPUTS_MAX, "{} inputs", inputs.len());
+        assert_eq!(count(|input| matches!(input, Input::Node { .. })), NODE_REQUESTS_MAX);
+        assert!(count(|input| matches!(input, Input::Command { .. })) > REQUESTS_MAX * 9 / 10);
+        assert!(count(|input| matches!(input, Input::Agent(_))) > INPUTS_MAX / 2);
+    }
+
     async fn wait_until(role: &MasterRole, is_so: impl Fn(&State) -> bool) -> Arc<State> {
         let mut state = role.state.clone();
         let waiting = state.wait_for(|state| state.as_ref().is_some_and(|state| is_so(state)));
@@ -532,13 +592,7 @@ mod tests {
 
     /// Answers for an agent like `memory_agents::run`, and gives the tasks that it has killed.
     async fn run_agent(mut link: AgentLink) -> BTreeSet<TaskKey> {
-        let report = AgentReport::Register {
-            agent: None,
-            info: memory_agents::info(1),
-            tasks: Vec::new(),
-            containers: Vec::new(),
-        };
-        link.reports.send(report).await.expect("the driver runs");
+        link.reports.send(register(1)).await.expect("the driver runs");
         let mut killed = BTreeSet::new();
         while let Some((agent, command)) = link.commands.recv().await {
             if let AgentCommand::Kill { task, .. } = &command {
