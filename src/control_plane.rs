@@ -71,7 +71,7 @@ pub enum Input {
     },
     /// An operator orders.
     Node {
-        /// Chosen by the caller; a refusal is a [`Release::Refused`] with the same number.
+        /// Chosen by the caller; the answer is a [`Release::Ordered`] or [`Release::Refused`] with the same number.
         number: u64,
         /// What.
         order: NodeOrder,
@@ -136,6 +136,11 @@ pub enum Release {
         /// What is wrong with it, for people.
         message: String,
     },
+    /// Answer an order that is carried out.
+    Ordered {
+        /// The order's number.
+        number: u64,
+    },
     /// Answer an order that is not carried out.
     Refused {
         /// The order's number.
@@ -156,6 +161,8 @@ pub enum Release {
 #[derive(Debug)]
 enum Message {
     ToMaster(mesonet_master::Input),
+    /// An operator's order with its number, to the master.
+    Order(u64, mesonet_master::Input),
     ToMarathon(mesonet_marathon::Input),
 }
 
@@ -239,7 +246,7 @@ impl ControlPlane {
             }
             Input::Ahead { revision } => Message::ToMaster(mesonet_master::Input::Ahead { revision }),
             Input::NodeRevoked { node } => Message::ToMaster(mesonet_master::Input::NodeRevoked { node }),
-            Input::Node { number, order } => Message::ToMaster(self.order(number, order)),
+            Input::Node { number, order } => Message::Order(number, self.order(number, order)),
             Input::Command { number, command } => {
                 Message::ToMarathon(mesonet_marathon::Input::Command { number, command })
             }
@@ -285,6 +292,16 @@ impl ControlPlane {
             Message::ToMaster(input) => {
                 for effect in self.master.handle(input, now) {
                     self.take_from_master(effect, records, releases);
+                }
+            }
+            Message::Order(number, input) => {
+                let before = releases.len();
+                for effect in self.master.handle(input, now) {
+                    self.take_from_master(effect, records, releases);
+                }
+                let is_refusal = |release: &Release| matches!(release, Release::Refused { .. });
+                if !releases[before..].iter().any(is_refusal) {
+                    releases.push(Release::Ordered { number });
                 }
             }
             Message::ToMarathon(input) => {
@@ -382,7 +399,7 @@ impl Records {
 mod tests {
     use std::time::Duration;
 
-    use mesonet_model::{AppId, EndpointState, TaskState};
+    use mesonet_model::{AppId, EndpointState, NetworkRange, TaskState, VirtualNetwork};
 
     use super::*;
     use crate::master_role::{MasterSettings, marathon_as_framework, recover_marathon, recover_master};
@@ -442,6 +459,7 @@ mod tests {
                         Release::Event(event) => self.events.push(event),
                         Release::RemovalHeld { lost, of } => panic!("{lost} of {of} agents are lost"),
                         Release::Warn { task, message } => panic!("{task}: {message}"),
+                        Release::Ordered { .. } => panic!("nothing was ordered"),
                         Release::Refused { refusal, .. } => panic!("{refusal}"),
                         Release::NetworkExhausted { network, .. } => panic!("{network}"),
                     }
@@ -567,6 +585,23 @@ mod tests {
         cluster.put(1, 1);
         assert_eq!(committed_at(&cluster.contents().records), cluster.now);
         assert_eq!(committed_at(&[]), Timestamp::default(), "a new cluster");
+    }
+
+    #[test]
+    fn orders_are_answered_by_the_step_that_carries_them_out() {
+        let mut cluster = Cluster::start(&Contents::default());
+        let name: NetworkName = "blue".parse().expect("name");
+        let range = NetworkRange { subnet: "10.9.0.0/16".parse().expect("subnet"), node_prefix: 24 };
+        let network = VirtualNetwork { name: name.clone(), ipv4: Some(range), ipv6: None };
+        let order = |number| Input::Node { number, order: NodeOrder::CreateNetwork(network.clone()) };
+        let gone = Input::PlaneGone { node: AgentId::new("n"), plane: Plane::Dns };
+        let backlog = std::iter::repeat_n(gone, MESSAGES_MAX);
+        let first = cluster.control_plane.step(backlog.chain([order(1), order(2)]), cluster.now);
+        assert_eq!(first.releases, [], "neither has had its turn");
+        let second = cluster.control_plane.step([], cluster.now);
+        assert!(second.commit.is_some());
+        let refused = Release::Refused { number: 2, refusal: NetworkRefusal::Exists(name) };
+        assert_eq!(second.releases, [Release::Ordered { number: 1 }, refused]);
     }
 
     #[test]

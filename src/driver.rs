@@ -130,7 +130,7 @@ pub struct Driver<S> {
     outlets: Outlets,
     metrics: DriverMetrics,
     outbox: VecDeque<(AgentId, AgentCommand)>,
-    /// Operators that wait for the commit under way.
+    /// Operators that wait for their orders to be carried out.
     ordered: BTreeMap<u64, oneshot::Sender<Result<Revision, NetworkRefusal>>>,
     orders_seen: u64,
     waiting: BTreeMap<u64, oneshot::Sender<Result<Answer, Rejection>>>,
@@ -287,10 +287,6 @@ impl<S: Store + 'static> Driver<S> {
         for release in batch.releases {
             self.release(release, revision);
         }
-        for ordered in std::mem::take(&mut self.ordered).into_values() {
-            // Whoever ordered may have gone away.
-            let _ = ordered.send(Ok(revision));
-        }
         Ok(())
     }
 
@@ -377,17 +373,20 @@ impl<S: Store + 'static> Driver<S> {
                     "Too many agents are lost at once, none is given up until confirmed"
                 );
             }
-            Release::Refused { number, refusal } => {
-                if let Some(ordered) = self.ordered.remove(&number) {
-                    // Whoever ordered may have gone away.
-                    let _ = ordered.send(Err(refusal));
-                }
-            }
+            Release::Ordered { number } => self.answer_order(number, Ok(revision)),
+            Release::Refused { number, refusal } => self.answer_order(number, Err(refusal)),
             Release::NetworkExhausted { network, agent } => {
                 self.metrics.network_exhaustions.inc();
                 tracing::warn!(%network, %agent, "No part of a network is left for an agent");
             }
             Release::Warn { task, message } => tracing::warn!(%task, message, "Task is only partly served"),
+        }
+    }
+
+    fn answer_order(&mut self, number: u64, answer: Result<Revision, NetworkRefusal>) {
+        if let Some(ordered) = self.ordered.remove(&number) {
+            // Whoever ordered may have gone away.
+            drop(ordered.send(answer));
         }
     }
 
@@ -429,7 +428,7 @@ mod tests {
 
     use mesonet_api::NodeOrder;
     use mesonet_marathon::Command;
-    use mesonet_model::{AppId, TaskKey, TaskState, Write};
+    use mesonet_model::{AppId, NetworkName, NetworkRange, TaskKey, TaskState, VirtualNetwork, Write};
     use mesonet_store::Contents;
     use prometheus::Registry;
 
@@ -541,6 +540,26 @@ mod tests {
         assert_eq!(count(|input| matches!(input, Input::Node { .. })), NODE_REQUESTS_MAX);
         assert!(count(|input| matches!(input, Input::Command { .. })) > REQUESTS_MAX * 9 / 10);
         assert!(count(|input| matches!(input, Input::Agent(_))) > INPUTS_MAX / 2);
+    }
+
+    #[tokio::test]
+    async fn an_order_is_answered_with_what_became_of_it() {
+        let (role, _link) = start(FlakyStore::default());
+        let name: NetworkName = "blue".parse().expect("name");
+        let range = NetworkRange { subnet: "10.9.0.0/16".parse().expect("subnet"), node_prefix: 24 };
+        let network = VirtualNetwork { name: name.clone(), ipv4: Some(range), ipv6: None };
+        let order = async || {
+            let (answer, answered) = oneshot::channel();
+            let order = NodeOrder::CreateNetwork(network.clone());
+            role.nodes.send(NodeRequest { order, answer }).await.expect("the driver takes orders");
+            answered.await.expect("answered")
+        };
+        let revision = order().await.expect("carried out");
+        let state = role.state.borrow().clone().expect("a state");
+        assert!(state.cluster.revision >= revision);
+        assert!(state.cluster.networks.contains_key(&name));
+        assert_eq!(order().await, Err(NetworkRefusal::Exists(name)));
+        role.end(Ending::LeaveTasks).await;
     }
 
     async fn wait_until(role: &MasterRole, is_so: impl Fn(&State) -> bool) -> Arc<State> {

@@ -274,6 +274,7 @@ impl Simulation {
             Release::Agent { .. }
             | Release::Event(_)
             | Release::RemovalHeld { .. }
+            | Release::Ordered { .. }
             | Release::Refused { .. }
             | Release::NetworkExhausted { .. }
             | Release::Warn { .. } => None,

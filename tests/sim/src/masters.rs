@@ -272,6 +272,7 @@ impl Simulation {
                 self.ledger.answer(number, &answer, leads);
             }
             Release::Event(_) | Release::RemovalHeld { .. } => {}
+            Release::Ordered { number } => panic!("nobody has given order {number}"),
             Release::Refused { refusal, .. } => panic!("{refusal}"),
             Release::NetworkExhausted { network, agent } => panic!("{network} has no part for {agent}"),
             Release::Warn { task, message } => panic!("{task}: {message}"),
