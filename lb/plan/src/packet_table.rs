@@ -232,7 +232,9 @@ impl PacketTable {
         if old.is_none() {
             self.next_service = self.next_service.wrapping_add(1);
         }
-        if let Some(old) = old.filter(|old| old.service.row != plan.service.row) {
+        // A service without slots has no rows, whatever its first one is said to be.
+        let place = |service: &PacketService| (service.row, service.slots);
+        if let Some(old) = old.filter(|old| place(&old.service) != place(&plan.service)) {
             self.free_rows.free(old.service.row, rows(old.service.slots));
         }
         self.services.insert(frontend, Programmed { service: plan.service, members: plan.members });

@@ -177,6 +177,23 @@ fn a_full_table_makes_do_with_fewer_slots_and_then_says_so() {
 }
 
 #[test]
+fn a_service_that_nobody_takes_flows_of_gives_its_slots_back() {
+    let mut table = PacketTable::new(0);
+    let free = table.free_rows.clone();
+    let (ready, draining) = (spec(&[(1, Some(1)), (2, Some(1))]), spec(&[(1, None), (2, None)]));
+    for number in [1, 2] {
+        table.put(frontend(number), &ready).expect("room");
+    }
+    for number in [1, 2] {
+        table.put(frontend(number), &draining).expect("room");
+    }
+    assert_eq!(table.free_rows, free);
+    table.put(frontend(1), &ready).expect("room");
+    table.remove(&frontend(1));
+    assert_eq!(table.free_rows, free);
+}
+
+#[test]
 fn addresses_that_cannot_be_reached_from_outside_are_left_out() {
     let mut table = PacketTable::new(0);
     let mut wanted = spec(&[(1, Some(1))]);
