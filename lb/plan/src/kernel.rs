@@ -188,6 +188,11 @@ impl KernelTable {
         self.unreleased = Entries::default();
     }
 
+    /// Whether [`KernelTable::release`] would make room in a map.
+    pub fn awaits_release(&self, map: KernelMap) -> bool {
+        self.unreleased.of(map) > 0
+    }
+
     /// Makes a virtual address lead to endpoints, or to nobody, which refuses connections. Returns the writes that do
     /// it, in their order; none if it is so already.
     ///
@@ -206,6 +211,7 @@ impl KernelTable {
             None => (None, Vec::new(), SortedMap::new(), BTreeSet::new()),
         };
         let id = service.map_or(self.next_service, |service| service.id);
+        let next_counter = self.next_counter;
         let is_weighed = candidates.iter().any(|each| each.weight.is_some_and(|weight| weight > 0));
         let mut member = |each: &Candidate| MemberState {
             counter: self.counter_of(old_members.get(&each.place)),
@@ -245,6 +251,8 @@ impl KernelTable {
                 mapped: old_mapped,
             });
             self.services.extend(old.map(|old| (frontend, old)));
+            // Else tries in vain would use them up.
+            self.next_counter = next_counter;
             return Err(no_room);
         }
         if kept.is_none() {

@@ -417,7 +417,10 @@ impl Ebpf {
             change.starting.extend(new.into_iter().map(|place| (frontend, place)));
             writes
         };
-        let writes = put(kernel).or_else(|_| {
+        let writes = put(kernel).or_else(|no_room| {
+            if !kernel.table.awaits_release(no_room.map) {
+                return Err(no_room);
+            }
             // What the writes so far remove makes room once they are made.
             writer.write(std::mem::take(&mut change.writes));
             kernel.table.release();

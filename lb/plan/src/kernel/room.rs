@@ -25,14 +25,12 @@ pub struct Entries([usize; KernelMap::ALL.len()]);
 /// A virtual address cannot be put into the maps. Nothing has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error(
-    "the map of {} has {used} of at most {} entries{}, and {wanted} more are needed; fewer services with fewer endpoints \
-     need less{}", map.as_str(), map.entries_max(), kept(map.reserve()), advice(*map)
+    "the map of {} has no room for {wanted} more of at most {} entries{}; fewer services with fewer endpoints need \
+     less{}", map.as_str(), map.entries_max(), kept(map.reserve()), advice(*map)
 )]
 pub struct NoRoom {
     /// What is full.
     pub map: KernelMap,
-    /// How many entries it has.
-    pub used: usize,
     /// How many more there would be.
     pub wanted: usize,
 }
@@ -106,7 +104,7 @@ impl Entries {
             let reserve = if is_new { map.reserve() } else { 0 };
             wanted.of(*map) > 0 && self.of(*map) + wanted.of(*map) > map.entries_max() - reserve
         });
-        let refused = |map| NoRoom { map, used: self.of(map), wanted: wanted.of(map) };
+        let refused = |map| NoRoom { map, wanted: wanted.of(map) };
         full.map_or(Ok(()), |map| Err(refused(map)))
     }
 }
