@@ -214,11 +214,12 @@ impl LoadBalancer {
         if has_new_agents {
             keys.extend(self.follow_nodes(view));
         }
-        self.plan_again(view, keys);
+        let now = now();
+        self.plan_again(view, keys, now);
         let again = self.refusals().into_iter().flat_map(Refusals::after_change).cloned().collect();
         self.applied = Some(view.revision);
         self.view = Some(view.clone());
-        self.settle(view, again).await
+        self.settle(view, again, now).await
     }
 
     /// Has packets in tunnels taken from the view's nodes, and sent to them. Returns the services that this is a matter for.
@@ -248,13 +249,11 @@ impl LoadBalancer {
         let Some(view) = self.view.clone() else { return BTreeMap::new() };
         let mut failed = self.executor.take_failed();
         failed.extend(self.beside.iter_mut().flat_map(|beside| beside.take_failed()));
-        let (executor, beside, packets) = (&self.executor, self.beside.as_deref(), self.packets.as_deref());
-        let count = |key: &ServiceKey, id: &EndpointId| {
-            // Whether an endpoint takes them is not seen of packets: they say nothing against failures.
-            let active = packets.map(|packets| packets.count(key, id.address).active).unwrap_or_default();
-            counted(executor, beside, key, id) + EndpointCount { active, ..EndpointCount::default() }
-        };
-        let mut keys = self.planner.observe(&view, failed, count, now());
+        // Without packets: whether an endpoint takes them is not seen, and flows that never end would add up for ever.
+        let (executor, beside) = (&self.executor, self.beside.as_deref());
+        let count = |key: &ServiceKey, id: &EndpointId| counted(executor, beside, key, id);
+        let now = now();
+        let mut keys = self.planner.observe(&view, failed, count, now);
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_started()));
         keys.extend(self.packets.iter_mut().flat_map(|packets| packets.take_rerouted()));
         if let Executor::Ebpf(ebpf) = &self.executor {
@@ -265,8 +264,8 @@ impl LoadBalancer {
         if keys.is_empty() && self.unsettled_keys.is_empty() && again.is_empty() {
             return self.failures.clone();
         }
-        self.plan_again(&view, keys);
-        self.settle(&view, again).await
+        self.plan_again(&view, keys, now);
+        self.settle(&view, again, now).await
     }
 
     /// Changes when an endpoint of packets' listens that did not before.
@@ -283,13 +282,12 @@ impl LoadBalancer {
         }
     }
 
-    fn plan_again(&mut self, view: &ClusterView, mut keys: BTreeSet<ServiceKey>) {
-        self.want(view, &keys);
+    fn plan_again(&mut self, view: &ClusterView, mut keys: BTreeSet<ServiceKey>, now: Timestamp) {
+        self.want(view, &keys, now);
         self.unsettled_keys.append(&mut keys);
     }
 
-    fn want(&mut self, view: &ClusterView, keys: &BTreeSet<ServiceKey>) {
-        let now = now();
+    fn want(&mut self, view: &ClusterView, keys: &BTreeSet<ServiceKey>, now: Timestamp) {
         let planned: Vec<_> =
             keys.iter().map(|key| (key.clone(), self.planner.plan(view, key, now))).collect();
         // Of many services nearly all have an address, and to look them up again takes time.
@@ -332,18 +330,21 @@ impl LoadBalancer {
         self.executor.read()
     }
 
-    /// `again`: services for which the proxy tries once more to listen.
+    /// `again`: services for which the proxy tries once more to listen. `now` is when the others were planned: planned later,
+    /// a step of a slow start would be taken here and not by packets.
     async fn settle(
         &mut self,
         view: &ClusterView,
         again: BTreeSet<ServiceKey>,
+        now: Timestamp,
     ) -> BTreeMap<ServiceKey, String> {
-        let timer = self.metrics.time_apply();
+        // Not where nothing but the proxy's listeners is tried again.
+        let timer = (!self.unsettled_keys.is_empty()).then(|| self.metrics.time_apply());
         // First, since what an older version has left of both goes when the executor's part is up to date. What the executor
         // cannot do, such as listen at an address that is none of the node's, is no matter for packets.
         let packets = self.packets.as_mut().map(|each| each.settle(&self.unsettled_keys, &self.unsettled));
         if let Executor::Proxy(_) = &self.executor {
-            self.want(view, &again);
+            self.want(view, &again, now);
         }
         let listening = || &self.unsettled_keys | &again;
         let ops = |actual| plan(&self.unsettled_keys, &self.unsettled, actual);
@@ -361,7 +362,7 @@ impl LoadBalancer {
         for (key, reason) in packets.into_iter().flatten() {
             failures.entry(key).or_insert(reason);
         }
-        timer.observe_duration();
+        drop(timer);
         let settled = std::mem::take(&mut self.unsettled_keys);
         let unsettled = std::mem::take(&mut self.unsettled);
         for key in settled.into_iter().filter(|key| failures.contains_key(key)) {

@@ -6,10 +6,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-/// How often some are asked for again.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// How often some are asked for again: at each look of the caller, who looks about once a second.
+const INTERVAL: Duration = Duration::from_millis(900);
 
-/// All are asked for within so many intervals: a node that gets its address is of use within seconds.
+/// All are asked for within so many looks: a node that gets its address is of use within seconds.
 const INTERVALS: usize = 5;
 
 /// Asked for at once at most, which takes some milliseconds. Of more than five times as many, each is asked for later.
