@@ -103,6 +103,17 @@ pub(crate) struct ServiceMetrics {
     pub(crate) packets_down: IntCounter,
 }
 
+impl ServiceMetrics {
+    /// Bytes were forwarded from and to clients.
+    pub(crate) fn carry(&self, up: u64, down: u64) {
+        for (counter, bytes) in [(&self.bytes_up, up), (&self.bytes_down, down)] {
+            if bytes > 0 {
+                counter.inc_by(bytes);
+            }
+        }
+    }
+}
+
 impl Metrics {
     /// Registers the instruments.
     ///

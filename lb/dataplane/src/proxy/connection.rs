@@ -155,7 +155,6 @@ impl Connection {
         let seen = exchange.watches_endpoint();
         let (bytes_down, down) =
             self.down.pump(backend, client, tools, seen, |bytes| exchange.endpoint_speaks(bytes));
-        count(&self.metrics.bytes_down, bytes_down);
         if bytes_down > 0 && std::mem::take(&mut self.acknowledges_late) && !self.down.has_source_ended() {
             // An endpoint that writes an answer in pieces may hold back the next one (Nagle) until this is acknowledged.
             // Fails only if the socket is reset, which its own event says.
@@ -165,7 +164,6 @@ impl Connection {
         self.is_spurned = down == Standing::SourceFailed && !self.is_spoken_to;
         let (bytes_up, up) =
             self.up.pump(client, backend, tools, draining, |bytes| exchange.client_speaks(bytes, draining));
-        count(&self.metrics.bytes_up, bytes_up);
         self.is_spoken_for |= bytes_up > 0 && !self.is_spoken_to;
         self.moved += bytes_down + bytes_up;
         if up != Standing::Ended || down != Standing::Ended {
@@ -281,10 +279,4 @@ fn note_event(flags: EventFlags, from: &mut Direction, to: &mut Direction) {
     from.ending |= flags.contains(EventFlags::RDHUP);
     from.has_urgent_data |= flags.contains(EventFlags::PRI);
     to.writable |= failed || flags.contains(EventFlags::OUT);
-}
-
-fn count(counter: &prometheus::IntCounter, bytes: u64) {
-    if bytes > 0 {
-        counter.inc_by(bytes);
-    }
 }

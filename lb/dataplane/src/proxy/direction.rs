@@ -143,6 +143,9 @@ impl Direction {
         seen: bool,
         mut inspect: impl FnMut(&[u8]) -> Option<Vec<u8>>,
     ) -> (u64, Standing) {
+        if self.is_idle() {
+            return (0, Standing::Waiting);
+        }
         let mut moved = 0;
         for _ in 0..ROUNDS_MAX {
             if self.stage == Stage::Ended {
@@ -165,6 +168,15 @@ impl Direction {
             }
         }
         (moved, Standing::Unfinished)
+    }
+
+    /// Whether there is nothing to read, and nothing left to write: an event of a connection concerns one direction only.
+    fn is_idle(&self) -> bool {
+        self.stage == Stage::Open
+            && !self.readable
+            && !self.ending
+            && self.pending.is_empty()
+            && self.piped == 0
     }
 
     /// Writes what was read before.
@@ -268,7 +280,9 @@ impl Direction {
             Err(stop) => return Err(stop),
         };
         *moved += written as u64;
-        self.pending.extend_from_slice(&bytes[written..]);
+        if written < bytes.len() {
+            self.pending.extend_from_slice(&bytes[written..]);
+        }
         Ok(())
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Routes {
     metrics: Metrics,
     busy: Busy,
     affinities: Affinities,
+    /// Endpoints with bytes that are not counted yet.
+    carried: Vec<SlotKey>,
 }
 
 #[derive(Debug)]
@@ -73,6 +75,10 @@ struct Endpoint {
     /// Until when it may still be about to listen; `None` once it has taken a connection.
     starting_until: Option<Instant>,
     account: Arc<Account>,
+    /// Of its service.
+    metrics: Arc<ServiceMetrics>,
+    /// Bytes from and to clients that are not counted yet: counters are shared, so to add to one costs more than to remember.
+    uncounted: (u64, u64),
 }
 
 impl Routes {
@@ -85,6 +91,7 @@ impl Routes {
             metrics,
             busy,
             affinities,
+            carried: Vec::new(),
         }
     }
 
@@ -138,10 +145,18 @@ impl Routes {
             let service = self.make_service(key);
             let starting_until = Some(Instant::now() + STARTING_MAX);
             let account = self.metrics.ledger.account(key, id);
-            let endpoint =
-                Endpoint { id: id.clone(), spec, active: 0, avoided_until: None, starting_until, account };
-            let slot = self.endpoints.insert(endpoint);
             let service = self.slots.get_mut(service).expect("BUG: the service was just made");
+            let endpoint = Endpoint {
+                id: id.clone(),
+                spec,
+                active: 0,
+                avoided_until: None,
+                starting_until,
+                account,
+                metrics: service.metrics.clone(),
+                uncounted: (0, 0),
+            };
+            let slot = self.endpoints.insert(endpoint);
             service.endpoints.push(slot);
             service.maglev = None;
             return;
@@ -160,6 +175,7 @@ impl Routes {
 
     /// Forgets an endpoint; its connections count no more. Returns its key, so that they can be found.
     pub(super) fn remove_endpoint(&mut self, key: &ServiceKey, id: &EndpointId) -> Option<SlotKey> {
+        self.count_bytes();
         let slot = self.find_endpoint(key, id)?;
         let service = self.find_service(key).and_then(|slot| self.slots.get_mut(slot))?;
         service.endpoints.retain(|other| *other != slot);
@@ -260,10 +276,26 @@ impl Routes {
         }
     }
 
-    /// Bytes were forwarded between clients and an endpoint.
-    pub(super) fn note_bytes(&self, endpoint: SlotKey, up: u64, down: u64) {
-        if let Some(endpoint) = self.endpoints.get(endpoint) {
-            endpoint.account.carry(up, down);
+    /// Bytes were forwarded between clients and an endpoint. They are counted with the next call of [`Routes::count_bytes`].
+    /// Returns whether it is still there.
+    pub(super) fn note_bytes(&mut self, slot: SlotKey, up: u64, down: u64) -> bool {
+        let Some(endpoint) = self.endpoints.get_mut(slot) else { return false };
+        if endpoint.uncounted == (0, 0) {
+            self.carried.push(slot);
+        }
+        endpoint.uncounted.0 += up;
+        endpoint.uncounted.1 += down;
+        true
+    }
+
+    /// Counts what was forwarded.
+    pub(super) fn count_bytes(&mut self) {
+        for slot in self.carried.drain(..) {
+            if let Some(endpoint) = self.endpoints.get_mut(slot) {
+                let (up, down) = std::mem::take(&mut endpoint.uncounted);
+                endpoint.metrics.carry(up, down);
+                endpoint.account.carry(up, down);
+            }
         }
     }
 

@@ -378,8 +378,10 @@ impl Worker {
         let endpoint = connection.backend.as_ref().map(|(endpoint, _)| *endpoint);
         let draining = endpoint.is_some_and(|endpoint| self.routes.is_draining(endpoint));
         let Turn { outcome, bytes_up, bytes_down } = connection.drive(draining, &mut self.tools);
-        if let Some(endpoint) = endpoint {
-            self.routes.note_bytes(endpoint, bytes_up, bytes_down);
+        if let Some(endpoint) = endpoint.filter(|_| bytes_up + bytes_down > 0)
+            && !self.routes.note_bytes(endpoint, bytes_up, bytes_down)
+        {
+            connection.metrics.carry(bytes_up, bytes_down);
         }
         if let Some(endpoint) = endpoint.filter(|_| connection.keeps_busy && connection.is_answered()) {
             connection.keeps_busy = false;
@@ -416,6 +418,8 @@ impl Worker {
 
     pub(super) fn close(&mut self, key: SlotKey, ending: Ending) {
         let Some(mut connection) = self.connections.remove(key) else { return };
+        // Who sees that it is closed also sees what it has carried.
+        self.routes.count_bytes();
         connection.metrics.active.dec();
         match ending {
             Ending::Graceful => {}

@@ -100,8 +100,8 @@ impl Worker {
             session.used_at = self.now;
             match session.send(&self.tools.scratch[..length]) {
                 Ok(()) => {
-                    session.metrics.bytes_up.inc_by(length as u64);
                     self.routes.note_bytes(session.endpoint, length as u64, 0);
+                    self.routes.count_bytes();
                     return;
                 }
                 Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
@@ -177,8 +177,8 @@ impl Worker {
                     let ListenerSocket::Udp(socket, _) = &*listener.listener.socket else { return };
                     // A client that takes no answer, or a full send buffer: UDP may lose it.
                     if let Ok(sent) = socket.send_to(&self.tools.scratch[..length], session.client) {
-                        session.metrics.bytes_down.inc_by(sent as u64);
                         self.routes.note_bytes(session.endpoint, 0, sent as u64);
+                        self.routes.count_bytes();
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,

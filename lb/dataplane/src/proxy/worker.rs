@@ -174,6 +174,7 @@ impl Worker {
                 }
                 self.drive(key);
             }
+            self.routes.count_bytes();
             self.begin_arrivals();
             self.expire_dials();
             self.expire_sessions();
