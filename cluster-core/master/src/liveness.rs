@@ -186,10 +186,9 @@ impl Liveness {
         let at = now.plus(self.config.removed_after);
         let is_over = |watch: &&mut Watch| watch.state == AgentState::Unreachable && watch.timer.is_none();
         let Some(watch) = self.agents.get_mut(agent).filter(is_over) else { return };
-        if !self.gone.contains(agent) {
-            watch.timer = Some(at);
-            self.timers.insert((at, agent.clone()));
-        }
+        watch.timer = Some(at);
+        self.timers.insert((at, agent.clone()));
+        self.gone.remove(agent);
     }
 
     /// An operator confirms that the agents that the brake holds are gone.

@@ -59,18 +59,20 @@ fn check_size(app: &AppDefinition, report: &Report<'_>) {
         );
         report.invalid(list, text);
     }
-    let labels_max = if app.is_on_host_network() { PORT_LABELS_MAX } else { PORT_LABELS_MAX - SCOPE_LABELS };
     for (index, port) in app.ports().iter().enumerate() {
-        let count = port.labels.len();
+        // Marathon adds some where the network is not the host's: the scope, and the name of a network of the port's own.
+        let added = match (app.is_on_host_network(), port.host_port) {
+            (true, _) => 0,
+            (false, Some(_)) => 1,
+            (false, None) => 2,
+        };
+        let (count, labels_max) = (port.labels.len(), PORT_LABELS_MAX - added);
         if count > labels_max {
             let text = format!("a port may have {labels_max} labels, not {count}");
             report.invalid(&format!("{list}({index})/labels"), text);
         }
     }
 }
-
-/// How many labels Marathon gives a port that is not on the host's network: they tell its network.
-const SCOPE_LABELS: usize = 2;
 
 /// How many ports a task of the app publishes: one per protocol, and one per network where the host has none for it.
 fn published_ports(app: &AppDefinition) -> usize {

@@ -74,6 +74,8 @@ fn a_port_has_so_many_labels() {
     let own = |count| json!([{"containerPort": 80, "labels": labels(count)}]);
     assert!(read(&with(json!({"portDefinitions": [{"labels": labels(64)}]}))).is_ok());
     assert!(read(&with(on_networks(&["n"], own(62)))).is_ok());
+    let of_host = json!([{"containerPort": 80, "hostPort": 0, "labels": labels(63)}]);
+    assert!(read(&with(on_networks(&["n"], of_host))).is_ok());
     assert_breaks([
         (
             json!({"portDefinitions": [{}, {"labels": labels(65)}]}),

@@ -45,7 +45,11 @@ impl Listener {
 
     /// Type and data of the next event, whose framing is checked.
     async fn event(&mut self) -> Option<(String, Value)> {
-        let frame = self.frame().await?;
+        let mut frame = self.frame().await?;
+        // On a machine that stalls, the heart may beat in between.
+        while frame == "\r\n" {
+            frame = self.frame().await?;
+        }
         let rest = frame.strip_prefix("event: ").expect("begins with the type");
         let (event_type, rest) = rest.split_once("\r\ndata: ").expect("data after the type");
         let data = rest.strip_suffix("\r\n\r\n").expect("ends with an empty line");

@@ -82,7 +82,6 @@ fn a_draining_endpoint_of_datagrams_is_busy_until_it_has_had_none_for_a_while() 
     node.put_endpoint(&service, "a", a.local_addr().expect("bound"), Draining);
     site.run(node.apply());
     let busy = node.balancer.busy();
-    assert!(busy.borrow().contains(&task("a")));
     let begun = Instant::now();
     while begun.elapsed() < 3 * LOOKS {
         send();
