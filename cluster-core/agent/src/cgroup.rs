@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use mesonet_model::Resources;
 use rustix::fs::Access;
+use rustix::io::Errno;
 use uuid::Uuid;
 
 use crate::CgroupMode;
@@ -192,8 +193,8 @@ fn groups_in(mounts: &str, groups: &str) -> Vec<PathBuf> {
 /// Makes the parent of the tasks' groups, and hands it the controllers that there are. Says also what was refused of
 /// that. Fails if the agent may not make groups in it.
 ///
-/// A group of version 2 with processes hands nothing on. So the service manager may have put the agent into a group of
-/// its own within the one that is left to it: then the tasks' groups are made beside the agent's.
+/// Nothing is handed on of a group of version 2 with processes. So the service manager may have put the agent into a
+/// group of its own within the one that is left to it: then the tasks' groups are made beside the agent's.
 fn prepare(own: &Path, is_delegated: impl Fn(&Path) -> bool) -> Result<(PathBuf, Vec<FileError>), FileError> {
     let mut place = own;
     let (handed_on, mut refusals) = hand_on(own);
@@ -220,10 +221,17 @@ fn prepare(own: &Path, is_delegated: impl Fn(&Path) -> bool) -> Result<(PathBuf,
 }
 
 /// Hands a group's controllers on to the groups in it. Says which, and what was refused.
+///
+/// The kernel refuses `memory` to a group with processes, but not `cpu` alone: that makes the group the root of threaded
+/// ones, and none in it may have processes any more. So it is left alone.
 fn hand_on(group: &Path) -> (BTreeSet<String>, Vec<FileError>) {
     let file = group.join("cgroup.subtree_control");
+    let offered = offered(group);
+    if !offered.is_empty() && is_occupied(group) {
+        return (BTreeSet::new(), vec![FileError::at("write", &file)(Errno::BUSY.into())]);
+    }
     let (mut handed_on, mut refusals) = (BTreeSet::new(), Vec::new());
-    for controller in offered(group) {
+    for controller in offered {
         match fs::write(&file, format!("+{controller}")) {
             Ok(()) => {
                 handed_on.insert(controller);
@@ -239,6 +247,13 @@ fn offered(group: &Path) -> BTreeSet<String> {
     let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
     let wanted = available.split_whitespace().filter(|name| matches!(*name, "cpu" | "memory"));
     wanted.map(str::to_owned).collect()
+}
+
+/// Whether a group has processes of its own, or is threaded and does not say. That does not matter to the root of all,
+/// which alone has no type.
+fn is_occupied(group: &Path) -> bool {
+    group.join("cgroup.type").exists()
+        && !fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|processes| processes.is_empty())
 }
 
 /// Whether a group has no processes of its own and this process may make groups in it.
@@ -357,48 +372,67 @@ mod tests {
         fn has(group: &Path, controllers: &str, processes: &str) {
             fs::write(group.join("cgroup.controllers"), controllers).expect("written");
             fs::write(group.join("cgroup.procs"), processes).expect("written");
+            fs::write(group.join("cgroup.type"), "domain\n").expect("written");
         }
 
-        /// What is written there fails, also for root.
-        fn refuses(group: &Path) {
-            fs::create_dir(group.join("cgroup.subtree_control")).expect("made");
+        fn is_as_it_was(group: &Path) -> bool {
+            !group.join("cgroup.subtree_control").exists()
         }
     }
 
     #[test]
     fn tasks_are_beside_an_agent_in_a_group_of_its_own() {
-        for is_first_start in [true, false] {
+        // At the first start nothing has been handed on to it.
+        for controllers in ["\n", "cpu\n", "cpu memory\n"] {
             let tree = Tree::new();
             Tree::has(&tree.service(), "cpu io memory\n", "");
-            Tree::has(&tree.agent(), if is_first_start { "\n" } else { "cpu memory\n" }, "7\n");
-            Tree::refuses(&tree.agent());
+            Tree::has(&tree.agent(), controllers, "7\n");
             let (parent, refusals) = prepare(&tree.agent(), |_| true).expect("prepared");
             assert_eq!((parent, refusals.len()), (tree.service().join(PARENT), 0));
             let handed_on = fs::read_to_string(tree.service().join("cgroup.subtree_control"));
             // The last of two.
             assert_eq!(handed_on.expect("written"), "+memory");
+            assert!(Tree::is_as_it_was(&tree.agent()), "{controllers}");
         }
     }
 
     #[test]
     fn tasks_are_below_the_agent_if_the_group_above_is_not_for_them() {
-        for (is_delegated, processes, refuses, refusals) in
-            [(false, "", true, 2), (true, "5\n", true, 2), (true, "", false, 0)]
-        {
-            let tree = Tree::new();
-            Tree::has(&tree.service(), "cpu memory\n", processes);
-            Tree::has(&tree.agent(), "cpu memory\n", "7\n");
-            if refuses {
-                Tree::refuses(&tree.agent());
-            }
-            let (parent, refused) = prepare(&tree.agent(), |_| is_delegated).expect("prepared");
-            assert_eq!((parent, refused.len()), (tree.agent().join(PARENT), refusals));
-            assert!(!tree.service().join("cgroup.subtree_control").exists(), "it is as it was");
-            for error in refused {
+        for (is_delegated, processes) in [(false, ""), (true, "5\n")] {
+            // The kernel would take the first, and then let no process into a group below.
+            for controllers in ["cpu\n", "cpu memory\n"] {
+                let tree = Tree::new();
+                Tree::has(&tree.service(), controllers, processes);
+                Tree::has(&tree.agent(), controllers, "7\n");
+                let (parent, refused) = prepare(&tree.agent(), |_| is_delegated).expect("prepared");
+                assert_eq!(parent, tree.agent().join(PARENT));
+                for group in [tree.service(), tree.agent()] {
+                    assert!(Tree::is_as_it_was(&group), "{controllers}");
+                }
                 let file = tree.agent().join("cgroup.subtree_control");
-                let expected = format!("cannot write {}: Is a directory (os error 21)", file.display());
-                assert_eq!(checkpoint::in_full(&error), expected);
+                let refused: Vec<_> = refused.iter().map(|error| checkpoint::in_full(error)).collect();
+                let expected = format!("cannot write {}: Device or resource busy", file.display());
+                assert_eq!(refused, [expected + " (os error 16)"]);
             }
+        }
+    }
+
+    #[test]
+    fn tasks_are_in_a_group_that_hands_on_all_that_there_is() {
+        // One without processes, and the root of all.
+        for is_root in [false, true] {
+            let tree = Tree::new();
+            Tree::has(&tree.service(), "cpu memory\n", "");
+            Tree::has(&tree.agent(), "cpu memory\n", if is_root { "7\n" } else { "" });
+            if is_root {
+                fs::remove_file(tree.agent().join("cgroup.type")).expect("removed");
+            }
+            let (parent, refused) = prepare(&tree.agent(), |_| true).expect("prepared");
+            assert_eq!((parent, refused.len()), (tree.agent().join(PARENT), 0));
+            assert!(Tree::is_as_it_was(&tree.service()));
+            let handed_on = fs::read_to_string(tree.agent().join("cgroup.subtree_control"));
+            // The last of two.
+            assert_eq!(handed_on.expect("written"), "+memory");
         }
     }
 
