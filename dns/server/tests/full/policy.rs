@@ -273,19 +273,21 @@ async fn questions_beyond_those_on_their_way_are_dropped_if_so_configured() {
     let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a socket");
     let deadline = Instant::now() + PATIENCE;
     let mut buffer = [0; 2048];
-    for number in 0.. {
+    let mut number = 0;
+    while metric(&registry, "mesonet_dns_shed_total") < 100.0 {
         assert!(Instant::now() < deadline, "nothing is too much");
-        let question = query(&format!("name-{number}.example."), RecordType::A);
-        socket.send_to(&question.to_vec().expect("encoded"), address).await.expect("sent");
-        // Others fail with time.
-        while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
-            let answer = Message::from_vec(&buffer[..length]).expect("an answer");
-            assert_eq!(code(&answer), ResponseCode::ServFail, "{answer:?}");
+        // To look takes longer than to ask, and the questions on their way fail with time.
+        for _ in 0..64 {
+            let question = query(&format!("name-{number}.example."), RecordType::A);
+            socket.send_to(&question.to_vec().expect("encoded"), address).await.expect("sent");
+            number += 1;
+            while let Ok((length, _)) = socket.try_recv_from(&mut buffer) {
+                let answer = Message::from_vec(&buffer[..length]).expect("an answer");
+                assert_eq!(code(&answer), ResponseCode::ServFail, "{answer:?}");
+            }
+            tokio::task::yield_now().await;
         }
-        if metric(&registry, "mesonet_dns_shed_total") >= 20.0 {
-            break;
-        }
-        tokio::task::yield_now().await;
     }
-    assert_eq!(ask_a(address, OWN_NAME).await.answers.len(), 1);
+    // A datagram might be one too many for the server's queue.
+    assert_eq!(ask_tcp(address, &query(OWN_NAME, RecordType::A)).await.answers.len(), 1);
 }
