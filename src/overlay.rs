@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow};
 use mesonet_bus::Subscriber;
-use mesonet_model::{AgentId, ClusterView, Subnet, Timestamp, TunnelEnd, TunnelReport};
+use mesonet_model::{AgentId, ClusterView, Revision, Subnet, Timestamp, TunnelEnd, TunnelReport};
 use mesonet_overlay_plan::{
     KeySituation, KeyStep, NodeKeys, NodeOverlay, PlannedPeer, Prefix, age_max_of, outward, plan,
 };
@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use self::inspect::{SharedOmissions, in_words};
-use self::kernel::{Omission, Wanted};
+use self::kernel::{Omission, Outcome, Wanted};
 use self::keys::KeyFile;
 use self::metrics::{KeyMetrics, TunnelCollector};
 
@@ -65,6 +65,8 @@ pub struct Overlay {
     omissions: SharedOmissions,
     /// How much that is, by kind.
     omitted: IntGaugeVec,
+    /// What it had not got when all of it was looked at for the last time.
+    last_omissions: BTreeSet<Omission>,
 }
 
 /// How a node's overlay is to be.
@@ -98,7 +100,18 @@ impl Overlay {
         registry.register(Box::new(collector)).context("cannot register metrics")?;
         let omissions = SharedOmissions::default();
         let omitted = metrics::omissions(registry).context("cannot register metrics")?;
-        Ok(Self { key_file, keys, key_age_max, masquerades, port, tunnel, metrics, omissions, omitted })
+        Ok(Self {
+            key_file,
+            keys,
+            key_age_max,
+            masquerades,
+            port,
+            tunnel,
+            metrics,
+            omissions,
+            omitted,
+            last_omissions: BTreeSet::new(),
+        })
     }
 
     /// Lets the tunnels to the peers of the last view carry packets again, through what the daemon before has left in the
@@ -122,6 +135,7 @@ impl Overlay {
         let mut changes = self.tunnel.changes();
         let mut is_new = true;
         let mut anew_at = Instant::now();
+        let (mut applied, mut is_in_effect) = (Revision::ZERO, false);
         loop {
             tokio::select! {
                 update = subscriber.next() => {
@@ -155,14 +169,19 @@ impl Overlay {
             let desired = self.wanted(view, &node);
             if look_at <= Instant::now() || last.as_ref() != Some(&desired) {
                 self.tunnel.set_peers(peers_of(&desired.overlay), std::mem::take(&mut is_new));
-                look_at = Instant::now() + self.carry_out(&desired).await;
+                let pause;
+                (is_in_effect, pause) = self.carry_out(&desired).await;
+                look_at = Instant::now() + pause;
                 last = Some(desired);
+            }
+            if is_in_effect {
+                applied = view.revision;
             }
             keys_at = self.change_keys(view.tunnels.get(&node).map(Arc::as_ref));
             self.metrics.set(view.clone());
             let omissions = self.omissions.in_words();
             let report = TunnelReport { end: self.end(), silent: self.tunnel.silent(), omissions };
-            subscriber.report_tunnel(view.revision, report).await;
+            subscriber.report_tunnel(applied, report).await;
         }
     }
 
@@ -172,18 +191,24 @@ impl Overlay {
         Wanted { overlay, outward }
     }
 
-    /// Makes the kernel what it is to be, as far as it lets. How soon to look again.
-    async fn carry_out(&mut self, wanted: &Wanted) -> Duration {
+    /// Makes the kernel what it is to be, as far as it lets. Whether all but the omissions is in effect, and how soon to
+    /// look again.
+    async fn carry_out(&mut self, wanted: &Wanted) -> (bool, Duration) {
         let wanted = wanted.clone();
-        let omissions = blocking(move || Ok(kernel::reconcile(&wanted))).await;
-        let omissions = omissions.unwrap_or_else(|error| [Omission::refused(error)].into());
+        let outcome = blocking(move || Ok(kernel::reconcile(&wanted))).await;
+        let Outcome { mut omissions, is_carried_out } = outcome.unwrap_or_else(Outcome::failed);
+        if is_carried_out {
+            self.last_omissions.clone_from(&omissions);
+        } else {
+            omissions.extend(self.last_omissions.iter().cloned());
+        }
         for kind in Omission::KINDS {
             let count = omissions.iter().filter(|omission| omission.kind() == kind).count();
             self.omitted.with_label_values(&[kind]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
         let interval = if omissions.is_empty() { RECONCILE_INTERVAL } else { RETRY_INTERVAL };
         tell_omissions(&self.omissions.replace(omissions.clone()), &omissions);
-        interval
+        (is_carried_out, interval)
     }
 
     /// Takes the next step of a change of keys, if one is due. When to look again. `known` is what the others know.

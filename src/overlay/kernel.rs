@@ -142,14 +142,31 @@ impl fmt::Display for Omission {
     }
 }
 
-/// Makes the kernel what it is to be, as far as it lets. What is left out.
-pub(super) fn reconcile(wanted: &Wanted) -> BTreeSet<Omission> {
+/// What has become of what is to be.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// What is left out, as far as it is known.
+    pub(super) omissions: BTreeSet<Omission>,
+    /// Whether the rest is in effect.
+    pub(super) is_carried_out: bool,
+}
+
+impl Outcome {
+    /// It could not even be tried.
+    pub(super) fn failed(error: anyhow::Error) -> Self {
+        Self { omissions: [Omission::refused(error)].into(), is_carried_out: false }
+    }
+}
+
+/// Makes the kernel what it is to be, as far as it lets. An overlay without translation of sources is still one.
+pub(super) fn reconcile(wanted: &Wanted) -> Outcome {
     let mut omissions = BTreeSet::new();
     let led = lead(&wanted.overlay, &mut omissions);
+    let is_carried_out = led.is_ok();
     omissions.extend(led.err().map(Omission::refused));
     let translated = translate(&wanted.outward);
     omissions.extend(translated.err().map(Omission::refused));
-    omissions
+    Outcome { omissions, is_carried_out }
 }
 
 /// Makes the device's addresses, and the kernel's routes and rules, what they are to be. Routes come before rules, and go

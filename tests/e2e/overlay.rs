@@ -364,6 +364,7 @@ fn a_host_without_ipv6_that_has_addresses_of_a_network_itself_keeps_these_and_ha
     });
     somebody_elses_route_is_left(&nodes, &free);
     the_switches_of_the_device_are_kept(&nodes);
+    what_cannot_be_carried_out_is_not_in_effect(&nodes);
     a_second_daemon_is_refused(&nodes);
 }
 
@@ -391,6 +392,23 @@ fn the_switches_of_the_device_are_kept(nodes: &Nodes) {
         let values = shell(nodes, "n2", &format!("cat {}", switches.join(" "))).success();
         equal(&values.split_whitespace().collect::<Vec<_>>(), &vec!["1", "2"])
     });
+}
+
+/// While nothing can be done to the device of `n2`, no change counts as in effect there, nor as had what it goes without.
+#[track_caller]
+fn what_cannot_be_carried_out_is_not_in_effect(nodes: &Nodes) {
+    let counted = |kind: &str| nodes.metric("n2", &format!("mesonet_overlay_omissions{{kind=\"{kind}\"}}"));
+    shell(nodes, "n2", "ip link set mesonet-wg down && ip link set mesonet-wg name other").success();
+    nodes.mesonet(&["network", "create", "green", "--subnet", "10.129.0.0/16"]).success();
+    eventually("both count", || equal(&["ipv6", "refused"].map(counted), &[1.0, 1.0].map(Ok)));
+    let lags = nodes.mesonet(&["converge", "--timeout", "1s"]).failure(1);
+    assert!(lags.contains("overlay of node n2 is at"), "{lags}");
+    shell(nodes, "n2", "ip link set other name mesonet-wg").success();
+    eventually("it is in effect", || {
+        let outcome = nodes.mesonet(&["converge", "--timeout", "5s"]);
+        if outcome.code == Some(0) { Ok(()) } else { Err(outcome.stderr) }
+    });
+    eventually("one counts", || equal(&["ipv6", "refused"].map(counted), &[1.0, 0.0].map(Ok)));
 }
 
 /// Whoever makes a route of its own to another node's part on `n2` keeps it, and the operator is told.
