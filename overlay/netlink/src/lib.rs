@@ -27,7 +27,7 @@ use socket::Socket;
 
 pub use nat::{Nat, NatRule};
 pub use pair::LinkKind;
-pub use routes::{MAIN_TABLE, Route, Rule};
+pub use routes::{MAIN_TABLE, Route, Rule, is_here};
 pub use switch::{set_switch, switch};
 
 /// Kinds of requests (`linux/rtnetlink.h`).

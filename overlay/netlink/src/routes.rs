@@ -1,7 +1,8 @@
 //! Routes and rules that are marked as those of one program, so that they are found again and no others touched.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::io;
+use std::net::{IpAddr, UdpSocket};
 
 use crate::message::{Message, address_of, attributes, be_address, u32_of};
 use crate::{Netlink, NetlinkError, failed, family_of, is_there, kind, route};
@@ -34,6 +35,20 @@ const LOCAL: u8 = 2;
 
 /// Errors of routes that lead nowhere: `ENETUNREACH`, `EHOSTUNREACH`, `EACCES` (prohibited), `EINVAL` (a black hole).
 const NOWHERE: [i32; 4] = [101, 113, 13, 22];
+
+/// Whether an address is this host's, as far as can be told. Where the kernel does not say, such as to a service that
+/// may open no netlink sockets, it is where it can be bound to.
+pub fn is_here(address: IpAddr) -> bool {
+    let said = Netlink::open().and_then(|mut host| host.is_local(address));
+    said.unwrap_or_else(|_| can_be_bound_to(address))
+}
+
+fn can_be_bound_to(address: IpAddr) -> bool {
+    match UdpSocket::bind((address, 0)) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::AddrNotAvailable,
+    }
+}
 
 /// `FR_ACT_TO_TBL`.
 const TO_TABLE: u8 = 1;
@@ -167,7 +182,7 @@ impl Netlink {
 }
 
 /// What is not there needs no removal.
-pub(crate) fn is_gone(error: std::io::Error) -> std::io::Result<()> {
+pub(crate) fn is_gone(error: io::Error) -> io::Result<()> {
     match error.raw_os_error() {
         Some(code) if GONE.contains(&code) => Ok(()),
         _ => Err(error),
@@ -288,7 +303,15 @@ mod tests {
         for (address, expected) in
             [("127.0.0.1", true), ("127.9.9.9", true)].into_iter().chain(others.map(|it| (it, false)))
         {
-            assert_eq!(host.is_local(address.parse().expect("address")).ok(), Some(expected), "{address}");
+            let address = address.parse().expect("address");
+            assert_eq!(host.is_local(address).ok(), Some(expected), "{address}");
+            assert_eq!(is_here(address), expected, "{address}");
         }
+    }
+
+    #[test]
+    fn what_can_be_bound_to_tells_them_apart_where_the_kernel_does_not_say() {
+        assert!(can_be_bound_to([127, 0, 0, 1].into()));
+        assert!(!can_be_bound_to([192, 0, 2, 1].into()), "it is for documentation, and nobody's");
     }
 }

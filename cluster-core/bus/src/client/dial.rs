@@ -5,9 +5,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use mesonet_netlink::Netlink;
+use mesonet_netlink::is_here;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime, TransportErrorCode};
+use quinn::{
+    AsyncUdpSocket as _, Connection, ConnectionError, Endpoint, EndpointConfig, TokioRuntime,
+    TransportErrorCode,
+};
 use thiserror::Error;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -288,11 +291,14 @@ async fn look_after(
 /// to the peer, there is nothing to move to.
 fn move_on(endpoint: &Endpoint, peer: SocketAddr) -> Option<watch::Receiver<bool>> {
     let own = endpoint.local_addr().ok()?.ip();
-    // As far as can be told.
-    if Netlink::open().and_then(|mut host| host.is_local(own)).unwrap_or(true) {
+    if is_here(own) {
         return None;
     }
     let (socket, refused) = PeerSocket::connect(peer, &TokioRuntime).ok()?;
+    // In a VRF, the host's addresses are not among those of the routes that are asked.
+    if socket.local_addr().ok()?.ip() == own {
+        return None;
+    }
     endpoint.rebind_abstract(Arc::new(socket)).ok()?;
     tracing::info!(from = %own, "This machine's address is gone; the connection goes on from another");
     Some(refused)
