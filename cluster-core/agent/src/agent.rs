@@ -342,7 +342,7 @@ impl Agent {
             }
             What::Event(Event::Checked { id, failure }) => self.command_ended(&key, id, failure),
             What::Event(Event::ForwarderEnded { cause }) => {
-                tracing::warn!(task = %key, %cause, "What forwards ports to a task has ended and is started again");
+                tracing::warn!(task = %key, ?cause, "What forwards ports to a task has ended and is started again");
                 self.config.metrics.restored();
             }
             What::Health(news) => self.health_news(&key, news),
